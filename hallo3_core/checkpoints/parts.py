@@ -1,0 +1,150 @@
+"""From tensors to networks: sort a checkpoint's tensors into parts, and fill modules made without storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
+from ..errors import InputError
+from ..model.attention import Attention, scaled_dot_product
+from ..model.denoiser import Denoiser
+from ..model.projectors import AudioProjector, FaceProjector
+from ..model.reference_net import ReferenceNet
+from . import names
+
+VAE_PREFIX = "first_stage_model."
+TEXT_PREFIX = "conditioner.embedders.0.transformer."
+VAE, TEXT = "vae", "text_encoder"
+
+
+@dataclass
+class Parts:
+    """A checkpoint's tensors by part, in our names (VAE and text keep the official ones).
+
+    unused: official name -> why it is not needed; unknown: names that are none of the model's.
+    """
+
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors[part].items()}
+
+    def put(self, part: str, name: str, tensor: Tensor) -> None:
+        self.tensors.setdefault(part, {})[name] = tensor
+
+
+def sort_official(tensors: Mapping[str, Tensor]) -> Parts:
+    """Sort the tensors of the official engine, by prefix and name.
+
+    Raises:
+        InputError: a transformer whose grid cannot be told.
+    """
+    parts = Parts()
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        for prefix, part in (*names.PREFIXES.items(), (VAE_PREFIX, VAE), (TEXT_PREFIX, TEXT)):
+            if name.startswith(prefix):
+                groups.setdefault(part, {})[name.removeprefix(prefix)] = tensor
+                break
+        else:
+            parts.unknown.append(name)
+    for part, group in groups.items():
+        if part in (VAE, TEXT):
+            parts.tensors[part] = group
+        else:
+            prefix = next(prefix for prefix, p in names.PREFIXES.items() if p == part)
+            sort_transformer(group, part, parts, prefix)
+    return parts
+
+
+def sort_transformer(tensors: Mapping[str, Tensor], part: str, parts: Parts, prefix: str = "") -> None:
+    """Sort the tensors of one official transformer (names without prefix) into `parts`."""
+    layers = names.layer_count(tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if name == names.POSITIONS:
+            grid = names.trained_grid(shapes, tensors.get(names.ROTARY))
+            text, video = names.split_positions(tensor, grid)
+            parts.put(part, "text_positions", text)
+            parts.put(part, "video_positions", video)
+            continue
+        place = names.place(name, part, layers)
+        if place is None:
+            parts.unknown.append(prefix + name)
+        elif place.part == names.UNUSED:
+            parts.unused[prefix + name] = place.name
+        else:
+            parts.put(place.part, place.name, tensor)
+
+
+def build(
+    parts: Parts, part: str, *, attention: Attention = scaled_dot_product, operations=nn, dtype=None
+) -> nn.Module:
+    """The module of one part, on the meta device (no storage), with the sizes that the tensors tell.
+
+    Raises:
+        InputError: the checkpoint lacks the part, or a tensor that tells a size.
+    """
+    if part not in parts.tensors:
+        raise InputError(
+            f"the checkpoint has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}"
+        )
+    shapes = parts.shapes(part)
+    kw = dict(operations=operations, device="meta", dtype=dtype)
+    try:
+        if part == names.AUDIO_PROJECTOR:
+            return AudioProjector(AudioProjectorConfig.from_shapes(shapes), **kw)
+        if part == names.FACE_PROJECTOR:
+            return FaceProjector(FaceProjectorConfig.from_shapes(shapes), **kw)
+        network = {names.DENOISER: Denoiser, names.REFERENCE_NET: ReferenceNet}[part]
+        return network(TransformerConfig.from_shapes(shapes), attention=attention, **kw)
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(f"the {part.replace('_', ' ')} lacks or misshapes {error}, which tells its sizes") from error
+
+
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, device=None, dtype=None, label: str = "checkpoint"
+) -> nn.Module:
+    """Give every parameter of `module` its tensor, cast and moved one by one; the module ends in evaluation mode.
+
+    Raises:
+        InputError: a tensor missing, of another shape, or left over, by name.
+    """
+    expected = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    missing = sorted(expected.keys() - tensors.keys())
+    surplus = sorted(tensors.keys() - expected.keys())
+    if missing or surplus:
+        found = [
+            f"{len(n)} {word} ({n[0]}{', ...' if len(n) > 1 else ''})"
+            for n, word in ((missing, "missing"), (surplus, "unknown"))
+            if n
+        ]
+        raise InputError(f"{label}: tensors do not fit the model: {', '.join(found)}")
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"{label}: {name} has shape {list(tensor.shape)}, expected {list(shape)}")
+        owner, _, leaf = name.rpartition(".")
+        value = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
+        setattr(module.get_submodule(owner), leaf, value)
+    return module.eval()
+
+
+def load(
+    parts: Parts,
+    part: str,
+    *,
+    attention: Attention = scaled_dot_product,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    label: str = "checkpoint",
+) -> nn.Module:
+    """Build one part and fill it."""
+    module = build(parts, part, attention=attention, dtype=dtype)
+    return fill(module, parts.tensors[part], device=device, dtype=dtype, label=f"{label}, {part.replace('_', ' ')}")

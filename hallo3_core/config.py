@@ -1,0 +1,106 @@
+"""What a network is, derived from its tensors' shapes: a two-layer toy loads by the same code as the released model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A clip's latent as tokens: latent frames, and rows and columns of 2x2 latent pixels (16x16 picture pixels)."""
+
+    frames: int
+    rows: int
+    columns: int
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """CogVideoX-5B-I2V's transformer; with `face` and `audio` widths it is Hallo3's denoiser."""
+
+    hidden: int  # 3072
+    heads: int  # 48
+    layers: int  # 42
+    mlp: int  # 12288
+    time: int  # width of the timestep's embedding: 512
+    text_width: int  # T5-XXL: 4096
+    text_tokens: int  # 226
+    grid: Grid  # the trained one: 13 x 30 x 45
+    channels: int  # of the latent: 16; the network reads twice as many, noisy and concat
+    patch: int  # 2
+    face: int | None  # width of a face token: 1024; None: no face attention
+    audio: int | None  # width of an audio token: 768; None: no audio attention
+
+    @property
+    def head(self) -> int:
+        return self.hidden // self.heads
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Shape]) -> TransformerConfig:
+        """Derived from the shapes of the tensors in this project's names (see `checkpoints/names.py`).
+
+        Raises:
+            KeyError: a tensor that tells a size is missing.
+        """
+        frames, rows, columns, hidden = shapes["video_positions"]
+        text_tokens = shapes["text_positions"][0]
+        _, channels, patch, _ = shapes["patch_embed.weight"]
+        layers = sum(name.startswith("modulation.blocks.") and name.endswith(".weight") for name in shapes)
+        face = shapes.get("blocks.0.face_attention.key_value.weight")
+        audio = shapes.get("blocks.0.audio_attention.key_value.weight")
+        return cls(
+            hidden=hidden,
+            heads=hidden // shapes["blocks.0.query_norm.weight"][0],
+            layers=layers,
+            mlp=shapes["blocks.0.mlp.up.weight"][0],
+            time=shapes["modulation.time.0.weight"][0],
+            text_width=shapes["text_embed.weight"][1],
+            text_tokens=text_tokens,
+            grid=Grid(frames, rows, columns),
+            channels=channels // 2,
+            patch=patch,
+            face=face[1] if face else None,
+            audio=audio[1] if audio else None,
+        )
+
+
+@dataclass(frozen=True)
+class AudioProjectorConfig:
+    """Sizes of the audio projector: wav2vec windows to audio tokens."""
+
+    inputs: int  # window 5 x layers 12 x width 768
+    inner: int  # 512
+    tokens: int  # a latent frame: 32
+    width: int  # 768
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Shape]) -> AudioProjectorConfig:
+        inner, inputs = shapes["proj1.weight"]
+        (width,) = shapes["norm.weight"]
+        return cls(inputs=inputs, inner=inner, tokens=shapes["proj3.weight"][0] // width, width=width)
+
+
+@dataclass(frozen=True)
+class FaceProjectorConfig:
+    """Sizes of the face projector: ArcFace embedding to face tokens."""
+
+    embedding: int  # 512
+    tokens: int  # 4
+    width: int  # 1024
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Shape]) -> FaceProjectorConfig:
+        (width,) = shapes["norm.weight"]
+        rows, embedding = shapes["proj.weight"]
+        return cls(embedding=embedding, tokens=rows // width, width=width)

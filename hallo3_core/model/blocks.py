@@ -1,0 +1,148 @@
+"""One layer: joint self-attention with reference keys and values, face attention, audio attention, MLP."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import TransformerConfig
+from .attention import Attention, CrossAttention, KeysValues, SelfAttention, join_heads, split_heads
+from .modulation import modulate
+from .positions import Layout, Rotary, rotate
+
+
+class FeedForward(nn.Module):
+    """``... D -> ... D`` through 4 D, GELU in its tanh form."""
+
+    def __init__(self, hidden: int, inner: int, *, operations=nn, device=None, dtype=None):
+        super().__init__()
+        self.up = operations.Linear(hidden, inner, device=device, dtype=dtype)
+        self.down = operations.Linear(inner, hidden, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """One layer of the transformer; face and audio attention are there when the configuration has their widths.
+
+    forward: video ``b n D``, text ``b m D`` -> the same. Text goes before video wherever both are joined.
+    """
+
+    def __init__(self, config: TransformerConfig, attention: Attention, *, operations=nn, device=None, dtype=None):
+        super().__init__()
+        self.heads, self.attention = config.heads, attention
+        kw = dict(device=device, dtype=dtype)
+        layers = dict(operations=operations, **kw)
+        self.attention_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
+        self.self_attention = SelfAttention(config.hidden, **layers)
+        self.query_norm = operations.LayerNorm(config.head, eps=1e-6, **kw)  # these two serve all three attentions
+        self.key_norm = operations.LayerNorm(config.head, eps=1e-6, **kw)
+        if config.face:
+            self.face_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
+            self.face_attention = CrossAttention(config.hidden, config.face, **layers)
+        if config.audio:
+            self.audio_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
+            self.audio_attention = CrossAttention(config.hidden, config.audio, **layers)
+        self.mlp_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
+        self.mlp = FeedForward(config.hidden, config.mlp, **layers)
+
+    # What is computed once
+
+    def reference_keys_values(self, features: Tensor) -> KeysValues:
+        """The portrait's features ``b n D``, used as they are: neither normalised nor modulated nor rotated."""
+        _, keys, values = self._queries_keys_values(features)
+        return KeysValues(self.key_norm(keys), values)
+
+    def face_keys_values(self, tokens: Tensor) -> KeysValues:
+        """Face tokens ``b n c``: one set for all frames of all clips."""
+        return self._cross_keys_values(self.face_attention, tokens)
+
+    def audio_keys_values(self, tokens: Tensor) -> KeysValues:
+        """Audio tokens ``b t n c``: a set for each latent frame."""
+        return self._cross_keys_values(self.audio_attention, tokens)
+
+    # What is computed at every step
+
+    def forward(
+        self,
+        video: Tensor,
+        text: Tensor,
+        modulation: Tensor,
+        layout: Layout,
+        reference: KeysValues | None = None,
+        face: KeysValues | None = None,
+        audio: KeysValues | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`modulation` is this layer's, ``b 12 D``; face and audio act on the video alone, without a gate."""
+        video, text = self.attend(video, text, modulation, layout, reference)
+        if face is not None:
+            video = video + self.attend_face(video, layout, face)
+        if audio is not None:
+            video = video + self.attend_audio(video, layout, audio)
+        return self.feed_forward(video, text, modulation)
+
+    def attend(
+        self, video: Tensor, text: Tensor, modulation: Tensor, layout: Layout, reference: KeysValues | None
+    ) -> tuple[Tensor, Tensor]:
+        """Joint attention of text and video, with the reference tokens as further keys and values, never queries."""
+        video_gate, text_gate = modulation[:, 2, None], modulation[:, 8, None]
+        m = text.shape[1]
+        q, k, v = self._queries_keys_values(self.modulated(video, text, modulation))
+        q = self._rotate_video(self.query_norm(q), m, layout.rotary)
+        k = self._rotate_video(self.key_norm(k), m, layout.rotary)
+        if reference is not None:
+            k = torch.cat((k, reference.keys.expand(k.shape[0], -1, -1, -1)), dim=2)
+            v = torch.cat((v, reference.values.expand(v.shape[0], -1, -1, -1)), dim=2)
+        out = self.self_attention.out(join_heads(self.attention(q, k, v)))
+        return video + video_gate * out[:, m:], text + text_gate * out[:, :m]
+
+    def attend_face(self, video: Tensor, layout: Layout, face: KeysValues) -> Tensor:
+        """Every frame's queries, placed as the first frame's, over the same few face tokens; ``b n D``."""
+        q = self._frame_queries(self.face_attention, self.face_norm(video), layout)
+        k, v = (x.expand(q.shape[0], -1, -1, -1) for x in face)
+        return self.face_attention.out(join_heads(self.attention(q, k, v)))
+
+    def attend_audio(self, video: Tensor, layout: Layout, audio: KeysValues) -> Tensor:
+        """Each frame's queries, placed as the first frame's, over its own audio tokens; ``b n D``."""
+        batch, frames = video.shape[0], layout.grid.frames
+        q = self._frame_queries(self.audio_attention, self.audio_norm(video), layout)
+        q = q.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1)  # b h (t n) d -> (b t) h n d
+        k, v = (x.expand(batch, -1, -1, -1, -1).flatten(0, 1) for x in audio)
+        out = join_heads(self.attention(q, k, v)).unflatten(0, (batch, frames)).flatten(1, 2)
+        return self.audio_attention.out(out)
+
+    def feed_forward(self, video: Tensor, text: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """One norm and one MLP for both streams, each with its own modulation and gate."""
+        shift, scale, gate = modulation[:, 3], modulation[:, 4], modulation[:, 5, None]
+        video = video + gate * self.mlp(modulate(self.mlp_norm(video), shift, scale))
+        shift, scale, gate = modulation[:, 9], modulation[:, 10], modulation[:, 11, None]
+        return video, text + gate * self.mlp(modulate(self.mlp_norm(text), shift, scale))
+
+    def modulated(self, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
+        """The streams as self-attention reads them, joined: ``b (m n) D``."""
+        return torch.cat((self.modulated_text(text, modulation), self.modulated_video(video, modulation)), dim=1)
+
+    def modulated_video(self, video: Tensor, modulation: Tensor) -> Tensor:
+        """``b n D``; in the reference network these are the features left for the denoiser."""
+        return modulate(self.attention_norm(video), modulation[:, 0], modulation[:, 1])
+
+    def modulated_text(self, text: Tensor, modulation: Tensor) -> Tensor:
+        return modulate(self.attention_norm(text), modulation[:, 6], modulation[:, 7])
+
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``b n D -> b h n d``, three times."""
+        q, k, v = self.self_attention.qkv(x).chunk(3, dim=-1)
+        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def _cross_keys_values(self, attention: CrossAttention, tokens: Tensor) -> KeysValues:
+        keys, values = (split_heads(x, self.heads) for x in attention.key_value(tokens).chunk(2, dim=-1))
+        return KeysValues(self.key_norm(keys), values)
+
+    def _frame_queries(self, attention: CrossAttention, video: Tensor, layout: Layout) -> Tensor:
+        return rotate(self.query_norm(split_heads(attention.query(video), self.heads)), layout.frame_rotary)
+
+    @staticmethod
+    def _rotate_video(x: Tensor, text_tokens: int, rotary: Rotary) -> Tensor:
+        return torch.cat((x[:, :, :text_tokens], rotate(x[:, :, text_tokens:], rotary)), dim=2)

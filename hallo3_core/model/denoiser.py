@@ -1,0 +1,101 @@
+"""The denoiser: CogVideoX-5B-I2V's transformer with reference, face and audio conditions ("Hallo3", section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import TransformerConfig
+from .attention import Attention, KeysValues, scaled_dot_product
+from .modulation import PER_HEAD, Modulation, modulate
+from .positions import Layout
+from .trunk import Trunk
+
+ReferenceBank = Sequence[Tensor]  # a layer each: what the reference network leaves, "b n D"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What one evaluation of the denoiser is told, constant over the steps of a clip.
+
+    text ``b m D`` (embedded); a `KeysValues` a layer for the portrait, the face and the clip's sound. A batch of 1
+    serves every sample; None leaves a condition out (the plain CogVideoX transformer has none).
+    """
+
+    text: Tensor
+    reference: Sequence[KeysValues] | None = None
+    face: Sequence[KeysValues] | None = None
+    audio: Sequence[KeysValues] | None = None
+
+    def of_layer(self, index: int) -> tuple[KeysValues | None, KeysValues | None, KeysValues | None]:
+        """Reference, face and audio of one layer."""
+        return tuple(c and c[index] for c in (self.reference, self.face, self.audio))
+
+
+class Denoiser(Trunk):
+    """forward: noisy latent and concat latent ``b 16 t h w`` each -> velocity ``b 16 t h w``.
+
+    Latents are scaled (0.7 x the VAE's). Nothing is remembered between calls: conditions, modulation and layout are
+    values, each made once by the method of that name.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        attention: Attention = scaled_dot_product,
+        operations=nn,
+        device=None,
+        dtype=None,
+    ):
+        kw = dict(device=device, dtype=dtype)
+        super().__init__(config, config.layers, attention=attention, operations=operations, **kw)
+        self.final_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
+        self.head_modulation = operations.Linear(config.time, PER_HEAD * config.hidden, **kw)
+        self.head_norm = operations.LayerNorm(config.hidden, eps=1e-6, **kw)
+        self.head = operations.Linear(config.hidden, config.channels * config.patch**2, **kw)
+
+    # What is computed once
+
+    def modulate_steps(self, timesteps: Tensor, dtype: torch.dtype) -> Modulation:
+        """Modulation of all steps of a run ``n``; the weights of `self.modulation` are not needed afterwards."""
+        embedding = self.modulation.embed(timesteps, dtype)
+        head = self.head_modulation(F.silu(embedding)).unflatten(-1, (PER_HEAD, -1))
+        return Modulation(self.modulation(embedding), head)
+
+    def reference_keys_values(self, bank: ReferenceBank) -> list[KeysValues]:
+        """Once per portrait."""
+        return [block.reference_keys_values(features) for block, features in zip(self.blocks, bank, strict=True)]
+
+    def face_keys_values(self, tokens: Tensor) -> list[KeysValues]:
+        """Face tokens ``b n c``, once per portrait."""
+        return [block.face_keys_values(tokens) for block in self.blocks]
+
+    def audio_keys_values(self, tokens: Tensor) -> list[KeysValues]:
+        """Audio tokens ``b t n c``, once per clip; those of the null once."""
+        return [block.audio_keys_values(tokens) for block in self.blocks]
+
+    # What is computed at every step
+
+    def forward(
+        self, latent: Tensor, concat: Tensor, conditions: Conditions, modulation: Modulation, layout: Layout
+    ) -> Tensor:
+        video = self.embed_video(torch.cat((latent, concat.expand_as(latent)), dim=1), layout)
+        text = (conditions.text + layout.text).expand(video.shape[0], -1, -1)
+        for i, block in enumerate(self.blocks):
+            reference, face, audio = conditions.of_layer(i)
+            video, text = block(video, text, modulation.blocks[:, i], layout, reference, face, audio)
+        return self.predict(video, modulation, layout)
+
+    def predict(self, video: Tensor, modulation: Modulation, layout: Layout) -> Tensor:
+        """Video tokens after the last block ``b (t r c) D`` -> velocity ``b 16 t h w``"""
+        shift, scale = modulation.head.unbind(1)
+        out = self.head(modulate(self.head_norm(self.final_norm(video)), shift, scale))
+        grid, p = layout.grid, self.config.patch
+        out = out.unflatten(-1, (-1, p, p)).unflatten(1, (grid.frames, grid.rows, grid.columns))
+        return rearrange(out, "b t r c k p q -> b k t (r p) (c q)")

@@ -1,0 +1,67 @@
+"""Timestep modulation: constant over a run, so all steps are computed ahead; its 0.8 G weights can then leave."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import TransformerConfig
+
+PER_BLOCK = 12  # (shift, scale, gate) x (attention, MLP) for video, then the same for text
+PER_HEAD = 2  # shift, scale
+
+
+class Modulation(NamedTuple):
+    """Modulation of some timesteps: ``n layers 12 D`` for the blocks and ``n 2 D`` for the output head."""
+
+    blocks: Tensor
+    head: Tensor
+
+    def step(self, index: int) -> Modulation:
+        """That of one timestep, for every sample of a batch."""
+        return Modulation(self.blocks[index : index + 1], self.head[index : index + 1])
+
+
+def sinusoid(timesteps: Tensor, width: int) -> Tensor:
+    """``n -> n width``, float32: cosines first, frequencies ``10000 ** (-i / (width / 2))``."""
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class TimeModulation(nn.Module):
+    """The timestep's embedding, and from it the modulation of all blocks.
+
+    forward: embedding ``n time`` -> ``n layers 12 D``
+    """
+
+    def __init__(self, config: TransformerConfig, *, operations=nn, device=None, dtype=None):
+        super().__init__()
+        kw = dict(device=device, dtype=dtype)
+        self.hidden = config.hidden
+        self.time = nn.Sequential(
+            operations.Linear(config.hidden, config.time, **kw),
+            nn.SiLU(),
+            operations.Linear(config.time, config.time, **kw),
+        )
+        self.blocks = nn.ModuleList(
+            operations.Linear(config.time, PER_BLOCK * config.hidden, **kw) for _ in range(config.layers)
+        )
+
+    def embed(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        """``n -> n time``, computed in `dtype`"""
+        return self.time(sinusoid(timesteps, self.hidden).to(dtype))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        e = F.silu(embedding)
+        return torch.stack([linear(e).unflatten(-1, (PER_BLOCK, -1)) for linear in self.blocks], dim=1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``b n D`` with ``b D`` each: x (1 + scale) + shift"""
+    return x * (1 + scale[:, None]) + shift[:, None]

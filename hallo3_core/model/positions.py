@@ -1,0 +1,106 @@
+"""Where a token is: the rotary table and the learned table, on the trained grid or on another laid over it.
+
+A grid of another size is laid over the trained one like a picture fitted into a frame: as large as it goes, centred,
+its shape kept. So a square film sits where a padded square portrait sat in training, and the trained grid itself maps
+to its own integer positions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import Grid
+
+
+class Rotary(NamedTuple):
+    """Cosines and sines of all video tokens, ``n d/2`` each, in (frame, row, column) order."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def first_frame(self, grid: Grid) -> Rotary:
+        """The first frame's rows, repeated for every frame of `grid` (face and audio queries are placed so)."""
+        n = grid.tokens_per_frame
+        return Rotary(self.cos[:n].repeat(grid.frames, 1), self.sin[:n].repeat(grid.frames, 1))
+
+
+class Layout(NamedTuple):
+    """What is known of a grid's positions before sampling: tables to be added and to rotate by."""
+
+    grid: Grid
+    text: Tensor  # n D
+    video: Tensor  # (t r c) D
+    rotary: Rotary  # self-attention
+    frame_rotary: Rotary  # face and audio queries
+
+
+def fitted_positions(grid: Grid, trained: Grid) -> tuple[Tensor, Tensor]:
+    """Row and column positions of `grid` in units of the trained grid, float64: token i stands at its own centre."""
+    scale = min(trained.rows / grid.rows, trained.columns / grid.columns)
+
+    def along(count: int, trained_count: int) -> Tensor:
+        start = (trained_count - count * scale) / 2
+        return start + (torch.arange(count, dtype=torch.float64) + 0.5) * scale - 0.5
+
+    return along(grid.rows, trained.rows), along(grid.columns, trained.columns)
+
+
+def rotary_table(grid: Grid, trained: Grid, head: int, device: torch.device | str = "cpu") -> Rotary:
+    """Angles for heads of size `head`: a quarter of the entries for time, three eighths for row and for column.
+
+    A part of size p has the frequencies ``10000 ** (-2 i / p)``; rotation acts on neighbouring pairs of entries.
+    """
+    rows, columns = fitted_positions(grid, trained)
+    frames = torch.arange(grid.frames, dtype=torch.float64)
+
+    def angles(positions: Tensor, part: int) -> Tensor:
+        frequencies = 10000.0 ** (-torch.arange(0, part, 2, dtype=torch.float64) / part)
+        return positions[:, None] * frequencies
+
+    time, row, column = (
+        angles(p, part) for p, part in ((frames, head // 4), (rows, head * 3 // 8), (columns, head * 3 // 8))
+    )
+    t, r, c = grid.frames, grid.rows, grid.columns
+    table = torch.cat(
+        (
+            time[:, None, None].expand(t, r, c, -1),
+            row[None, :, None].expand(t, r, c, -1),
+            column[None, None].expand(t, r, c, -1),
+        ),
+        dim=-1,
+    ).flatten(0, 2)
+    return Rotary(table.cos().float().to(device), table.sin().float().to(device))
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate neighbouring pairs of entries, ``b h n d``: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rotary
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
+
+
+def fitted_table(table: Tensor, grid: Grid, trained: Grid) -> Tensor:
+    """The learned table ``t r c D`` read at the positions of `grid`, ``(t r c) D``: itself on the trained grid,
+    bilinear between neighbours elsewhere."""
+    if grid.frames > trained.frames:
+        raise ValueError(f"{grid.frames} latent frames, but the learned positions end at {trained.frames}")
+    table = table[: grid.frames]
+    if (grid.rows, grid.columns) == (trained.rows, trained.columns):
+        return table.flatten(0, 2)
+    rows, columns = fitted_positions(grid, trained)
+    return _between(_between(table, rows, 1), columns, 2).flatten(0, 2)
+
+
+def _between(table: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """Linear interpolation of `table` along `dim` at fractional positions, held at the edges."""
+    last = table.shape[dim] - 1
+    positions = positions.clamp(0, last)
+    low = positions.floor().long()
+    share = (positions - low).to(table.dtype).to(table.device)
+    shape = [1] * table.ndim
+    shape[dim] = -1
+    low, high = low.to(table.device), (low + 1).clamp(max=last).to(table.device)
+    return torch.lerp(table.index_select(dim, low), table.index_select(dim, high), share.view(shape))

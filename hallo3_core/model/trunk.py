@@ -1,0 +1,59 @@
+"""The trunk that denoiser and reference network share: CogVideoX-5B-I2V's embeddings, positions and blocks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Grid, TransformerConfig
+from .attention import Attention, scaled_dot_product
+from .blocks import Block
+from .modulation import TimeModulation
+from .positions import Layout, fitted_table, rotary_table
+
+
+class Trunk(nn.Module):
+    """Embeddings, learned positions, modulation of `config.layers` layers, and the first `blocks` of them."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        blocks: int,
+        *,
+        attention: Attention = scaled_dot_product,
+        operations=nn,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.config = config
+        kw = dict(device=device, dtype=dtype)
+        d, p, grid = config.hidden, config.patch, config.grid
+        self.patch_embed = operations.Conv2d(2 * config.channels, d, kernel_size=p, stride=p, **kw)
+        self.text_embed = operations.Linear(config.text_width, d, **kw)
+        self.text_positions = nn.Parameter(torch.empty(config.text_tokens, d, **kw))
+        self.video_positions = nn.Parameter(torch.empty(grid.frames, grid.rows, grid.columns, d, **kw))
+        self.modulation = TimeModulation(config, operations=operations, **kw)
+        self.blocks = nn.ModuleList(Block(config, attention, operations=operations, **kw) for _ in range(blocks))
+
+    def layout(self, grid: Grid, dtype: torch.dtype) -> Layout:
+        """Positions of a clip on `grid`, which may be another than the trained one (`positions.py`)."""
+        config, device = self.config, self.video_positions.device
+        rotary = rotary_table(grid, config.grid, config.head, device)
+        return Layout(
+            grid=grid,
+            text=self.text_positions.to(dtype),
+            video=fitted_table(self.video_positions.to(dtype), grid, config.grid),
+            rotary=rotary,
+            frame_rotary=rotary.first_frame(grid),
+        )
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """``b m text_width -> b m D``, without positions"""
+        return self.text_embed(text)
+
+    def embed_video(self, latent: Tensor, layout: Layout) -> Tensor:
+        """Noisy and concat channels ``b 32 t h w -> b (t r c) D``, with positions"""
+        patches = self.patch_embed(latent.transpose(1, 2).flatten(0, 1))  # (b t) D r c
+        tokens = patches.flatten(2).transpose(1, 2).unflatten(0, (latent.shape[0], -1)).flatten(1, 2)
+        return tokens + layout.video
