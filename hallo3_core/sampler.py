@@ -42,8 +42,7 @@ def sample(
     Raises:
         InputError: no sampler of that name.
     """
-    if sampler not in SAMPLERS:
-        raise InputError(f"sampler is {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    check_sampler(sampler)
     alphas, last = schedule.alphas, len(schedule) - 1
     clean = before = None
     for i in range(len(schedule)):
@@ -60,6 +59,12 @@ def sample(
         else:
             x = _deterministic_step(x, target, alphas[i], alphas[i + 1])
     raise AssertionError("a schedule has at least one step")
+
+
+def check_sampler(name: str) -> None:
+    """Raises InputError unless `name` is one of SAMPLERS."""
+    if name not in SAMPLERS:
+        raise InputError(f"sampler is {name!r}: choose one of {', '.join(SAMPLERS)}")
 
 
 def log_snr(a: float) -> float:

@@ -34,6 +34,14 @@ def golden_config() -> dict:
 
 
 @pytest.fixture(scope="session")
+def manifest() -> dict:
+    found = golden.manifest()
+    if found is None:
+        pytest.skip("these recordings have no full_size_manifest.json")
+    return found
+
+
+@pytest.fixture(scope="session")
 def golden_dir() -> Path:
     return golden.DIRECTORY
 

@@ -6,6 +6,7 @@ all come from the folder's `config.json` and the tensors' own shapes.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -40,6 +41,11 @@ class Recording:
         """All tensors, in float32 (they are stored as bfloat16, which holds them exactly)."""
         return {key: self[key].float() for key in sorted(self.keys)}
 
+    def forms(self, key: str) -> list[tuple[str, int]]:
+        """The names under which tensor `key` is recorded, and which share of its values: every 1st, 4th, ..."""
+        pattern = re.compile(re.escape(key) + r"(?:\.every(\d+)[a-z]{2})?")
+        return [(name, int(m.group(1) or 1)) for name in sorted(self.keys) if (m := pattern.fullmatch(name))]
+
     def numbers(self, pattern: str) -> list[int]:
         """The numbers that stand at `#` in keys of the form `pattern`, in order: clip#.audio -> [0, 1, 2]."""
         regex = re.compile("^" + re.escape(pattern).replace(r"\#", "#").replace("#", r"(\d+)") + "$")
@@ -58,12 +64,9 @@ class Table:
         A tensor recorded as `key.every4th` holds every 4th pixel in both directions; a set that lacks the tensor in
         either form has nothing to say about it.
         """
-        for name in sorted(recording.keys):
-            match = re.fullmatch(re.escape(key) + r"(?:\.every(\d+)(?:th|nd|rd|st))?", name)
-            if match:
-                every = int(match.group(1) or 1)
-                view = found[..., ::every, ::every] if every > 1 else found
-                self._compare(f"{recording.name}/{name}", recording[name], view, tolerance)
+        for name, every in recording.forms(key):
+            view = found[..., ::every, ::every] if every > 1 else found
+            self._compare(f"{recording.name}/{name}", recording[name], view, tolerance)
 
     def _compare(self, name: str, expected: Tensor, found: Tensor, tolerance: float) -> None:
         assert tuple(found.shape) == tuple(expected.shape), (
@@ -96,6 +99,15 @@ class Table:
         lines = [f"{'tensor':<{width}}  count  largest error  tolerance"]
         lines += [f"{n:<{width}}  {c:5d}  {e:13.1e}  {t:9.0e}" for n, (e, t, c) in sorted(families.items())]
         return "\n".join(lines)
+
+
+def manifest() -> dict | None:
+    """The full-size list of tensors, if the set has it (plain or packed)."""
+    path = DIRECTORY / "full_size_manifest.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    packed = path.with_name(path.name + ".gz")
+    return json.loads(gzip.decompress(packed.read_bytes())) if packed.exists() else None
 
 
 def config() -> dict:

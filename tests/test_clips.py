@@ -1,0 +1,42 @@
+"""Clip arithmetic: every frame of a film comes from exactly one clip, whatever its length."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP, clip_count, clip_span, film_frames
+
+
+@given(frames=st.integers(1, 200_000))
+def test_clips_cover_the_film_once(frames):
+    spans = [clip_span(clip, frames) for clip in range(clip_count(frames))]
+    assert spans[0][0] == 0 and spans[-1][1] == frames
+    assert all(stop == start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(0 < stop - start <= NEW_FRAMES_PER_CLIP for start, stop in spans)
+
+
+@given(samples=st.integers(1, 2 * 3600 * 192_000), rate=st.sampled_from([8000, 16000, 22050, 44100, 48000, 192_000]))
+def test_frames_are_the_ceiling_of_25_a_second(samples, rate):
+    assert film_frames(samples, rate) == math.ceil(Fraction(samples, rate) * FPS)
+
+
+@given(samples=st.integers(1, 10**8), rate=st.sampled_from([8000, 22050, 44100, 48000, 96000]))
+def test_resampling_to_16_khz_does_not_change_the_count(samples, rate):
+    resampled = -(-samples * 16000 // rate)
+    assert film_frames(resampled, 16000) == film_frames(samples, rate)
+
+
+@pytest.mark.parametrize("clip", [-1, 2])
+def test_a_clip_that_is_not_there(clip):
+    with pytest.raises(IndexError, match="a film of 63 frames has 2 clips"):
+        clip_span(clip, 63)
+
+
+def test_no_film_without_sound():
+    with pytest.raises(ValueError, match="0 samples"):
+        film_frames(0, 16000)
+    with pytest.raises(ValueError, match="at least 1 frame"):
+        clip_count(0)
