@@ -87,9 +87,11 @@ def branch_weights(scales: Scales) -> dict[Branch, float]:
 
 
 def combine(results: Mapping[Branch, Tensor], weights: Mapping[Branch, float]) -> Tensor:
-    """The weighted sum of the evaluations, in the chain's order, float32."""
-    terms = [weight * results[branch].float() for branch, weight in weights.items()]
-    return sum(terms[1:], start=terms[0])
+    """The weighted sum of the evaluations, float32; as the first and weighted differences to it (the weights sum to
+    1), which loses less to rounding: ``u + s (c - u)``."""
+    (first, _), *others = weights.items()
+    start = results[first].float()
+    return sum((weight * (results[branch].float() - start) for branch, weight in others), start=start)
 
 
 def guide(

@@ -27,10 +27,15 @@ class Modulation(NamedTuple):
 
 
 def sinusoid(timesteps: Tensor, width: int) -> Tensor:
-    """``n -> n width``, float32: cosines first, frequencies ``10000 ** (-i / (width / 2))``."""
+    """``n -> n width``, float32: cosines first, frequencies ``10000 ** (-i / (width / 2))``.
+
+    A last bit of a frequency is a visible error at timestep 999, and processors differ in the last bit of a float32
+    exponential: so it is rounded from float64, on the CPU (not every device has it).
+    """
     half = width // 2
-    steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
-    angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
+    exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32) / half
+    frequencies = exponents.double().exp().float().to(timesteps.device)
+    angles = timesteps.float()[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 

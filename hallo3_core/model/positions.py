@@ -54,11 +54,11 @@ def rotary_table(grid: Grid, trained: Grid, head: int, device: torch.device | st
     A part of size p has the frequencies ``10000 ** (-2 i / p)``; rotation acts on neighbouring pairs of entries.
     """
     rows, columns = fitted_positions(grid, trained)
-    frames = torch.arange(grid.frames, dtype=torch.float64)
+    frames = torch.arange(grid.frames)
 
-    def angles(positions: Tensor, part: int) -> Tensor:
-        frequencies = 10000.0 ** (-torch.arange(0, part, 2, dtype=torch.float64) / part)
-        return positions[:, None] * frequencies
+    def angles(positions: Tensor, part: int) -> Tensor:  # in float32, as the released table was made
+        frequencies = 10000.0 ** (-torch.arange(0, part, 2, dtype=torch.float32) / part)
+        return positions.float()[:, None] * frequencies
 
     time, row, column = (
         angles(p, part) for p, part in ((frames, head // 4), (rows, head * 3 // 8), (columns, head * 3 // 8))
@@ -72,7 +72,7 @@ def rotary_table(grid: Grid, trained: Grid, head: int, device: torch.device | st
         ),
         dim=-1,
     ).flatten(0, 2)
-    return Rotary(table.cos().float().to(device), table.sin().float().to(device))
+    return Rotary(table.cos().to(device), table.sin().to(device))
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:

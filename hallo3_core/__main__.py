@@ -1,0 +1,5 @@
+"""`python -m hallo3_core`"""
+
+from .cli import entry
+
+entry()

@@ -1,0 +1,232 @@
+"""One portrait and one recording to a film on disk: every network is loaded, used and let go in turn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .audio import AudioFeatures, clip_audio, encode_audio, load_wav2vec
+from .checkpoints import names
+from .checkpoints.release import Release
+from .clips import clip_count
+from .config import TransformerConfig
+from .errors import InputError
+from .face import embed_face, load_face_analyser
+from .film import FilmWriter, check_output
+from .image import Framing, crop_to, plan_framing, read_image, to_uint8
+from .model.denoiser import Denoiser
+from .noise import SeededNoise
+from .pipeline import Portrait, Run, Settings, film_clips, prepare_portrait, prepare_run
+from .recording import Recording, read_recording
+from .text import load_text_encoder
+
+log = logging.getLogger(__name__)
+PATCH_PIXELS = 16  # picture pixels a token covers
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a film depends on beside its portrait, recording, sentence and networks."""
+
+    settings: Settings = field(default_factory=Settings)
+    seed: int = 0
+    size: tuple[int, int] | None = None  # height, width; None: what the model was trained on
+    framing: str = "auto"
+    face: str = "largest"  # or "whole": the whole picture serves where no face is found
+    face_provider: str = "CPU"
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+
+class Progress:
+    """What a caller may watch; this one watches nothing. Steps are counted over all clips of the film."""
+
+    def stage(self, text: str) -> None:
+        """A stage begins."""
+
+    def start(self, clips: int, steps: int) -> None:
+        """Sampling begins: so many clips of so many steps."""
+
+    def step(self, clip: int, step: int, clean: Tensor) -> None:
+        """A step of a clip is done; its x0 so far."""
+
+    def finish(self) -> None:
+        """Sampling is over, well or badly."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """What was made."""
+
+    path: Path
+    frames: int
+    clips: int
+    height: int
+    width: int
+
+
+def animate(
+    image: Path,
+    audio: Path,
+    prompt: str,
+    release: Release,
+    output: Path,
+    options: Options,
+    progress: Progress | None = None,
+) -> Film:
+    """Make a film; `output` appears only when it is whole.
+
+    Raises:
+        InputError: any input that cannot serve, before the long work where it can be told.
+    """
+    progress = progress or Progress()
+    check_output(output)
+    SeededNoise(options.seed, 0)  # a bad seed, like bad settings, is told before minutes of work
+    with_null = any(not branch.reference for branch in options.settings.branches())
+    with torch.inference_mode():
+        picture = read_image(image)[None]
+        recording = read_recording(audio)
+        config = denoiser_config(release)
+        framing = plan_framing(*picture.shape[-2:], *film_size(options.size, config), options.framing)
+        progress.stage("encoding text, sound and portrait")
+        text = encode_prompt(prompt, release, config, options)
+        features = encode_recording(recording, release, options)
+        audio_tokens, null_audio_tokens = project_audio(features, release, options)
+        portrait, face_tokens = encode_portrait(picture, image.name, framing, with_null, release, options)
+        progress.stage("loading the denoiser")
+        with _use(release.network(names.DENOISER, dtype=options.dtype), options) as denoiser:
+            run = prepare_run(
+                denoiser,
+                portrait,
+                options.settings,
+                text=text,
+                face_tokens=face_tokens,
+                null_audio_tokens=null_audio_tokens,
+                dtype=options.dtype,
+            )
+            denoiser.modulation.to("meta")  # computed for all steps: 1.6 GB less on the device
+            return write_film(denoiser, run, portrait, recording, audio_tokens, release, output, options, progress)
+
+
+def write_film(
+    denoiser: Denoiser,
+    run: Run,
+    portrait: Portrait,
+    recording: Recording,
+    audio_tokens: list[Tensor],
+    release: Release,
+    output: Path,
+    options: Options,
+    progress: Progress,
+) -> Film:
+    """Sample clip after clip into the file."""
+    frames, clips = recording.frames, len(audio_tokens)
+    _, _, height, width = portrait.framing.keep
+    with _use(release.vae(dtype=options.dtype), options) as vae, FilmWriter(output, height, width, recording) as film:
+        progress.start(clips, len(run.schedule))
+        try:
+            for new in film_clips(
+                denoiser,
+                vae,
+                run,
+                portrait,
+                frames,
+                audio_tokens.__getitem__,
+                lambda clip: SeededNoise(options.seed, clip),
+                progress.step,
+            ):
+                film.write(to_uint8(crop_to(new, portrait.framing).cpu()))
+        finally:
+            progress.finish()
+    return Film(output, frames, clips, height, width)
+
+
+def denoiser_config(release: Release) -> TransformerConfig:
+    """The denoiser's sizes, without loading it."""
+    shapes = release.engine().shapes(names.DENOISER)
+    return TransformerConfig.from_shapes(shapes)
+
+
+def film_size(size: tuple[int, int] | None, config: TransformerConfig) -> tuple[int, int]:
+    """Height and width in pixels; a size other than the trained one gets a warning."""
+    trained = (config.grid.rows * PATCH_PIXELS, config.grid.columns * PATCH_PIXELS)
+    if size is not None and size != trained:
+        log.warning(
+            "%dx%d: the model was trained on %dx%d (height x width) alone; other sizes work, with weaker results",
+            *size,
+            *trained,
+        )
+    return size or trained
+
+
+def encode_prompt(prompt: str, release: Release, config: TransformerConfig, options: Options) -> Tensor:
+    """``1 m w``, on the CPU; the text encoder is let go."""
+    folder = release.text_folder
+    encoder = load_text_encoder(folder, device=options.device, dtype=options.dtype, tokens=config.text_tokens)
+    text = encoder.encode(prompt).cpu()
+    if tuple(text.shape[1:]) != (config.text_tokens, config.text_width):
+        raise InputError(
+            f"{folder}: gives text of {text.shape[1]} x {text.shape[2]}, the denoiser reads "
+            f"{config.text_tokens} x {config.text_width}. Use the T5 encoder that came with the denoiser."
+        )
+    return text
+
+
+def encode_recording(recording: Recording, release: Release, options: Options) -> AudioFeatures:
+    """wav2vec features of the whole recording, on the CPU."""
+    return encode_audio(recording, load_wav2vec(release.wav2vec_folder, device=options.device))
+
+
+def project_audio(features: AudioFeatures, release: Release, options: Options) -> tuple[list[Tensor], Tensor]:
+    """Audio tokens ``1 t n c`` of every clip, and those of the null; the projector (2.5 GB) is let go."""
+    with _use(release.network(names.AUDIO_PROJECTOR, dtype=options.dtype), options) as projector:
+        inputs = features.hidden.shape[1] * features.hidden.shape[2] * 5
+        expected = projector.proj1.weight.shape[1]
+        if inputs != expected:
+            raise InputError(
+                f"{release.wav2vec_folder}: gives {inputs} values a frame, the denoiser reads {expected}. "
+                "Use the wav2vec2 that came with the denoiser."
+            )
+
+        def project(windows: Tensor) -> Tensor:
+            return projector(windows[None].to(options.device, options.dtype)).cpu()
+
+        clips = [project(clip_audio(features, clip)) for clip in range(clip_count(features.frames))]
+        return clips, project(torch.zeros_like(clip_audio(features, 0)))
+
+
+def encode_portrait(
+    picture: Tensor, name: str, framing: Framing, with_null: bool, release: Release, options: Options
+) -> tuple[Portrait, Tensor]:
+    """The portrait's bank and face tokens; detector, VAE and reference network are let go."""
+    analyser = load_face_analyser(release.face_folder, options.face_provider)
+    whole = options.face == "whole"
+    face, mask = embed_face(
+        picture[0], analyser, "largest" if whole else options.face, "whole image" if whole else "error", name=name
+    )
+    place = dict(device=options.device, dtype=options.dtype)
+    with _use(release.network(names.FACE_PROJECTOR, dtype=options.dtype), options) as projector:
+        face_tokens = projector(face.embedding[None].to(**place))
+    with (
+        _use(release.vae(dtype=options.dtype), options) as vae,
+        _use(release.network(names.REFERENCE_NET, dtype=options.dtype), options) as reference_net,
+    ):
+        portrait = prepare_portrait(
+            picture.to(**place), mask.to(**place), framing, vae, reference_net, with_null=with_null
+        )
+    return portrait, face_tokens
+
+
+@contextmanager
+def _use(module: torch.nn.Module, options: Options) -> Iterator[torch.nn.Module]:
+    """The module on the device for as long as it is used."""
+    try:
+        yield module.to(options.device)
+    finally:
+        module.to("meta")

@@ -1,0 +1,103 @@
+"""The official release's folder: where each network lies in it, loaded when it is needed and not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from . import names
+from .parts import VAE, Parts, load, sort_tensors
+from .reading import read_tensors
+
+VAE_FILE = "cogvideox-5b-i2v-sat/vae/3d-vae.pt"
+TEXT_FOLDER = "t5-v1_1-xxl"
+WAV2VEC_FOLDER = "wav2vec/wav2vec2-base-960h"
+FACE_FOLDER = "face_analysis/models"
+ENGINE_FOLDER = "hallo3"
+ENGINE_FILE = "mp_rank_00_model_states.pt"
+CONVERTED_FILES = "hallo3_*.safetensors"
+
+
+class Release:
+    """The networks of one release folder. Files are mapped; a network's tensors are read when it is asked for."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise InputError(
+                f"{self.folder}: no such folder; --models names the release's folder, which holds {ENGINE_FOLDER}/"
+            )
+        self._engine: Parts | None = None
+
+    @property
+    def engine_file(self) -> Path:
+        """The transformers' file: `<folder>/hallo3/<tag>/...`, where the text file `latest` holds the tag.
+
+        Raises:
+            InputError: no tag, or no such file.
+        """
+        tag_file = self._path(f"{ENGINE_FOLDER}/latest")
+        tag = tag_file.read_text(errors="replace").strip()
+        if not tag or Path(tag).name != tag:
+            raise InputError(f"{tag_file}: expected the name of a folder beside it, such as 1, found {tag[:40]!r}")
+        return self._path(f"{ENGINE_FOLDER}/{tag}/{ENGINE_FILE}")
+
+    def network(self, part: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+        """Denoiser, reference network, audio or face projector, by the names in `names.py`."""
+        return load(self.engine(), part, device=device, dtype=dtype, label=self._label)
+
+    def vae(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+        """The VAE: its own file, or the copy inside the transformers' file when that file is not there."""
+        from ..vae import load_vae
+
+        path = self.folder / VAE_FILE
+        if path.exists():
+            return load_vae(read_tensors(path), device=device, dtype=dtype, label=str(path))
+        if VAE in self.engine().tensors:
+            return load_vae(self.engine().tensors[VAE], device=device, dtype=dtype, label=self._label)
+        raise InputError(f"{path}: missing, and {self._label} holds no VAE either")
+
+    def engine(self) -> Parts:
+        """The transformers' file, or the files that `convert` made of it, sorted by part."""
+        if self._engine is None:
+            self._engine = Parts()
+            for path in self._engine_files:
+                self._engine.add(sort_tensors(read_tensors(path)))
+        return self._engine
+
+    @property
+    def _engine_files(self) -> list[Path]:
+        """Converted files count where the official one's `latest` is not there."""
+        converted = sorted(self.folder.glob(CONVERTED_FILES))
+        if converted and not (self.folder / ENGINE_FOLDER / "latest").exists():
+            return converted
+        return [self.engine_file]
+
+    @property
+    def _label(self) -> str:
+        files = self._engine_files
+        return str(files[0] if len(files) == 1 else self.folder / CONVERTED_FILES)
+
+    @property
+    def text_folder(self) -> Path:
+        return self._path(TEXT_FOLDER)
+
+    @property
+    def wav2vec_folder(self) -> Path:
+        return self._path(WAV2VEC_FOLDER)
+
+    @property
+    def face_folder(self) -> Path:
+        return self._path(FACE_FOLDER)
+
+    def _path(self, relative: str) -> Path:
+        path = self.folder / relative
+        if not path.exists():
+            raise InputError(f"{path}: missing from the release folder (see the README's table of files)")
+        return path
+
+
+NETWORKS = (names.DENOISER, names.REFERENCE_NET, names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)

@@ -1,0 +1,252 @@
+"""The command line: `python -m hallo3_core animate | batch | tiny | demo | inspect`.
+
+Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import InputError
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+ASSETS = Path(__file__).parents[1] / "assets"
+DEMO_PROMPT = "A friendly person is talking to the camera."
+DEMO_STEPS = 12
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        return options.run(options) or 0
+    except InputError as error:
+        say(f"error: {error}", sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted", sys.stderr)
+        return 130
+
+
+def say(text: str, stream=None) -> None:
+    """A line for the person at the terminal."""
+    (stream or sys.stdout).write(text + "\n")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is answered with one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} ({self.prog} --help lists the options)\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="hallo3", description="A portrait, a recording and a sentence become a film.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    one = commands.add_parser("animate", help="one portrait and one recording to a film")
+    one.add_argument("--image", type=Path, required=True, help="the portrait")
+    one.add_argument("--audio", type=Path, required=True, help="the recording, or a film whose sound to take")
+    one.add_argument("--prompt", required=True, help="a sentence about person and scene")
+    one.add_argument("--output", type=Path, required=True, help="the film to write, .mp4")
+    add_film_options(one)
+    one.set_defaults(run=run_animate)
+
+    many = commands.add_parser("batch", help="a film for each line of a file: prompt@@image@@audio")
+    many.add_argument("file", type=Path, help="paths in it are relative to the file's own folder")
+    many.add_argument("--output-dir", type=Path, required=True, help="films are named 0000.mp4, 0001.mp4, ...")
+    add_film_options(many)
+    many.set_defaults(run=run_batch)
+
+    tiny = commands.add_parser("tiny", help="write the toy release: official layout, toy sizes, seeded noise")
+    tiny.add_argument("folder", type=Path)
+    tiny.add_argument("--seed", type=seed, default=0)
+    tiny.set_defaults(run=run_tiny)
+
+    demo = commands.add_parser("demo", help="the toy release makes a film of the portrait and speech in assets/")
+    demo.add_argument("--output", type=Path, default=Path("demo.mp4"))
+    demo.add_argument("--models", type=Path, help="an existing release; without it a toy one is written and removed")
+    demo.set_defaults(run=run_demo)
+
+    look = commands.add_parser("inspect", help="what a file or folder is, and whether it can be used")
+    look.add_argument("path", type=Path)
+    look.set_defaults(run=run_inspect)
+    return parser
+
+
+def add_film_options(parser: argparse.ArgumentParser) -> None:
+    """The options that animate and batch share."""
+    add = parser.add_argument
+    add("--models", type=Path, required=True, help="the release's folder")
+    add("--seed", type=seed, default=0, help="same seed, same film (default 0)")
+    add("--steps", type=int, default=50, help="1 to 1000; time grows with it (default 50)")
+    add("--audio-cfg", type=float, default=3.5, help="how much the lips follow the sound (default 3.5)")
+    add("--text-cfg", type=float, default=3.5, help="how much the scene follows the sentence (default 3.5)")
+    add("--reference-cfg", type=float, default=1.0, help="how much the person follows the portrait (default 1)")
+    add("--size", type=size, metavar="HxW", help="height x width, multiples of 16 (default: the trained size, 480x720)")
+    add(
+        "--framing", choices=("auto", "crop", "pad"), default="auto", help="square portraits are padded, others cropped"
+    )
+    add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
+    add("--sampler", default="sde-dpmpp-2m", help="sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
+    add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
+    add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
+
+
+def seed(text: str) -> int:
+    from .noise import MAX_SEED
+
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: choose 0 to {MAX_SEED}")
+    return int(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected height x width, such as 480x720")
+    return int(height), int(width)
+
+
+def film_options(given: argparse.Namespace):
+    """The command line's words as `animate.Options`."""
+    import torch
+
+    from .animate import Options
+    from .guidance import Guidance, Scales
+    from .pipeline import Settings
+
+    device = choose_device(given.device)
+    automatic = "fp32" if device == "cpu" else "bf16"
+    guidance = Guidance(Scales(given.reference_cfg, given.audio_cfg, given.text_cfg))
+    return Options(
+        settings=Settings(given.steps, guidance, given.sampler, batched=not given.sequential),
+        seed=given.seed,
+        size=given.size,
+        framing=given.framing,
+        face=given.face,
+        device=device,
+        dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
+    )
+
+
+def choose_device(name: str) -> str:
+    """The device to compute on.
+
+    Raises:
+        InputError: a device that torch does not know or this machine does not have.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+    return name
+
+
+class Bar:
+    """Progress on the terminal: the stages, then one bar over all steps of all clips with the time left."""
+
+    def __init__(self):
+        self._bar = None
+
+    def stage(self, text: str) -> None:
+        say(f"{text} ...", sys.stderr)
+
+    def start(self, clips: int, steps: int) -> None:
+        from tqdm import tqdm
+
+        self._clips = clips
+        form = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} to go"
+        self._bar = tqdm(total=clips * steps, desc=f"clip 1/{clips}", bar_format=form, smoothing=0.05)
+
+    def step(self, clip: int, step: int, clean) -> None:
+        self._bar.set_description(f"clip {clip + 1}/{self._clips}", refresh=False)
+        self._bar.update()
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def run_animate(given: argparse.Namespace) -> None:
+    from .animate import animate
+    from .checkpoints.release import Release
+
+    film = animate(
+        given.image, given.audio, given.prompt, Release(given.models), given.output, film_options(given), Bar()
+    )
+    tell(film)
+
+
+def tell(film) -> None:
+    from .clips import FPS
+
+    say(
+        f"{film.path}: {film.frames} frames ({film.frames / FPS:.2f} s), {film.width}x{film.height}, {film.clips} clips"
+    )
+
+
+def run_batch(given: argparse.Namespace) -> int:
+    """A line that fails is told and passed over; the exit code says whether any did."""
+    from .animate import animate
+    from .batch import read_batch
+    from .checkpoints.release import Release
+
+    jobs = read_batch(given.file)
+    release, options = Release(given.models), film_options(given)
+    if not given.output_dir.is_dir():
+        raise InputError(f"{given.output_dir}: no such folder for the films")
+    failed = 0
+    for number, job in enumerate(jobs):
+        try:
+            output = given.output_dir / f"{number:04d}.mp4"
+            tell(animate(job.image, job.audio, job.prompt, release, output, options, Bar()))
+        except InputError as error:
+            failed += 1
+            say(f"error: {given.file}, line {job.line}: {error}", sys.stderr)
+    if failed:
+        say(f"{failed} of {len(jobs)} films were not made", sys.stderr)
+    return 2 if failed else 0
+
+
+def run_tiny(given: argparse.Namespace) -> None:
+    from .checkpoints.tiny import write_tiny_release
+
+    say(f"{write_tiny_release(given.folder, given.seed)}: a toy release (seeded noise, for trying the program only)")
+
+
+def run_demo(given: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        if given.models is None:
+            given.models = Path(scratch) / "tiny"
+            run_tiny(argparse.Namespace(folder=given.models, seed=0))
+        words = ["animate", "--image", str(ASSETS / "portrait.jpg"), "--audio", str(ASSETS / "speech.flac")]
+        words += ["--prompt", DEMO_PROMPT, "--models", str(given.models), "--output", str(given.output)]
+        run_animate(build_parser().parse_args([*words, "--steps", str(DEMO_STEPS), "--device", "cpu"]))
+        say("The weights are noise: this shows that everything works, not what the real model makes.")
+
+
+def run_inspect(given: argparse.Namespace) -> int:
+    from .checkpoints.inspect import inspect
+
+    report = inspect(given.path)
+    say(report.text())
+    return 0 if report.usable else 2
+
+
+def entry() -> None:
+    """For `python -m hallo3_core`."""
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)

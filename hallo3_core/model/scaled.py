@@ -1,0 +1,50 @@
+"""A linear layer that keeps its weight in eight bits, and what puts it in place."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ScaledLinear(nn.Module):
+    """Half the memory of a bfloat16 layer; its weight is multiplied out, one layer at a time, in the input's dtype.
+
+    weight ``o i`` float8 (e4m3), weight_scale of no dimensions, float32: the layer's weight is their product.
+    forward: ``... i -> ... o``
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, device=None, dtype=None):
+        super().__init__()
+        self.in_features, self.out_features = inputs, outputs
+        weight = torch.empty(outputs, inputs, device=device, dtype=torch.float8_e4m3fn)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.weight_scale = nn.Parameter(torch.empty((), device=device, dtype=torch.float32), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def full_weight(self, dtype: torch.dtype) -> Tensor:
+        """``o i`` in `dtype`"""
+        return self.weight.to(dtype) * self.weight_scale.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.full_weight(x.dtype), self.bias)
+
+
+def put_in_place(module: nn.Module, layer: str) -> None:
+    """Replace the linear layer of that name by a scaled one of its sizes, on its device, without values.
+
+    Raises:
+        ValueError: there is no linear layer of that name.
+    """
+    owner, _, leaf = layer.rpartition(".")
+    try:
+        parent, linear = module.get_submodule(owner), module.get_submodule(layer)
+    except AttributeError as error:
+        raise ValueError(f"a scale for {layer}, which the model does not have") from error
+    if not isinstance(linear, nn.Linear):
+        raise ValueError(f"a scale for {layer}, which is no linear layer")
+    sizes = dict(inputs=linear.in_features, outputs=linear.out_features, bias=linear.bias is not None)
+    setattr(parent, leaf, ScaledLinear(**sizes, device=linear.weight.device, dtype=linear.weight.dtype))
