@@ -1,0 +1,44 @@
+"""What several tests share: the toy release, written once, and inputs short enough for seconds."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+@pytest.fixture(scope="session")
+def tiny_release(tmp_path_factory) -> Path:
+    from hallo3_core.checkpoints.tiny import write_tiny_release
+
+    return write_tiny_release(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Path:
+    return ASSETS / "portrait.jpg"
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """3.58 s: 90 frames, two clips."""
+    return ASSETS / "speech.flac"
+
+
+@pytest.fixture(scope="session")
+def short_speech(tmp_path_factory) -> Path:
+    """0.3 s at 22.05 kHz: 8 frames, one clip."""
+    path = tmp_path_factory.mktemp("sound") / "short.wav"
+    rate = 22_050
+    seconds = np.arange(int(0.3 * rate)) / rate
+    tone = np.sin(2 * np.pi * 180 * seconds) * np.sin(2 * np.pi * 4 * seconds)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((tone * 20_000).astype("<i2").tobytes())
+    return path

@@ -1,0 +1,245 @@
+"""The command line with the toy release: films as long as their sound, the same for a seed; one line for a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hallo3_core.cli import main
+from hallo3_core.film import read_film
+
+SMALL = ["--size", "32x48", "--steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def make(tiny_release, portrait, short_speech, tmp_path_factory):
+    """`make(*options)` runs animate and gives the film's frames, rate and sound."""
+
+    def animate(*options, image=portrait, audio=short_speech):
+        output = tmp_path_factory.mktemp("film") / "film.mp4"
+        given = ["--image", image, "--audio", audio, "--prompt", "A person talks.", "--models", tiny_release]
+        words = ["animate", *map(str, given), "--output", str(output), *SMALL, *options]
+        assert main(words) == 0
+        return read_film(output)
+
+    return animate
+
+
+@pytest.fixture(scope="session")
+def film(make):
+    return make("--seed", "1")
+
+
+def test_a_film_is_as_long_as_its_recording(make, speech):
+    frames, rate, sound = make(audio=speech)
+    assert len(frames) == 90 and rate == 25  # 3.58 s
+    assert sound.rate == 16_000 and abs(sound.seconds - 3.58) < 0.1
+    assert frames.shape[1:] == (32, 32, 3)  # a square portrait: the middle of the padded frame
+
+
+def test_a_seed_is_a_film(make, film):
+    again, other = make("--seed", "1"), make("--seed", "2")
+    assert torch.equal(film[0], again[0])
+    assert (film[0].int() - other[0].int()).abs().float().mean() > 1
+
+
+def test_evaluations_in_turn_make_the_same_film(make, film):
+    in_turn, *_ = make("--seed", "1", "--sequential")
+    assert (film[0].int() - in_turn.int()).abs().max() <= 2  # the encoder of the file sees last-bit differences
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--audio-cfg", "1"),
+        ("--text-cfg", "1"),
+        ("--reference-cfg", "2"),
+        ("--sampler", "ddim"),
+        ("--sampler", "dpmpp-2m"),
+        ("--steps", "3"),
+        ("--dtype", "bf16"),
+    ],
+    ids=" ".join,
+)
+def test_every_choice_reaches_the_film(make, film, options):
+    frames, *_ = make("--seed", "1", *options)
+    assert frames.shape == film[0].shape
+    assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
+
+
+def test_framings(make, tmp_path):
+    wide = tmp_path / "wide.png"
+    Image.open(Path(__file__).parents[1] / "assets" / "portrait.jpg").crop((0, 60, 480, 380)).save(wide)
+    assert make(image=wide)[0].shape[1:] == (32, 48, 3)  # 3:2 fills the frame
+    assert make("--framing", "crop")[0].shape[1:] == (32, 48, 3)
+    assert make("--size", "48x32", "--framing", "pad")[0].shape[1:] == (32, 32, 3)
+
+
+def test_a_picture_without_a_face_can_serve_whole(make, tmp_path):
+    flat = tmp_path / "flat.png"
+    Image.new("RGB", (90, 60), (90, 120, 200)).save(flat)
+    assert len(make("--face", "whole", image=flat)[0]) == 8
+
+
+def test_another_size_is_warned_about(make, caplog):
+    make()
+    assert "the model was trained on 96x144 (height x width) alone" in caplog.text
+
+
+def test_batch(tiny_release, portrait, short_speech, tmp_path, capsys):
+    (tmp_path / "mine.png").write_bytes(portrait.read_bytes())
+    (tmp_path / "bad.png").write_text("no picture")
+    jobs = tmp_path / "jobs.txt"
+    lines = [f"A person.@@mine.png@@{short_speech}", "", f"Another.@@bad.png@@{short_speech}"]
+    jobs.write_text("\n".join([*lines, f"Third.@@{portrait}@@{short_speech}"]))
+    given = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), *SMALL]
+    assert main(given) == 2
+    assert sorted(p.name for p in tmp_path.glob("*.mp4")) == ["0000.mp4", "0002.mp4"]
+    error = capsys.readouterr().err
+    assert "jobs.txt, line 3: " in error and "1 of 3 films were not made" in error
+
+
+def silence(path, seconds=0.2, rate=16_000, values=None):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(b"" if seconds == 0 else np.zeros(int(seconds * rate), "<i2").tobytes())
+    return path
+
+
+def picture(path, size=(64, 64)):
+    Image.new("RGB", size, (90, 120, 200)).save(path)
+    return path
+
+
+BAD = {
+    "no image": (lambda p: ["--image", p / "none.png"], "none.png"),
+    "a text as image": (lambda p: ["--image", text(p / "text.png")], "text.png"),
+    "no sound file": (lambda p: ["--audio", p / "none.wav"], "none.wav"),
+    "a text as sound": (lambda p: ["--audio", text(p / "text.wav")], "text.wav"),
+    "no samples": (lambda p: ["--audio", silence(p / "empty.wav", 0)], "empty.wav"),
+    "a picture as sound": (lambda p: ["--audio", picture(p / "flat.png")], "no sound in it"),
+    "NaN sound": (lambda p: ["--audio", nan_sound(p / "nan.wav")], "nan.wav: sample 7"),
+    "no face": (lambda p: ["--image", picture(p / "flat.png")], "flat.png: no face found"),
+    "face 5": (lambda p: ["--face", "5"], "no face 5"),
+    "no such face": (lambda p: ["--face", "prettiest"], "prettiest"),
+    "steps 0": (lambda p: ["--steps", "0"], "steps is 0"),
+    "scale NaN": (lambda p: ["--audio-cfg", "nan"], "audio scale is nan"),
+    "odd size": (lambda p: ["--size", "100x150"], "multiples of 16"),
+    "no size": (lambda p: ["--size", "big"], "height x width"),
+    "negative seed": (lambda p: ["--seed", "-1"], "seed"),
+    "sampler": (lambda p: ["--sampler", "euler"], "sampler is 'euler'"),
+    "device": (lambda p: ["--device", "toaster"], "--device toaster"),
+    "unknown option": (lambda p: ["--colour"], "--colour"),
+    "no models": (lambda p: ["--models", p / "none"], "no such folder"),
+    "empty models": (lambda p: ["--models", p], "hallo3/latest"),
+    "no output folder": (lambda p: ["--output", p / "none" / "film.mp4"], "none"),
+    "not mp4": (lambda p: ["--output", p / "film.avi"], ".mp4"),
+}
+
+
+def text(path):
+    path.write_text("hello")
+    return path
+
+
+def nan_sound(path):
+    """A float wav file by hand: the standard library writes whole numbers only."""
+    samples = np.zeros(1600, "<f4")
+    samples[7] = np.nan
+    body = samples.tobytes()
+    head = b"fmt " + np.array([16], "<u4").tobytes() + np.array([3, 1], "<u2").tobytes()
+    head += np.array([16_000, 64_000], "<u4").tobytes() + np.array([4, 32], "<u2").tobytes()
+    size = np.array([4 + len(head) + 8 + len(body)], "<u4").tobytes()
+    path.write_bytes(b"RIFF" + size + b"WAVE" + head + b"data" + np.array([len(body)], "<u4").tobytes() + body)
+    return path
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_gets_one_line(case, tiny_release, portrait, short_speech, tmp_path, capsys):
+    options, words = BAD[case]
+    old = tmp_path / "film.mp4"
+    old.write_bytes(b"an older film")
+    given = {
+        "--image": portrait,
+        "--audio": short_speech,
+        "--prompt": "A person talks.",
+        "--models": tiny_release,
+        "--output": old,
+        "--size": "32x48",
+        "--steps": "2",
+        "--device": "cpu",
+    }
+    change = options(tmp_path)
+    flags = dict(zip(change[::2], change[1::2], strict=False))
+    arguments = [str(w) for pair in {**given, **flags}.items() for w in pair] + [
+        str(w) for w in change[len(flags) * 2 :]
+    ]
+    try:
+        code = main(["animate", *arguments])
+    except SystemExit as stop:  # argparse's own
+        code = stop.code
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert len(errors) == 1 and words in errors[0], errors
+    assert old.read_bytes() == b"an older film"
+    assert not list(tmp_path.glob("*.part*")) and not list(tmp_path.glob(".*"))
+
+
+def test_tiny_writes_only_into_an_empty_folder(tmp_path, capsys):
+    (tmp_path / "something").touch()
+    assert main(["tiny", str(tmp_path)]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_tiny_is_told_by_its_seed(tiny_release, tmp_path):
+    assert main(["tiny", str(tmp_path / "a"), "--seed", "0"]) == 0
+    for file in sorted(tiny_release.rglob("*")):
+        if file.is_file():
+            assert (tmp_path / "a" / file.relative_to(tiny_release)).read_bytes() == file.read_bytes(), file
+
+
+def test_inspect(tiny_release, tmp_path, capsys):
+    assert main(["inspect", str(tiny_release)]) == 0
+    assert "denoiser" in capsys.readouterr().out
+    (tmp_path / "x.safetensors").write_text("nothing")
+    assert main(["inspect", str(tmp_path / "x.safetensors")]) == 2
+
+
+WITHOUT = """
+import sys
+
+OPTIONAL = {"insightface", "onnxruntime", "transformers", "diffusers", "av", "PIL", "cv2", "onnx"}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in OPTIONAL:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import hallo3_core, hallo3_core.cli
+assert "torch" not in sys.modules
+import hallo3_core.pipeline, hallo3_core.animate
+from hallo3_core.errors import InputError
+from hallo3_core.recording import read_recording
+try:
+    read_recording(__FILE__)
+except InputError as error:
+    assert "python -m pip install av" in str(error), error
+else:
+    raise AssertionError("read without av")
+"""
+
+
+def test_the_engine_imports_without_optional_packages(portrait):
+    script = WITHOUT.replace("__FILE__", repr(str(portrait)))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
