@@ -1,4 +1,4 @@
-"""The command line: `python -m hallo3_core animate | batch | tiny | demo | inspect`.
+"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo`.
 
 Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.
 """
@@ -9,7 +9,8 @@ import argparse
 import logging
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
@@ -63,6 +64,19 @@ def build_parser() -> Parser:
     many.add_argument("--output-dir", type=Path, required=True, help="films are named 0000.mp4, 0001.mp4, ...")
     add_film_options(many)
     many.set_defaults(run=run_batch)
+
+    smaller = commands.add_parser("convert", help="the release to four safetensors files, in bf16, fp16 or fp8")
+    smaller.add_argument("source", type=Path, help="the release's folder, or its engine or VAE file")
+    smaller.add_argument("target", type=Path, help="the folder to write to")
+    smaller.add_argument("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16", help="fp8: the blocks' matrices")
+    smaller.set_defaults(run=run_convert)
+
+    fetch = commands.add_parser("download", help="the release's files from the Hugging Face hub, about 40 GB")
+    fetch.add_argument("folder", type=Path, nargs="?", help="where to; a broken download goes on where it stopped")
+    fetch.add_argument("--parts", nargs="+", metavar="PART", help="only these (see --list)")
+    fetch.add_argument("--list", action="store_true", help="parts, sizes and licences; needs no network")
+    fetch.add_argument("--dry-run", action="store_true", help="the same, and the room in the folder; fetches nothing")
+    fetch.set_defaults(run=run_download)
 
     tiny = commands.add_parser("tiny", help="write the toy release: official layout, toy sizes, seeded noise")
     tiny.add_argument("folder", type=Path)
@@ -243,6 +257,43 @@ def run_inspect(given: argparse.Namespace) -> int:
     report = inspect(given.path)
     say(report.text())
     return 0 if report.usable else 2
+
+
+def run_convert(given: argparse.Namespace) -> None:
+    from .checkpoints.convert import convert
+
+    with byte_bar() as progress:
+        files = convert(given.source, given.target, given.dtype, progress=progress)
+    for path in files:
+        say(f"{path}: {path.stat().st_size / 1e9:.2f} GB")
+
+
+def run_download(given: argparse.Namespace) -> None:
+    from .checkpoints.download import download, plan_text
+
+    if given.folder is None and not given.list:
+        raise InputError("download: name the folder to download to (or give --list)")
+    say(plan_text(given.parts, given.folder))
+    if given.list or given.dry_run:
+        return
+    with byte_bar() as progress:
+        files = download(given.folder, given.parts, progress=progress)
+    say(f"{given.folder}: {len(files)} files")
+
+
+@contextmanager
+def byte_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar of bytes, told how many are done, how many there are in all, and of which file."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, unit_divisor=1000) as bar:
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.set_description(name, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def entry() -> None:
