@@ -29,8 +29,8 @@ DROPPED = {
     "vae_tiny": r"enc17\..*",
 }
 THINNED = {  # inputs, weights and draws never are
-    "audio": (r"a\d\.(clip\d+|windowed|hidden)", 4),
-    "denoiser_tiny": (r"layer.*|mid.*|.*out", 2),
+    "audio": (r"a\d\.(clip\d+|windowed)", 4),
+    "denoiser_tiny": (r"layer.*|mid.*|.*out", 4),
     "e2e_sampling": (r"step.*\.(x_in|x_out|denoised|network_out)", 4),
     "vae_tiny": (r"dec\.frames|dec\.unchunked_first5|enc\d+\.mid\..*|dec\.first_chunk\.mid\..*", 8),
     "long_video": (r"clip\d+\.(frames|audio|concat|latent)|cond\d+\.(encode|motion)_pixels", 8),

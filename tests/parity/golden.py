@@ -1,7 +1,7 @@
 """The recordings: where they are, how a value is compared, and the table that is printed at the end.
 
-`HALLO3_GOLDEN_DIR` names the folder; the small copy under `tests/data/golden` is the default. Nothing here knows a size:
-all come from the folder's `config.json` and the tensors' own shapes.
+`HALLO3_GOLDEN_DIR` names the folder; the small copy under `tests/data/golden` is the default. Nothing here knows a
+size: all come from the folder's `config.json` and the tensors' own shapes.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Recording:
 
     def numbers(self, pattern: str) -> list[int]:
         """The numbers that stand at `#` in keys of the form `pattern`, in order: clip#.audio -> [0, 1, 2]."""
-        regex = re.compile("^" + re.escape(pattern).replace(r"\#", "#").replace("#", r"(\d+)") + "$")
-        return sorted({int(m.group(1)) for m in map(regex.match, self.keys) if m})
+        regex = re.compile(re.escape(pattern).replace(r"\#", "#").replace("#", r"(\d+)") + r"(?:\.every\d+[a-z]{2})?")
+        return sorted({int(m.group(1)) for m in map(regex.fullmatch, self.keys) if m})
 
 
 class Table:

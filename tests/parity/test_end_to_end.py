@@ -145,7 +145,7 @@ def test_whole_film(dtype, recorded, golden_config, golden_dir, table):
 
 def meets_bytes(recording, film, table, dtype):
     """8-bit frames may differ by one level in fewer than 0.01 % of values."""
-    kind = str(dtype).removeprefix("torch.")
+    kind = {torch.float32: "single precision", torch.float64: "double precision"}[dtype]
     ((name, every),) = recording.forms("final.frames_uint8")
     difference = (film[:, ::every, ::every].int() - recording[name].int()).abs()
     table.rows.append((f"long_video/{name} ({kind}, levels)", float(difference.max()), 1.0))

@@ -1,4 +1,4 @@
-"""Denoiser, reference network and projectors equal the recordings: results, and every value inside that was recorded."""
+"""Denoiser, reference network and projectors equal the recordings: results, and every value inside."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hallo3_core.model.denoiser import Conditions, Denoiser
 
 # what `small.out` multiplies by 2^-7, to make the norms' eps values visible
 SMALL = (
-    "patch_embed.proj. patch_embed.text_proj. pos_embed.pos_embedding .dense. mlp.dense_4h_to_h. .query_key_value. .query. "
-    ".key_value. transformer.final_layernorm. audio_proj.conv1. face_proj.proj."
+    "patch_embed.proj. patch_embed.text_proj. pos_embed.pos_embedding .dense. mlp.dense_4h_to_h. .query_key_value. "
+    ".query. .key_value. transformer.final_layernorm. audio_proj.conv1. face_proj.proj."
 ).split()
 
 
