@@ -1,0 +1,188 @@
+"""Recordings: what is read is what was written, what is resampled stays where it was."""
+
+from __future__ import annotations
+
+import logging
+import math
+import wave
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hallo3_core.clips import film_frames
+from hallo3_core.errors import InputError
+from hallo3_core.recording import VOICE_RATE, Recording, check_recording, read_recording, resampled, to_mono
+
+RATE = 48_000
+
+
+def tone(hertz: float, rate: int, seconds: float = 1.0, size: float = 0.5) -> torch.Tensor:
+    return size * torch.sin(2 * math.pi * hertz * torch.arange(int(rate * seconds), dtype=torch.float64) / rate).float()
+
+
+def write_sound(path, waveform, rate, codec):
+    layout = {1: "mono", 2: "stereo"}[waveform.shape[0]]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(waveform.numpy(), format="fltp", layout=layout)
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "tolerance"),
+    [
+        ("a.wav", "pcm_u8", 1 / 128),
+        ("a.wav", "pcm_s16le", 1 / 32768),
+        ("a.wav", "pcm_s24le", 2e-7),
+        ("a.wav", "pcm_s32le", 1e-9),
+        ("a.wav", "pcm_f32le", 0),
+        ("a.wav", "pcm_f64le", 0),
+        ("a.flac", "flac", 1 / 32768),
+        ("a.m4a", "alac", 1 / 32768),
+        ("a.mp3", "libmp3lame", 0.03),
+        ("a.m4a", "aac", 0.03),
+        ("a.ogg", "libopus", 0.03),
+    ],
+)
+def test_any_container_gives_back_its_sound(tmp_path, name, codec, tolerance):
+    waveform = torch.stack((tone(440, RATE), tone(700, RATE)))
+    found = read_recording(write_sound(tmp_path / name, waveform, RATE, codec))
+    assert (found.rate, found.name, found.waveform.dtype) == (RATE, name, torch.float32)
+    assert found.waveform.shape[0] == 2 and found.samples >= RATE
+    steady = slice(0, RATE) if tolerance < 0.01 else slice(16384, RATE - 2048)  # encoders take time to settle
+    assert (found.waveform[:, steady] - waveform[:, steady]).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6, 9])
+def test_16_bit_samples_are_exact_whatever_the_channels(tmp_path, channels):
+    values = np.random.default_rng(channels).integers(-32768, 32768, (1000, channels)).astype("<i2")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((channels, 2, 22050, 0, "NONE", ""))
+        file.writeframes(values.tobytes())
+    found = read_recording(tmp_path / "a.wav")
+    assert torch.equal(found.waveform * 32768, torch.from_numpy(values.T.astype(np.float32)))
+    assert (found.samples, found.rate, found.seconds) == (1000, 22050, 1000 / 22050)
+
+
+def test_a_damaged_packet_is_left_out_and_told(tmp_path, caplog):
+    path = write_sound(tmp_path / "a.mp3", tone(440, RATE)[None], RATE, "libmp3lame")
+    whole = read_recording(path)
+    path.write_bytes(path.read_bytes() + b"\xff\xfb\x90\x64" + b"\xff" * 700)
+    caplog.clear()
+    found = read_recording(path)
+    assert torch.equal(found.waveform[:, : whole.samples - 1152], whole.waveform[:, : whole.samples - 1152])
+    assert "damaged" in caplog.text and "a.mp3" in caplog.text
+
+
+def test_what_is_no_recording_is_named(tmp_path):
+    (tmp_path / "notes.wav").write_text("not sound")
+    with av.open(str(tmp_path / "mute.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 16
+        for packet in [*stream.encode(av.VideoFrame(16, 16, "yuv420p")), *stream.encode(None)]:
+            container.mux(packet)
+    with wave.open(str(tmp_path / "empty.wav"), "wb") as file:
+        file.setparams((1, 2, 22050, 0, "NONE", ""))
+    for name, reason in (
+        ("gone.wav", "no such file"),
+        ("", "a folder"),
+        ("notes.wav", "not readable"),
+        ("mute.mp4", r"no sound in it \(found video\)"),
+        ("empty.wav", "no sound in it"),
+    ):
+        with pytest.raises(InputError, match=reason) as error:
+            read_recording(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "reason"),
+    [
+        (torch.zeros(1, 0), 16000, "no sound"),
+        (torch.zeros(0, 10), 16000, "no sound"),
+        (torch.zeros(10), 16000, "no sound"),
+        (torch.zeros(1, 2, 10), 16000, "no sound"),
+        (torch.ones(1, 10, dtype=torch.int16), 16000, "int16"),
+        (torch.full((1, 10), 3000.0), 16000, "samples reach 3000"),
+        (torch.ones(1, 10), 0, "0 samples a second"),
+        (torch.ones(1, 10), 44100.5, "44100.5 samples a second"),
+        (torch.tensor([[0.1, 0.2], [0.3, math.nan]]), 10, r"sample 1 \(0.10 s\) of channel 1 is nan"),
+        (torch.tensor([[0.1, -math.inf]]), 10, "sample 1 .* is -inf"),
+    ],
+)
+def test_what_is_no_sound_is_refused(waveform, rate, reason):
+    with pytest.raises(InputError, match=reason) as error:
+        check_recording(Recording(waveform, rate, "voice.wav"))
+    assert str(error.value).startswith("voice.wav: ")
+
+
+def test_silence_is_let_through_with_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        check_recording(Recording(tone(440, 16000)[None], 16000, "voice.wav"))
+        assert not caplog.records
+        found = check_recording(Recording(torch.zeros(2, 10, dtype=torch.float64), 16000, "hush.wav"))
+    assert "hush.wav is silent" in caplog.text
+    assert found.waveform.dtype == torch.float32 and found.samples == 10
+
+
+@given(samples=st.integers(1, 3000), rate=st.integers(4000, 200_000))
+@settings(max_examples=60, deadline=None)
+def test_the_length_is_exact_and_so_are_the_frames(samples, rate):
+    recording = Recording(torch.ones(1, samples), rate)
+    mono = to_mono(recording)
+    assert mono.shape == (math.ceil(Fraction(samples * VOICE_RATE, rate)),)
+    assert film_frames(mono.shape[0], VOICE_RATE) == recording.frames == math.ceil(Fraction(25 * samples, rate))
+    assert mono.sum() > 0  # even sound that is shorter than the filter is heard
+
+
+def test_sound_as_wanted_passes_through_bit_for_bit():
+    waveform = torch.randn(1, 200_000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(to_mono(Recording(waveform, VOICE_RATE)), waveform[0])
+
+
+def test_channels_are_averaged():
+    left, right = tone(300, 44100), tone(1000, 44100)
+    both = to_mono(Recording(torch.stack((left, right)), 44100))
+    alone = [to_mono(Recording(side[None], 44100)) for side in (left, right)]
+    assert (both - (alone[0] + alone[1]) / 2).abs().max() < 1e-6
+    assert to_mono(Recording(torch.stack((left, -left)), 44100)).abs().max() == 0
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000, 96000])
+def test_a_click_stays_at_its_second(rate):
+    for second in (0.05, 0.5, 0.93):
+        waveform = torch.zeros(1, rate)
+        click = round(second * rate)
+        waveform[0, click] = 1
+        found = to_mono(Recording(waveform, rate)).abs().argmax().item()
+        assert abs(found / VOICE_RATE - click / rate) <= 1 / VOICE_RATE
+
+
+@pytest.mark.parametrize("rate", [22050, 44100, 48000, 96000])
+def test_a_sweep_is_that_sweep_at_the_new_rate(rate):
+    def sweep(at: int) -> torch.Tensor:
+        t = torch.arange(2 * at, dtype=torch.float64) / at
+        return (0.5 * torch.sin(2 * math.pi * (100 * t + 1450 * t**2))).float()  # 100 to 5900 Hz
+
+    found, wanted = to_mono(Recording(sweep(rate)[None], rate)), sweep(VOICE_RATE)
+    assert (found - wanted)[200:-200].abs().max() < 2e-3
+
+
+def test_what_the_new_rate_cannot_hold_vanishes():
+    found = to_mono(Recording((tone(30_000, 96_000) + tone(1000, 96_000))[None], 96_000))
+    assert (found - tone(1000, VOICE_RATE))[200:-200].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [37, 1000, 30_000])
+def test_the_size_of_the_pieces_does_not_matter(size):
+    waveform = torch.randn(2, 44100, generator=torch.Generator().manual_seed(1))
+    pieces = torch.cat(list(resampled(waveform.split(size, dim=1), 44100, 48000)), dim=1)
+    assert torch.equal(pieces, torch.cat(list(resampled([waveform], 44100, 48000)), dim=1))
