@@ -14,11 +14,15 @@ from ..model.attention import Attention, scaled_dot_product
 from ..model.denoiser import Denoiser
 from ..model.projectors import AudioProjector, FaceProjector
 from ..model.reference_net import ReferenceNet
+from ..model.scaled import put_in_place
 from . import names
+from .fp8 import FLOAT8, MARK, SCALE
 
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "conditioner.embedders.0.transformer."
 VAE, TEXT = "vae", "text_encoder"
+_TRUNK = {"patch_embed", "text_embed", "text_positions", "video_positions", "modulation", "blocks"}
+_ENDS = {"final_norm", "head_modulation", "head_norm", "head", "last_norm"}  # the last is the reference network's
 
 
 @dataclass
@@ -37,6 +41,45 @@ class Parts:
 
     def put(self, part: str, name: str, tensor: Tensor) -> None:
         self.tensors.setdefault(part, {})[name] = tensor
+
+    def add(self, other: Parts) -> None:
+        """Take over what another file holds.
+
+        Raises:
+            InputError: both hold the same part.
+        """
+        for part in self.tensors.keys() & other.tensors.keys():
+            raise InputError(f"two files hold the {part.replace('_', ' ')}: keep one of them in the folder")
+        self.tensors |= other.tensors
+        self.unused |= other.unused
+        self.unknown += other.unknown
+
+
+def sort_tensors(tensors: Mapping[str, Tensor]) -> Parts:
+    """Sort the tensors of an official engine or of a converted file, whichever it is.
+
+    Raises:
+        InputError: a transformer whose grid cannot be told.
+    """
+    official = any(name.startswith((*names.PREFIXES, VAE_PREFIX, TEXT_PREFIX)) for name in tensors)
+    return sort_official(tensors) if official else sort_converted(tensors)
+
+
+def sort_converted(tensors: Mapping[str, Tensor]) -> Parts:
+    """Sort the tensors of a converted file, which bear our names: a network, the projectors, or the VAE."""
+    parts = Parts()
+    network = names.REFERENCE_NET if "last_norm.weight" in tensors else names.DENOISER
+    for name, tensor in tensors.items():
+        start, _, rest = name.partition(".")
+        if start in (names.AUDIO_PROJECTOR, names.FACE_PROJECTOR):
+            parts.put(start, rest, tensor)
+        elif start in ("encoder", "decoder") and "decoder.conv_in.conv.weight" in tensors:
+            parts.put(VAE, name, tensor)
+        elif start in _TRUNK | _ENDS and "video_positions" in tensors:
+            parts.put(network, name, tensor)
+        else:
+            parts.unknown.append(name)
+    return parts
 
 
 def sort_official(tensors: Mapping[str, Tensor]) -> Parts:
@@ -84,9 +127,11 @@ def sort_transformer(tensors: Mapping[str, Tensor], part: str, parts: Parts, pre
 
 
 def build(
-    parts: Parts, part: str, *, attention: Attention = scaled_dot_product, operations=nn, dtype=None
+    parts: Parts, part: str, *, attention: Attention = scaled_dot_product, operations=nn, device="meta", dtype=None
 ) -> nn.Module:
-    """The module of one part, on the meta device (no storage), with the sizes that the tensors tell.
+    """The module of one part, on the meta device (no storage) or another, with the sizes that the tensors tell.
+
+    Layers whose weight comes with a scale keep it in eight bits, unless `operations` (a host's) knows of scales itself.
 
     Raises:
         InputError: the checkpoint lacks the part, or a tensor that tells a size.
@@ -96,14 +141,18 @@ def build(
             f"the checkpoint has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}"
         )
     shapes = parts.shapes(part)
-    kw = dict(operations=operations, device="meta", dtype=dtype)
+    kw = dict(operations=operations, device=device, dtype=dtype)
     try:
         if part == names.AUDIO_PROJECTOR:
             return AudioProjector(AudioProjectorConfig.from_shapes(shapes), **kw)
         if part == names.FACE_PROJECTOR:
             return FaceProjector(FaceProjectorConfig.from_shapes(shapes), **kw)
         network = {names.DENOISER: Denoiser, names.REFERENCE_NET: ReferenceNet}[part]
-        return network(TransformerConfig.from_shapes(shapes), attention=attention, **kw)
+        module = network(TransformerConfig.from_shapes(shapes), attention=attention, **kw)
+        for name in shapes if operations is nn else ():
+            if name.endswith("." + SCALE):
+                put_in_place(module, name.removesuffix("." + SCALE))
+        return module
     except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"the {part.replace('_', ' ')} lacks or misshapes {error}, which tells its sizes") from error
 
@@ -113,12 +162,14 @@ def fill(
 ) -> nn.Module:
     """Give every parameter of `module` its tensor, cast and moved one by one; the module ends in evaluation mode.
 
+    What is stored in eight bits with a scale stays so, whatever `dtype`.
+
     Raises:
         InputError: a tensor missing, of another shape, or left over, by name.
     """
     expected = {name: tuple(p.shape) for name, p in module.named_parameters()}
     missing = sorted(expected.keys() - tensors.keys())
-    surplus = sorted(tensors.keys() - expected.keys())
+    surplus = sorted(name for name in tensors.keys() - expected.keys() if not name.endswith("." + MARK))
     if missing or surplus:
         found = [
             f"{len(n)} {word} ({n[0]}{', ...' if len(n) > 1 else ''})"
@@ -131,9 +182,16 @@ def fill(
         if tuple(tensor.shape) != shape:
             raise InputError(f"{label}: {name} has shape {list(tensor.shape)}, expected {list(shape)}")
         owner, _, leaf = name.rpartition(".")
-        value = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
+        value = nn.Parameter(tensor.to(device=device, dtype=_stored(name, tensors, dtype)), requires_grad=False)
         setattr(module.get_submodule(owner), leaf, value)
     return module.eval()
+
+
+def _stored(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> torch.dtype | None:
+    """The dtype that a parameter is kept in; None: its own. A float8 without scale is a plain, if coarse, number."""
+    if name.endswith("." + SCALE) or name.removesuffix("weight") + SCALE in tensors:
+        return None
+    return torch.bfloat16 if dtype is None and tensors[name].dtype == FLOAT8 else dtype
 
 
 def load(

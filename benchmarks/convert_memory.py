@@ -1,0 +1,213 @@
+"""Memory and time of inspecting and converting the release at its true size, on a file that takes no room: zeros.
+
+    python benchmarks/convert_memory.py FOLDER [--dtype fp8] [--format pt] [--layers 42] [--manifest FILE]
+
+Makes the engine's and the VAE's file in FOLDER as sparse files (the real names, shapes and layout; tens of GB
+apparent), inspects and converts them, each in a process of its own, and writes one JSON object: seconds, and peak
+resident memory (mapped pages included) of the whole process and above the interpreter with everything imported. The
+output is not sparse: `--layers` makes it fit a smaller disk. Linux only (/proc, holes in files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hallo3_core.checkpoints import names
+from hallo3_core.checkpoints.release import ENGINE_FILE, ENGINE_FOLDER, VAE_FILE
+from hallo3_core.checkpoints.tiny import Draw, transformer_tensors
+from hallo3_core.checkpoints.vae_names import to_original
+from hallo3_core.checkpoints.writing import Entry, header
+from hallo3_core.config import Grid, TransformerConfig
+from hallo3_core.model.positions import rotary_table
+
+LAYERS = 42
+PROJECTORS = {  # the released sizes: window 5 x 12 layers x 768, 32 tokens of 768; 4 tokens of 1024
+    "audio_proj.proj1.weight": (512, 46080),
+    "audio_proj.proj1.bias": (512,),
+    "audio_proj.proj2.weight": (512, 512),
+    "audio_proj.proj2.bias": (512,),
+    "audio_proj.proj3.weight": (24576, 512),
+    "audio_proj.proj3.bias": (24576,),
+    "audio_proj.conv1.weight": (24576, 24576, 2),
+    "audio_proj.conv1.bias": (24576,),
+    "audio_proj.norm.weight": (768,),
+    "audio_proj.norm.bias": (768,),
+    "face_proj.proj.weight": (4096, 512),
+    "face_proj.proj.bias": (4096,),
+    "face_proj.norm.weight": (1024,),
+    "face_proj.norm.bias": (1024,),
+}
+Shapes = dict[str, tuple[int, ...]]
+
+
+def full_config(layers: int) -> TransformerConfig:
+    """The released sizes, but for the number of layers."""
+    return TransformerConfig(
+        hidden=3072,
+        heads=48,
+        layers=layers,
+        mlp=12288,
+        time=512,
+        text_width=4096,
+        text_tokens=226,
+        grid=Grid(13, 30, 45),
+        channels=16,
+        patch=2,
+        face=1024,
+        audio=768,
+    )
+
+
+def engine_shapes(config: TransformerConfig) -> Shapes:
+    """Names and shapes of the official engine's two transformers."""
+    shapes: Shapes = {}
+    for prefix, part in names.PREFIXES.items():
+        conditions = part == names.DENOISER
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            own = {k: tuple(v.shape) for k, v in transformer_tensors(NoDraw(), config, conditions).items()}
+        if conditions:
+            own |= {f"transformer.{name}": shape for name, shape in PROJECTORS.items()}
+        shapes |= {prefix + name: shape for name, shape in own.items()}
+    return shapes
+
+
+class NoDraw(Draw):
+    """Shapes in place of noise."""
+
+    def __init__(self):
+        super().__init__(0)
+
+    def __call__(self, *shape: int, scale: float = 1.0) -> Tensor:
+        return torch.empty(shape, dtype=torch.bfloat16)
+
+
+def manifest_shapes(path: Path) -> Shapes:
+    """The two transformers of a manifest: an object whose `tensors` tell name, shape and dtype."""
+    tensors = json.loads(path.read_text())["tensors"]
+    rows = tensors.items() if isinstance(tensors, dict) else ((row["name"], row) for row in tensors)
+    shapes = {name: tuple(row["shape"] if isinstance(row, dict) else row[0]) for name, row in rows}
+    return {name: shape for name, shape in shapes.items() if name.startswith(tuple(names.PREFIXES))}
+
+
+def vae_shapes() -> Shapes:
+    """Official names and shapes of the VAE at its released sizes."""
+    from diffusers import AutoencoderKLCogVideoX
+
+    with torch.device("meta"):
+        vae = AutoencoderKLCogVideoX(block_out_channels=(128, 256, 256, 512), layers_per_block=3)
+    return {to_original(name): tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
+
+
+def write_sparse(path: Path, shapes: Shapes, wrapper: str, kind: str, values: dict[str, Tensor]) -> None:
+    """Zeros under these names, bfloat16, but for the few tensors of `values`, without writing the zeros."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "safetensors":
+        entries = [Entry(name, torch.bfloat16, shape) for name, shape in shapes.items()]
+        start = header(entries, {"format": "pt"})
+        with path.open("wb") as file:
+            file.write(start)
+            file.truncate(len(start) + sum(entry.bytes for entry in entries))
+        offset, offsets = len(start), {}
+        for entry in entries:
+            offsets[entry.name] = offset
+            offset += entry.bytes
+    else:
+        mode = FakeTensorMode()
+        with mode, torch.serialization.skip_data(materialize_fake_tensors=True):
+            tensors = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+            torch.save({wrapper: tensors}, path)
+        with mode:
+            found = torch.load(path)[wrapper]
+        offsets = {name: found[name].untyped_storage()._checkpoint_offset for name in values}
+    with path.open("r+b") as file:
+        for name, tensor in values.items():
+            file.seek(offsets[name])
+            file.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def make_release(folder: Path, kind: str, shapes: Shapes, config: TransformerConfig) -> tuple[Path, Path]:
+    """Engine and VAE file; the rotary tables are the real ones, since they tell the grid."""
+    engine, vae = folder / ENGINE_FOLDER / "1" / ENGINE_FILE, folder / VAE_FILE
+    sines = rotary_table(config.grid, config.grid, config.head).sin.repeat_interleave(2, dim=1).bfloat16()
+    write_sparse(engine, shapes, "module", kind, {prefix + names.ROTARY: sines for prefix in names.PREFIXES})
+    write_sparse(vae, vae_shapes(), "state_dict", kind, {})
+    (folder / ENGINE_FOLDER / "latest").write_text("1")
+    return engine, vae
+
+
+MEASURED = """
+import json, sys, time
+from hallo3_core.checkpoints.{verb} import {verb}
+
+def peak():  # bytes resident at most so far, mapped files included
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+before, start = peak(), time.perf_counter()
+{verb}(*sys.argv[1:])
+found = {{"seconds": round(time.perf_counter() - start, 2), "peak_GB": round(peak() / 1e9, 3)}}
+json.dump(found | {{"above_interpreter_GB": round((peak() - before) / 1e9, 3)}}, sys.stdout)
+"""
+
+
+def measure(verb: str, *arguments: object) -> dict[str, float]:
+    """Call `hallo3_core.checkpoints.<verb>.<verb>` in its own process."""
+    command = [sys.executable, "-c", MEASURED.format(verb=verb), *map(str, arguments)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def size_gb(paths: Iterable[Path], on_disk: bool = False) -> float:
+    """Of files: their length, or the room that they take."""
+    sizes = (path.stat().st_blocks * 512 if on_disk else path.stat().st_size for path in paths)
+    return round(sum(sizes) / 1e9, 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp8"), default="fp8")
+    parser.add_argument("--format", choices=("pt", "safetensors"), default="pt")
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--manifest", type=Path, help="names and shapes from here instead of from the sizes")
+    given = parser.parse_args()
+    config = full_config(given.layers)
+    shapes = manifest_shapes(given.manifest) if given.manifest else engine_shapes(config)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
+        release, target = Path(temporary) / "release", Path(temporary) / "converted"
+        start = time.perf_counter()
+        sources = make_release(release, given.format, shapes, config)
+        report = {
+            "torch": torch.__version__,
+            "format": given.format,
+            "dtype": given.dtype,
+            "layers": given.layers,
+            "tensors": len(shapes),
+            "made_in_seconds": round(time.perf_counter() - start, 2),
+            "source_GB": size_gb(sources),
+            "source_on_disk_GB": size_gb(sources, on_disk=True),
+            "inspect": measure("inspect", sources[0]),
+            "convert": measure("convert", release, target, given.dtype),
+        }
+        report["target_GB"] = {path.name: size_gb([path]) for path in sorted(target.iterdir())}
+    json.dump(report, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

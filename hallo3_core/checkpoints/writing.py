@@ -1,0 +1,147 @@
+"""Writing safetensors files of any size in little memory: the header first, then the tensors piece by piece.
+
+A file is made under a temporary name, read back and compared, and only then given its own name: what bears the name is
+whole. Format: https://huggingface.co/docs/safetensors (eight bytes of header length, a JSON header, the values).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .reading import read_metadata
+from .safetensors_format import DTYPES, LENGTH_BYTES
+
+CHECKSUM = "crc32"  # in the metadata: of all values, eight hexadecimal digits
+READ_BYTES = 16 << 20
+
+OnBytes = Callable[[int], None]  # told how many bytes have just been written
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of the file to be."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+    """All that stands before the values; each tensor must begin at a multiple of its value's size."""
+    content: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for entry in entries:
+        if offset % entry.dtype.itemsize:
+            raise ValueError(f"{entry.name} would begin at byte {offset}, which its dtype {entry.dtype} does not allow")
+        end = offset + entry.bytes
+        content[entry.name] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_streamed(
+    path: Path,
+    entries: Sequence[Entry],
+    pieces: Iterable[Tensor],
+    metadata: Mapping[str, str],
+    on_bytes: OnBytes | None = None,
+) -> None:
+    """Write `pieces` (the tensors in the order of `entries`, each as one or more runs of rows) to `path`.
+
+    Raises:
+        InputError: it cannot be written, or not read back. After any error nothing new bears the name `path`.
+        ValueError: pieces do not fit the entries.
+    """
+    unfinished = path.with_name(path.name + ".unfinished")
+    placeholder = {**metadata, CHECKSUM: "0" * 8}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            file.write(header(entries, placeholder))
+            checksum = 0
+            for values in _in_order(entries, iter(pieces)):
+                file.write(values)
+                checksum = zlib.crc32(values, checksum)
+                if on_bytes:
+                    on_bytes(len(values))
+            file.seek(0)
+            file.write(header(entries, {**metadata, CHECKSUM: f"{checksum:08x}"}))
+            _settle(file)
+        verify(unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def verify(path: Path) -> None:
+    """Read a written file and compare its values with the checksum in its metadata.
+
+    Raises:
+        InputError: header or values are not what was written.
+    """
+    expected = read_metadata(path).get(CHECKSUM)  # the header is whole, and so is the file that it describes
+    checksum = 0
+    with path.open("rb") as file:
+        file.seek(LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little"))
+        while block := file.read(READ_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    if f"{checksum:08x}" != expected:
+        raise InputError(
+            f"{path}: reads back with checksum {checksum:08x}, expected {expected}. The disk may be failing; "
+            "convert again, to another disk if it happens twice."
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk where `folder` lies or will be made."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _in_order(entries: Sequence[Entry], pieces: Iterable[Tensor]) -> Iterable[memoryview]:
+    """The bytes of each piece, checked against the entry that it belongs to."""
+    for entry in entries:
+        missing = entry.bytes
+        while missing:
+            piece = next(pieces, None)
+            if piece is None or piece.dtype != entry.dtype or piece.nbytes > missing or not piece.nbytes:
+                found = "nothing" if piece is None else f"{piece.dtype} {list(piece.shape)}"
+                raise ValueError(f"{entry.name}: {missing} bytes of {entry.dtype} to come, got {found}")
+            missing -= piece.nbytes
+            yield memoryview(piece.contiguous().flatten().view(torch.uint8).numpy())
+    if next(pieces, None) is not None:
+        raise ValueError("more tensors than entries")
+
+
+def _settle(file) -> None:
+    """Onto the disk, and out of the system's cache where that can be asked, so that reading back reads the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
