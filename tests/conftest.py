@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("project", deadline=None)  # machines are shared: no test is timed
+settings.load_profile("project")
 
 ASSETS = Path(__file__).parents[1] / "assets"
 

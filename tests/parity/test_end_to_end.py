@@ -13,7 +13,7 @@ from einops import rearrange
 from hallo3_core import pipeline
 from hallo3_core.checkpoints import names
 from hallo3_core.clips import FRAMES_PER_CLIP, LATENT_FRAMES, NEW_FRAMES_PER_CLIP, clip_count
-from hallo3_core.image import to_uint8
+from hallo3_core.image import crop_to, to_uint8
 from hallo3_core.pipeline import Settings
 
 
@@ -137,7 +137,10 @@ def test_whole_film(dtype, recorded, golden_config, golden_dir, table):
     assert clips >= clip_count(features.frames)
     draws = partial(RecordedNoise, recording)
     made = pipeline.film_clips(networks.denoiser, watched, run, portrait, every_frame, audio_tokens, draws)
-    film = to_uint8(torch.cat(list(made))[: features.frames])
+    film = torch.cat(list(made))[: features.frames]
+    if framing.mode == "pad":  # the original cuts a square portrait's film back to the square
+        film = crop_to(film, framing)
+    film = to_uint8(film)
     if f"draw.cond{clips}.encode_noise" in recording:  # the next motion frames, which the original makes and never uses
         pipeline.concat_latent(watched, portrait.pixels, watched.motion, draws(clips))
     meets_bytes(recording, film, table, dtype)
