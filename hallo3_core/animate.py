@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .audio import AudioFeatures, clip_audio, encode_audio, load_wav2vec
 from .checkpoints import names
+from .checkpoints.lora import apply_lora, read_lora
+from .checkpoints.parts import build
 from .checkpoints.release import Release
 from .clips import clip_count
 from .config import TransformerConfig
@@ -40,6 +42,7 @@ class Options:
     framing: str = "auto"
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
+    loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
 
@@ -100,7 +103,7 @@ def animate(
         audio_tokens, null_audio_tokens = project_audio(features, release, options)
         portrait, face_tokens = encode_portrait(picture, image.name, framing, with_null, release, options)
         progress.stage("loading the denoiser")
-        with _use(release.network(names.DENOISER, dtype=options.dtype), options) as denoiser:
+        with _use(load_denoiser(release, config, options), options) as denoiser:
             run = prepare_run(
                 denoiser,
                 portrait,
@@ -149,8 +152,15 @@ def write_film(
 
 def denoiser_config(release: Release) -> TransformerConfig:
     """The denoiser's sizes, without loading it."""
-    shapes = release.engine().shapes(names.DENOISER)
-    return TransformerConfig.from_shapes(shapes)
+    return build(release.engine(), names.DENOISER).config
+
+
+def load_denoiser(release: Release, config: TransformerConfig, options: Options) -> Denoiser:
+    """The denoiser with its LoRAs, on the CPU."""
+    denoiser = release.network(names.DENOISER, dtype=options.dtype)
+    for path, strength in options.loras:
+        apply_lora(denoiser, read_lora(path, config), strength)
+    return denoiser
 
 
 def film_size(size: tuple[int, int] | None, config: TransformerConfig) -> tuple[int, int]:

@@ -109,6 +109,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
     add("--sampler", default="sde-dpmpp-2m", help="sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
+    add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
     add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
     add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
@@ -129,6 +130,14 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def lora(text: str) -> tuple[Path, float]:
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (Path(path), float(strength)) if colon else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0  # a colon of the path itself
+
+
 def film_options(given: argparse.Namespace):
     """The command line's words as `animate.Options`."""
     import torch
@@ -146,6 +155,7 @@ def film_options(given: argparse.Namespace):
         size=given.size,
         framing=given.framing,
         face=given.face,
+        loras=tuple(given.lora),
         device=device,
         dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
     )

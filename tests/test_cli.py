@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
 from hallo3_core.cli import main
 from hallo3_core.film import read_film
 
@@ -72,6 +74,18 @@ def test_every_choice_reaches_the_film(make, film, options):
     frames, *_ = make("--seed", "1", *options)
     assert frames.shape == film[0].shape
     assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
+
+
+def test_a_lora_reaches_the_film(make, film, tmp_path, caplog):
+    stem = "transformer.transformer_blocks.0.attn1.to_v"
+    noise = torch.Generator().manual_seed(0)
+    pair = {f"{stem}.lora_A.weight": torch.randn(4, 64, generator=noise), f"{stem}.lora_B.weight": torch.ones(64, 4)}
+    save_file(pair | {"transformer.something.lora_A.weight": torch.zeros(4, 4)}, tmp_path / "style.safetensors")
+    frames, *_ = make("--seed", "1", "--lora", f"{tmp_path / 'style.safetensors'}:0.5")
+    assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
+    assert "1 keys of no use here: transformer.something" in caplog.text
+    unchanged, *_ = make("--seed", "1", "--lora", f"{tmp_path / 'style.safetensors'}:0")
+    assert torch.equal(unchanged, film[0])
 
 
 def test_framings(make, tmp_path):
@@ -141,9 +155,19 @@ BAD = {
     "unknown option": (lambda p: ["--colour"], "--colour"),
     "no models": (lambda p: ["--models", p / "none"], "no such folder"),
     "empty models": (lambda p: ["--models", p], "hallo3/latest"),
+    "the VAE as engine": (lambda p: ["--models", vae_as_engine(p / "models")], "the checkpoint has no denoiser"),
+    "no LoRA": (lambda p: ["--lora", p / "none.safetensors"], "none.safetensors: no such file"),
     "no output folder": (lambda p: ["--output", p / "none" / "film.mp4"], "none"),
     "not mp4": (lambda p: ["--output", p / "film.avi"], ".mp4"),
 }
+
+
+def vae_as_engine(folder):
+    engine = folder / "hallo3" / "1" / "mp_rank_00_model_states.pt"
+    engine.parent.mkdir(parents=True)
+    (folder / "hallo3" / "latest").write_text("1")
+    torch.save({"state_dict": tiny_vae_tensors(0)}, engine)
+    return folder
 
 
 def text(path):

@@ -1,4 +1,4 @@
-"""Tensor names: the official checkpoint's and ours. One map, which every reader, converter and LoRA loader goes through.
+"""Tensor names: the official checkpoint's and ours. One map, for every reader, converter and LoRA loader.
 
 Source: the released file's tensor list. A name is a fact; `place` says where each official tensor goes, or why nowhere.
 """
