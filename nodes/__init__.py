@@ -1,0 +1,15 @@
+"""The nodes: each module names its own in `NODES`, key -> (class, display name)."""
+
+from __future__ import annotations
+
+import importlib
+
+MODULES = ("loaders", "audio", "face", "reference", "sampling", "chaining")
+
+
+def mappings() -> tuple[dict[str, type], dict[str, str]]:
+    """What the host asks a pack for: classes and display names by key."""
+    nodes = {}
+    for module in MODULES:
+        nodes |= importlib.import_module(f".{module}", __name__).NODES
+    return {key: node for key, (node, _) in nodes.items()}, {key: name for key, (_, name) in nodes.items()}

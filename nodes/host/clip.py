@@ -1,0 +1,106 @@
+"""The CLIP: T5's encoder of any size in the host's own network, with the engine's tokenizer.
+
+Core's loader knows T5-XXL alone, and reads `(word:1.3)` as emphasis, which the original does not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.sd
+import comfy.sd1_clip
+import comfy.text_encoders.sd3_clip
+from torch import Tensor
+
+from ...hallo3_core.checkpoints.detect import expect
+from ...hallo3_core.checkpoints.parts import TEXT
+from ...hallo3_core.checkpoints.reading import read_tensors
+from ...hallo3_core.errors import InputError
+from ...hallo3_core.text import TEXT_TOKENS, Tokenizer, is_encoders, read_tokenizer, read_weights
+
+KEY = "t5xxl"  # how the host calls this family, whatever its size
+SIZES = ("d_ff", "d_kv", "d_model", "num_heads", "num_layers", "vocab_size")
+MARK = "encoder.block.0.layer.0.SelfAttention.q.weight"
+EMBEDDING = "shared.weight"
+
+
+class TextModel(comfy.sd1_clip.SD1ClipModel):
+    """The host's T5 without attention mask: the padding takes part, as in training."""
+
+    def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006 (the host's signature)
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            name=KEY,
+            clip_model=comfy.text_encoders.sd3_clip.T5XXLModel,
+            model_options=model_options,
+        )
+
+
+class TextTokens:
+    """The engine's tokenizer as the host calls one: always 226 tokens, all of weight 1."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list]:
+        tokens = self.tokenizer.tokens(text, TEXT_TOKENS)
+        return {KEY: [[(token, 1.0, 0) if return_word_ids else (token, 1.0) for token in tokens]]}
+
+    def state_dict(self) -> dict:
+        """Nothing is saved with a model: the tokenizer is a file of its own."""
+        return {}
+
+
+def load_clip(path: Path) -> Any:
+    """The CLIP of a T5 folder (one file or shards, its own tokenizer), or of one file in T5's names, which may be a
+    whole T5; for a file the host's T5 tokenizer serves.
+
+    Raises:
+        InputError: no T5 encoder, or tensors that do not fit each other.
+    """
+    folder = path if path.is_dir() else Path(comfy.text_encoders.sd3_clip.__file__).parent / "t5_tokenizer"
+    if not path.is_dir():
+        expect(path, TEXT)
+    tensors = read_weights(path) if path.is_dir() else read_tensors(path)
+    sizes = read_sizes(tensors, path)
+    tokenizer = read_tokenizer(folder)
+    if tokenizer.size > sizes["vocab_size"]:
+        raise InputError(
+            f"{path.name}: the tokenizer has {tokenizer.size} tokens, the encoder {sizes['vocab_size']}. Take both "
+            "from the same release: choose its folder."
+        )
+    tensors = {name: tensor for name, tensor in tensors.items() if is_encoders(name)}
+    target = SimpleNamespace(clip=TextModel, tokenizer=lambda **kwargs: TextTokens(tokenizer), params={})
+    options = {f"{KEY}_model_config": sizes, "dtype": tensors[MARK].dtype}
+    if any(name.endswith(".comfy_quant") for name in tensors):
+        options[f"{KEY}_quantization_metadata"] = {"mixed_ops": True}
+        options["dtype"] = tensors[EMBEDDING].dtype
+    clip = comfy.sd.CLIP(target, parameters=sum(t.nelement() for t in tensors.values()), model_options=options)
+    missing, surplus = clip.load_sd(dict(tensors))
+    lost = [name for name in missing if not name.endswith("embed_tokens.weight")] + list(surplus)
+    if lost:
+        raise InputError(f"{path.name}: {len(lost)} tensors do not fit a T5 v1.1 encoder, such as {lost[0]}")
+    return clip
+
+
+def read_sizes(tensors: dict[str, Tensor], path: Path) -> dict[str, int]:
+    """The encoder's sizes, from its tensors and not from what a text file says.
+
+    Raises:
+        InputError: not a T5 v1.1 encoder.
+    """
+    gate = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    lacking = [name for name in (EMBEDDING, MARK, gate, bias) if name not in tensors]
+    if lacking:
+        raise InputError(
+            f"{path.name} is no T5 v1.1 encoder ({lacking[0]} missing). Choose t5-v1_1-xxl of the release, or "
+            "t5xxl_fp16.safetensors."
+        )
+    inner, heads = tensors[MARK].shape[0], tensors[bias].shape[1]
+    vocabulary, width = tensors[EMBEDDING].shape
+    layers = sum(name.endswith(".layer.0.SelfAttention.q.weight") for name in tensors if name.startswith("encoder."))
+    return dict(zip(SIZES, (tensors[gate].shape[0], inner // heads, width, heads, layers, vocabulary), strict=True))

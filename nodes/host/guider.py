@@ -1,0 +1,121 @@
+"""The GUIDER: three-scale guidance in the host's samplers, and never an evaluation of weight zero."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+from ...hallo3_core.errors import InputError
+from ...hallo3_core.guidance import EVERYTHING, Branch, Guidance, combine
+from .conditions import BranchCond, ClipInputs, check_text, prepare_clip
+from .model import CONCAT, EVALUATION, TIMESTEP, require_model
+from .solver import timesteps_of
+
+
+class Guider(comfy.samplers.CFGGuider):
+    """Evaluates the branches that the scales need, and mixes them. Made for one clip; holds it on the CPU."""
+
+    def __init__(self, patcher: Any, inputs: ClipInputs, guidance: Guidance):
+        """
+        Raises:
+            InputError: not our model, text that it cannot read, or scales that are no numbers.
+        """
+        check_text(inputs.text, require_model(patcher).diffusion_model)
+        guidance.branches(1)  # a scale that is no number is told when the guider is made, not when it is used
+        super().__init__(patcher)
+        self.inputs, self.guidance = inputs, guidance
+        self.timesteps: list[int] | None = None  # of the steps, once a run has begun
+
+    def sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs) -> Tensor:
+        """As the host's own; the clip's conditions are on the device for as long as this takes.
+
+        Raises:
+            InputError: a latent of another size than the clip's, or a wrapper that cannot work with this model.
+        """
+        self._check(noise)
+        branches = self.guidance.branches(len(sigmas) - 1) if len(sigmas) > 1 else {EVERYTHING}
+        self.timesteps = timesteps_of(sigmas) if len(sigmas) > 1 else None
+        self.original_conds = {}
+        self.inner_set_conds({name_of(branch): [[None, {}]] for branch in sorted(branches, reverse=True)})
+        try:
+            return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finally:  # the host leaves these on the object after a cancel, and the object in its cache
+            for name in ("conds", "inner_model", "loaded_models"):
+                self.__dict__.pop(name, None)
+
+    def inner_sample(self, *args, **kwargs) -> Tensor:
+        """Here the model is loaded and patched: the time to prepare what all steps share."""
+        model = self.inner_model
+        branches = {branch for branch in _BRANCHES if name_of(branch) in self.conds}
+        clip = prepare_clip(model.diffusion_model, self.inputs, branches, model.get_dtype_inference())
+        for branch in branches:
+            for cond in self.conds[name_of(branch)]:
+                cond[EVALUATION] = BranchCond(clip, (branch,))
+                cond[CONCAT] = self.inputs.concat
+        return super().inner_sample(*args, **kwargs)
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006 (the host's signature)
+        """x0 of this step: the weighted sum of the branches."""
+        options = model_options["transformer_options"]
+        sigma, sigmas = float(timestep.flatten()[0]), options["sample_sigmas"]
+        step = step_of(sigma, sigmas)
+        if self.timesteps is not None and math.isclose(sigma, float(sigmas[step]), rel_tol=1e-5):
+            told = {**options, TIMESTEP: self.timesteps[step]}
+            model_options = {**model_options, "transformer_options": told}
+        weights = self.guidance.weights(step, len(sigmas) - 1)
+        conds = [self.conds[name_of(branch)] for branch in weights]
+        found = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        results = dict(zip(weights, found, strict=True))
+        clean = combine(results, weights)
+        return self._post_process(clean, results, x, timestep, model_options)
+
+    def _post_process(self, clean: Tensor, results: dict[Branch, Tensor], x, timestep, model_options: dict) -> Tensor:
+        """What other nodes want to do to the result of guidance; the host's own function would call these."""
+        least, most = min(results), max(results)
+        for function in model_options.get("sampler_post_cfg_function", []):
+            clean = function(
+                {
+                    "denoised": clean,
+                    "cond": self.conds[name_of(most)],
+                    "uncond": self.conds[name_of(least)],
+                    "cond_scale": self.cfg,
+                    "model": self.inner_model,
+                    "uncond_denoised": results[least],
+                    "cond_denoised": results[most],
+                    "sigma": timestep,
+                    "model_options": model_options,
+                    "input": x,
+                }
+            )
+        return clean
+
+    def _check(self, noise: Tensor) -> None:
+        expected = self.inputs.concat.shape[1:]
+        if noise.shape[1:] != expected:
+            channels, frames, height, width = expected
+            raise InputError(
+                f"the latent has shape {list(noise.shape)}, this clip needs [1, {channels}, {frames}, {height}, "
+                f"{width}]: use an empty video latent of {width * 8}x{height * 8} and {4 * frames - 3} frames"
+            )
+        if "context_handler" in self.model_options:
+            raise InputError("context windows do not work with Hallo3: remove the node, long films go clip by clip")
+        cache = self.model_options.get("transformer_options", {}).get("easycache")
+        if getattr(cache, "name", "") == "LazyCache":
+            raise InputError("LazyCache does not work with Hallo3's noise range: use EasyCache instead")
+
+
+_BRANCHES = tuple(Branch(r, a, t) for r in (False, True) for a in (False, True) for t in (False, True))
+
+
+def name_of(branch: Branch) -> str:
+    """What the host calls a branch."""
+    return "hallo3_" + "".join(letter for letter, own in zip("rat", branch, strict=True) if own)
+
+
+def step_of(sigma: float, sigmas: Tensor) -> int:
+    """The step that an evaluation at `sigma` belongs to; solvers may look between two of them."""
+    reached = int((sigmas[:-1].double() >= sigma * (1 - 1e-6)).sum())
+    return max(reached - 1, 0)

@@ -1,0 +1,167 @@
+"""The host's memory manager: networks under patchers, the layers they are built of, and dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from torch import Tensor, nn
+
+from ...hallo3_core.checkpoints import fp8
+from ...hallo3_core.checkpoints.parts import Parts, build, fill
+from ...hallo3_core.errors import InputError
+from ..types import Network
+from .attention import host_attention
+
+COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+QUANTISED = {"mixed_ops": True}  # how the host's models say that their layers bring scales of their own
+
+
+def patcher_for(
+    module: nn.Module,
+    *,
+    plain: bool = False,
+    load: torch.device | None = None,
+    offload: torch.device | None = None,
+) -> Any:
+    """The host's handle of a module: the streaming kind where the host has it, for modules of the host's layers;
+    `plain` for modules of torch's layers, which are moved whole."""
+    base = comfy.model_patcher.ModelPatcher
+    kind = base if plain else getattr(comfy.model_patcher, "CoreModelPatcher", base)
+    return kind(
+        module,
+        load_device=load or management.get_torch_device(),
+        offload_device=offload or management.unet_offload_device(),
+    )
+
+
+@contextmanager
+def on_device(network: Network, memory: float = 0) -> Iterator[nn.Module]:
+    """The network's module, loaded for use; `memory` bytes are left free beside it for what it computes."""
+    management.load_models_gpu([network.patcher], memory_required=memory)
+    yield network.module
+
+
+def hosted_part(parts: Parts, part: str, choice: str, source: str) -> Network:
+    """Build a part of a checkpoint from the host's layers and put it under a patcher.
+
+    choice: a key of `DTYPES`.
+
+    Raises:
+        InputError: the checkpoint lacks the part, or its tensors do not fit.
+    """
+    tensors = checked(parts, part, source)
+    tensors, quantised = prepare_weights(tensors, choice)
+    dtype, compute = choose_dtypes(tensors, choice, quantised)
+    module = build(
+        Parts({part: parts.tensors[part]}),
+        part,
+        attention=host_attention,
+        operations=host_layers(dtype, compute, quantised),
+        device=storage(quantised),
+        dtype=dtype,
+    )
+    assign(module, tensors, dtype)
+    return Network(module, patcher_for(module), compute or dtype, source)
+
+
+def checked(parts: Parts, part: str, source: str) -> dict[str, Tensor]:
+    """The tensors of a part, once names and shapes are known to fit: the host's own loading would only log it.
+
+    Raises:
+        InputError: they do not, or the part is missing.
+    """
+    tensors = dict(parts.tensors.get(part, {}))
+    fill(build(parts, part), tensors, device="meta", label=f"{source}, {part.replace('_', ' ')}")
+    return tensors
+
+
+def prepare_weights(tensors: dict[str, Tensor], choice: str) -> tuple[dict[str, Tensor], bool]:
+    """The tensors as the choice wants them, and whether some are in eight bits with a scale.
+
+    "fp8" rounds what is not rounded yet; "bf16" and "fp16" multiply out what is.
+    """
+    if choice not in DTYPES:
+        raise InputError(f"weight dtype {choice!r}: choose one of {', '.join(DTYPES)}")
+    stored = any(name.endswith("." + fp8.SCALE) for name in tensors)
+    if choice == "fp8" and not stored:
+        return _rounded(tensors), True
+    if choice in ("bf16", "fp16") and stored:
+        return _multiplied_out(tensors, DTYPES[choice]), False
+    return tensors, stored
+
+
+def choose_dtypes(
+    tensors: Mapping[str, Tensor], choice: str, quantised: bool
+) -> tuple[torch.dtype, torch.dtype | None]:
+    """What weights are kept in, and what to compute in where that is another (None: the same)."""
+    device = management.get_torch_device()
+    dtype = DTYPES[choice]
+    if dtype is None:
+        stored = max((t.dtype for t in tensors.values() if t.dtype in COMPUTE_DTYPES), key=_size, default=None)
+        parameters = sum(tensor.nelement() for tensor in tensors.values())
+        dtype = management.unet_dtype(
+            model_params=parameters, supported_dtypes=COMPUTE_DTYPES, weight_dtype=None if quantised else stored
+        )
+    compute = management.unet_manual_cast(None if quantised else dtype, device, COMPUTE_DTYPES)
+    return dtype, compute
+
+
+def host_layers(dtype: torch.dtype, compute: torch.dtype | None, quantised: bool) -> Any:
+    """The namespace of the host's layers (`Linear`, `LayerNorm`, ...): streaming, casting, LoRA-aware."""
+    config = SimpleNamespace(quant_config=QUANTISED if quantised else None)
+    return comfy.ops.pick_operations(dtype, compute, load_device=management.get_torch_device(), model_config=config)
+
+
+def storage(quantised: bool) -> str:
+    """Where a network is made before it gets its tensors: nowhere, but for layers with scales, which load what is not
+    rounded to the device that they were made on."""
+    return "cpu" if quantised else "meta"
+
+
+def assign(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Give the module its tensors, cast one by one; mapped ones of the right dtype are not copied. Names and shapes
+    are expected to be checked already: where the host makes weights late, it would accept any."""
+    own = {name: _kept(name, tensor, dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(own, strict=False, assign=True)
+    module.requires_grad_(False).eval()
+    empty = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    if empty:
+        raise RuntimeError(f"{len(empty)} weights were not taken, such as {empty[0]}")
+
+
+def _kept(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    is_eight_bits = tensor.dtype == fp8.FLOAT8 or name.endswith(("." + fp8.SCALE, "." + fp8.MARK))
+    return tensor if is_eight_bits else tensor.to(dtype)
+
+
+def _rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    result = {}
+    for name, tensor in tensors.items():
+        result[name] = tensor
+        if fp8.is_rounded(name):
+            layer = name.removesuffix(".weight")
+            result[name], result[f"{layer}.{fp8.SCALE}"] = fp8.quantise(tensor, name)
+            result[f"{layer}.{fp8.MARK}"] = fp8.mark()
+    return result
+
+
+def _multiplied_out(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    result = {}
+    for name, tensor in tensors.items():
+        scale = tensors.get(name.removesuffix("weight") + fp8.SCALE)
+        if name.endswith(("." + fp8.SCALE, "." + fp8.MARK)):
+            continue
+        result[name] = tensor if scale is None else tensor.to(dtype) * scale.to(dtype)
+    return result
+
+
+def _size(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits

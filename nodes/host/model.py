@@ -1,0 +1,235 @@
+"""The MODEL: the engine's denoiser as one of the host's own, for its samplers, LoRAs, caches and memory manager."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.supported_models_base
+import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+
+from ...hallo3_core.checkpoints import names
+from ...hallo3_core.checkpoints.parts import Parts
+from ...hallo3_core.config import TransformerConfig
+from ...hallo3_core.errors import InputError
+from ...hallo3_core.model.denoiser import Denoiser
+from ...hallo3_core.schedule import BETA_END, BETA_START, TRAINING_STEPS, zero_terminal_alphas
+from ...hallo3_core.vae import LATENT_SCALE
+from . import memory
+from .attention import host_attention
+from .checkpoint import read_engine
+from .conditions import BranchCond, Evaluation, check_latent, check_text, prepare_text
+from .projectors import Projectors
+
+TIMESTEP = "hallo3_timestep"  # in transformer_options: the true timestep, where the guider knows better than the host
+EVALUATION = "hallo3"  # the network's keyword, and the key of a conditioning that carries a BranchCond
+CONCAT = "hallo3_concat"  # the key of a conditioning that carries the scaled concat latent
+PROJECTORS = "hallo3_projectors"  # the attachment
+AUDIO_TOKENS = 32  # a latent frame, of the released projector
+
+
+class HostDenoiser(Denoiser):
+    """The denoiser under the host's calling convention: x holds noisy and concat channels, ``b 32 t h w``."""
+
+    def __init__(self, config: TransformerConfig, storage: str, dtype: torch.dtype, device=None, operations=None):
+        # Not on the host's `device`: the checkpoint's tensors are put in place afterwards, not copied.
+        super().__init__(config, attention=host_attention, operations=operations, device=storage, dtype=dtype)
+        self.dtype = dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict | None = None,
+        **kwargs,
+    ) -> Tensor:
+        transformer_options = transformer_options or {}
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self._evaluate, self, wrappers)
+        # EasyCache finds x first and the options last
+        return executor.execute(x, timesteps, kwargs[EVALUATION], transformer_options)
+
+    def _evaluate(self, x: Tensor, timesteps: Tensor, evaluation: Evaluation, transformer_options: dict) -> Tensor:
+        latent, concat = x.chunk(2, dim=1)
+        modulation = self.modulate_steps(timesteps, x.dtype)
+        return super().forward(latent, concat, evaluation.conditions, modulation, evaluation.layout)
+
+
+class LatentFormat(comfy.latent_formats.LatentFormat):
+    """What previews and samplers need to know of the latent."""
+
+    scale_factor = LATENT_SCALE
+    latent_channels = 16
+    latent_dimensions = 3
+    temporal_downscale_ratio = 4
+
+
+class Config(comfy.supported_models_base.BASE):
+    """What the host's base class asks of a model's configuration."""
+
+    unet_config: dict = {}
+    unet_extra_config: dict = {}
+    sampling_settings = {
+        "beta_schedule": "linear",
+        "linear_start": BETA_START,
+        "linear_end": BETA_END,
+        "timesteps": TRAINING_STEPS,
+        "zsnr": True,
+    }
+    latent_format = LatentFormat
+    memory_usage_factor = 1.0
+    supported_inference_dtypes = memory.COMPUTE_DTYPES
+
+
+class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+    """v-prediction in which the velocity becomes x0 by the nearest entry of the 1000-step list, as the release does."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        grid = torch.from_numpy(zero_terminal_alphas(TRAINING_STEPS))
+        self.register_buffer("hallo3_alphas", grid, persistent=False)
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        sigma = sigma.view(-1, *[1] * (model_output.ndim - 1)).float()
+        alpha = torch.rsqrt(1 + sigma * sigma)
+        grid = self.hallo3_alphas.to(alpha)
+        q = grid[(alpha[..., None] - grid).abs().argmin(dim=-1)]
+        return q * (model_input * alpha) - torch.sqrt(1 - q * q) * model_output
+
+
+class Model(comfy.model_base.BaseModel):
+    """Hallo3's denoiser as the host's samplers see it."""
+
+    def __init__(self, config: Config, device: torch.device | None = None):
+        kind = comfy.model_base.ModelType.V_PREDICTION
+        super().__init__(config, kind, device=device, unet_model=HostDenoiser)
+        self.model_sampling = Sampling(config)
+
+    def extra_conds(self, **kwargs) -> dict[str, Any]:
+        """Ours where the guider put it in; else the text alone."""
+        conds = super().extra_conds(**kwargs)
+        text = conds.pop("c_crossattn", None)
+        if EVALUATION in kwargs:
+            conds[EVALUATION] = kwargs[EVALUATION]
+            return conds
+        if text is None:
+            raise InputError("the conditioning holds no text: connect CLIPTextEncode, or use the node Hallo3 Guider")
+        check_text(text.cond, self.diffusion_model)
+        shape = kwargs["noise"].shape
+        conds[EVALUATION] = BranchCond(prepare_text(self.diffusion_model, text.cond, shape, self.get_dtype_inference()))
+        return conds
+
+    def concat_cond(self, **kwargs) -> Tensor:
+        """The conditioning latent ``1 16 t h w``, scaled; zeros where there is none."""
+        noise, concat = kwargs["noise"], kwargs.get(CONCAT)
+        if concat is None and (image := kwargs.get("concat_latent_image")) is not None:
+            concat = self.process_latent_in(image)
+        if concat is None:
+            concat = torch.zeros_like(noise)
+        if concat.shape[1:] != noise.shape[1:]:
+            raise InputError(
+                f"the latent has shape {list(noise.shape)}, its image condition {list(concat.shape)}: give both the "
+                "same size and frames"
+            )
+        return concat.to(kwargs["device"])
+
+    def resize_cond_for_context_window(self, cond_key: str, cond_value: Any, *args, **kwargs) -> None:
+        """Refused: the model knows 13 latent frames, each with its own sound, and no others."""
+        if cond_key == EVALUATION:
+            raise InputError("context windows do not work with Hallo3: remove the node, long films go clip by clip")
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006 (the host's signature)
+        if TIMESTEP in transformer_options:  # as integers: a float would be rounded to the compute dtype
+            kwargs[TIMESTEP] = torch.full((x.shape[0],), transformer_options[TIMESTEP], device=x.device)
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
+        told = kwargs.get(TIMESTEP)
+        return timestep if told is None else told.float()
+
+    def memory_required(self, input_shape, cond_shapes={}) -> float:  # noqa: B006 (the host's signature)
+        """Bytes of activations for latents of this shape; see `activation_bytes`."""
+        config = self.diffusion_model.config
+        check_latent(input_shape, config)  # the first that a sampler asks: a picture's latent is told here
+        samples, _, frames, height, width = input_shape
+        tokens = frames * (height // config.patch) * (width // config.patch)
+        return activation_bytes(config, samples, tokens, tokens // frames) * _bytes(self.get_dtype_inference())
+
+
+def activation_bytes(config: TransformerConfig, samples: int, tokens: int, per_frame: int) -> int:
+    """Numbers (of the compute dtype) that are alive at once while `samples` of `tokens` video tokens are evaluated.
+
+    In a block: both streams, joint queries, keys and values, the same rotated (in float32 on the way), attention's
+    result; in the MLP four widths twice: about 20 widths a token at the most. Beside it, for all layers, the keys and
+    values of portrait and sound, which are held once by themselves and once put together for the batch.
+    """
+    block = 20 * (tokens + config.text_tokens) * config.hidden
+    sound = tokens // per_frame * AUDIO_TOKENS
+    return samples * (block + 2 * config.layers * 2 * (per_frame + sound) * config.hidden)
+
+
+def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -> Any:
+    """The MODEL of a denoiser's file or release; `choice` is a key of `memory.DTYPES`.
+
+    The host calls this again, with `disable_dynamic`, when it needs a copy with weights of its own.
+
+    Raises:
+        InputError: not a Hallo3 denoiser, or a damaged one.
+    """
+    parts = read_engine(Path(path), names.DENOISER, with_projectors=True)
+    source = Path(path).name
+    tensors, quantised = memory.prepare_weights(memory.checked(parts, names.DENOISER, source), choice)
+    dtype, compute = memory.choose_dtypes(tensors, choice, quantised)
+    sizes = TransformerConfig.from_shapes(parts.shapes(names.DENOISER))
+    config = Config({"config": sizes, "storage": memory.storage(quantised)})
+    config.quant_config = memory.QUANTISED if quantised else None
+    config.set_inference_dtype(dtype, compute)
+    model = Model(config, device=management.unet_offload_device())
+    memory.assign(model.diffusion_model, tensors, dtype)
+    patcher = memory.patcher_for(model, plain=disable_dynamic)
+    patcher.cached_patcher_init = (load_model, (path, choice))
+    patcher.set_attachments(PROJECTORS, load_projectors(parts, source))
+    return patcher
+
+
+def load_projectors(parts: Parts, source: str) -> Projectors:
+    """The projectors of a checkpoint, under patchers of their own: they are used before the steps, not during them."""
+    audio, face = (
+        memory.hosted_part(parts, part, "auto", source) for part in (names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)
+    )
+    return Projectors(audio, face)
+
+
+def require_model(patcher: Any) -> Model:
+    """The model behind a MODEL.
+
+    Raises:
+        InputError: it is not ours.
+    """
+    if not isinstance(getattr(patcher, "model", None), Model):
+        found = type(getattr(patcher, "model", patcher)).__name__
+        raise InputError(f"the model is a {found}, expected Hallo3: connect the node Hallo3 Model Loader")
+    return patcher.model
+
+
+def projectors_of(patcher: Any) -> Projectors:
+    """The projectors that came with a MODEL.
+
+    Raises:
+        InputError: it is not ours.
+    """
+    require_model(patcher)
+    return patcher.get_attachment(PROJECTORS)
+
+
+def _bytes(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits // 8

@@ -1,0 +1,67 @@
+"""Progress on the canvas: the bar, the preview of the latent, a line of text with the time left, and Cancel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management as management
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+
+class StepBar:
+    """One bar over the steps of all clips. Each step shows the latent as the user's preview setting has it, says how
+    long it will take, and is a moment at which Cancel takes effect."""
+
+    def __init__(self, patcher: Any, steps: int, clips: int = 1, node_id: str | None = None):
+        """patcher: the MODEL that is sampled, whose latent format colours the preview."""
+        self._bar = comfy.utils.ProgressBar(steps * clips)
+        self._previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
+        self._steps, self._clips, self._node_id = steps, clips, node_id
+        self._done, self._start = 0, time.monotonic()
+
+    def step(self, clean: Tensor) -> None:
+        """One step more is done; `clean` is its x0, ``b 16 t h w``, scaled.
+
+        Raises:
+            the host's exception for Cancel.
+        """
+        management.throw_exception_if_processing_interrupted()
+        self._done += 1
+        preview = None
+        if self._previewer is not None:
+            preview = self._previewer.decode_latent_to_preview_image("JPEG", clean)
+        show_text(self._text(), self._node_id)
+        self._bar.update_absolute(self._done, self._steps * self._clips, preview)
+
+    def callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
+        """The form in which the host's samplers report."""
+        return lambda step, clean, x, steps: self.step(clean)
+
+    def _text(self) -> str:
+        clip, step = divmod(self._done - 1, self._steps)
+        each = (time.monotonic() - self._start) / self._done
+        left = span(each * (self._steps * self._clips - self._done))
+        where = f"clip {clip + 1} of {self._clips}, " if self._clips > 1 else ""
+        return f"{where}step {step + 1} of {self._steps}, {left} left"
+
+
+def span(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any: 0:07, 12:30, 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """A line of text on the node while it runs; where there is no server, nothing."""
+    try:
+        from server import PromptServer
+    except ImportError:
+        return
+    send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
+    if send is not None and node_id is not None:
+        send(text, node_id)

@@ -1,0 +1,59 @@
+"""Sound and face to the tokens that the denoiser reads, before its steps begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...hallo3_core.audio import WINDOW, AudioFeatures, clip_audio
+from ...hallo3_core.errors import InputError
+from ...hallo3_core.face import Face
+from ..types import Network
+from .memory import on_device
+
+
+@dataclass(frozen=True, eq=False)
+class Projectors:
+    """The two small networks that belong to a denoiser. They are loaded for a moment, and share no memory with it."""
+
+    audio: Network
+    face: Network
+
+    def audio_tokens(self, features: AudioFeatures, clip: int) -> Tensor:
+        """What the clip hears, ``1 t n c`` on the CPU.
+
+        Raises:
+            InputError: features of another wav2vec2, or no such clip.
+        """
+        self._check(features)
+        if not 0 <= clip < features.clips:
+            raise InputError(
+                f"clip {clip} does not exist: the recording has {features.clips} clips, counted from 0 to "
+                f"{features.clips - 1}"
+            )
+        return self._project_audio(clip_audio(features, clip))
+
+    def null_audio_tokens(self, features: AudioFeatures) -> Tensor:
+        """What the denoiser takes for no sound, ``1 t n c``: silence is not zero behind the projector."""
+        self._check(features)
+        return self._project_audio(torch.zeros_like(clip_audio(features, 0)))
+
+    def face_tokens(self, face: Face) -> Tensor:
+        """``1 n c`` on the CPU."""
+        with on_device(self.face) as projector:
+            return projector(face.embedding[None].to(self.face.patcher.load_device, self.face.dtype)).float().cpu()
+
+    def _project_audio(self, windows: Tensor) -> Tensor:
+        with on_device(self.audio) as projector:
+            return projector(windows[None].to(self.audio.patcher.load_device, self.audio.dtype)).float().cpu()
+
+    def _check(self, features: AudioFeatures) -> None:
+        found = WINDOW * features.hidden.shape[1] * features.hidden.shape[2]
+        expected = self.audio.module.proj1.in_features
+        if found != expected:
+            raise InputError(
+                f"{features.recording.name}: its wav2vec2 gives {found} values a frame, the denoiser reads {expected}. "
+                "Use the wav2vec2 that came with the denoiser (wav2vec2-base-960h)."
+            )

@@ -1,0 +1,161 @@
+"""A clip from what the nodes give: the engine's pipeline, in the same order, by the host's means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...hallo3_core.audio import AudioFeatures
+from ...hallo3_core.clips import MOTION_FRAMES
+from ...hallo3_core.errors import InputError
+from ...hallo3_core.face import Face
+from ...hallo3_core.noise import SeededNoise
+from ...hallo3_core.pipeline import Portrait, Settings, concat_latent
+from ...hallo3_core.schedule import make_schedule
+from ..types import Motion
+from .conditions import ClipInputs, check_text
+from .guider import Guider
+from .model import projectors_of, require_model
+from .projectors import Projectors
+from .solver import ExactSolver, sigmas_of
+from .vae import EngineVae
+
+Report = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, steps
+
+
+@dataclass(frozen=True, eq=False)
+class ClipSampler:
+    """What all clips of a film share, checked before any long work; see `prepare_sampler`."""
+
+    patcher: Any
+    projectors: Projectors
+    vae: EngineVae
+    text: Tensor
+    features: AudioFeatures
+    portrait: Portrait
+    face_tokens: Tensor
+    null_audio: Tensor
+    settings: Settings
+    seed: int
+
+    def inputs(self, clip: int, motion: Motion | None) -> ClipInputs:
+        """Everything that clip number `clip` is made of; `motion` is the end of the one before, None at the start.
+
+        Raises:
+            InputError: no such clip, or motion frames of another film.
+        """
+        audio = self.projectors.audio_tokens(self.features, clip)
+        frames = None if motion is None else motion_pixels(motion, self.portrait)
+        concat = concat_latent(self.vae, self.portrait.pixels, frames, SeededNoise(self.seed, clip))
+        return ClipInputs(
+            text=self.text,
+            bank={True: self.portrait.bank, False: self.portrait.null_bank},
+            face=self.face_tokens,
+            audio={True: audio, False: self.null_audio},
+            concat=concat.cpu(),
+        )
+
+    def sample(self, clip: int, motion: Motion | None, report: Report | None = None) -> Tensor:
+        """The clip's latent ``1 16 t h w``, unscaled, on the host's intermediate device.
+
+        Raises:
+            InputError: as `inputs`.
+        """
+        guider = Guider(self.patcher, self.inputs(clip, motion), self.settings.guidance)
+        schedule, noise = make_schedule(self.settings.steps), SeededNoise(self.seed, clip)
+        solver = ExactSolver(schedule, self.settings.sampler, noise)
+        start = noise.initial(guider.inputs.concat.shape)
+        return guider.sample(
+            start,
+            torch.zeros_like(start),
+            solver,
+            sigmas_of(schedule),
+            callback=report,
+            disable_pbar=True,
+            seed=self.seed,
+        ).cpu()
+
+
+def prepare_sampler(
+    model: Any,
+    conditioning: list,
+    vae: Any,
+    audio: AudioFeatures,
+    face: Face,
+    reference: Portrait,
+    settings: Settings,
+    seed: int,
+) -> ClipSampler:
+    """Check everything that can be told before sampling, and project what all clips share.
+
+    Raises:
+        InputError: a setting, or an input of another model.
+    """
+    branches = settings.branches()
+    SeededNoise(seed, 0)
+    denoiser = require_model(model).diffusion_model
+    text = text_of(conditioning)
+    check_text(text, denoiser)
+    if len(reference.bank) != denoiser.config.layers or reference.bank[0].shape[-1] != denoiser.config.hidden:
+        raise InputError(
+            f"the reference has {len(reference.bank)} layers of {reference.bank[0].shape[-1]}, the denoiser "
+            f"{denoiser.config.layers} of {denoiser.config.hidden}: load both networks from the same release"
+        )
+    if reference.null_bank is None and any(not branch.reference for branch in branches):
+        raise InputError("the reference lacks its null, which a reference_cfg other than 1 needs: set it to 1")
+    projectors = projectors_of(model)
+    return ClipSampler(
+        patcher=model,
+        projectors=projectors,
+        vae=EngineVae(vae),
+        text=text,
+        features=audio,
+        portrait=reference,
+        face_tokens=projectors.face_tokens(face),
+        null_audio=projectors.null_audio_tokens(audio),
+        settings=settings,
+        seed=seed,
+    )
+
+
+def text_of(conditioning: list) -> Tensor:
+    """The text ``1 m w`` of a CONDITIONING.
+
+    Raises:
+        InputError: several conditionings combined, which this model has no use for.
+    """
+    if len(conditioning) != 1:
+        raise InputError(
+            f"the conditioning has {len(conditioning)} parts, expected 1: connect CLIPTextEncode directly, without "
+            "combining or scheduling prompts"
+        )
+    return conditioning[0][0].float().cpu()
+
+
+def motion_pixels(motion: Motion, portrait: Portrait) -> Tensor:
+    """``2 3 H W`` in 0..1; a single frame stands still for both.
+
+    Raises:
+        InputError: frames of another size than the film, or another number.
+    """
+    count, _, height, width = motion.frames.shape
+    expected = tuple(portrait.pixels.shape[-2:])
+    if (height, width) != expected:
+        raise InputError(
+            f"the motion frames are {width}x{height}, the film is {expected[1]}x{expected[0]}: take them from a clip "
+            "of this film, before it is scaled or cropped"
+        )
+    if not 1 <= count <= MOTION_FRAMES:
+        raise InputError(f"{count} motion frames: the model takes 1 or {MOTION_FRAMES}")
+    return motion.frames[[0, -1]]
+
+
+def cost(settings: Settings) -> str:
+    """What the guidance costs, for the user."""
+    counts = [len(settings.guidance.weights(step, settings.steps)) for step in range(settings.steps)]
+    each = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"{each} of 4 evaluations a step, {sum(counts)} in all"

@@ -1,0 +1,98 @@
+"""The engine's solvers as a SAMPLER, and its schedule as SIGMAS."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.samplers
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...hallo3_core.errors import InputError
+from ...hallo3_core.noise import ClipNoise
+from ...hallo3_core.sampler import check_sampler, sample
+from ...hallo3_core.schedule import TRAINING_STEPS, Schedule, nearest, step_timesteps, zero_terminal_alphas
+
+# What stands for pure noise: the host divides by a = 1 / sqrt(1 + sigma^2), so a cannot be 0. At 1e5 it is 0 to all
+# that matters, and core's samplers, whose state is this large in float32, keep the digits of the next level (at 1e8
+# they lose as much as half the result).
+PURE_NOISE = 1e5
+
+
+def sigmas_of(schedule: Schedule) -> Tensor:
+    """The schedule as the host counts: sqrt(1 - a^2) / a, N + 1 values that end in 0."""
+    return torch.tensor([PURE_NOISE if a == 0 else math.sqrt(1 - a * a) / a for a in schedule.alphas])
+
+
+def timesteps_of(sigmas: Tensor) -> list[int] | None:
+    """The timestep of each step, if the noise levels are those of one of our schedules or a piece of one; else None.
+
+    The host would take the nearest of its 1000 levels, but a schedule of N steps is rescaled within itself.
+    """
+    alphas = torch.rsqrt(1 + sigmas[:-1].double().cpu() ** 2).numpy()
+    for steps in range(len(alphas), TRAINING_STEPS + 1):
+        grid = zero_terminal_alphas(steps)
+        start = nearest(alphas[0], grid)
+        piece = slice(start, start + len(alphas))
+        if len(grid[piece]) == len(alphas) and np.allclose(grid[piece], alphas, rtol=1e-5, atol=2 / PURE_NOISE):
+            return step_timesteps(steps)[piece].tolist()
+    return None
+
+
+def last_part(sigmas: Tensor, part: float) -> Tensor:
+    """The end of a run: `part` of its steps (more than 0, at most 1), one at the least.
+
+    Raises:
+        InputError: no such part.
+    """
+    if not 0 < part <= 1:
+        raise InputError(f"part is {part:g}: choose more than 0, at most 1 (all steps)")
+    steps = len(sigmas) - 1
+    return sigmas[steps - math.ceil(steps * part) :]
+
+
+class ExactSolver(comfy.samplers.Sampler):
+    """Runs the engine's solver on the host's model, in VP form and with the engine's own noise."""
+
+    def __init__(self, schedule: Schedule, name: str, noise: ClipNoise):
+        """
+        Raises:
+            InputError: no solver of that name.
+        """
+        check_sampler(name)
+        self.schedule, self.name, self.noise = schedule, name, noise
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """From `noise`, which is the state to start from, to a clean latent ``b 16 t h w``."""
+        if denoise_mask is not None:
+            raise InputError("a noise mask cannot be used with this sampler: remove it from the latent")
+        steps = len(self.schedule)
+
+        def predict_clean(x: Tensor, step: int) -> Tensor:
+            sigma = sigmas[step]
+            return model_wrap(x * torch.sqrt(1 + sigma * sigma), sigma.expand(x.shape[0]), **extra_args)
+
+        def report(step: int, clean: Tensor) -> None:
+            if callback is not None:
+                callback(step, clean, clean, steps)
+
+        return sample(
+            noise,
+            self.schedule,
+            predict_clean,
+            self.name,
+            draw_noise=lambda step: self.noise.step(step, noise.shape).to(noise),
+            on_step=report,
+        )

@@ -1,0 +1,122 @@
+"""The VAE: the engine's behind the host's class, and any CogVideoX VAE of the host behind the engine's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import comfy.sd
+import torch
+from torch import Tensor, nn
+
+from ...hallo3_core.checkpoints.detect import expect
+from ...hallo3_core.checkpoints.parts import VAE, sort_tensors
+from ...hallo3_core.checkpoints.reading import read_tensors
+from ...hallo3_core.checkpoints.release import Release
+from ...hallo3_core.errors import InputError
+from ...hallo3_core.vae import PIXELS, VideoVae, load_vae
+from .memory import patcher_for
+
+LATENT_CHANNELS = 16
+FULL_CHANNELS = 128  # of the finest level, at the released size
+
+
+class FirstStage(nn.Module):
+    """The engine's VAE as the host calls it; stops between two chunks when the user cancels."""
+
+    def __init__(self, vae: VideoVae):
+        super().__init__()
+        self.vae = vae
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """``b 3 t H W`` in -1..1 -> the posterior's mean ``b 16 t' h w``"""
+        return self.vae.encode(pixels)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """``b 16 t h w`` -> ``b 3 (4 t - 3) H W``, about -1..1, by the release's chunks"""
+        chunks = []
+        for chunk in self.vae.decode_chunks(latent):
+            management.throw_exception_if_processing_interrupted()
+            chunks.append(chunk)
+        return torch.cat(chunks, dim=2)
+
+
+class HostVae(comfy.sd.VAE):
+    """The engine's VAE for core's nodes: whole clips as the release does them, tiles where memory is short."""
+
+    def __init__(self, vae: VideoVae):
+        super().__init__(sd={})  # the host's defaults, whatever this version has; what follows is ours
+        self.latent_dim, self.latent_channels = 3, vae.latent_channels
+        self.upscale_ratio = (lambda t: max(0, 4 * t - 3), PIXELS, PIXELS)
+        self.downscale_ratio = (lambda t: max(0, (t + 3) // 4), PIXELS, PIXELS)
+        self.upscale_index_formula = self.downscale_index_formula = (4, PIXELS, PIXELS)
+        self.crop_input = False  # it would cut the time of 5-D input too; `_checked` asks for multiples of 16
+        self.memory_used_encode, self.memory_used_decode = encode_bytes, decode_bytes
+        self.device, self.output_device = management.vae_device(), management.intermediate_device()
+        self.vae_dtype = management.vae_dtype(self.device, [torch.bfloat16, torch.float32])
+        self.first_stage_model = FirstStage(vae).to(self.vae_dtype).eval()
+        self.patcher = patcher_for(
+            self.first_stage_model,
+            plain=True,  # diffusers' layers are torch's
+            load=self.device,
+            offload=management.vae_offload_device(),
+        )
+
+
+def encode_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> float:
+    """Memory to encode ``b 3 t H W``: all frames go through the finest level at once, a handful of copies."""
+    batch, _, frames, height, width = shape
+    return 6 * FULL_CHANNELS * batch * frames * height * width * torch.finfo(dtype).bits / 8
+
+
+def decode_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> float:
+    """Memory to decode ``b 16 t h w``: a chunk of at most 9 frames at the finest level, and the frames themselves."""
+    batch, _, frames, height, width = shape
+    pixels = batch * height * width * PIXELS * PIXELS
+    chunk = 8 * FULL_CHANNELS * 9 * pixels
+    return (chunk + 3 * (4 * frames - 3) * pixels) * torch.finfo(dtype).bits / 8
+
+
+def load_host_vae(path: Path) -> HostVae:
+    """The VAE of a file (release, converted or diffusers naming) or of a release folder.
+
+    Raises:
+        InputError: no CogVideoX VAE in it.
+    """
+    if path.is_dir():
+        return HostVae(Release(path).vae())
+    expect(path, VAE)
+    tensors = read_tensors(path)
+    parts = sort_tensors(tensors)
+    return HostVae(load_vae(parts.tensors.get(VAE, tensors), label=path.name))
+
+
+class EngineVae:
+    """A VAE of the host with the engine's interface: loaded by the host whenever it is called."""
+
+    def __init__(self, vae: Any):
+        """
+        Raises:
+            InputError: a VAE of another family.
+        """
+        stage = type(getattr(vae, "first_stage_model", None)).__name__
+        if not isinstance(vae, HostVae) and "CogVideoX" not in stage:
+            raise InputError(
+                f"the VAE is a {stage}, expected CogVideoX's: use the node Hallo3 VAE Loader, or core's VAELoader with "
+                "cogvideox_vae.safetensors"
+            )
+        self.vae = vae
+        self.latent_channels = LATENT_CHANNELS
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``1 3 t H W`` in -1..1 -> unscaled latent ``1 16 t' h w``: the posterior's mean, on the CPU."""
+        if noise is not None or pixels.shape[0] != 1:
+            raise ValueError("the host's VAE encodes one clip at a time, to the mean")
+        images = ((pixels[0] + 1) / 2).movedim(0, -1)  # t H W 3: five dimensions would lose frames in the host's crop
+        return self.vae.encode(images).float()
+
+    def decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
+        """Unscaled ``1 16 t h w`` -> all frames at once, ``1 3 n H W`` in -1..1."""
+        yield self.vae.decode(latent).mul(2).sub(1).movedim(-1, 1)

@@ -1,0 +1,118 @@
+"""Inputs that several nodes share, so that they are named and explained alike everywhere."""
+
+from __future__ import annotations
+
+from ..hallo3_core.guidance import Guidance, Scales
+from ..hallo3_core.noise import MAX_SEED
+from ..hallo3_core.pipeline import Settings
+from ..hallo3_core.sampler import SAMPLERS
+from . import types
+
+MODEL = (
+    "MODEL",
+    {"tooltip": "The Hallo3 denoiser, from Hallo3 Model Loader; LoRA and compile nodes may stand between."},
+)
+TEXT = (
+    "CONDITIONING",
+    {"tooltip": "What the clip shows, from CLIPTextEncode. One sentence is enough; 225 tokens are read."},
+)
+VAE = ("VAE", {"tooltip": "CogVideoX's VAE: Hallo3 VAE Loader decodes as the original; core's loader works too."})
+AUDIO = (types.AUDIO, {"tooltip": "The whole recording's features, from Hallo3 Audio Encode."})
+FACE = (types.FACE, {"tooltip": "The face's embedding, from Hallo3 Face Embed."})
+REFERENCE = (types.REFERENCE, {"tooltip": "The portrait and its reference features, from Hallo3 Reference."})
+MOTION = (
+    types.MOTION,
+    {"tooltip": "The end of the clip before, from Hallo3 Motion Frames. Leave it open for the first clip."},
+)
+CLIP_INDEX = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": 100000,
+        "tooltip": "Which clip of the film, from 0: it picks the sound. 1.88 s each.",
+    },
+)
+SEED = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": MAX_SEED,
+        "control_after_generate": True,
+        "tooltip": "The same seed and settings give the same film, here and on the command line.",
+    },
+)
+STEPS = (
+    "INT",
+    {
+        "default": 50,
+        "min": 1,
+        "max": 1000,
+        "tooltip": "Steps a clip: 50 as the original, 20 to 30 for a look. Time grows with it.",
+    },
+)
+SAMPLER = (
+    list(SAMPLERS),
+    {
+        "default": SAMPLERS[0],
+        "tooltip": "The original's is sde-dpmpp-2m. dpmpp-2m and ddim add no noise on the way: fine with few steps.",
+    },
+)
+
+
+def _scale(default: float, what: str, cost: str) -> tuple[str, dict]:
+    options = {"default": default, "min": 0.0, "max": 20.0, "step": 0.1, "round": 0.01, "tooltip": f"{what} {cost}"}
+    return ("FLOAT", options)
+
+
+AUDIO_CFG = _scale(
+    3.5,
+    "How closely mouth and head follow the sound: 1 is plain, 3.5 as the original, beyond 6 it exaggerates.",
+    "Equal to text_cfg, with reference_cfg 1, a step costs 2 evaluations.",
+)
+TEXT_CFG = _scale(
+    3.5,
+    "How closely the clip follows the sentence: 1 is plain, 3.5 as the original.",
+    "Another value than audio_cfg costs one evaluation a step more.",
+)
+REFERENCE_CFG = _scale(
+    1.0,
+    "How closely the person follows the portrait: 1 as the original; 1.2 to 2 holds the likeness harder.",
+    "Another value than 1 costs one evaluation a step more, unless it equals audio_cfg.",
+)
+GUIDANCE_START = (
+    "FLOAT",
+    {
+        "default": 0.0,
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.05,
+        "advanced": True,
+        "tooltip": "Share of the steps after which guidance begins. Steps without it cost 1 evaluation.",
+    },
+)
+GUIDANCE_STOP = (
+    "FLOAT",
+    {
+        "default": 1.0,
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.05,
+        "advanced": True,
+        "tooltip": "Share of the steps at which guidance ends. 0.8 saves a fifth of its cost, with little loss.",
+    },
+)
+
+SCALES = {"audio_cfg": AUDIO_CFG, "text_cfg": TEXT_CFG, "reference_cfg": REFERENCE_CFG}
+GUIDED_PART = {"guidance_start": GUIDANCE_START, "guidance_stop": GUIDANCE_STOP}
+
+
+def guidance_of(audio_cfg: float, text_cfg: float, reference_cfg: float, start: float, stop: float) -> Guidance:
+    """The widgets as the engine's guidance."""
+    return Guidance(Scales(reference=reference_cfg, audio=audio_cfg, text=text_cfg), start, stop)
+
+
+def settings_of(steps: int, sampler: str, guidance: Guidance) -> Settings:
+    """The widgets as the engine's settings."""
+    return Settings(steps=steps, guidance=guidance, sampler=sampler)

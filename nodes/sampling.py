@@ -1,0 +1,162 @@
+"""Nodes that sample: one clip as the original does it, and the parts for core's SamplerCustomAdvanced."""
+
+from __future__ import annotations
+
+from ..hallo3_core.pipeline import Settings
+from ..hallo3_core.schedule import make_schedule
+from . import inputs
+from .inputs import guidance_of, settings_of
+
+CATEGORY = "Hallo3/sampling"
+CLIP = {
+    "model": inputs.MODEL,
+    "text": inputs.TEXT,
+    "vae": inputs.VAE,
+    "audio": inputs.AUDIO,
+    "face": inputs.FACE,
+    "reference": inputs.REFERENCE,
+    "clip_index": inputs.CLIP_INDEX,
+    "seed": inputs.SEED,
+}
+
+
+class Hallo3SampleClip:
+    """One clip's latent, sampled by the engine's own solver."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Samples one clip of 49 frames (1.96 seconds) as the original does. Decode it with VAEDecode; for the next "
+        "clip give its last frames back through Hallo3 Motion Frames and raise clip_index."
+    )
+    RETURN_TYPES = ("LATENT",)
+    RETURN_NAMES = ("clip",)
+    OUTPUT_TOOLTIPS = ("The clip's latent: 13 latent frames, 49 frames once decoded.",)
+    FUNCTION = "execute"
+    SEARCH_ALIASES = ["hallo", "talking head", "lip sync", "audio to video"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {**CLIP, "steps": inputs.STEPS, **inputs.SCALES, "sampler": inputs.SAMPLER},
+            "optional": {"motion": inputs.MOTION, **inputs.GUIDED_PART},
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def execute(
+        self,
+        model,
+        text,
+        vae,
+        audio,
+        face,
+        reference,
+        clip_index,
+        seed,
+        steps,
+        audio_cfg,
+        text_cfg,
+        reference_cfg,
+        sampler,
+        motion=None,
+        guidance_start=0.0,
+        guidance_stop=1.0,
+        node_id=None,
+    ):
+        from .host import progress, sampling
+
+        guidance = guidance_of(audio_cfg, text_cfg, reference_cfg, guidance_start, guidance_stop)
+        settings = settings_of(steps, sampler, guidance)
+        clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
+        bar = progress.StepBar(model, steps, node_id=node_id)
+        latent = clips.sample(clip_index, motion, bar.callback())
+        progress.show_text(sampling.cost(settings), node_id)
+        return ({"samples": latent},)
+
+
+class Hallo3Guider:
+    """The three scales for core's samplers."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Everything that a clip is conditioned on, and the three scales, for core's SamplerCustomAdvanced. Give it an "
+        "empty video latent of the portrait's size and 49 frames, and Hallo3 Scheduler's sigmas."
+    )
+    RETURN_TYPES = ("GUIDER",)
+    RETURN_NAMES = ("guider",)
+    OUTPUT_TOOLTIPS = ("For SamplerCustomAdvanced. EasyCache works; LazyCache and context windows do not.",)
+    FUNCTION = "execute"
+    SEARCH_ALIASES = ["hallo", "cfg", "guidance"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {**CLIP, **inputs.SCALES},
+            "optional": {"motion": inputs.MOTION, **inputs.GUIDED_PART},
+        }
+
+    def execute(
+        self,
+        model,
+        text,
+        vae,
+        audio,
+        face,
+        reference,
+        clip_index,
+        seed,
+        audio_cfg,
+        text_cfg,
+        reference_cfg,
+        motion=None,
+        guidance_start=0.0,
+        guidance_stop=1.0,
+    ):
+        from .host import guider, sampling
+
+        guidance = guidance_of(audio_cfg, text_cfg, reference_cfg, guidance_start, guidance_stop)
+        settings = Settings(guidance=guidance)
+        clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
+        return (guider.Guider(model, clips.inputs(clip_index, motion), guidance),)
+
+
+class Hallo3Scheduler:
+    """The original's noise levels for core's samplers."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "The original's noise levels, from pure noise on, for core's SamplerCustomAdvanced."
+    RETURN_TYPES = ("SIGMAS",)
+    RETURN_NAMES = ("sigmas",)
+    OUTPUT_TOOLTIPS = ("Noise levels as core counts them; the first stands for pure noise.",)
+    FUNCTION = "execute"
+    SEARCH_ALIASES = ["hallo", "sigmas", "schedule"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "steps": inputs.STEPS,
+                "part": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.01,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "Share of the steps to take, counted from the end: 1 starts from noise, less "
+                        "changes a given clip only so far (KSampler calls it denoise).",
+                    },
+                ),
+            }
+        }
+
+    def execute(self, steps, part):
+        from .host import solver
+
+        return (solver.last_part(solver.sigmas_of(make_schedule(steps)), part),)
+
+
+NODES = {
+    "Hallo3SampleClip": (Hallo3SampleClip, "Hallo3 Sample Clip"),
+    "Hallo3Guider": (Hallo3Guider, "Hallo3 Guider"),
+    "Hallo3Scheduler": (Hallo3Scheduler, "Hallo3 Scheduler"),
+}

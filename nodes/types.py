@@ -1,0 +1,37 @@
+"""What travels between the nodes beside ComfyUI's own types: the sockets' names and what they carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+REFERENCE_NET = "HALLO3_REFERENCE_NET"  # Network: a ReferenceNet
+WAV2VEC = "HALLO3_WAV2VEC"  # Network: its module's `model` is transformers' wav2vec2
+FACE_ANALYSIS = "HALLO3_FACE_ANALYSIS"  # hallo3_core.face.FaceAnalyser
+AUDIO = "HALLO3_AUDIO"  # hallo3_core.audio.AudioFeatures
+FACE = "HALLO3_FACE"  # hallo3_core.face.Face
+REFERENCE = "HALLO3_REFERENCE"  # hallo3_core.pipeline.Portrait, on the CPU, with the bank of the null
+MOTION = "HALLO3_MOTION"  # Motion
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network under the host's memory manager: called inside `host.memory.on_device(network)`, which yields `module`.
+
+    `patcher` is the host's handle of it, `dtype` what it computes in, `source` the file's name for messages.
+    """
+
+    module: nn.Module
+    patcher: Any
+    dtype: torch.dtype
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """Last frames of the clip before, ``n 3 H W`` in 0..1, on the CPU."""
+
+    frames: Tensor

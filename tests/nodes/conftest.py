@@ -1,0 +1,146 @@
+"""The node tests run on a small fake host, or on a real ComfyUI when COMFYUI_PATH names its folder."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+REAL = bool(os.environ.get("COMFYUI_PATH"))
+PACK = "hallo3_pack"
+
+
+def _load(name: str, path: Path, folder: Path | None = None):
+    locations = None if folder is None else [str(folder)]
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=locations)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _start_real_host(models: Path) -> None:
+    """ComfyUI's modules in this process, on the CPU, with `models` as its models folder."""
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    try:
+        import comfy.cli_args
+
+        comfy.cli_args.args.cpu = not torch.cuda.is_available()
+        import folder_paths
+
+        import nodes  # noqa: F401 (as the server has it loaded before any pack)
+    except ImportError as error:
+        pytest.exit(f"COMFYUI_PATH is set, but ComfyUI cannot be imported: {error}. Use its Python.", returncode=3)
+    folder_paths.models_dir = str(models)
+    for kind in ("diffusion_models", "checkpoints", "vae", "text_encoders", "audio_encoders", "loras"):
+        folder_paths.add_model_folder_path(kind, str(models / kind), is_default=True)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A models folder with the toy release in `hallo3/tiny`."""
+    tiny = importlib.import_module("hallo3_core.checkpoints.tiny")
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("diffusion_models", "checkpoints", "vae", "text_encoders", "audio_encoders", "loras", "hallo3"):
+        (folder / kind).mkdir()
+    tiny.write_tiny_release(folder / "hallo3" / "tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pack(models):
+    """The pack as the host imports it; `pack("nodes.loaders")` is one of its modules."""
+    if REAL:
+        _start_real_host(models)
+    else:
+        fake = _load("hallo3_fake_host", Path(__file__).with_name("fake_host.py"))
+        fake.install(str(models))
+    root = _load(PACK, ROOT / "__init__.py", ROOT)
+
+    def module(name: str = ""):
+        return importlib.import_module(f"{PACK}.{name}") if name else root
+
+    return module
+
+
+@pytest.fixture
+def press_cancel(pack):
+    """`press_cancel(steps)`: Cancel after so many steps; returns the exception that the host raises then."""
+    management = importlib.import_module("comfy.model_management")
+    progress = pack("nodes.host.progress")
+    original = progress.StepBar.step
+
+    def press(steps: int) -> type[BaseException]:
+        if not REAL:
+            state = sys.modules["hallo3_fake_host"].STATE
+            state.progress.clear()
+            state.cancel_after = steps
+        else:
+            left = [steps]
+
+            def step(self, clean):
+                left[0] -= 1
+                if left[0] == 0:
+                    management.interrupt_current_processing()
+                original(self, clean)
+
+            progress.StepBar.step = step
+        return management.InterruptProcessingException
+
+    yield press
+    progress.StepBar.step = original
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """As the host's executor runs nodes."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def loaded(pack):
+    """What the loaders' nodes give for the toy release."""
+    loaders = pack("nodes.loaders")
+    tiny = "hallo3/tiny/"
+    with torch.inference_mode():
+        return SimpleNamespace(
+            model=loaders.Hallo3ModelLoader().execute(tiny, "auto")[0],
+            reference_net=loaders.Hallo3ReferenceNetLoader().execute(tiny, "auto")[0],
+            vae=loaders.Hallo3VAELoader().execute(tiny)[0],
+            clip=loaders.Hallo3TextEncoderLoader().execute(tiny)[0],
+            wav2vec=loaders.Hallo3Wav2VecLoader().execute(tiny)[0],
+        )
+
+
+@pytest.fixture(scope="session")
+def scene(pack, loaded):
+    """A short film's inputs: 32x16 pixels, 2 clips; noise for a voice."""
+    audio, recording, face = (pack(f"hallo3_core.{name}") for name in ("audio", "recording", "face"))
+    pipeline, image = pack("hallo3_core.pipeline"), pack("hallo3_core.image")
+    memory, networks, vae = (pack(f"nodes.host.{name}") for name in ("memory", "networks", "vae"))
+    draw = torch.Generator().manual_seed(3)
+    with torch.inference_mode():
+        voice = recording.Recording(torch.randn(1, 16000 * 3, generator=draw) * 0.1, 16000, "voice")
+        with memory.on_device(loaded.wav2vec) as holder:
+            features = audio.encode_audio(voice, audio.Wav2Vec(holder.model))
+        portrait = pipeline.prepare_portrait(
+            torch.rand(1, 3, 60, 80, generator=draw),
+            torch.ones(60, 80),
+            image.plan_framing(60, 80, 16, 32),
+            vae.EngineVae(loaded.vae),
+            lambda latent: networks.run_reference_net(loaded.reference_net, latent),
+            with_null=True,
+        )
+        embedding = torch.randn(face.EMBEDDING, generator=draw)
+        someone = face.Face(embedding, (0.0, 0.0, 9.0, 9.0), torch.zeros(5, 2), 0, 1, 0.9)
+        clip = loaded.clip
+        text = clip.encode_from_tokens_scheduled(clip.tokenize("a person talks (loudly:1.3)"))
+    return SimpleNamespace(text=text, audio=features, face=someone, reference=portrait)

@@ -1,0 +1,483 @@
+"""A small host: exactly the calls of ComfyUI that the pack makes, doing on a CPU what ComfyUI documents of them.
+
+Written from the calls' contracts, not from ComfyUI's source. `test_host_calls.py` checks that the pack uses no other
+names; with COMFYUI_PATH set the same tests run on the real one.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+class Cancelled(BaseException):
+    """What the host raises when the user cancels."""
+
+
+class State:
+    """What tests look at: the order in which networks were loaded, progress, and the Cancel button."""
+
+    def __init__(self):
+        self.loaded: list[str] = []
+        self.progress: list[tuple[int, int]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.cancel_after: int | None = None
+
+
+STATE = State()
+
+
+def load_models_gpu(models, memory_required=0):
+    STATE.loaded += [type(patcher.model).__name__ for patcher in models]
+
+
+def throw_exception_if_processing_interrupted():
+    if STATE.cancel_after is not None and len(STATE.progress) >= STATE.cancel_after:
+        STATE.cancel_after = None
+        raise Cancelled()
+
+
+class ModelPatcher:
+    def __init__(self, model, load_device, offload_device):
+        self.model, self.load_device, self.offload_device = model, load_device, offload_device
+        self.model_options = {"transformer_options": {}}
+        self.patches, self.attachments = {}, {}
+
+    def clone(self):
+        other = type(self)(self.model, self.load_device, self.offload_device)
+        other.model_options = {"transformer_options": dict(self.model_options["transformer_options"])}
+        other.patches = {key: list(patches) for key, patches in self.patches.items()}
+        other.attachments = dict(self.attachments)
+        return other
+
+    def set_attachments(self, key, attachment):
+        self.attachments[key] = attachment
+
+    def get_attachment(self, key):
+        return self.attachments.get(key)
+
+    def add_patches(self, patches, strength_patch=1.0):
+        own = self.model.state_dict()
+        taken = [place for place in patches if place[0] in own]
+        for place in taken:
+            self.patches.setdefault(place[0], []).append((strength_patch, place[1], patches[place]))
+        return taken
+
+    def patched(self):
+        """Weights with the patches, by name."""
+        own, result = self.model.state_dict(), {}
+        for key, patches in self.patches.items():
+            weight = own[key].detach().clone()
+            for strength, (dim, start, count), (up, down, alpha) in patches:
+                rows = weight.narrow(dim, start, count)
+                rows += (strength * alpha / len(down) * up.flatten(1) @ down.flatten(1)).reshape(rows.shape)
+            result[key] = weight
+        return result
+
+
+def load_lora(lora, to_load):
+    return {
+        place: (lora[f"{x}.lora_up.weight"], lora[f"{x}.lora_down.weight"], lora[f"{x}.alpha"].item())
+        for x, place in to_load.items()
+    }
+
+
+# Layers ---------------------------------------------------------------------------------------------------------
+
+
+class Layers:
+    Linear, Conv1d, Conv2d, LayerNorm = (
+        type(base.__name__, (base,), {"forward": lambda self, x, base=base: _cast_forward(base, self, x)})
+        for base in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm)
+    )
+
+
+def _cast_forward(base, layer, x):
+    weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+    if base is nn.Linear:
+        return F.linear(x, weight, bias)
+    if base is nn.LayerNorm:
+        return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+    return (F.conv1d if base is nn.Conv1d else F.conv2d)(x, weight, bias, layer.stride)
+
+
+class ScaledLayers(Layers):
+    """Layers that take a weight in eight bits with its scale, `<layer>.weight_scale` and `<layer>.comfy_quant`."""
+
+    class Linear(Layers.Linear):
+        def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors):
+            state.pop(prefix + "comfy_quant", None)
+            scale = state.pop(prefix + "weight_scale", None)
+            if scale is not None:
+                state[prefix + "weight"] = state[prefix + "weight"].to(scale.dtype) * scale
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+
+
+def pick_operations(weight_dtype, compute_dtype, load_device=None, model_config=None):
+    return ScaledLayers if getattr(model_config, "quant_config", None) else Layers
+
+
+def optimized_attention(q, k, v, heads, skip_reshape=False, skip_output_reshape=False):
+    assert skip_reshape and skip_output_reshape and q.shape[1] == heads
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+# The model ------------------------------------------------------------------------------------------------------
+
+
+class LatentFormat:
+    scale_factor = 1.0
+    latent_rgb_factors = None
+
+    def process_in(self, latent):
+        return latent * self.scale_factor
+
+    def process_out(self, latent):
+        return latent / self.scale_factor
+
+
+class BASE:
+    unet_config, sampling_settings, optimizations = {}, {}, {"fp8": False}
+    latent_format, quant_config, custom_operations, manual_cast_dtype = LatentFormat, None, None, None
+
+    def __init__(self, unet_config):
+        self.unet_config, self.latent_format = dict(unet_config), self.latent_format()
+
+    def set_inference_dtype(self, dtype, manual_cast_dtype):
+        self.unet_config["dtype"], self.manual_cast_dtype = dtype, manual_cast_dtype
+
+
+class ModelSamplingDiscrete(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        s = config.sampling_settings
+        betas = torch.linspace(s["linear_start"] ** 0.5, s["linear_end"] ** 0.5, s["timesteps"], dtype=torch.float64)
+        a = (1 - betas**2).cumprod(0).sqrt()
+        a = (a - a[-1]) * a[0] / (a[0] - a[-1])
+        a[-1] = 4.8973451890853435e-08**0.5  # the host's word for zero
+        self.register_buffer("sigmas", (torch.sqrt(1 - a * a) / a).float(), persistent=False)
+
+    def timestep(self, sigma):
+        return (self.sigmas.log()[:, None] - sigma.log()).abs().argmin(dim=0)
+
+
+class V_PREDICTION:
+    def calculate_input(self, sigma, x):
+        return x / torch.sqrt(1 + sigma.view(-1, *[1] * (x.ndim - 1)) ** 2)
+
+
+class ModelType:
+    V_PREDICTION = "v_prediction"
+
+
+class BaseModel(nn.Module):
+    def __init__(self, model_config, model_type, device=None, unet_model=None):
+        super().__init__()
+        self.latent_format, self.manual_cast_dtype = model_config.latent_format, model_config.manual_cast_dtype
+        layers = pick_operations(None, None, model_config=model_config)
+        self.diffusion_model = unet_model(**model_config.unet_config, device=device, operations=layers)
+        self.model_sampling = ModelSamplingDiscrete(model_config)
+
+    def get_dtype_inference(self):
+        return self.manual_cast_dtype or self.diffusion_model.dtype
+
+    def process_latent_in(self, latent):
+        return self.latent_format.process_in(latent)
+
+    def process_latent_out(self, latent):
+        return self.latent_format.process_out(latent)
+
+    def extra_conds(self, **kwargs):
+        conds = {"c_concat": CONDRegular(self.concat_cond(**kwargs))}
+        if kwargs.get("cross_attn") is not None:
+            conds["c_crossattn"] = CONDRegular(kwargs["cross_attn"])
+        return conds
+
+    def apply_model(self, x, t, c_concat=None, transformer_options=None, **kwargs):
+        return self._apply_model(x, t, c_concat, transformer_options=transformer_options, **kwargs)
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        dtype = self.get_dtype_inference()
+        seen = torch.cat((self.model_sampling.calculate_input(t, x), c_concat.to(x)), dim=1).to(dtype)
+        for name, value in kwargs.items():  # tensors are cast, all but integers
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                kwargs[name] = value.to(dtype)
+        time = self.process_timestep(self.model_sampling.timestep(t).float(), **kwargs)
+        out = self.diffusion_model(seen, time, context=None, transformer_options=transformer_options, **kwargs)
+        return self.model_sampling.calculate_denoised(t, out.float(), x)
+
+
+class CONDRegular:
+    def __init__(self, cond):
+        self.cond = cond
+
+    def process_cond(self, batch_size, **kwargs):
+        return type(self)(self.cond.repeat(batch_size // len(self.cond), *[1] * (self.cond.ndim - 1)))
+
+    def can_concat(self, other):
+        return self.cond.shape == other.cond.shape
+
+    def concat(self, others):
+        return torch.cat([self.cond, *(other.cond for other in others)])
+
+
+class WrappersMP:
+    DIFFUSION_MODEL = "diffusion_model"
+
+
+def get_all_wrappers(kind, options):
+    return options.get("wrappers", {}).get(kind, [])
+
+
+class WrapperExecutor:
+    @classmethod
+    def new_class_executor(cls, function, owner, wrappers):
+        executor = cls()
+        executor.function, executor.wrappers = function, wrappers
+        return executor
+
+    def execute(self, *args, **kwargs):
+        function = self.function
+        for wrapper in reversed(self.wrappers):
+            function = (lambda inner, outer: lambda *a, **k: outer(inner, *a, **k))(function, wrapper)
+        return function(*args, **kwargs)
+
+
+# Sampling -------------------------------------------------------------------------------------------------------
+
+
+class Sampler:
+    pass
+
+
+def calc_cond_batch(model, conds, x, timestep, model_options):
+    """All branches that can be joined, in one call, the last first as the host has it; then the others."""
+    results: list = [None] * len(conds)
+    waiting = list(range(len(conds)))
+    ready = [{k: c.process_cond(x.shape[0], area=None) for k, c in cond[0]["model_conds"].items()} for cond in conds]
+    while waiting:
+        first = waiting.pop()
+        group = [first] + [
+            i for i in reversed(waiting) if all(c.can_concat(ready[i][k]) for k, c in ready[first].items())
+        ]
+        waiting = [i for i in waiting if i not in group]
+        joined = {k: c.concat([ready[i][k] for i in group[1:]]) for k, c in ready[first].items()}
+        n = len(group)
+        out = model.apply_model(
+            torch.cat([x] * n),
+            torch.cat([timestep] * n),
+            transformer_options=model_options["transformer_options"],
+            **joined,
+        ).chunk(n)
+        for i, result in zip(group, out, strict=True):
+            results[i] = result
+    return results
+
+
+class CFGGuider:
+    def __init__(self, model_patcher):
+        self.model_patcher, self.model_options = model_patcher, model_patcher.model_options
+        self.original_conds, self.cfg = {}, 1.0
+
+    def inner_set_conds(self, conds):
+        for name, cond in conds.items():
+            self.original_conds[name] = [{**extra, "cross_attn": text, "model_conds": {}} for text, extra in cond]
+
+    def __call__(self, x, timestep, model_options=None, seed=None):
+        return self.predict_noise(x, timestep, model_options, seed)
+
+    def inner_sample(self, noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed):
+        if torch.count_nonzero(latent_image) > 0:
+            latent_image = self.inner_model.process_latent_in(latent_image)
+        for cond in (c for branch in self.conds.values() for c in branch):
+            given = {key: value for key, value in cond.items() if key != "model_conds"}
+            cond["model_conds"] = self.inner_model.extra_conds(**given, noise=noise, device=device)
+        options = {"transformer_options": {**self.model_options["transformer_options"], "sample_sigmas": sigmas}}
+        arguments = {"model_options": options, "seed": seed}
+        samples = sampler.sample(self, sigmas, arguments, callback, noise, latent_image, denoise_mask, disable_pbar)
+        return self.inner_model.process_latent_out(samples.float())
+
+    def sample(
+        self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False, seed=None
+    ):
+        """Leaves `conds` and `inner_model` on the object when it is cancelled, as the host does."""
+        self.conds = {name: [dict(cond) for cond in conds] for name, conds in self.original_conds.items()}
+        self.inner_model = self.model_patcher.model
+        self.inner_model.memory_required(list(noise.shape))
+        load_models_gpu([self.model_patcher])
+        patched = self.model_patcher.patched()
+        plain = {key: value.clone() for key, value in self.inner_model.state_dict().items() if key in patched}
+        self.inner_model.load_state_dict(patched, strict=False)
+        try:
+            arguments = (noise, latent_image, CPU, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+            output = self.inner_sample(*arguments)
+        finally:
+            self.inner_model.load_state_dict(plain, strict=False)
+        del self.conds, self.inner_model
+        return output
+
+
+# VAE and CLIP ---------------------------------------------------------------------------------------------------
+
+
+class VAE:
+    def __init__(self, sd=None):
+        self.crop_input = True
+
+    def encode(self, images):
+        load_models_gpu([self.patcher])
+        pixels = images.movedim(-1, 1).movedim(1, 0)[None] * 2 - 1
+        return self.first_stage_model.encode(pixels.to(self.vae_dtype)).float()
+
+    def decode(self, latent):
+        load_models_gpu([self.patcher])
+        frames = self.first_stage_model.decode(latent.to(self.vae_dtype)).float()
+        return frames.add(1).div(2).clamp(0, 1).movedim(1, -1)
+
+
+class T5XXLModel(nn.Module):
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        super().__init__()
+        from transformers import T5Config, T5EncoderModel
+
+        sizes = model_options["t5xxl_model_config"]
+        config = T5Config(**sizes, feed_forward_proj="gated-gelu", dropout_rate=0.0)
+        self.transformer = T5EncoderModel(config).eval()
+
+    def load_sd(self, sd):
+        found = self.transformer.load_state_dict({n: t.float() for n, t in sd.items()}, strict=False)
+        return found.missing_keys, found.unexpected_keys
+
+    def encode_token_weights(self, tokens):
+        ids = torch.tensor([[token for token, _ in line] for line in tokens])
+        return self.transformer(input_ids=ids).last_hidden_state, None
+
+
+class SD1ClipModel(nn.Module):
+    def __init__(self, device="cpu", dtype=None, name=None, clip_model=None, model_options=None):
+        super().__init__()
+        self.name, self.inner = name, clip_model(device=device, dtype=dtype, model_options=model_options)
+        self.dtypes = {dtype}
+
+
+class CLIP:
+    def __init__(self, target, parameters=0, model_options=None):
+        options = model_options or {}
+        self.cond_stage_model = target.clip(dtype=options.get("dtype"), model_options=options)
+        self.tokenizer = target.tokenizer(embedding_directory=None, tokenizer_data={})
+
+    def load_sd(self, sd):
+        return self.cond_stage_model.inner.load_sd(sd)
+
+    def tokenize(self, text):
+        return self.tokenizer.tokenize_with_weights(text)
+
+    def encode_from_tokens_scheduled(self, tokens):
+        model = self.cond_stage_model
+        cond, pooled = model.inner.encode_token_weights(tokens[model.name])
+        return [[cond, {"pooled_output": pooled}]]
+
+
+# Progress, files, server ----------------------------------------------------------------------------------------
+
+
+class ProgressBar:
+    def __init__(self, total):
+        self.total = total
+
+    def update_absolute(self, value, total=None, preview=None):
+        STATE.progress.append((value, total or self.total))
+        throw_exception_if_processing_interrupted()
+
+
+class FolderPaths(types.ModuleType):
+    """The host's list of folders, over one models folder."""
+
+    def __init__(self, models_dir: str):
+        super().__init__("folder_paths")
+        self.models_dir = models_dir
+        self._kinds: dict[str, list[str]] = {}
+        for kind in ("diffusion_models", "checkpoints", "vae", "text_encoders", "audio_encoders", "loras"):
+            self._kinds[kind] = [str(Path(models_dir) / kind)]
+
+    def add_model_folder_path(self, kind, path):
+        if path not in self._kinds.setdefault(kind, []):
+            self._kinds[kind].append(path)
+
+    def get_folder_paths(self, kind):
+        return list(self._kinds[kind])
+
+    def get_filename_list(self, kind):
+        roots = map(Path, self._kinds[kind])
+        return sorted({p.relative_to(root).as_posix() for root in roots for p in root.rglob("*") if p.is_file()})
+
+    def get_full_path(self, kind, name):
+        return next((str(Path(root) / name) for root in self._kinds[kind] if (Path(root) / name).is_file()), None)
+
+
+class PromptServer:
+    class instance:
+        @staticmethod
+        def send_progress_text(text, node_id):
+            STATE.texts.append((text, node_id))
+
+
+def install(models_dir: str) -> None:
+    """Put the host's modules where `import comfy...` finds them."""
+    names = {
+        "comfy.model_management": dict(
+            get_torch_device=lambda: CPU,
+            unet_offload_device=lambda: CPU,
+            vae_device=lambda: CPU,
+            vae_offload_device=lambda: CPU,
+            text_encoder_device=lambda: CPU,
+            text_encoder_offload_device=lambda: CPU,
+            intermediate_device=lambda: CPU,
+            vae_dtype=lambda device, allowed: torch.float32,
+            unet_dtype=lambda model_params, supported_dtypes, weight_dtype: torch.float32,
+            unet_manual_cast=lambda dtype, device, supported: None if dtype == torch.float32 else torch.float32,
+            load_models_gpu=load_models_gpu,
+            throw_exception_if_processing_interrupted=throw_exception_if_processing_interrupted,
+            InterruptProcessingException=Cancelled,
+        ),
+        "comfy.model_patcher": dict(ModelPatcher=ModelPatcher),
+        "comfy.ops": dict(pick_operations=pick_operations),
+        "comfy.ldm": {},
+        "comfy.ldm.modules": {},
+        "comfy.ldm.modules.attention": dict(optimized_attention=optimized_attention),
+        "comfy.conds": dict(CONDRegular=CONDRegular),
+        "comfy.latent_formats": dict(LatentFormat=LatentFormat),
+        "comfy.model_base": dict(BaseModel=BaseModel, ModelType=ModelType),
+        "comfy.model_sampling": dict(ModelSamplingDiscrete=ModelSamplingDiscrete, V_PREDICTION=V_PREDICTION),
+        "comfy.supported_models_base": dict(BASE=BASE),
+        "comfy.patcher_extension": dict(
+            WrapperExecutor=WrapperExecutor, WrappersMP=WrappersMP, get_all_wrappers=get_all_wrappers
+        ),
+        "comfy.samplers": dict(CFGGuider=CFGGuider, Sampler=Sampler, calc_cond_batch=calc_cond_batch),
+        "comfy.sd": dict(VAE=VAE, CLIP=CLIP),
+        "comfy.sd1_clip": dict(SD1ClipModel=SD1ClipModel),
+        "comfy.text_encoders": {},
+        "comfy.text_encoders.sd3_clip": dict(T5XXLModel=T5XXLModel, __file__=__file__),
+        "comfy.lora": dict(load_lora=load_lora),
+        "comfy.utils": dict(ProgressBar=ProgressBar),
+        "latent_preview": dict(get_previewer=lambda device, latent_format: None),
+        "server": dict(PromptServer=PromptServer),
+    }
+    sys.modules["comfy"] = types.ModuleType("comfy")
+    sys.modules["folder_paths"] = FolderPaths(models_dir)
+    sys.modules["folder_paths"].__spec__ = ModuleSpec("folder_paths", None)
+    for name, content in names.items():
+        module = types.ModuleType(name)
+        vars(module).update(content)
+        sys.modules[name] = module
+        parent, _, leaf = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], leaf, module)

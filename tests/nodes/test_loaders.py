@@ -1,0 +1,203 @@
+"""Loaders: what they offer and refuse, and that the host's networks compute what the engine's do."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+TINY = "hallo3/tiny/"
+
+
+@pytest.fixture(scope="module")
+def release(pack, models):
+    return pack("hallo3_core.checkpoints.release").Release(models / "hallo3" / "tiny")
+
+
+def test_the_vae_is_the_engines(pack, loaded, release):
+    vae = release.vae(dtype=torch.float32)
+    pixels = torch.rand(49, 16, 16, 3)
+    latent = loaded.vae.encode(pixels)
+    assert torch.equal(latent, vae.encode((pixels * 2 - 1).movedim(-1, 0)[None]))
+    decoded = ((vae.decode(latent) + 1) / 2).clamp(0, 1).movedim(1, -1)
+    torch.testing.assert_close(loaded.vae.decode(latent), decoded, atol=1e-6, rtol=0)
+
+
+def test_the_engines_view_of_a_host_vae_is_the_engines_vae(pack, loaded, release):
+    pixels = torch.rand(1, 3, 3, 16, 16) * 2.2 - 1.1  # cropping overshoots -1..1, and keeps it
+    seen = pack("nodes.host.vae").EngineVae(loaded.vae).encode(pixels)
+    torch.testing.assert_close(seen, release.vae(dtype=torch.float32).encode(pixels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prompt", ["", "a (smiling:1.4) person [talks]", "word " * 300])
+def test_the_clip_gives_the_engines_text(pack, loaded, release, prompt):
+    encoder = pack("hallo3_core.text").load_text_encoder(release.text_folder, dtype=torch.float32)
+    ((text, _),) = loaded.clip.encode_from_tokens_scheduled(loaded.clip.tokenize(prompt))
+    torch.testing.assert_close(text, encoder.encode(prompt), atol=1e-4, rtol=0)
+
+
+def test_the_reference_net_is_the_engines(pack, loaded, release):
+    latent = torch.randn(1, 16, 4, 6)
+    expected = release.network("reference_net", dtype=torch.float32)(latent)
+    found = pack("nodes.host.networks").run_reference_net(loaded.reference_net, latent)
+    torch.testing.assert_close(found, list(expected), atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def in_models(models):
+    """Puts files into the models folder, and takes them out again."""
+    added = []
+
+    def put(name: str, tensors: dict):
+        path = models / name
+        save_file(tensors, path)
+        added.append(path)
+        return path
+
+    yield put
+    for path in added:
+        path.unlink()
+
+
+def weights_of(network) -> dict:
+    return {name: tensor.float() for name, tensor in network.state_dict().items()}
+
+
+def test_what_model_save_writes_loads_again(pack, loaded, release, in_models):
+    """Core's ModelSave puts a prefix before our names and leaves the projectors out."""
+    network = loaded.model.model.diffusion_model
+    saved = {"model.diffusion_model." + name: tensor.clone() for name, tensor in network.state_dict().items()}
+    in_models("diffusion_models/saved.safetensors", {**saved, "v_pred": torch.tensor([])})
+    loader, error = pack("nodes.loaders").Hallo3ModelLoader(), pack("hallo3_core.errors").InputError
+    with pytest.raises(error, match="without its projectors: put hallo3_projectors.safetensors into"):
+        loader.execute("saved.safetensors", "auto")
+    projectors = {
+        f"{part}.{name}": tensor.clone()
+        for part in ("audio_projector", "face_projector")
+        for name, tensor in release.engine().tensors[part].items()
+    }
+    in_models("diffusion_models/hallo3_projectors.safetensors", projectors)
+    again = loader.execute("saved.safetensors", "auto")[0].model.diffusion_model
+    for name, tensor in weights_of(network).items():
+        assert torch.equal(tensor, weights_of(again)[name]), name
+
+
+def test_fp8_keeps_the_small_tensors_and_is_the_engines_rounding(pack, scene, loaded, release):
+    fp8 = pack("hallo3_core.checkpoints.fp8")
+    network = pack("nodes.host.networks").load_reference_net(release.folder, "fp8")
+    latent = torch.randn(1, 16, 4, 6)
+    engine = release.network("reference_net", dtype=torch.float32)
+    for name, parameter in engine.named_parameters():
+        if fp8.is_rounded(name):
+            weight, scale = fp8.quantise(parameter, name)
+            parameter.copy_(weight.float() * scale)
+    found = pack("nodes.host.networks").run_reference_net(network, latent)
+    torch.testing.assert_close(found, list(engine(latent)), atol=1e-4, rtol=0)
+
+
+def test_a_lora_changes_what_the_engine_would_change(pack, loaded, release, in_models):
+    lora, config = pack("hallo3_core.checkpoints.lora"), loaded.model.model.diffusion_model.config
+    d, draw = config.hidden, torch.Generator().manual_seed(2)
+    layers = {
+        "attn1.to_k": (d, d),
+        "attn1.to_v": (d, d),
+        "ff.net.2": (d, config.mlp),
+        "norm2.linear": (6 * d, config.time),
+    }
+    tensors = {}
+    for layer, (rows, columns) in layers.items():
+        stem = f"transformer.transformer_blocks.1.{layer}"
+        tensors[f"{stem}.lora_A.weight"] = torch.randn(4, columns, generator=draw)
+        tensors[f"{stem}.lora_B.weight"] = torch.randn(rows, 4, generator=draw)
+    path = in_models("loras/style.safetensors", tensors)
+    model = pack("nodes.loaders").Hallo3LoraLoader().execute(loaded.model, "style.safetensors", 0.5)[0]
+    before = release.network("denoiser", dtype=torch.float32)
+    after = release.network("denoiser", dtype=torch.float32)
+    lora.apply_lora(after, lora.read_lora(path, config), 0.5)
+    expected = dict(after.named_parameters())
+    changed = {n for n, p in before.named_parameters() if not torch.equal(p, expected[n])}
+    assert {"diffusion_model." + name for name in changed} == set(model.patches)
+    assert not loaded.model.patches
+    assert pack("nodes.host.model").projectors_of(model) is pack("nodes.host.model").projectors_of(loaded.model)
+
+
+def test_a_lora_that_touches_nothing_is_refused(pack, loaded, in_models):
+    in_models("loras/other.safetensors", {"lora_te1_x.lora_up.weight": torch.zeros(2, 2)})
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="no LoRA for this model"):
+        pack("nodes.loaders").Hallo3LoraLoader().execute(loaded.model, "other.safetensors", 1.0)
+
+
+def test_files_and_releases_are_offered(pack, in_models):
+    in_models("vae/cog.safetensors", {"x": torch.zeros(1)})
+    in_models("hallo3/own.safetensors", {"x": torch.zeros(1)})
+    loaders = pack("nodes.loaders")
+    offered = loaders.Hallo3VAELoader.INPUT_TYPES()["required"]["vae_name"][0]
+    assert {"cog.safetensors", "hallo3/own.safetensors", TINY} <= set(offered)
+    assert not any("mp_rank" in name for name in offered)  # a release is offered as a whole
+    for loader in ("Hallo3TextEncoderLoader", "Hallo3Wav2VecLoader", "Hallo3FaceAnalysisLoader"):
+        ((names, _), *_) = getattr(loaders, loader).INPUT_TYPES()["required"].values()
+        assert TINY in names
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/hostname", "hallo3/../../x.pt", "none found"])
+def test_a_name_leads_nowhere_else(pack, models, name):
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="models/vae or models/hallo3"):
+        pack("nodes.loaders").Hallo3VAELoader().execute(name)
+
+
+def test_a_file_of_another_kind_is_told(pack, loaded, in_models):
+    in_models("diffusion_models/vae.safetensors", {"decoder.conv_in.conv.weight": torch.zeros(8, 16, 3, 3, 3)})
+    in_models("text_encoders/vae.safetensors", {"decoder.conv_in.conv.weight": torch.zeros(8, 16, 3, 3, 3)})
+    loaders, error = pack("nodes.loaders"), pack("hallo3_core.errors").InputError
+    with pytest.raises(error, match=r"vae.safetensors is .*denoiser"):
+        loaders.Hallo3ModelLoader().execute("vae.safetensors", "auto")
+    with pytest.raises(error, match=r"vae.safetensors is .*T5"):
+        loaders.Hallo3TextEncoderLoader().execute("vae.safetensors")
+
+
+def test_tensors_that_do_not_fit_are_refused_before_loading(pack, release):
+    """The host's own loading would log missing tensors and, with late weights, accept any shape."""
+    memory, error = pack("nodes.host.memory"), pack("hallo3_core.errors").InputError
+    parts_type = pack("hallo3_core.checkpoints.parts").Parts
+    tensors = dict(release.engine().tensors["denoiser"])
+    lacking = {name: tensor for name, tensor in tensors.items() if name != "head.bias"}
+    with pytest.raises(error, match=r"1 missing \(head.bias\)"):
+        memory.checked(parts_type({"denoiser": lacking}), "denoiser", "file")
+    swapped = {**tensors, "blocks.0.mlp.up.bias": torch.zeros(3)}
+    with pytest.raises(error, match="blocks.0.mlp.up.bias has shape"):
+        memory.checked(parts_type({"denoiser": swapped}), "denoiser", "file")
+
+
+@pytest.fixture
+def converted(pack, models, release):
+    """The toy release in eight bits, as `convert` writes it."""
+    folder = models / "hallo3" / "converted"
+    pack("hallo3_core.checkpoints.convert").convert(release.folder, folder, "fp8")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_converted_release_in_fp8_computes_what_the_engine_computes(pack, converted):
+    loader = pack("nodes.loaders").Hallo3ModelLoader()
+    host = loader.execute("hallo3/converted/", "auto")[0].model
+    engine = pack("hallo3_core.checkpoints.release").Release(converted).network("denoiser", dtype=torch.float32)
+    text = torch.randn(1, engine.config.text_tokens, engine.config.text_width)
+    conditions = pack("nodes.host.conditions").prepare_text(host.diffusion_model, text, (1, 16, 2, 4, 4), torch.float32)
+    latent, times = torch.randn(1, 32, 2, 4, 4), torch.tensor([500.0])
+    evaluation = conditions.of((pack("hallo3_core.guidance").EVERYTHING,))
+    found = host.diffusion_model(latent, times, hallo3=evaluation)
+    own = pack("hallo3_core.model.denoiser").Conditions(text=engine.embed_text(text))
+    modulation = engine.modulate_steps(times, torch.float32)
+    expected = engine(*latent.chunk(2, dim=1), own, modulation, evaluation.layout)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    multiplied_out = loader.execute("hallo3/converted/", "bf16")[0].model.diffusion_model
+    assert {parameter.dtype for parameter in multiplied_out.parameters()} == {torch.bfloat16}
+
+
+def test_the_face_models_load(pack):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("insightface")
+    analyser = pack("nodes.loaders").Hallo3FaceAnalysisLoader().execute(TINY, "CPU")[0]
+    assert isinstance(analyser.analyse(torch.zeros(3, 64, 64)), list)

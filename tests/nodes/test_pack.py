@@ -1,0 +1,170 @@
+"""The pack as the host sees it: keys, sockets, tooltips, a quick import, and no host call that was not reviewed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Every name of the host that the pack may use. Each is in ComfyUI 0.8.0 and 0.33.0; what came later is asked for with
+# getattr. The fake host has these and no others.
+REVIEWED = {
+    "comfy.conds": {"CONDRegular"},
+    "comfy.latent_formats": {"LatentFormat"},
+    "comfy.ldm.modules.attention": {"optimized_attention"},
+    "comfy.lora": {"load_lora"},
+    "comfy.model_base": {"BaseModel", "ModelType"},
+    "comfy.model_management": {
+        "get_torch_device",
+        "intermediate_device",
+        "load_models_gpu",
+        "text_encoder_device",
+        "text_encoder_offload_device",
+        "throw_exception_if_processing_interrupted",
+        "unet_dtype",
+        "unet_manual_cast",
+        "unet_offload_device",
+        "vae_device",
+        "vae_dtype",
+        "vae_offload_device",
+    },
+    "comfy.model_patcher": {"CoreModelPatcher", "ModelPatcher"},
+    "comfy.model_sampling": {"ModelSamplingDiscrete", "V_PREDICTION"},
+    "comfy.ops": {"pick_operations"},
+    "comfy.patcher_extension": {"WrapperExecutor", "WrappersMP", "get_all_wrappers"},
+    "comfy.samplers": {"CFGGuider", "Sampler", "calc_cond_batch"},
+    "comfy.sd": {"CLIP", "VAE"},
+    "comfy.sd1_clip": {"SD1ClipModel"},
+    "comfy.supported_models_base": {"BASE"},
+    "comfy.text_encoders.sd3_clip": {"T5XXLModel", "__file__"},
+    "comfy.utils": {"ProgressBar"},
+    "folder_paths": {
+        "add_model_folder_path",
+        "get_filename_list",
+        "get_folder_paths",
+        "get_full_path",
+        "models_dir",
+    },
+    "latent_preview": {"get_previewer"},
+    "server": {"PromptServer"},
+}
+HOST = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "nodes", "server")
+LATER = {"CoreModelPatcher"}  # than the oldest host, so asked for with getattr
+
+
+def host_uses(path: Path) -> set[tuple[str, str]]:
+    """The names of the host's modules that a file uses: (module, name)."""
+    tree = ast.parse(path.read_text())
+    aliases, uses = {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.split(".")[0] in HOST:
+                    aliases[name.asname or name.name] = name.name
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in HOST:
+            uses |= {(node.module, name.name) for name in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and (module := aliases.get(ast.unparse(node.value))):
+            uses.add((module, node.attr))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and len(node.args) > 1:
+            if (module := aliases.get(ast.unparse(node.args[0]))) and isinstance(node.args[1], ast.Constant):
+                uses.add((module, node.args[1].value))
+    packages = {name.rpartition(".")[0] for name in REVIEWED}
+    return {(module, name) for module, name in uses if f"{module}.{name}" not in REVIEWED.keys() | packages}
+
+
+def test_every_host_call_is_reviewed_and_every_reviewed_one_is_used():
+    used = set().union(*(host_uses(path) for path in (ROOT / "nodes").rglob("*.py")))
+    assert used == {(module, name) for module, names in REVIEWED.items() for name in names}
+
+
+def test_only_the_host_layer_knows_the_host():
+    for path in ROOT.glob("hallo3_core/**/*.py"):
+        assert not host_uses(path), path
+    for path in (ROOT / "nodes").glob("*.py"):
+        assert not host_uses(path), path
+
+
+def test_the_host_has_what_is_used(pack):
+    import importlib
+
+    pack()
+    for module, names in REVIEWED.items():
+        for name in names - LATER:
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+@pytest.fixture(scope="module")
+def nodes(pack):
+    return pack().NODE_CLASS_MAPPINGS
+
+
+def test_every_node_has_a_name_and_explains_itself(pack, nodes):
+    names = pack().NODE_DISPLAY_NAME_MAPPINGS
+    assert nodes.keys() == names.keys() and len(set(names.values())) == len(names)
+    for key, node in nodes.items():
+        assert key.startswith("Hallo3") and node.__name__ == key
+        assert node.CATEGORY.split("/")[0] == "Hallo3"
+        assert len(node.DESCRIPTION) > 20
+        assert len(node.RETURN_TYPES) == len(node.RETURN_NAMES) == len(node.OUTPUT_TOOLTIPS)
+        assert callable(getattr(node, node.FUNCTION))
+
+
+def test_every_input_has_a_tooltip_and_reaches_the_function(nodes):
+    import inspect
+
+    for key, node in nodes.items():
+        inputs = node.INPUT_TYPES()
+        for name, (kind, options) in {**inputs.get("required", {}), **inputs.get("optional", {})}.items():
+            assert len(options["tooltip"]) > 10, f"{key}.{name}"
+            assert isinstance(kind, (str, list)), f"{key}.{name}"
+        parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
+        given = {name for group in inputs.values() for name in group}
+        assert given == parameters.keys() - {"self"}, key
+        assert all(parameters[name].default is not inspect.Parameter.empty for name in inputs.get("optional", {}))
+
+
+CATALOGUE = {
+    "Hallo3ModelLoader": ("MODEL",),
+    "Hallo3ReferenceNetLoader": ("HALLO3_REFERENCE_NET",),
+    "Hallo3LoraLoader": ("MODEL",),
+    "Hallo3VAELoader": ("VAE",),
+    "Hallo3TextEncoderLoader": ("CLIP",),
+    "Hallo3Wav2VecLoader": ("HALLO3_WAV2VEC",),
+    "Hallo3FaceAnalysisLoader": ("HALLO3_FACE_ANALYSIS",),
+    "Hallo3SampleClip": ("LATENT",),
+    "Hallo3Guider": ("GUIDER",),
+    "Hallo3Scheduler": ("SIGMAS",),
+}
+
+
+def test_keys_and_sockets_are_those_that_workflows_depend_on(nodes):
+    assert CATALOGUE.items() <= {key: node.RETURN_TYPES for key, node in nodes.items()}.items()
+
+
+def test_importing_the_pack_loads_nothing_heavy(tmp_path):
+    """Behind torch, which the host has loaded long before; under 0.3 s of processor time."""
+    code = f"""
+import sys, time, importlib.util, torch, einops
+def load(name, path, folder=None):
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder and [folder])
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+load("fake", r"{Path(__file__).with_name("fake_host.py")}").install(r"{tmp_path}")
+before, start = set(sys.modules), time.process_time()
+pack = load("hallo3_pack", r"{ROOT / "__init__.py"}", r"{ROOT}")
+seconds = time.process_time() - start
+heavy = {{"transformers", "diffusers", "onnxruntime", "insightface", "cv2", "av", "onnx", "PIL", "scipy"}}
+found = heavy & ({{name.split(".")[0] for name in set(sys.modules) - before}})
+assert pack.NODE_CLASS_MAPPINGS and not found, found
+assert seconds < 0.3, seconds
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
