@@ -50,7 +50,7 @@ class Guider(comfy.samplers.CFGGuider):
         """Here the model is loaded and patched: the time to prepare what all steps share."""
         model = self.inner_model
         branches = {branch for branch in _BRANCHES if name_of(branch) in self.conds}
-        clip = prepare_clip(model.diffusion_model, self.inputs, branches, model.get_dtype_inference())
+        clip = prepare_clip(model.diffusion_model, self.inputs, branches, model.compute_dtype)
         for branch in branches:
             for cond in self.conds[name_of(branch)]:
                 cond[EVALUATION] = BranchCond(clip, (branch,))

@@ -111,6 +111,8 @@ def choose_dtypes(
             model_params=parameters, supported_dtypes=COMPUTE_DTYPES, weight_dtype=None if quantised else stored
         )
     compute = management.unet_manual_cast(None if quantised else dtype, device, COMPUTE_DTYPES)
+    if quantised:  # 0.8's layers with scales cast weights and not biases, so what has no scale is kept as computed
+        dtype = compute = compute or dtype
     return dtype, compute
 
 

@@ -114,6 +114,12 @@ class Model(comfy.model_base.BaseModel):
         super().__init__(config, kind, device=device, unet_model=HostDenoiser)
         self.model_sampling = Sampling(config)
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the network computes in; newer hosts have a method for it."""
+        told = getattr(self, "get_dtype_inference", None)
+        return told() if told else self.manual_cast_dtype or self.get_dtype()
+
     def extra_conds(self, **kwargs) -> dict[str, Any]:
         """Ours where the guider put it in; else the text alone."""
         conds = super().extra_conds(**kwargs)
@@ -125,7 +131,7 @@ class Model(comfy.model_base.BaseModel):
             raise InputError("the conditioning holds no text: connect CLIPTextEncode, or use the node Hallo3 Guider")
         check_text(text.cond, self.diffusion_model)
         shape = kwargs["noise"].shape
-        conds[EVALUATION] = BranchCond(prepare_text(self.diffusion_model, text.cond, shape, self.get_dtype_inference()))
+        conds[EVALUATION] = BranchCond(prepare_text(self.diffusion_model, text.cond, shape, self.compute_dtype))
         return conds
 
     def concat_cond(self, **kwargs) -> Tensor:
@@ -162,7 +168,7 @@ class Model(comfy.model_base.BaseModel):
         check_latent(input_shape, config)  # the first that a sampler asks: a picture's latent is told here
         samples, _, frames, height, width = input_shape
         tokens = frames * (height // config.patch) * (width // config.patch)
-        return activation_bytes(config, samples, tokens, tokens // frames) * _bytes(self.get_dtype_inference())
+        return activation_bytes(config, samples, tokens, tokens // frames) * _bytes(self.compute_dtype)
 
 
 def activation_bytes(config: TransformerConfig, samples: int, tokens: int, per_frame: int) -> int:

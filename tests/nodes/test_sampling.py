@@ -151,7 +151,7 @@ def test_cores_samplers_run_the_guider_to_the_same_place(pack, loaded, scene, sa
     torch.testing.assert_close(found, sample(), atol=1e-5, rtol=0)
 
 
-@pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="needs ComfyUI's own samplers")
+@pytest.mark.skipif(not os.environ.get("COMFYUI_PATH"), reason="needs ComfyUI's own samplers")
 def test_cores_euler_on_our_sigmas_is_ddim(pack, loaded, scene, sample):
     """They are the same method; what is left is rounding at pure noise, which core's samplers hold as 1e5."""
     import comfy.samplers
