@@ -10,7 +10,7 @@ user, latents ``b 16 t h w``; inside this module they are scaled (0.7 x the VAE'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -198,12 +198,7 @@ def sample_clip(
 
     def conditions(branches: tuple[Branch, ...]) -> Conditions:
         if branches not in stacked:
-            stacked[branches] = Conditions(
-                text=torch.cat([run.text[b.text] for b in branches]),
-                reference=stack([run.reference[b.reference] for b in branches]),
-                face=run.face,
-                audio=stack([audio[b.audio] for b in branches]),
-            )
+            stacked[branches] = join_branches(branches, run.text, run.reference, run.face, audio)
         return stacked[branches]
 
     def predict_clean(x: Tensor, step: int) -> Tensor:
@@ -223,6 +218,22 @@ def sample_clip(
         run.settings.sampler,
         draw_noise=lambda step: noise.step(step, concat.shape).to(device),
         on_step=on_step,
+    )
+
+
+def join_branches(
+    branches: Sequence[Branch],
+    text: Mapping[bool, Tensor],
+    reference: Mapping[bool, Sequence[KeysValues]] | None,
+    face: Sequence[KeysValues] | None,
+    audio: Mapping[bool, Sequence[KeysValues]] | None,
+) -> Conditions:
+    """What a batch of one sample for each of `branches` is told; mappings by whether the condition is the user's."""
+    return Conditions(
+        text=torch.cat([text[branch.text] for branch in branches]),
+        reference=reference and stack([reference[branch.reference] for branch in branches]),
+        face=face,
+        audio=audio and stack([audio[branch.audio] for branch in branches]),
     )
 
 

@@ -16,7 +16,7 @@ from ...hallo3_core.guidance import EVERYTHING, Branch
 from ...hallo3_core.model.attention import KeysValues
 from ...hallo3_core.model.denoiser import Conditions, Denoiser, ReferenceBank
 from ...hallo3_core.model.positions import Layout
-from ...hallo3_core.pipeline import stack
+from ...hallo3_core.pipeline import join_branches
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +56,7 @@ class ClipConditions:
     def of(self, branches: tuple[Branch, ...]) -> Evaluation:
         """One sample for each of `branches`, in this order."""
         if branches not in self._batches:
-            conditions = Conditions(
-                text=torch.cat([self.text[b.text] for b in branches]),
-                reference=self.reference and stack([self.reference[b.reference] for b in branches]),
-                face=self.face,
-                audio=self.audio and stack([self.audio[b.audio] for b in branches]),
-            )
+            conditions = join_branches(branches, self.text, self.reference, self.face, self.audio)
             self._batches[branches] = Evaluation(conditions, self.layout)
         return self._batches[branches]
 
