@@ -408,6 +408,9 @@ class FolderPaths(types.ModuleType):
         for kind in ("diffusion_models", "checkpoints", "vae", "text_encoders", "audio_encoders", "loras"):
             self._kinds[kind] = [str(Path(models_dir) / kind)]
 
+    def get_temp_directory(self):
+        return str(Path(self.models_dir).parent / "temp")
+
     def add_model_folder_path(self, kind, path):
         if path not in self._kinds.setdefault(kind, []):
             self._kinds[kind].append(path)
@@ -428,6 +431,15 @@ class PromptServer:
         @staticmethod
         def send_progress_text(text, node_id):
             STATE.texts.append((text, node_id))
+
+
+class InputImpl:
+    class VideoFromFile:
+        def __init__(self, file):
+            self.file = file
+
+        def get_stream_source(self):
+            return self.file
 
 
 def install(models_dir: str) -> None:
@@ -468,6 +480,8 @@ def install(models_dir: str) -> None:
         "comfy.text_encoders.sd3_clip": dict(T5XXLModel=T5XXLModel, __file__=__file__),
         "comfy.lora": dict(load_lora=load_lora),
         "comfy.utils": dict(ProgressBar=ProgressBar),
+        "comfy_api": {},
+        "comfy_api.latest": dict(InputImpl=InputImpl),
         "latent_preview": dict(get_previewer=lambda device, latent_format: None),
         "server": dict(PromptServer=PromptServer),
     }

@@ -43,11 +43,13 @@ REVIEWED = {
     "comfy.supported_models_base": {"BASE"},
     "comfy.text_encoders.sd3_clip": {"T5XXLModel", "__file__"},
     "comfy.utils": {"ProgressBar"},
+    "comfy_api.latest": {"InputImpl"},
     "folder_paths": {
         "add_model_folder_path",
         "get_filename_list",
         "get_folder_paths",
         "get_full_path",
+        "get_temp_directory",
         "models_dir",
     },
     "latent_preview": {"get_previewer"},
@@ -138,6 +140,8 @@ CATALOGUE = {
     "Hallo3Wav2VecLoader": ("HALLO3_WAV2VEC",),
     "Hallo3FaceAnalysisLoader": ("HALLO3_FACE_ANALYSIS",),
     "Hallo3SampleClip": ("LATENT",),
+    "Hallo3LongVideo": ("VIDEO",),
+    "Hallo3GuidanceGrid": ("IMAGE",),
     "Hallo3Guider": ("GUIDER",),
     "Hallo3Scheduler": ("SIGMAS",),
 }

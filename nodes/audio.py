@@ -1,0 +1,90 @@
+"""The recording: from core's AUDIO to what the mouth follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..hallo3_core.audio import AudioFeatures, Wav2Vec, encode_audio
+from ..hallo3_core.errors import InputError
+from ..hallo3_core.recording import Recording
+from . import types
+
+ENCODE_BYTES = 400_000_000  # wav2vec2's convolutions at work on one piece of the sound
+SECOND_BYTES = 3_000_000  # what a second more of sound takes in its transformer
+
+
+def recording_of(audio: Mapping[str, Any] | None) -> Recording:
+    """AUDIO, ``1 channels samples`` and its rate, as the engine takes it; nothing is resampled yet.
+
+    Raises:
+        InputError: no sound, as of a silent video, or several recordings.
+    """
+    if audio is None:
+        raise InputError("audio: there is no sound, as in a video without a sound track. Connect Load Audio.")
+    waveform, rate = audio["waveform"], audio["sample_rate"]
+    if waveform.ndim != 3 or waveform.shape[0] != 1:
+        raise InputError(f"audio: shape {list(waveform.shape)}, expected [1, channels, samples]. Give one recording.")
+    return Recording(waveform[0], rate, "audio")
+
+
+def encode(recording: Recording, wav2vec: types.Network) -> AudioFeatures:
+    """The features of a recording, by a network under the host's memory manager.
+
+    Raises:
+        InputError: not sound.
+    """
+    from .host import memory
+
+    seconds = recording.samples / max(1, recording.rate)
+    with memory.on_device(wav2vec, ENCODE_BYTES + seconds * SECOND_BYTES) as holder:
+        return encode_audio(recording, Wav2Vec(holder.model))
+
+
+def summary(features: AudioFeatures) -> str:
+    """What was heard, for the user: a silent recording shows as 0%."""
+    low, high = (value.item() for value in features.recording.waveform.aminmax())
+    heard = f"{features.recording.seconds:.2f} s, loudest sample {max(abs(low), high):.0%} of full scale"
+    return f"{heard}; frames: {features.frames}, clips: {features.clips}"
+
+
+class Hallo3AudioEncode:
+    """A recording to features."""
+
+    CATEGORY = "Hallo3/inputs"
+    DESCRIPTION = (
+        "Turns a recording of any length, rate and number of channels into what the mouth follows. It hears the whole "
+        "recording at once; the film gets its length. Seconds for a minute of sound, and only once per recording."
+    )
+    RETURN_TYPES = (types.AUDIO, "INT", "INT")
+    RETURN_NAMES = ("audio", "frames", "clips")
+    OUTPUT_TOOLTIPS = (
+        "For Hallo3 Sample Clip and Hallo3 Long Video; holds the recording too.",
+        "Frames of the film: 25 a second.",
+        "Clips of the film, 47 new frames each: the last clip_index is one less.",
+    )
+    FUNCTION = "execute"
+    SEARCH_ALIASES = ["hallo", "voice", "speech", "wav2vec"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "audio": (
+                    "AUDIO",
+                    {"tooltip": "The voice, mono or stereo at any rate. Music beside it disturbs the lips."},
+                ),
+                "wav2vec": (types.WAV2VEC, {"tooltip": "wav2vec2-base-960h, from Hallo3 Wav2Vec Loader."}),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def execute(self, audio, wav2vec, node_id=None):
+        from .host import progress
+
+        features = encode(recording_of(audio), wav2vec)
+        progress.show_text(summary(features), node_id)
+        return (features, features.frames, features.clips)
+
+
+NODES = {"Hallo3AudioEncode": (Hallo3AudioEncode, "Hallo3 Audio Encode")}

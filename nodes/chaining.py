@@ -1,0 +1,169 @@
+"""Clip after clip by hand: the end of one clip for the next, its colours, and the film so far."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..hallo3_core.audio import AudioFeatures
+from ..hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, clip_span
+from ..hallo3_core.color import hold_colour
+from ..hallo3_core.errors import InputError
+from ..hallo3_core.image import crop_to
+from ..hallo3_core.pipeline import Portrait, last_frames
+from . import inputs, types
+from .images import image_of, pixels_of
+
+CATEGORY = "Hallo3/chaining"
+CLIP = ("IMAGE", {"tooltip": "The decoded clip, all 49 frames of it."})
+
+
+def motion_of(frames: Tensor, count: int) -> types.Motion:
+    """The last `count` frames of an IMAGE.
+
+    Raises:
+        InputError: fewer frames than that, or a count that the model does not take.
+    """
+    if not 1 <= count <= MOTION_FRAMES:
+        raise InputError(f"count is {count}: the model takes 1 or {MOTION_FRAMES} motion frames.")
+    if len(frames) < count:
+        raise InputError(f"frames: only {len(frames)}, but count is {count}. Connect the whole decoded clip.")
+    return types.Motion(last_frames(pixels_of(frames[-count:], "frames"), count).cpu())
+
+
+def append_clip(
+    film: Tensor | None, clip: Tensor, audio: AudioFeatures, index: int, portrait: Portrait | None
+) -> Tensor:
+    """The film so far, IMAGE, with the new frames of clip number `index`; the last clip ends with the sound.
+
+    With `portrait`, the bars of its padding are cut off.
+
+    Raises:
+        InputError: no such clip, a film of another length or size than the clips before, or not a whole clip.
+    """
+    if not 0 <= index < audio.clips:
+        raise InputError(f"clip {index} does not exist: the recording has {audio.clips} clips, counted from 0.")
+    if len(clip) != FRAMES_PER_CLIP:
+        raise InputError(f"clip: {len(clip)} frames, expected {FRAMES_PER_CLIP}. Connect the whole decoded clip.")
+    start, stop = clip_span(index, audio.frames)
+    found = 0 if film is None else len(film)
+    if found != start:
+        advice = "Leave film open for the first clip." if index == 0 else "Append the clips one by one, in order."
+        raise InputError(f"film: {found} frames, but clip {index} begins at frame {start}. {advice}")
+    pixels = pixels_of(clip[MOTION_FRAMES : MOTION_FRAMES + stop - start], "clip")
+    if portrait is not None:
+        pixels = crop_to(checked_size(pixels, portrait), portrait.framing)
+    new = image_of(pixels)
+    if film is None:
+        return new
+    if film.shape[1:] != new.shape[1:]:
+        raise InputError(
+            f"clip: {new.shape[2]}x{new.shape[1]}, but the film so far is {film.shape[2]}x{film.shape[1]}. Connect "
+            "reference for all clips or for none, and scale the finished film instead of its clips."
+        )
+    return torch.cat((film, new.to(film)))
+
+
+def checked_size(pixels: Tensor, portrait: Portrait) -> Tensor:
+    """Frames ``n 3 H W``, if they are of the portrait's size.
+
+    Raises:
+        InputError: they are not.
+    """
+    if tuple(pixels.shape[-2:]) != portrait.framing.size:
+        (height, width), (rows, columns) = pixels.shape[-2:], portrait.framing.size
+        raise InputError(f"clip: {width}x{height}, but its reference is {columns}x{rows}. Connect the decoded clip.")
+    return pixels
+
+
+class Hallo3MotionFrames:
+    """Last frames of a decoded clip, to start the next one from."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Takes the last frames of a clip so that the next clip continues the movement."
+    RETURN_TYPES = (types.MOTION,)
+    RETURN_NAMES = ("motion",)
+    OUTPUT_TOOLTIPS = ("For the next Hallo3 Sample Clip, whose clip_index is one higher.",)
+    FUNCTION = "execute"
+    SEARCH_ALIASES = ["hallo", "continue", "last frames"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        frames = {"tooltip": "The decoded clip. Correct its colours first if you like, but keep its size."}
+        count = {
+            "default": MOTION_FRAMES,
+            "min": 1,
+            "max": MOTION_FRAMES,
+            "tooltip": "Frames handed on: the model was trained with 2; 1 stops the movement for a moment.",
+        }
+        return {"required": {"frames": ("IMAGE", frames), "count": ("INT", count)}}
+
+    def execute(self, frames, count):
+        return (motion_of(frames, count),)
+
+
+class Hallo3ColorMatch:
+    """A clip in the portrait's colours."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Holds a clip's colour and contrast to the portrait's, between VAEDecode and Hallo3 Motion Frames, so that a "
+        "long film does not drift. A few seconds a clip."
+    )
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("frames",)
+    OUTPUT_TOOLTIPS = ("The corrected clip: for Hallo3 Motion Frames and Hallo3 Append Clip both.",)
+    FUNCTION = "execute"
+    SEARCH_ALIASES = ["hallo", "colour", "color drift", "color transfer"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        strength = {
+            "default": 1.0,
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.05,
+            "tooltip": "0 changes nothing, 1 holds each clip to the portrait; 0.5 is gentler and still keeps the film "
+            "within about one clip's drift. Lower it where the clip shows much that the portrait does not.",
+        }
+        return {
+            "required": {"frames": CLIP, "reference": inputs.REFERENCE, "strength": ("FLOAT", strength)},
+        }
+
+    def execute(self, frames, reference, strength):
+        pixels = pixels_of(frames, "frames")
+        return (image_of(hold_colour(pixels, reference.pixels, reference.framing, strength)),)
+
+
+class Hallo3AppendClip:
+    """The film, longer by a clip."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Adds the new frames of a clip to the film so far: the first 2 repeat the clip before and are left out, and "
+        "the last clip ends with the sound. The film stays in memory, 0.1 GB a second; Hallo3 Long Video does not."
+    )
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("film",)
+    OUTPUT_TOOLTIPS = ("The film so far, 25 frames a second: for CreateVideo, or for the next clip's film.",)
+    FUNCTION = "execute"
+    SEARCH_ALIASES = ["hallo", "join", "concatenate", "long video"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        film = {"tooltip": "The film so far, from this node for the clip before. Leave it open for clip 0."}
+        reference = {"tooltip": "Cuts off the black bars of a padded portrait. Connect it for all clips or for none."}
+        return {
+            "required": {"clip": CLIP, "audio": inputs.AUDIO, "clip_index": inputs.CLIP_INDEX},
+            "optional": {"film": ("IMAGE", film), "reference": (types.REFERENCE, reference)},
+        }
+
+    def execute(self, clip, audio, clip_index, film=None, reference=None):
+        return (append_clip(film, clip, audio, clip_index, reference),)
+
+
+NODES = {
+    "Hallo3MotionFrames": (Hallo3MotionFrames, "Hallo3 Motion Frames"),
+    "Hallo3ColorMatch": (Hallo3ColorMatch, "Hallo3 Color Match"),
+    "Hallo3AppendClip": (Hallo3AppendClip, "Hallo3 Append Clip"),
+}

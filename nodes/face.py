@@ -1,0 +1,92 @@
+"""The face: where it is and whose it is."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..hallo3_core.errors import InputError
+from ..hallo3_core.face import FACE_RATIO, Face, FaceAnalyser, embed_face
+from . import types
+from .images import image_of, marked, portrait_of
+
+FACES = ["largest", "leftmost", "rightmost", *map(str, range(10))]
+LARGEST_RATIO = 4.0
+
+
+def find_face(picture: Tensor, analyser: FaceAnalyser, which: str, when_none: str, ratio: float) -> tuple[Face, Tensor]:
+    """The face of a picture ``1 3 h w`` and its mask ``h w``.
+
+    Raises:
+        InputError: no face, not the one asked for, or a ratio that is none.
+    """
+    if not (math.isfinite(ratio) and 1 <= ratio <= LARGEST_RATIO):
+        raise InputError(f"box_ratio is {ratio:g}: choose 1 (the face's box itself) to {LARGEST_RATIO:g}.")
+    return embed_face(picture[0], analyser, which, when_none, ratio=ratio)
+
+
+def summary(face: Face) -> str:
+    """What was found, for the user."""
+    if face.count == 0:
+        return "no face found: the whole picture is the reference, without a face embedding"
+    if face.count == 1:
+        return f"1 face, certainty {face.score:.0%}"
+    return f"{face.count} faces, took number {face.index} from the left (from 0): which_face takes another"
+
+
+class Hallo3FaceEmbed:
+    """The face of a portrait."""
+
+    CATEGORY = "Hallo3/inputs"
+    DESCRIPTION = (
+        "Finds the face in a portrait: whose it is, and a mask that leaves only it for the reference network. About a "
+        "second on a CPU, once per portrait."
+    )
+    RETURN_TYPES = (types.FACE, "MASK", "IMAGE")
+    RETURN_NAMES = ("face", "mask", "marked")
+    OUTPUT_TOOLTIPS = (
+        "The face's embedding, for sampling.",
+        "1 where the face is, its box grown by box_ratio, 0 elsewhere: for Hallo3 Reference.",
+        "The portrait with the face's box, darkened where the mask hides it: look whether it is the right face.",
+    )
+    FUNCTION = "execute"
+    SEARCH_ALIASES = ["hallo", "face detection", "arcface", "insightface"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        image = {"tooltip": "One picture with a whole face, best at least 1/8 of its width and looking ahead."}
+        which = {"default": "largest", "tooltip": "Which face, if there are several; numbers count from the left."}
+        when_none = {
+            "default": "error",
+            "tooltip": "With 'whole image' a picture without a face (a drawing, an animal) works, with less likeness.",
+        }
+        ratio = {
+            "default": FACE_RATIO,
+            "min": 1.0,
+            "max": LARGEST_RATIO,
+            "step": 0.05,
+            "tooltip": "How much larger than the face's box the mask is: 1.2 as the original; 1.5 takes in the hair.",
+        }
+        return {
+            "required": {
+                "image": ("IMAGE", image),
+                "face_analysis": (types.FACE_ANALYSIS, {"tooltip": "From Hallo3 Face Analysis Loader."}),
+                "which_face": (FACES, which),
+                "when_no_face": (["error", "whole image"], when_none),
+                "box_ratio": ("FLOAT", ratio),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def execute(self, image, face_analysis, which_face, when_no_face, box_ratio, node_id=None):
+        from .host import progress
+
+        picture = portrait_of(image)
+        face, mask = find_face(picture, face_analysis, which_face, when_no_face, box_ratio)
+        progress.show_text(summary(face), node_id)
+        shown = image_of(marked(picture, mask, face.box))
+        return (face, mask[None].to(image.device), shown.to(image.device))
+
+
+NODES = {"Hallo3FaceEmbed": (Hallo3FaceEmbed, "Hallo3 Face Embed")}

@@ -1,0 +1,80 @@
+"""Core's IMAGE and MASK as the engine's tensors, and back. What a user may connect by mistake is answered here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..hallo3_core.errors import InputError
+from ..hallo3_core.face import box_mask, reference_mask
+from ..hallo3_core.image import MAX_PIXELS, check_size
+
+GREEN = (0.2, 0.9, 0.4)
+BRIGHTEST = 2.0  # corrections overshoot 1 a little and are cut off; beyond this the values have another scale
+
+
+def pixels_of(image: Tensor, what: str) -> Tensor:
+    """IMAGE ``n h w 3`` (or 4: laid over black) -> ``n 3 h w``, float32 in 0..1, where it is. `what` names it.
+
+    Raises:
+        InputError: another shape, nothing in it, values that are no numbers or not on a scale of 0..1.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or not image.numel():
+        raise InputError(f"{what}: shape {list(image.shape)}, expected [frames, height, width, 3]. Connect an IMAGE.")
+    low, high = (value.item() for value in image.aminmax())  # NaN wins here
+    if not (low >= -1 and high <= BRIGHTEST):
+        raise InputError(
+            f"{what}: values from {low:g} to {high:g}, expected 0 to 1. Look for the node before it that went wrong; "
+            "NaN comes from a VAE in fp16, 255 from a missing division."
+        )
+    pixels = image.float().clamp(0, 1).movedim(-1, 1)
+    return pixels if pixels.shape[1] == 3 else pixels[:, :3] * pixels[:, 3:]
+
+
+def portrait_of(image: Tensor) -> Tensor:
+    """The one picture of an IMAGE, ``1 3 h w`` in 0..1 on the CPU.
+
+    Raises:
+        InputError: a batch, a picture that is too small, too long or absurdly large, or not an IMAGE.
+    """
+    if image.ndim == 4 and image.shape[0] > 1:
+        raise InputError(f"portrait: a batch of {image.shape[0]} pictures, expected 1. Pick one with ImageFromBatch.")
+    if image.ndim == 4:
+        height, width = image.shape[1:3]
+        if height * width > MAX_PIXELS:
+            raise InputError(f"portrait: absurdly large ({width}x{height}). Scale it to at most 80 megapixels.")
+        check_size(height, width)
+    return pixels_of(image, "portrait").cpu().contiguous()
+
+
+def face_mask_of(mask: Tensor, height: int, width: int) -> Tensor:
+    """MASK ``1 h w``, 1 where the face is, -> ``h w`` on the CPU.
+
+    Raises:
+        InputError: a batch, another size than the portrait, or nothing in it, as LoadImage gives it.
+    """
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or mask.shape[0] != 1:
+        raise InputError(f"face mask: shape {list(mask.shape)}, expected [1, height, width]. Give one mask.")
+    if not mask.any():
+        raise InputError(
+            f"face mask: {mask.shape[2]}x{mask.shape[1]} zeros, so no face is to be seen. LoadImage gives 64x64 zeros "
+            "for a picture without transparency: connect the mask of Hallo3 Face Embed, or paint the face."
+        )
+    return reference_mask(height, width, mask=mask[0].cpu())
+
+
+def image_of(pixels: Tensor) -> Tensor:
+    """``n 3 h w`` in 0..1 -> IMAGE ``n h w 3``"""
+    return pixels.movedim(1, -1).contiguous()
+
+
+def marked(picture: Tensor, mask: Tensor, box: tuple[float, float, float, float]) -> Tensor:
+    """``1 3 h w`` as a user checks it: the box drawn in green, what `mask` ``h w`` hides at half its brightness."""
+    height, width = mask.shape
+    line = max(1, min(height, width) // 200)
+    x0, y0, x1, y1 = (round(side) for side in box)
+    outer = box_mask((x0, y0, x1, y1), height, width)
+    inner = box_mask((x0 + line, y0 + line, x1 - line, y1 - line), height, width)
+    return torch.where(outer > inner, torch.tensor(GREEN).view(1, 3, 1, 1), picture * (mask + 1) / 2)
