@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("loaders", "audio", "face", "reference", "sampling", "chaining", "film", "grid")
+MODULES = ("loaders", "audio", "face", "reference", "sampling", "chaining", "film", "grid", "vocals")
 
 
 def mappings() -> tuple[dict[str, type], dict[str, str]]:

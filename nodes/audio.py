@@ -54,7 +54,7 @@ class Hallo3AudioEncode:
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
         "Turns a recording of any length, rate and number of channels into what the mouth follows. It hears the whole "
-        "recording at once; the film gets its length. Seconds for a minute of sound, and only once per recording."
+        "recording at once; the film gets its length. Once per recording."
     )
     RETURN_TYPES = (types.AUDIO, "INT", "INT")
     RETURN_NAMES = ("audio", "frames", "clips")

@@ -108,7 +108,7 @@ class Hallo3ColorMatch:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Holds a clip's colour and contrast to the portrait's, between VAEDecode and Hallo3 Motion Frames, so that a "
-        "long film does not drift. A few seconds a clip."
+        "long film does not drift. Cheap beside sampling."
     )
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("frames",)

@@ -40,8 +40,8 @@ class Hallo3FaceEmbed:
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
-        "Finds the face in a portrait: whose it is, and a mask that leaves only it for the reference network. About a "
-        "second on a CPU, once per portrait."
+        "Finds the face in a portrait: whose it is, and a mask that leaves only it for the reference network. "
+        "Once per portrait."
     )
     RETURN_TYPES = (types.FACE, "MASK", "IMAGE")
     RETURN_NAMES = ("face", "mask", "marked")

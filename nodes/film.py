@@ -13,7 +13,7 @@ COLOR_HOLD = (
         "max": 1.0,
         "step": 0.05,
         "tooltip": "Holds each clip's colour and contrast to the portrait's, so that a long film does not drift: 0 is "
-        "off, 0.5 gentle, 1 all the way. A few seconds a clip.",
+        "off, 0.5 gentle, 1 all the way. Cheap beside sampling.",
     },
 )
 

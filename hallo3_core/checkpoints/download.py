@@ -93,6 +93,7 @@ PARTS = (
         66_800_000,
         "not stated, UVR community model",
         ("audio_separator/Kim_Vocal_2.onnx",),
+        ("audio_separator/*.json",),  # the separator library's own lists, where the release has them
     ),
 )
 

@@ -272,5 +272,5 @@ def test_a_sheet_holds_every_picture_unchanged(pack):
         assert (windows == picture[:, None, None]).all(dim=-1).all(dim=-1).all(dim=0).sum() == 1
     other = sheet_of(pictures, ["audio 1", "audio 3.5"], ["text 1", "text 2", "text 3"], "reference 1.5 and more")
     assert other.shape == sheet.shape and not torch.equal(other, sheet)
-    with pytest.raises(ValueError, match="expected 2 rows of 3"):
+    with pytest.raises(ValueError, match="expected 2 rows of 4"):
         sheet_of(pictures, ["audio 1"] * 2, ["text 1"] * 3 + ["text 4"], "reference 1")

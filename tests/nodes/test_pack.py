@@ -141,6 +141,7 @@ CATALOGUE = {
     "Hallo3FaceAnalysisLoader": ("HALLO3_FACE_ANALYSIS",),
     "Hallo3SampleClip": ("LATENT",),
     "Hallo3LongVideo": ("VIDEO",),
+    "Hallo3SeparateVocals": ("AUDIO", "AUDIO"),
     "Hallo3GuidanceGrid": ("IMAGE",),
     "Hallo3Guider": ("GUIDER",),
     "Hallo3Scheduler": ("SIGMAS",),

@@ -1,0 +1,23 @@
+"""Where the models lie that part a voice from music."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from .files import OWN_KIND
+
+FOLDER = "audio_separator"  # as the release calls it
+
+
+def separators() -> dict[str, Path]:
+    """ONNX models of voices by offered name: anywhere in models/hallo3, and in models/audio_separator."""
+    roots = [(OWN_KIND, Path(root)) for root in folder_paths.get_folder_paths(OWN_KIND)]
+    roots.append((FOLDER, Path(folder_paths.models_dir) / FOLDER))
+    found = {}
+    for kind, root in roots:
+        for path in sorted(root.rglob("*.onnx")):
+            if "vocal" in path.name.lower():
+                found.setdefault(f"{kind}/{path.relative_to(root).as_posix()}", path)
+    return found

@@ -1,0 +1,140 @@
+"""Help and translations say what the nodes are: every input and output, none that is gone, both languages alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "web" / "docs"
+LANGUAGES = ("en", "zh")
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+SYNTAX = re.compile(r"[{}@|$]")  # of the page's translator: it would read these as placeholders
+
+
+@pytest.fixture(scope="module")
+def nodes(pack):
+    return pack().NODE_CLASS_MAPPINGS
+
+
+@pytest.fixture(scope="module")
+def titles(pack):
+    return pack().NODE_DISPLAY_NAME_MAPPINGS
+
+
+def entries(language: str) -> dict:
+    return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def inputs_of(node: type) -> dict[str, dict]:
+    """The options of a node's inputs, by name, in the order of the canvas."""
+    groups = node.INPUT_TYPES()
+    return {name: spec[1] for kind in ("required", "optional") for name, spec in groups.get(kind, {}).items()}
+
+
+def page_of(key: str) -> str:
+    return (PAGES / f"{key}.md").read_text(encoding="utf-8")
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below a heading, up to the next."""
+    found = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
+
+
+def rows(page: str, heading: str) -> list[str]:
+    """The names in the first column of a section's table."""
+    return re.findall(r"^\| `(\w+)` \|", section(page, heading), re.MULTILINE)
+
+
+def texts(entry: dict) -> dict[str, str]:
+    """Every text of a node's translation by its place in it."""
+    found = {"display_name": entry["display_name"], "description": entry["description"]}
+    for group in ("inputs", "outputs"):
+        for name, words in entry[group].items():
+            found |= {f"{group}.{name}.{kind}": text for kind, text in words.items()}
+    return found
+
+
+def test_there_is_a_page_for_every_node_and_no_other(nodes):
+    assert {path.stem for path in PAGES.glob("*.md")} == set(nodes)
+
+
+def test_a_page_names_every_input_and_output(nodes, titles):
+    for key, node in nodes.items():
+        page = page_of(key)
+        assert page.startswith(f"# {titles[key]}\n"), key
+        assert rows(page, "Inputs") == list(inputs_of(node)), key
+        assert rows(page, "Outputs") == list(node.RETURN_NAMES), key
+        assert "\n| you see | do this |\n" in section(page, "When something goes wrong"), key
+
+
+def test_a_page_pictures_its_node_in_the_wiring(nodes, titles):
+    for key in nodes:
+        diagram = re.search(r"^```\n(.*?)^```$", page_of(key), re.MULTILINE | re.DOTALL)
+        assert diagram and f"[{titles[key]}]" in diagram[1], key
+
+
+def test_every_node_that_help_mentions_exists(nodes, titles):
+    known = set(titles.values())
+    for key, node in nodes.items():
+        tooltips = [options["tooltip"] for options in inputs_of(node).values()]
+        for text in (page_of(key), node.DESCRIPTION, *tooltips, *node.OUTPUT_TOOLTIPS):
+            mentioned = re.findall(r"Hallo3(?:[ \n][A-Z]\w+)+", text)  # a name may go on in the next line
+            assert {name.replace("\n", " ") for name in mentioned} <= known, key
+
+
+def test_links_lead_somewhere(nodes):
+    for key in nodes:
+        for target in re.findall(r"\]\(([^)]+)\)", page_of(key)):
+            is_page = target.startswith("https://")
+            assert is_page or (PAGES / target.partition("#")[0]).exists(), f"{key}: {target}"
+
+
+def test_tables_are_whole(nodes):
+    """A row of other width than its table's head would be shown shifted, or cut."""
+    for key in nodes:
+        for block in re.findall(r"(?:^\|.*\n)+", page_of(key), re.MULTILINE):
+            widths = {line.count("|") for line in block.splitlines()}
+            assert len(widths) == 1, f"{key}: {block}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_translations_are_of_the_nodes_that_exist(nodes, language):
+    found = entries(language)
+    assert found.keys() == nodes.keys()
+    for key, node in nodes.items():
+        assert list(found[key]["inputs"]) == list(inputs_of(node)), key
+        assert list(found[key]["outputs"]) == [str(i) for i in range(len(node.RETURN_TYPES))], key
+        for place, text in texts(found[key]).items():
+            assert text and not SYNTAX.search(text), f"{key}.{place}"
+
+
+def test_english_says_what_the_nodes_say(nodes, titles):
+    """The page shows the translation instead of the class's own words, so old words would hide new ones."""
+    for key, node in nodes.items():
+        expected = {
+            "display_name": titles[key],
+            "description": node.DESCRIPTION,
+            "inputs": {n: {"name": n, "tooltip": options["tooltip"]} for n, options in inputs_of(node).items()},
+            "outputs": {
+                str(i): {"name": name, "tooltip": tooltip}
+                for i, (name, tooltip) in enumerate(zip(node.RETURN_NAMES, node.OUTPUT_TOOLTIPS, strict=True))
+            },
+        }
+        assert entries("en")[key] == expected, key
+
+
+def test_chinese_is_chinese_with_the_same_numbers(nodes):
+    """A default or a range that changes in English has to change in Chinese."""
+    english, chinese = entries("en"), entries("zh")
+    for key in nodes:
+        for place, text in texts(english[key]).items():
+            translated = texts(chinese[key])[place]
+            if not place.endswith("name"):
+                assert CHINESE.search(translated), f"{key}.{place}"
+                assert set(NUMBER.findall(translated)) == set(NUMBER.findall(text)), f"{key}.{place}"
