@@ -28,6 +28,7 @@ from .model.reference_net import ReferenceNet
 from .noise import ClipNoise
 from .sampler import SDE_DPMPP_2M, OnStep, check_sampler, clean_from_velocity, sample
 from .schedule import Schedule, make_schedule
+from .text import null_text
 from .vae import LATENT_SCALE, VideoVae
 
 
@@ -139,7 +140,7 @@ def prepare_run(
     branches = settings.branches()
     device = denoiser.video_positions.device
     banks = {True: portrait.bank, False: portrait.null_bank}
-    texts = {True: text, False: torch.zeros_like(text)}
+    texts = {True: text, False: null_text(text)}
     timesteps = torch.tensor(schedule.timesteps, dtype=torch.float32, device=device)
     h, w = portrait.pixels.shape[-2:]
     size = 8 * denoiser.config.patch

@@ -13,9 +13,10 @@ from torch import Tensor
 from hallo3_core.checkpoints import convert as conversion
 from hallo3_core.checkpoints import fp8, names
 from hallo3_core.checkpoints.convert import FILES, convert
+from hallo3_core.checkpoints.kinds import ENGINE_PARTS
 from hallo3_core.checkpoints.parts import VAE, Parts, load, sort_official, sort_tensors
 from hallo3_core.checkpoints.reading import read_metadata, read_tensors
-from hallo3_core.checkpoints.release import ENGINE_FILE, ENGINE_FOLDER, NETWORKS, VAE_FILE, Release
+from hallo3_core.checkpoints.release import ENGINE_FILE, ENGINE_FOLDER, VAE_FILE, Release
 from hallo3_core.checkpoints.tiny import engine_tensors
 from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
 from hallo3_core.checkpoints.vae_names import in_diffusers_names
@@ -66,7 +67,7 @@ def merged(folder: Path) -> Parts:
 def clip_latent(folder: Path) -> Tensor:
     """A clip of two steps, from noise inputs that are the same for every release."""
     release, draw = Release(folder), torch.Generator().manual_seed(0)
-    network = {part: release.network(part, dtype=torch.float32) for part in NETWORKS}
+    network = {part: release.network(part, dtype=torch.float32) for part in ENGINE_PARTS}
     vae = release.vae(dtype=torch.float32)
     pixels = torch.rand(1, 3, 96, 144, generator=draw) * 2 - 1
     bank = network[names.REFERENCE_NET](encode(vae, pixels[:, :, None])[:, :, 0])

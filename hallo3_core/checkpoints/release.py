@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from . import names
 from .parts import VAE, Parts, load, sort_tensors
 from .reading import read_tensors
 
@@ -98,6 +97,3 @@ class Release:
         if not path.exists():
             raise InputError(f"{path}: missing from the release folder (see the README's table of files)")
         return path
-
-
-NETWORKS = (names.DENOISER, names.REFERENCE_NET, names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)
