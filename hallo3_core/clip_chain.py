@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -38,7 +39,7 @@ def clip_chain(
     """
     motion = None
     for number in range(clips):
-        clip = store and store.load(number)
+        clip = None if store is None else store.load(number)
         if clip is None:
             clip = make(number, motion)
             if store is not None:
@@ -49,3 +50,17 @@ def clip_chain(
         del clip
         yield frames
         del frames
+
+
+@contextmanager
+def lazily(maker: AbstractContextManager[MakeClip]) -> Iterator[MakeClip]:
+    """A maker of clips that is not opened before the first clip is asked for: perhaps all are there already."""
+    with ExitStack() as opened:
+        made: list[MakeClip] = []
+
+        def make(number: int, motion: Tensor | None) -> Clip:
+            if not made:
+                made.append(opened.enter_context(maker))
+            return made[0](number, motion)
+
+        yield make

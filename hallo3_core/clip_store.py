@@ -2,7 +2,8 @@
 
 Of each clip its frames, as lossless video that any player shows, and its motion frames as they were computed, each
 under its own name only when it is whole and on the disk; and a manifest of what the film is made of and of the files'
-hashes. A clip also names the motion frames that it was made from, so none follows a clip that was made again differently.
+hashes. A clip also names the motion frames that it was made from, so none follows a clip that was made again and came
+out differently.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import io
 import json
 import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,12 +26,60 @@ from .clip_chain import Clip
 from .clips import FPS
 from .errors import InputError, require
 from .fingerprint import Inputs, differences, file_digest
-from .work_folder import MANIFEST, PART, WorkFolder
+from .work_folder import MANIFEST, PART, Keeping, WorkFolder, gigabytes
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-FRAMES, MOTION = "clip_{:05}.mkv", "clip_{:05}.safetensors"
+FRAMES, MOTION = "clip_{:05}.mkv", "clip_{:05}.safetensors"  # clips count from 0 here, in words from 1
+FILM_PART = "film" + PART + ".mp4"
+LONGEST_NAME = 200  # bytes; file systems take 255, and ours is longer
 FIRST = "the portrait"  # what the first clip is made from, in place of motion frames
+
+
+@dataclass(frozen=True)
+class FilmPlan:
+    """What a store has to know of a film: its name for messages, clips, picture size, and what it is made of."""
+
+    name: str
+    clips: int
+    height: int
+    width: int
+    inputs: Inputs
+
+
+def beside(output: Path) -> Path:
+    """The work folder of a film file: hidden, in the same folder, so on the same disk."""
+    name = output.name
+    if len(name.encode()) > LONGEST_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return output.with_name(f".{name}.work")
+
+
+@contextmanager
+def work_on(
+    folder: Path, plan: FilmPlan, keeping: Keeping, way_out: str, tell: Callable[[str], None]
+) -> Iterator[tuple[Path, ClipStore | None]]:
+    """The place of the unfinished film file and the store of its clips, None where none are kept.
+
+    way_out: what else to do where the disk is too small. `tell` hears what was found and what room is needed.
+
+    Raises:
+        InputError: another run works on this film, or there is no room or no right to write.
+    """
+    with WorkFolder(folder, plan.name) as work:
+        store = None
+        if keeping is Keeping.NEVER:
+            work.clear()
+        else:
+            store = ClipStore(work, plan.inputs)
+            if store.note:
+                tell(store.note)
+            need = work.check_room(plan.clips - store.finished, plan.height, plan.width, way_out)
+            if need:
+                tell(f"keeping finished clips in {folder}, about {gigabytes(need)}, {keeping.value}")
+        yield folder / FILM_PART, store
+        if keeping is not Keeping.ALWAYS:
+            work.clear()
 
 
 class ClipStore:
@@ -50,7 +102,9 @@ class ClipStore:
         if not self._clips:
             folder.clear()
 
-    def __len__(self) -> int:
+    @property
+    def finished(self) -> int:
+        """How many clips are there."""
         return len(self._clips)
 
     def load(self, number: int) -> Clip | None:

@@ -63,8 +63,8 @@ class FilmWriter:
 
     The sound is cut, or goes on in silence, to the length of the film. It keeps its rate where AAC has it (else 48 kHz)
     and stays mono or stereo; more channels become stereo. `metadata` is added to the notice that the film is
-    AI-generated. `part` names the file while it is not whole, on the same disk. Leaving the block by an exception leaves
-    nothing behind.
+    AI-generated. `part` names the file while it is not whole, on the same disk. Leaving the block by an exception
+    leaves nothing behind.
 
     Raises:
         InputError: a path that `check_output` refuses, odd or missing sizes, not a recording, or a full disk.

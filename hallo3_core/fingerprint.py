@@ -40,7 +40,7 @@ def film_inputs(scene: Scene, release: Release, options: Options) -> Inputs:
         "framing of the portrait": describe(scene.framing),
         **flat(options),
         "device": torch.device(options.device).type,
-        **{f"{path.name} in the release": file_identity(path) for path in release.files()},
+        **{path.relative_to(release.folder).as_posix(): file_identity(path) for path in release.files()},
         **versions(),
     }
 

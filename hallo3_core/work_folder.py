@@ -90,7 +90,7 @@ def clip_bytes(height: int, width: int) -> int:
 
 
 def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{-(-size // 1_000_000)} MB"
 
 
 def _remove(paths) -> None:

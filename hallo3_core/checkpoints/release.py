@@ -67,6 +67,17 @@ class Release:
                 self._engine.add(sort_tensors(read_tensors(path)))
         return self._engine
 
+    def files(self) -> list[Path]:
+        """Every file that a network is read from; none is opened.
+
+        Raises:
+            InputError: a folder or file of the release is missing.
+        """
+        vae = self.folder / VAE_FILE
+        folders = (self.text_folder, self.wav2vec_folder, self.face_folder)
+        inside = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+        return [*self._engine_files, *([vae] if vae.exists() else []), *inside]
+
     @property
     def _engine_files(self) -> list[Path]:
         """Converted files count where the official one's `latest` is not there."""
