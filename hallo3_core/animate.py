@@ -16,18 +16,21 @@ from .checkpoints import names
 from .checkpoints.lora import apply_lora, read_lora
 from .checkpoints.parts import build
 from .checkpoints.release import Release
-from .clip_chain import Clip, MakeClip, clip_chain
+from .clip_chain import Clip, MakeClip, clip_chain, lazily
+from .clip_store import FilmPlan, beside, work_on
 from .clips import clip_count
 from .config import TransformerConfig
 from .errors import InputError
 from .face import embed_face, load_face_analyser
 from .film import FilmWriter, check_output
+from .fingerprint import SAME_FILM, film_inputs
 from .image import Framing, crop_to, plan_framing, read_image, to_uint8
 from .model.denoiser import Denoiser
 from .noise import SeededNoise
 from .pipeline import Portrait, Settings, film_clip, last_frames, new_frames, prepare_portrait, prepare_run
 from .recording import Recording, read_recording
 from .text import load_text_encoder
+from .work_folder import Keeping
 
 log = logging.getLogger(__name__)
 PATCH_PIXELS = 16  # picture pixels a token covers
@@ -44,7 +47,7 @@ class Options:
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
-    device: str = "cpu"
+    device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
     dtype: torch.dtype = torch.float32
 
 
@@ -56,6 +59,9 @@ class Progress:
 
     def start(self, clips: int, steps: int) -> None:
         """Sampling begins: so many clips of so many steps."""
+
+    def kept(self, clip: int) -> None:
+        """A clip is there from an earlier run: its steps are not needed. May come before `start`."""
 
     def step(self, clip: int, step: int, clean: Tensor) -> None:
         """A step of a clip is done; its x0 so far."""
@@ -95,8 +101,9 @@ def animate(
     output: Path,
     options: Options,
     progress: Progress | None = None,
+    keeping: Keeping = Keeping.UNTIL_WHOLE,
 ) -> Film:
-    """Make a film; `output` appears only when it is whole.
+    """Make a film; `output` appears only when it is whole. Clips that a run before finished are not made again.
 
     Raises:
         InputError: any input that cannot serve, before the long work where it can be told.
@@ -109,12 +116,12 @@ def animate(
         scene = read_scene(image, audio, prompt, release, options)
         clips = clip_count(scene.recording.frames)
         _, _, height, width = scene.framing.keep
-        with (
-            clip_maker(scene, release, options, progress) as make,
-            FilmWriter(output, height, width, scene.recording) as film,
-        ):
-            for frames in clip_chain(clips, make):
-                film.write(frames)
+        plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
+        with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
+            make = lazily(clip_maker(scene, release, options, progress))
+            with make as make_clip, FilmWriter(output, height, width, scene.recording, part=part) as film:
+                for frames in clip_chain(clips, make_clip, store, progress.kept):
+                    film.write(frames)
     return Film(output, film.frames, clips, height, width)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .clips import LATENT_FRAMES, MOTION_FRAMES, clip_count, clip_span
 from .config import Grid
+from .fingerprint import SAME_FILM
 from .guidance import Branch, Guidance, guide
 from .image import Framing, frame_pixels, pixel_dropout
 from .model.attention import KeysValues
@@ -40,7 +41,8 @@ class Settings:
     steps: int = 50
     guidance: Guidance = field(default_factory=Guidance)
     sampler: str = SDE_DPMPP_2M
-    batched: bool = True  # the evaluations of a step together, or one after another in half the memory
+    # The evaluations of a step together, or one after another in half the memory.
+    batched: bool = field(default=True, metadata=SAME_FILM)
     cache: float = 0.0  # how far x0 may have moved before it is computed again (`step_cache.py`); 0: always
 
     def branches(self) -> set[Branch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -11,31 +12,47 @@ import folder_paths
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ...hallo3_core.clip_chain import Clip, clip_chain
+from ...hallo3_core.clip_chain import Clip, MakeClip, clip_chain
+from ...hallo3_core.clip_store import ClipStore, FilmPlan, work_on
 from ...hallo3_core.color import hold_colour
 from ...hallo3_core.film import FilmWriter
 from ...hallo3_core.image import crop_to, to_uint8
 from ...hallo3_core.pipeline import last_frames, new_frames
+from ...hallo3_core.work_folder import Keeping
 from ..types import Motion
+from .progress import StepBar
+from .resume import folder_of, inputs_of
 from .sampling import ClipSampler, Report
 
+log = logging.getLogger(__name__)
 
-def write_film(clips: ClipSampler, color_hold: float, report: Report | None = None) -> Path:
+
+def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: str = "") -> Path:
     """Sample all clips of the recording into an mp4 with its sound. The file appears when it is whole; Cancel, like any
-    error, leaves none. `color_hold` is the strength of `hold_colour`; 0 is off.
+    error, leaves none. `color_hold` is the strength of `hold_colour`; 0 is off. With a key finished clips are kept
+    until then, and the next run under that key goes on with them.
 
     Raises:
-        InputError: a strength that is none, an input of another model, or a full disk.
+        InputError: a strength that is none, an input of another model, a full disk, or a key that is in use.
     """
     portrait = clips.portrait
     hold_colour((portrait.pixels + 1) / 2, portrait.pixels, portrait.framing, color_hold)  # a bad strength: told now
-    _, _, height, width = portrait.framing.keep
 
     def make(clip: int, motion: Tensor | None) -> Clip:
-        return make_clip(clips, clip, motion, color_hold, report)
+        return make_clip(clips, clip, motion, color_hold, bar.callback())
 
+    if not resume_key:
+        return _write(clips, make, None, bar)
+    _, _, height, width = portrait.framing.keep
+    plan = FilmPlan(f"film {resume_key!r}", clips.features.clips, height, width, inputs_of(clips, color_hold))
+    with work_on(folder_of(resume_key), plan, Keeping.UNTIL_WHOLE, "clear resume_key", log.info) as (_, store):
+        return _write(clips, make, store, bar)
+
+
+def _write(clips: ClipSampler, make: MakeClip, store: ClipStore | None, bar: StepBar) -> Path:
+    _, _, height, width = clips.portrait.framing.keep
     with FilmWriter(temp_film(), height, width, clips.features.recording) as film:
-        for frames in clip_chain(clips.features.clips, make):
+        for frames in clip_chain(clips.features.clips, make, store, bar.kept):
             film.write(frames)
     return film.path
 
