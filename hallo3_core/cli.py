@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .film_options import add_film_options, film_options, keeping_of, seed
+from .presets import summary
 
 ASSETS = Path(__file__).parents[1] / "assets"
 DEMO_PROMPT = "A friendly person is talking to the camera."
@@ -140,6 +141,7 @@ def run_animate(given: argparse.Namespace) -> None:
         keeping_of(given),
     )
     tell(film)
+    say(summary(given))
 
 
 def tell(film) -> None:
@@ -168,6 +170,7 @@ def run_batch(given: argparse.Namespace) -> int:
         except InputError as error:
             failed += 1
             say(f"error: {given.file}, line {job.line}: {error}", sys.stderr)
+    say(summary(given))
     if failed:
         say(f"{failed} of {len(jobs)} films were not made", sys.stderr)
     return 2 if failed else 0
