@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -52,10 +52,18 @@ class Team:
     """All processes of a film, as guidance branches x strips of the picture: neighbours share a picture.
 
     `strips`: the processes that share this one's picture; `branches`: those with the same strip of other branches.
+    Made by every process, inside `join`.
+
+    Raises:
+        InputError: a device that several processes cannot share a film on.
     """
 
-    def __init__(self, branches: int):
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+    def __init__(self, store: dist.Store, device: str, branches: int):
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        with talking():
+            dist.init_process_group(
+                backend_of(device), store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE
+            )
         apart = branch_groups(self.size, branches)
         width = self.size // apart
         strips = [Group(range(first, first + width)) for first in range(0, self.size, width)]
@@ -93,22 +101,38 @@ def branch_groups(processes: int, branches: int) -> int:
     return math.gcd(processes, branches)
 
 
+Meet = Callable[[str, int], Team | None]  # device and number of branches -> the team; None: this process is alone
+
+
 @contextmanager
-def join(device: str) -> Iterator[None]:
-    """Connect the launched processes for as long as a film takes; `Team` can be made inside.
+def join() -> Iterator[Meet]:
+    """Be one of the processes that torchrun started, for as long as one film takes; alone where it started none.
 
     Raises:
-        InputError: this process failed first, or noticed first that another one is gone.
+        InputError: as inside, if this process failed first; or the others did not come, or are gone without a word.
         SystemExit: another one failed, and has said why.
     """
-    # rendezvous rather than init_process_group alone, for the store in which the first failure is noted
-    store, rank, size = next(dist.rendezvous("env://", timeout=START))
-    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # torchrun's: unfinished files go
+    if not is_launched():
+        yield lambda device, branches: None
+        return
+    rank, size = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
     try:
-        dist.init_process_group(backend_of(device), store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        if rank:
-            logging.getLogger("hallo3_core").setLevel(logging.ERROR)  # rank 0 warns for all
-        yield
+        store, *_ = next(dist.rendezvous("env://", timeout=START))  # the first failure is noted in it
+    except RuntimeError as error:
+        raise InputError(f"process {rank} of {size} found no others within {START}: start all of them") from error
+    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # torchrun's: unfinished files go
+    logging.getLogger("hallo3_core").setLevel(logging.ERROR if rank else logging.NOTSET)  # rank 0 warns for all
+    team = None
+
+    def meet(device: str, branches: int) -> Team:
+        nonlocal team
+        team = Team(store, device, branches)
+        return team
+
+    try:
+        yield meet
+        if team.leads:
+            team.tell(None)
         dist.destroy_process_group()
     except SystemExit:
         raise
