@@ -27,6 +27,8 @@ from .fingerprint import SAME_FILM, film_inputs
 from .image import Framing, crop_to, plan_framing, read_image, to_uint8
 from .model.denoiser import Denoiser
 from .noise import SeededNoise
+from .parallel.spread import follow, lead_run
+from .parallel.team import Team
 from .pipeline import Portrait, Settings, film_clip, last_frames, new_frames, prepare_portrait, prepare_run
 from .recording import Recording, read_recording
 from .text import load_text_encoder
@@ -102,8 +104,11 @@ def animate(
     options: Options,
     progress: Progress | None = None,
     keeping: Keeping = Keeping.UNTIL_WHOLE,
+    team: Team | None = None,
 ) -> Film:
     """Make a film; `output` appears only when it is whole. Clips that a run before finished are not made again.
+
+    With a team this is its rank 0, and the others `assist`.
 
     Raises:
         InputError: any input that cannot serve, before the long work where it can be told.
@@ -118,11 +123,24 @@ def animate(
         _, _, height, width = scene.framing.keep
         plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
         with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
-            make = lazily(clip_maker(scene, release, options, progress))
+            make = lazily(clip_maker(scene, release, options, progress, team))
             with make as make_clip, FilmWriter(output, height, width, scene.recording, part=part) as film:
                 for frames in clip_chain(clips, make_clip, store, progress.kept):
                     film.write(frames)
     return Film(output, film.frames, clips, height, width)
+
+
+def assist(team: Team, release: Release, options: Options) -> None:
+    """Compute a further process's part of the film that rank 0 of the team makes.
+
+    Raises:
+        InputError: a denoiser that cannot serve.
+    """
+    with (
+        torch.inference_mode(),
+        _use(load_denoiser(release, denoiser_config(release), options), options) as denoiser,
+    ):
+        follow(team, denoiser)
 
 
 def read_scene(image: Path, audio: Path, prompt: str, release: Release, options: Options) -> Scene:
@@ -138,7 +156,9 @@ def read_scene(image: Path, audio: Path, prompt: str, release: Release, options:
 
 
 @contextmanager
-def clip_maker(scene: Scene, release: Release, options: Options, progress: Progress) -> Iterator[MakeClip]:
+def clip_maker(
+    scene: Scene, release: Release, options: Options, progress: Progress, team: Team | None = None
+) -> Iterator[MakeClip]:
     """Load and use network after network, up to the two that make clips; those are let go at the end.
 
     Raises:
@@ -152,15 +172,11 @@ def clip_maker(scene: Scene, release: Release, options: Options, progress: Progr
     portrait, face_tokens = encode_portrait(scene, release, options)
     progress.stage("loading the denoiser")
     with _use(load_denoiser(release, config, options), options) as denoiser:
-        run = prepare_run(
-            denoiser,
-            portrait,
-            options.settings,
-            text=text,
-            face_tokens=face_tokens,
-            null_audio_tokens=null_audio_tokens,
-            dtype=options.dtype,
-        )
+        inputs = dict(text=text, face_tokens=face_tokens, null_audio_tokens=null_audio_tokens, dtype=options.dtype)
+        if team is None:
+            run = prepare_run(denoiser, portrait, options.settings, **inputs)
+        else:
+            denoiser, run = lead_run(team, denoiser, portrait, options.settings, **inputs)
         denoiser.modulation.to("meta")  # computed for all steps: 1.6 GB less on the device
         with _use(release.vae(dtype=options.dtype), options) as vae:
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is answered with one line."""
 
     def error(self, message: str):
+        if os.environ.get("RANK", "0") != "0":
+            self.exit(2)  # rank 0 of the processes that torchrun started says it for all
         self.exit(2, f"error: {message} ({self.prog} --help lists the options)\n")
 
 
@@ -127,21 +130,19 @@ class Bar:
 
 
 def run_animate(given: argparse.Namespace) -> None:
-    from .animate import animate
+    from .animate import animate, assist
     from .checkpoints.release import Release
+    from .parallel.team import join, take_card
 
-    film = animate(
-        given.image,
-        given.audio,
-        given.prompt,
-        Release(given.models),
-        given.output,
-        film_options(given),
-        Bar(),
-        keeping_of(given),
-    )
-    tell(film)
-    say(summary(given))
+    with join() as meet:
+        take_card()
+        release, options = Release(given.models), film_options(given)
+        team = meet(options.device, len(options.settings.branches()))
+        if team is not None and not team.leads:
+            return assist(team, release, options)
+        inputs = (given.image, given.audio, given.prompt, release, given.output)
+        tell(animate(*inputs, options, Bar(), keeping_of(given), team))
+        say(summary(given))
 
 
 def tell(film) -> None:
