@@ -158,16 +158,19 @@ def run_batch(given: argparse.Namespace) -> int:
     from .animate import animate
     from .batch import read_batch
     from .checkpoints.release import Release
+    from .networks import Networks, can_keep_all
 
     jobs = read_batch(given.file)
     release, options = Release(given.models), film_options(given)
+    networks = Networks(release, options, keep=can_keep_all(release, options))
     if not given.output_dir.is_dir():
         raise InputError(f"{given.output_dir}: no such folder for the films")
     failed = 0
     for number, job in enumerate(jobs):
         try:
             output = given.output_dir / f"{number:04d}.mp4"
-            tell(animate(job.image, job.audio, job.prompt, release, output, options, Bar(), keeping_of(given)))
+            inputs = (job.image, job.audio, job.prompt, release, output)
+            tell(animate(*inputs, options, Bar(), keeping_of(given), networks=networks))
         except InputError as error:
             failed += 1
             say(f"error: {given.file}, line {job.line}: {error}", sys.stderr)

@@ -40,7 +40,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
     add("--stream", action="store_true", help="weights stay in host memory; the device holds two blocks at a time")
     add("--fp8", choices=EIGHT_BITS, help="the denoiser's matrices in eight bits; products: multiplied so too (lossy)")
-    add("--attention", default="auto", metavar="KERNEL", help="auto: the quickest exact one; or sage (lossy) or by name")
+    add("--attention", default="auto", metavar="KERNEL", help="auto: the quickest exact one by trial; sage: lossy")
 
 
 def seed(text: str) -> int:
