@@ -144,3 +144,16 @@ def scene(pack, loaded):
         clip = loaded.clip
         text = clip.encode_from_tokens_scheduled(clip.tokenize("a person talks (loudly:1.3)"))
     return SimpleNamespace(text=text, audio=features, face=someone, reference=portrait)
+
+
+@pytest.fixture
+def sampler_of(pack, loaded, scene):
+    """`sampler_of(steps)`: what the sampling nodes make of the scene."""
+
+    def make(steps: int):
+        settings = pack("hallo3_core.pipeline").Settings(steps=steps)
+        text, audio, face, reference = scene.text, scene.audio, scene.face, scene.reference
+        prepare = pack("nodes.host.sampling").prepare_sampler
+        return prepare(loaded.model, text, loaded.vae, audio, face, reference, settings, seed=11)
+
+    return make
