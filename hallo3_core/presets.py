@@ -23,8 +23,8 @@ DEFAULT = "quality"
 # change, which leaves the cache little to reuse.
 PRESETS = {
     "quality": Preset(50, "sde-dpmpp-2m", 0.0, 1.0, 0.0, "auto"),  # the original's
-    "balanced": Preset(30, "dpmpp-2m", 0.0, 1.0, 0.03, "auto"),
-    "fast": Preset(20, "dpmpp-2m", 0.0, 0.6, 0.06, "native"),
+    "balanced": Preset(30, "dpmpp-2m", 0.0, 1.0, 0.05, "auto"),
+    "fast": Preset(20, "dpmpp-2m", 0.0, 0.6, 0.1, "native"),
 }
 
 

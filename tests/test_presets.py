@@ -71,7 +71,7 @@ def test_the_summary_says_what_was_in_force():
     assert summary(given()) == "preset quality: 50 steps of sde-dpmpp-2m"
     found = summary(given("--preset", "fast", "--steps", "9"))
     assert found.startswith("preset fast with your own steps: 9 steps of dpmpp-2m, guidance from 0 to 0.6 of them")
-    assert found.endswith("step cache 0.06, framing native")
+    assert found.endswith("step cache 0.1, framing native")
 
 
 def test_streaming_is_nothing_on_a_cpu():

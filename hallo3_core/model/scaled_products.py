@@ -19,13 +19,13 @@ class ScaledProductLinear(ScaledLinear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, scale = round_rows(x.flatten(0, -2))
+        rows, scale = round_rows(x.reshape(-1, self.in_features))
         weight_scale = self.weight_scale.expand(1, self.out_features).contiguous()
         bias = None if self.bias is None else self.bias.to(torch.bfloat16)
         out = torch._scaled_mm(
             rows, self.weight.t(), scale_a=scale, scale_b=weight_scale, bias=bias, out_dtype=torch.bfloat16
         )
-        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+        return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
