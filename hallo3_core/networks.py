@@ -15,7 +15,7 @@ from .attention_backends import check_attention, choose_attention, film_grid
 from .audio import Wav2Vec, load_wav2vec
 from .checkpoints import names
 from .checkpoints.lora import apply_lora, read_lora
-from .checkpoints.parts import build
+from .checkpoints.parts import transformer_config
 from .checkpoints.release import Release
 from .config import Grid, TransformerConfig
 from .errors import InputError
@@ -49,7 +49,7 @@ class Networks:
     @property
     def config(self) -> TransformerConfig:
         """The denoiser's sizes, without loading it."""
-        return build(self.release.engine(), names.DENOISER).config
+        return transformer_config(self.release.engine(), names.DENOISER)
 
     @contextmanager
     def denoiser(self, size: tuple[int, int] | None = None) -> Iterator[Denoiser]:
