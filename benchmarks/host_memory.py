@@ -3,7 +3,7 @@
     COMFYUI_PATH=~/ComfyUI python benchmarks/host_memory.py [--release DIR] [--weight-dtype bf16] [--limit-gb 12]
 
 Needs a Python with ComfyUI's requirements and this pack's. Without `--release` the engine and the VAE are written at
-their true size as sparse files of zeros (30 GB apparent, little on disk), since memory does not depend on values. Writes
+their true size as sparse files of zeros (30 GB apparent, little on disk): memory does not depend on values. Writes
 one JSON object: for each phase seconds and peak gigabytes, of the card where there is one, else of the process. A limit
 is told to ComfyUI as memory to leave free, and enforced by torch, so a phase that would need more fails. ComfyUI's
 dynamic VRAM is not switched on here: that is done by its server.
