@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from .clips import clip_count
 from .config import TransformerConfig
 from .errors import InputError
 from .face import embed_face
+from .faults import NotFinite, Ways, likely_cause
 from .film import FilmWriter, check_output
 from .fingerprint import SAME_FILM, film_inputs
 from .image import Framing, crop_to, plan_framing, read_image, to_uint8
@@ -28,8 +29,23 @@ from .networks import Networks, check_options
 from .noise import SeededNoise
 from .parallel.spread import follow, lead_run
 from .parallel.team import Team
-from .pipeline import Portrait, Settings, film_clip, last_frames, new_frames, prepare_portrait, prepare_run
+from .pipeline import (
+    Portrait,
+    Run,
+    Settings,
+    as_frames,
+    concat_latent,
+    decode,
+    last_frames,
+    new_frames,
+    prepare_portrait,
+    prepare_run,
+    sample_clip,
+    unscaled,
+)
 from .recording import Recording, read_recording
+from .tiles import decode_in_tiles
+from .vae import VideoVae
 from .work_folder import Keeping
 
 log = logging.getLogger(__name__)
@@ -184,13 +200,25 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
         # Computed for all steps and clips: 1.6 GB less on the device.
         networks.let_go(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
         with networks.vae() as vae:
+            ways = sampling_ways(run) if team is None else {"with all processes": run}
+            sampling = Ways("sampling", ways, progress.stage)
+            decoding = Ways("decoding", {"whole": decode_whole, "in tiles": decode_tiled}, progress.stage)
 
             def make(clip: int, motion: Tensor | None) -> Clip:
                 def report(step: int, clean: Tensor) -> None:
                     progress.step(clip, step, clean)
 
-                noise = SeededNoise(options.seed, clip)
-                decoded = film_clip(denoiser, vae, run, portrait, motion, audio_tokens[clip], noise, report)
+                def sample(run: Run) -> Tensor:
+                    noise = SeededNoise(options.seed, clip)
+                    concat = concat_latent(vae, portrait.pixels, motion, noise, run.layout.grid.frames)
+                    return sample_clip(denoiser, run, concat, audio_tokens[clip], noise, report)
+
+                try:
+                    latent = sampling.first(sample)
+                except NotFinite as error:
+                    cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
+                    raise InputError(f"clip {clip + 1} of {len(audio_tokens)}, {error} {cause}") from error
+                decoded = decoding.first(lambda decode: decode(vae, latent))
                 new = new_frames(decoded, clip, features.frames)
                 return Clip(to_uint8(crop_to(new, portrait.framing).cpu()), last_frames(decoded).cpu())
 
@@ -199,6 +227,23 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
                 yield make
             finally:
                 progress.finish()
+
+
+def sampling_ways(run: Run) -> dict[str, Run]:
+    """Ways to sample a clip, from fast to small, by name."""
+    in_turn = {"with one evaluation after another": replace(run, settings=replace(run.settings, batched=False))}
+    together = {"with the evaluations of a step together": run}
+    return together | in_turn if run.settings.batched and len(run.settings.branches()) > 1 else in_turn
+
+
+def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:
+    """A scaled latent's frames ``n 3 H W`` in 0..1."""
+    return torch.cat(list(decode(vae, latent)))
+
+
+def decode_tiled(vae: VideoVae, latent: Tensor) -> Tensor:
+    """The same in a fraction of the memory, on the CPU."""
+    return as_frames(decode_in_tiles(vae, unscaled(latent)))
 
 
 def film_frame(

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from .errors import InputError
 from .film_options import add_film_options, film_options, keeping_of, seed
+from .interruption import Terminated, sigterm_raises
 from .presets import summary
 
+NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
 ASSETS = Path(__file__).parents[1] / "assets"
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
@@ -28,13 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        return options.run(options) or 0
+        with sigterm_raises():
+            return options.run(options) or 0
     except InputError as error:
         say(f"error: {error}", sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return NOT_DONE
+    except KeyboardInterrupt as stop:
         say("interrupted", sys.stderr)
-        return 130
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 def say(text: str, stream=None) -> None:
@@ -112,17 +115,21 @@ class Bar:
 
         self._clips, self._steps = clips, steps
         form = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} to go"
-        total, done = clips * steps, self._kept * steps
-        self._bar = tqdm(total=total, initial=done, desc=f"clip 1/{clips}", bar_format=form, smoothing=0.05)
+        self._bar = tqdm(total=clips * steps, initial=self._kept * steps, bar_format=form, smoothing=0.05)
+        self._show(self._kept, 0)
 
     def kept(self, clip: int) -> None:
-        self._kept += 1
+        self._kept = clip + 1
         if self._bar is not None:
-            self._bar.update(self._steps)
+            self._show(clip, self._steps)
 
     def step(self, clip: int, step: int, clean) -> None:
+        self._show(clip, step + 1)
+
+    def _show(self, clip: int, steps: int) -> None:
+        """So many steps of a clip are done; fewer than before where it is made again in another way."""
         self._bar.set_description(f"clip {clip + 1}/{self._clips}", refresh=False)
-        self._bar.update()
+        self._bar.update(clip * self._steps + steps - self._bar.n)
 
     def finish(self) -> None:
         if self._bar is not None:

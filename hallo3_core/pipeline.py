@@ -127,8 +127,18 @@ def encode(vae: VideoVae, pixels: Tensor, noise: Tensor | None = None) -> Tensor
 
 def decode(vae: VideoVae, latent: Tensor) -> Iterator[Tensor]:
     """Scaled latent ``1 16 t h w`` -> frames ``n 3 H W`` in 0..1, float32, a chunk at a time."""
-    for chunk in vae.decode_chunks(latent * (1 / LATENT_SCALE)):
-        yield ((chunk[0].float() + 1) / 2).clamp(0, 1).transpose(0, 1)
+    for chunk in vae.decode_chunks(unscaled(latent)):
+        yield as_frames(chunk)
+
+
+def unscaled(latent: Tensor) -> Tensor:
+    """The way back from the networks' latent to the VAE's."""
+    return latent * (1 / LATENT_SCALE)
+
+
+def as_frames(pixels: Tensor) -> Tensor:
+    """The VAE's pixels ``1 3 n H W``, about -1..1 -> frames ``n 3 H W`` in 0..1, float32."""
+    return ((pixels[0].float() + 1) / 2).clamp(0, 1).transpose(0, 1)
 
 
 def prepare_run(

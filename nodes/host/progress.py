@@ -48,6 +48,11 @@ class StepBar:
         show_text(f"clip {clip + 1} of {self._clips} is there from an earlier run", self._node_id)
         self._bar.update_absolute(self._done, self._steps * self._clips)
 
+    def again(self, reason: str) -> None:
+        """The steps of this clip are done once more."""
+        self._done -= self._done % self._steps
+        show_text(reason, self._node_id)
+
     def callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
         """The form in which the host's samplers report."""
         return lambda step, clean, x, steps: self.step(clean)
