@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
-CLIPS, STEPS = 6, 2
-SECONDS = ((CLIPS - 1) * 47 + 2) / 25
+from hallo3_core.film import read_film
+
+STEPS = 2
 if not hasattr(os, "fork"):
     collect_ignore_glob = ["test_*.py"]
 
 
-@pytest.fixture(scope="session")
-def long_speech(tmp_path_factory) -> Path:
-    """9.48 s: 237 frames, six clips, of which the last adds two frames."""
-    path = tmp_path_factory.mktemp("sound") / "long.wav"
+def write_speech(path: Path, clips: int) -> Path:
+    """Sound for so many clips, of which the last adds two frames."""
     rate = 16_000
-    seconds = np.arange(round(SECONDS * rate)) / rate
+    seconds = np.arange(round(((clips - 1) * 47 + 2) / 25 * rate)) / rate
     sound = np.sin(2 * np.pi * 180 * seconds) * np.sin(2 * np.pi * 3 * seconds)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
@@ -82,13 +82,6 @@ class Forge:
         self._process.wait()
 
 
-@pytest.fixture(scope="session")
-def forge(tmp_path_factory):
-    forge = Forge(tmp_path_factory.mktemp("forge"))
-    yield forge
-    forge.close()
-
-
 class Set:
     """A folder in which one film is made, again and again."""
 
@@ -120,23 +113,57 @@ class Set:
 
 
 @pytest.fixture(scope="session")
-def words(tiny_release, portrait, long_speech) -> list[str]:
-    given = {"--image": portrait, "--audio": long_speech, "--prompt": "A person talks.", "--models": tiny_release}
-    small = ["--size", "16x16", "--steps", str(STEPS), "--device", "cpu", "--seed", "5"]
-    return ["animate", *(str(word) for pair in given.items() for word in pair), *small]
-
-
-@pytest.fixture
-def stage(forge, tmp_path, words) -> Set:
-    return Set(forge, tmp_path, words)
+def forges(tmp_path_factory):
+    """Two, for runs beside each other."""
+    forges = [Forge(tmp_path_factory.mktemp("forge")) for _ in range(2)]
+    yield forges
+    for forge in forges:
+        forge.close()
 
 
 @pytest.fixture(scope="session")
-def whole(forge, tmp_path_factory, words) -> tuple[str, float]:
-    """The film of a run that nothing disturbs, and the seconds that it took."""
-    stage = Set(forge, tmp_path_factory.mktemp("whole"), words)
-    start = time.monotonic()
-    code, said = stage.make()
-    assert code == 0, said
-    assert stage.left() == ["film.mp4"]
-    return stage.film(), time.monotonic() - start
+def words_for(tiny_release, portrait, tmp_path_factory):
+    """`words_for(clips)`: the command line of a film of so many clips, but for its output."""
+
+    def words(clips: int) -> list[str]:
+        speech = write_speech(tmp_path_factory.mktemp("sound") / "speech.wav", clips)
+        given = {"--image": portrait, "--audio": speech, "--prompt": "A person talks.", "--models": tiny_release}
+        small = ["--size", "16x16", "--steps", str(STEPS), "--device", "cpu", "--seed", "5"]
+        return ["animate", *(str(word) for pair in given.items() for word in pair), *small]
+
+    return words
+
+
+@dataclass
+class Whole:
+    """A film that nothing disturbed, and the seconds that it took."""
+
+    words: list[str]
+    film: str
+    frames: Tensor
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def make_whole(forges, words_for, tmp_path_factory):
+    def make(clips: int) -> Whole:
+        words = words_for(clips)
+        stage = Set(forges[0], tmp_path_factory.mktemp("whole"), words)
+        start = time.monotonic()
+        code, said = stage.make()
+        assert code == 0, said
+        assert stage.left() == ["film.mp4"]
+        return Whole(words, stage.film(), read_film(stage.output)[0], time.monotonic() - start)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole(make_whole) -> Whole:
+    """Of three clips."""
+    return make_whole(3)
+
+
+@pytest.fixture
+def stage(forges, tmp_path, whole) -> Set:
+    return Set(forges[0], tmp_path, whole.words)

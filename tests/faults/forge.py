@@ -54,7 +54,7 @@ def _import_lazy_classes() -> None:
 
 def _run_child(job: dict) -> None:
     sys.stdin.close()
-    report = open(job["report"], "w", buffering=1)  # noqa: SIM115 (open until the process ends)
+    report = open(job["report"], "w", buffering=1)
     os.dup2(report.fileno(), 1)
     os.dup2(report.fileno(), 2)
     code = 70
@@ -123,7 +123,7 @@ def run_out_of_memory(target: str, call: int, times: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     for each in range(times):
-        _replace(target, call, action) if not each else _replace(target, call + each, action)
+        _replace(target, call + each, action)
 
 
 def spoil(target: str, call: int) -> None:
@@ -185,6 +185,13 @@ def slow_down(target: str, seconds: float) -> None:
     _replace(target, 1, lambda: time.sleep(seconds))
 
 
+def remove(target: str, call: int, path: str) -> None:
+    """Somebody removes a file or folder."""
+    import shutil
+
+    _replace(target, call, lambda: shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path))
+
+
 FAULTS = {
     each.__name__: each
     for each in (
@@ -196,6 +203,7 @@ FAULTS = {
         fill_disk,
         limit_file_size,
         slow_down,
+        remove,
     )
 }
 
