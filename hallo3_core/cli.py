@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from .errors import InputError
 from .film_options import add_film_options, film_options, keeping_of, seed
 from .interruption import Terminated, sigterm_raises
+from .presets import summary
 
 NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -47,6 +49,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is answered with one line."""
 
     def error(self, message: str):
+        if os.environ.get("RANK", "0") != "0":
+            self.exit(2)  # rank 0 of the processes that torchrun started says it for all
         self.exit(2, f"error: {message} ({self.prog} --help lists the options)\n")
 
 
@@ -133,20 +137,19 @@ class Bar:
 
 
 def run_animate(given: argparse.Namespace) -> None:
-    from .animate import animate
+    from .animate import animate, assist
     from .checkpoints.release import Release
+    from .parallel.team import join, take_card
 
-    film = animate(
-        given.image,
-        given.audio,
-        given.prompt,
-        Release(given.models),
-        given.output,
-        film_options(given),
-        Bar(),
-        keeping_of(given),
-    )
-    tell(film)
+    with join() as meet:
+        take_card()
+        release, options = Release(given.models), film_options(given)
+        team = meet(options.device, len(options.settings.branches()))
+        if team is not None and not team.leads:
+            return assist(team, release, options)
+        inputs = (given.image, given.audio, given.prompt, release, given.output)
+        tell(animate(*inputs, options, Bar(), keeping_of(given), team))
+        say(summary(given))
 
 
 def tell(film) -> None:
@@ -162,19 +165,23 @@ def run_batch(given: argparse.Namespace) -> int:
     from .animate import animate
     from .batch import read_batch
     from .checkpoints.release import Release
+    from .networks import Networks, can_keep_all
 
     jobs = read_batch(given.file)
     release, options = Release(given.models), film_options(given)
+    networks = Networks(release, options, keep=can_keep_all(release, options))
     if not given.output_dir.is_dir():
         raise InputError(f"{given.output_dir}: no such folder for the films")
     failed = 0
     for number, job in enumerate(jobs):
         try:
             output = given.output_dir / f"{number:04d}.mp4"
-            tell(animate(job.image, job.audio, job.prompt, release, output, options, Bar(), keeping_of(given)))
+            inputs = (job.image, job.audio, job.prompt, release, output)
+            tell(animate(*inputs, options, Bar(), keeping_of(given), networks=networks))
         except InputError as error:
             failed += 1
             say(f"error: {given.file}, line {job.line}: {error}", sys.stderr)
+    say(summary(given))
     if failed:
         say(f"{failed} of {len(jobs)} films were not made", sys.stderr)
     return 2 if failed else 0

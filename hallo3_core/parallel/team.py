@@ -1,0 +1,181 @@
+"""The processes that torchrun starts for one film: joining, rank 0's word to the others, and one end for all.
+
+Whichever process fails first says why; the others notice, say nothing and end too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..errors import InputError
+from .groups import Group, PartnerLost, talking
+
+START = timedelta(minutes=5)  # until all processes are there
+PATIENCE = timedelta(minutes=30)  # the longest wait for another one that lives: loading, encoding, writing
+LAST_WORDS = timedelta(seconds=5)  # until the reason of a process that is gone has come
+FAILED = "hallo3/failed"
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or what sets the same variables, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+
+
+def take_card() -> None:
+    """Make the card of torchrun's LOCAL_RANK the current one: "cuda" then means it. Nothing without cards.
+
+    Raises:
+        InputError: more processes on this machine than cards.
+    """
+    local, cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if not cards or "LOCAL_RANK" not in os.environ:
+        return
+    if local >= cards:
+        raise InputError(
+            f"process {local + 1} of this machine has no card: torch sees {cards}. Start no more than that."
+        )
+    torch.cuda.set_device(local)
+
+
+class Team:
+    """All processes of a film, as guidance branches x strips of the picture: neighbours share a picture.
+
+    `strips`: the processes that share this one's picture; `branches`: those with the same strip of other branches.
+    Made by every process, inside `join`.
+
+    Raises:
+        InputError: a device that several processes cannot share a film on.
+    """
+
+    def __init__(self, store: dist.Store, device: str, branches: int):
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        with talking():
+            dist.init_process_group(
+                backend_of(device), store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE
+            )
+        apart = branch_groups(self.size, branches)
+        width = self.size // apart
+        strips = [Group(range(first, first + width)) for first in range(0, self.size, width)]
+        across = [Group(range(first, self.size, width)) for first in range(width)]
+        self.strips, self.branches = strips[self.rank // width], across[self.rank % width]
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def tell(self, message: Any) -> None:
+        """Rank 0's word to all others; tensors in it are on the CPU.
+
+        Raises:
+            PartnerLost: another process is gone.
+        """
+        with talking():
+            dist.broadcast_object_list([message], src=0, device=torch.device("cpu"))
+
+    def hear(self) -> Any:
+        """The next word of rank 0, None when the film is done.
+
+        Raises:
+            PartnerLost: rank 0 is gone.
+        """
+        box = [None]
+        with talking():
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+
+def branch_groups(processes: int, branches: int) -> int:
+    """Into how many groups the processes part to evaluate branches side by side, which costs next to no talk: as many
+    as divide both. Each group shares the picture of its branches."""
+    return math.gcd(processes, branches)
+
+
+Meet = Callable[[str, int], Team | None]  # device and number of branches -> the team; None: this process is alone
+
+
+@contextmanager
+def join() -> Iterator[Meet]:
+    """Be one of the processes that torchrun started, for as long as one film takes; alone where it started none.
+
+    Raises:
+        InputError: as inside, if this process failed first; or the others did not come, or are gone without a word.
+        SystemExit: another one failed, and has said why.
+    """
+    if not is_launched():
+        yield lambda device, branches: None
+        return
+    rank, size = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
+    try:
+        store, *_ = next(dist.rendezvous("env://", timeout=START))  # the first failure is noted in it
+    except RuntimeError as error:
+        raise InputError(f"process {rank} of {size} found no others within {START}: start all of them") from error
+    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # torchrun's: unfinished files go
+    logging.getLogger("hallo3_core").setLevel(logging.ERROR if rank else logging.NOTSET)  # rank 0 warns for all
+    team = None
+
+    def meet(device: str, branches: int) -> Team:
+        nonlocal team
+        team = Team(store, device, branches)
+        return team
+
+    try:
+        yield meet
+        if team.leads:
+            team.tell(None)
+        dist.destroy_process_group()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if not is_first(store, rank, error):
+            raise SystemExit(1) from error
+        if isinstance(error, PartnerLost):
+            raise InputError(
+                f"a process of this film is gone without a word ({error}). Was it ended, or short of memory? "
+                "Start them all again."
+            ) from error
+        error.add_note(f"in process {rank} of {size}")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def backend_of(device: str) -> str:
+    """Messages go by gloo over the CPU; tensors by the backend of their device.
+
+    Raises:
+        InputError: a device that several processes cannot share a film on.
+    """
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return "gloo"
+    if kind != "cuda" or number:
+        raise InputError(f"--device {device}: several processes share a film on cuda (each its own card) or cpu")
+    if not dist.is_nccl_available():
+        raise InputError("several cards need NCCL, which this torch does not have. Use torch for Linux with CUDA.")
+    return "cpu:gloo,cuda:nccl"
+
+
+def is_first(store: dist.Store, rank: int, error: BaseException) -> bool:
+    """Note that this process failed; whether none had before. A partner's loss gives way to the partner's reason."""
+    name = str(rank)
+    try:
+        if isinstance(error, PartnerLost):
+            try:
+                store.wait([FAILED], LAST_WORDS)
+                return False
+            except dist.DistStoreError:
+                pass
+        return store.compare_set(FAILED, "", name).decode() == name
+    except dist.DistNetworkError:  # the store went with rank 0, which has spoken or was ended
+        return rank == 1
