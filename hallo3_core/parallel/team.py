@@ -177,5 +177,5 @@ def is_first(store: dist.Store, rank: int, error: BaseException) -> bool:
             except dist.DistStoreError:
                 pass
         return store.compare_set(FAILED, "", name).decode() == name
-    except dist.DistNetworkError:  # the store went with rank 0, which has spoken or was ended
-        return rank == 1
+    except dist.DistNetworkError:  # without torchrun's own, the store was rank 0's and went with it: it has spoken
+        return False
