@@ -137,7 +137,7 @@ def run_animate(given: argparse.Namespace) -> None:
     from .parallel.team import join, take_card
 
     with join() as meet:
-        take_card()
+        take_card(given.device)
         release, options = Release(given.models), film_options(given)
         team = meet(options.device, len(options.settings.branches()))
         if team is not None and not team.leads:
@@ -164,7 +164,7 @@ def run_batch(given: argparse.Namespace) -> int:
     def make(job, film):
         return animate(job.image, job.audio, job.prompt, release, film, options, Bar())
 
-    take_card()
+    take_card(given.device)
     part, parts = given.shard
     lines = list(enumerate(read_batch(given.file)))[part::parts]
     release, options = Release(given.models), film_options(given)

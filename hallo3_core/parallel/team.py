@@ -32,14 +32,14 @@ def is_launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
 
 
-def take_card() -> None:
-    """Make the card of torchrun's LOCAL_RANK the current one: "cuda" then means it. Nothing without cards.
+def take_card(device: str) -> None:
+    """Make the card of torchrun's LOCAL_RANK the one that "cuda" means; nothing for other devices, or without cards.
 
     Raises:
         InputError: more processes on this machine than cards.
     """
     local, cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if not cards or "LOCAL_RANK" not in os.environ:
+    if device not in ("auto", "cuda") or "LOCAL_RANK" not in os.environ or not cards:
         return
     if local >= cards:
         raise InputError(

@@ -19,7 +19,7 @@ from hallo3_core.noise import SeededNoise
 from hallo3_core.parallel.groups import Group, shares
 from hallo3_core.parallel.sequence import SequenceDenoiser, from_strip, to_strip
 from hallo3_core.parallel.spread import follow, lead_run
-from hallo3_core.parallel.team import branch_groups, join
+from hallo3_core.parallel.team import backend_of, branch_groups, join, take_card
 from hallo3_core.pipeline import Evaluations, Portrait, Settings, prepare_run, sample_clip
 
 # 6 heads, 3 x 5 tokens a frame, 9 of text: 4 processes share none of them evenly, 2 two of them not
@@ -266,6 +266,28 @@ def test_more_processes_than_heads_are_refused(together, denoiser):
     results = together(3, lambda: side_by_side(work))
     told = [error for error in results if isinstance(error, InputError)]
     assert len(told) == 1 and "3 cards share 2 tokens in a frame: use 2 cards or fewer" in str(told[0])
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:1", "cuda"])
+def test_a_device_that_a_film_cannot_be_shared_on_is_refused(device, monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: False)
+    with pytest.raises(InputError, match="NCCL" if device == "cuda" else f"--device {device}"):
+        backend_of(device)
+
+
+def test_each_process_takes_its_own_card(monkeypatch):
+    taken = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    take_card("auto")  # not torchrun's
+    for local in "01":
+        monkeypatch.setenv("LOCAL_RANK", local)
+        take_card("auto")
+        take_card("cpu")
+    assert taken == [0, 1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="process 3 of this machine has no card: torch sees 2"):
+        take_card("cuda")
 
 
 def test_one_process_alone_needs_no_others():
