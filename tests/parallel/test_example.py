@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def test_an_actor_runs_batch_as_one_worker_of_several(example, monkeypatch, tmp_
 def test_with_ray_the_films_are_made(example, tiny_release, portrait, short_speech, tmp_path):
     pytest.importorskip("ray")
     jobs = tmp_path / "jobs.txt"
-    jobs.write_text("\n".join([f"A person.@@{portrait}@@{short_speech}"] * 2))
+    for file in (portrait, short_speech):
+        shutil.copy(file, tmp_path)
+    jobs.write_text("\n".join([f"A person.@@{portrait.name}@@{short_speech.name}"] * 2))
     words = [str(jobs), "--models", str(tiny_release), "--output-dir", str(tmp_path), "--device", "cpu"]
     assert example.main(["--workers", "2", *words, "--size", "16x32", "--steps", "1"]) == 0
     assert sorted(p.name for p in tmp_path.glob("*.mp4")) == ["0000.mp4", "0001.mp4"]
