@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError
+from ..faults import is_out_of_memory
 from .groups import Group, PartnerLost, talking
 
 START = timedelta(minutes=5)  # until all processes are there
@@ -120,7 +119,6 @@ def join() -> Iterator[Meet]:
         store, *_ = next(dist.rendezvous("env://", timeout=START))  # the first failure is noted in it
     except RuntimeError as error:
         raise InputError(f"process {rank} of {size} found no others within {START}: start all of them") from error
-    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # torchrun's: unfinished files go
     logging.getLogger("hallo3_core").setLevel(logging.ERROR if rank else logging.NOTSET)  # rank 0 warns for all
     team = None
 
@@ -144,10 +142,13 @@ def join() -> Iterator[Meet]:
                 f"a process of this film is gone without a word ({error}). Was it ended, or short of memory? "
                 "Start them all again."
             ) from error
+        if is_out_of_memory(error):
+            raise InputError(
+                f"process {rank} of {size}: out of memory ({str(error).splitlines()[0]}). Close other programs that "
+                "use its device, choose a smaller size, or give --sequential."
+            ) from error
         error.add_note(f"in process {rank} of {size}")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def backend_of(device: str) -> str:

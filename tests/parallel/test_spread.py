@@ -234,6 +234,21 @@ def test_a_failure_anywhere_ends_all(together, denoiser, failing, monkeypatch):
     assert [error.code for error in results] == [1] * 3  # silent
 
 
+def test_memory_that_runs_out_anywhere_gets_a_line(together, denoiser, monkeypatch):
+    def evaluate(self, x, step, branches):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much.")
+
+    follow_only = Evaluations.__call__
+    monkeypatch.setattr(
+        Evaluations,
+        "__call__",
+        lambda self, *given: (evaluate if os.environ["RANK"] == "1" else follow_only)(self, *given),
+    )
+    results = together(2, lambda: film_of_noise(denoiser))
+    assert isinstance(results[0], SystemExit)
+    assert "process 1 of 2: out of memory (CUDA out of memory. Tried to allocate much.)" in str(results[1])
+
+
 def test_a_process_that_is_killed_ends_all(together, denoiser, monkeypatch):
     whole = Evaluations.__call__
 
