@@ -5,11 +5,12 @@ Whichever process fails first says why; the others notice, say nothing and end t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from .groups import Group, PartnerLost, talking
 
 START = timedelta(minutes=5)  # until all processes are there
 PATIENCE = timedelta(minutes=30)  # the longest wait for another one that lives: loading, encoding, writing
-LAST_WORDS = timedelta(seconds=5)  # until the reason of a process that is gone has come
+LAST_WORDS = 5.0  # seconds, until the reason of a process that is gone has come
 FAILED = "hallo3/failed"
 
 
@@ -103,7 +104,7 @@ def branch_groups(processes: int, branches: int) -> int:
 Meet = Callable[[str, int], Team | None]  # device and number of branches -> the team; None: this process is alone
 
 
-@contextmanager
+@contextlib.contextmanager
 def join() -> Iterator[Meet]:
     """Be one of the processes that torchrun started, for as long as one film takes; alone where it started none.
 
@@ -172,11 +173,14 @@ def is_first(store: dist.Store, rank: int, error: BaseException) -> bool:
     name = str(rank)
     try:
         if isinstance(error, PartnerLost):
-            try:
-                store.wait([FAILED], LAST_WORDS)
-                return False
-            except dist.DistStoreError:
-                pass
+            _wait_for_reason(store)
         return store.compare_set(FAILED, "", name).decode() == name
     except dist.DistNetworkError:  # without torchrun's own, the store was rank 0's and went with it: it has spoken
         return False
+
+
+def _wait_for_reason(store: dist.Store) -> None:
+    end = time.monotonic() + LAST_WORDS
+    with contextlib.suppress(KeyboardInterrupt):  # torchrun asks the others to end as soon as one is gone
+        while not store.check([FAILED]) and time.monotonic() < end:
+            time.sleep(0.1)
