@@ -140,8 +140,8 @@ def join() -> Iterator[Meet]:
             raise SystemExit(1) from error
         if isinstance(error, PartnerLost):
             raise InputError(
-                f"a process of this film is gone without a word ({error}). Was it ended, or short of memory? "
-                "Start them all again."
+                "another process of this film is gone without a word: ended from outside, or out of memory? Start all "
+                "of them again; finished clips are kept."
             ) from error
         if is_out_of_memory(error):
             raise InputError(
