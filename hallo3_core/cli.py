@@ -17,6 +17,7 @@ from pathlib import Path
 from .errors import InputError
 from .film_options import add_film_options, film_options, keeping_of, seed
 from .interruption import Terminated, sigterm_raises
+from .presets import summary
 
 NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -155,8 +156,9 @@ def run_animate(given: argparse.Namespace) -> None:
         team = meet(options.device, len(options.settings.branches()))
         if team is not None and not team.leads:
             return assist(team, release, options)
-        job = given.image, given.audio, given.prompt, release, given.output, options
-        tell(animate(*job, Bar(), keeping_of(given), team))
+        inputs = (given.image, given.audio, given.prompt, release, given.output)
+        tell(animate(*inputs, options, Bar(), keeping_of(given), team))
+        say(summary(given))
 
 
 def tell(film) -> None:
@@ -172,16 +174,19 @@ def run_batch(given: argparse.Namespace) -> int:
     from .animate import animate
     from .batch import read_batch
     from .checkpoints.release import Release
+    from .networks import Networks, can_keep_all
     from .parallel.team import take_card
     from .workers import make_films
 
     def make(job, film):
-        return animate(job.image, job.audio, job.prompt, release, film, options, Bar(), keeping_of(given))
+        inputs = (job.image, job.audio, job.prompt, release, film)
+        return animate(*inputs, options, Bar(), keeping_of(given), networks=networks)
 
     take_card(given.device)
     part, parts = given.shard
     lines = list(enumerate(read_batch(given.file)))[part::parts]
     release, options = Release(given.models), film_options(given)
+    networks = Networks(release, options, keep=can_keep_all(release, options))
     if not given.output_dir.is_dir():
         raise InputError(f"{given.output_dir}: no such folder for the films")
     jobs = {given.output_dir / f"{number:04d}.mp4": job for number, job in lines}
@@ -193,6 +198,7 @@ def run_batch(given: argparse.Namespace) -> int:
             say(f"error: {given.file}, line {jobs[film].line}: {made}", sys.stderr)
         else:
             tell(made)
+    say(summary(given))
     missing = sum(not film.exists() for film in jobs)
     if missing:
         say(f"{missing} of {len(jobs)} films were not made", sys.stderr)

@@ -30,6 +30,7 @@ from .model.reference_net import ReferenceNet
 from .noise import ClipNoise
 from .sampler import SDE_DPMPP_2M, OnStep, check_sampler, clean_from_velocity, sample
 from .schedule import Schedule, make_schedule
+from .step_cache import StepCache, check_threshold
 from .text import null_text
 from .vae import LATENT_SCALE, VideoVae
 
@@ -43,6 +44,7 @@ class Settings:
     sampler: str = SDE_DPMPP_2M
     # The evaluations of a step together, or one after another in half the memory.
     batched: bool = field(default=True, metadata=SAME_FILM)
+    cache: float = 0.0  # how far x0 may have moved before it is computed again (`step_cache.py`); 0: always
 
     def branches(self) -> set[Branch]:
         """All evaluations that the run needs; the place to ask first, since it checks every setting.
@@ -51,6 +53,7 @@ class Settings:
             InputError: a setting that cannot be.
         """
         check_sampler(self.sampler)
+        check_threshold(self.cache)
         return self.guidance.branches(len(make_schedule(self.steps)))
 
 
@@ -243,6 +246,11 @@ def sample_clip(
         velocity = guide(partial(evaluate, x, step), weights, run.settings.batched)
         return clean_from_velocity(x, velocity, run.schedule.wrapped[step])
 
+    if run.settings.cache:
+        steps, guidance = len(run.schedule), run.settings.guidance
+        predict_clean = StepCache(
+            predict_clean, steps, run.settings.cache, rule=lambda step: tuple(guidance.weights(step, steps).items())
+        )
     return sample(
         noise.initial(concat.shape).to(device),
         run.schedule,

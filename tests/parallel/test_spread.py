@@ -131,13 +131,15 @@ def test_a_film_over_two_processes_is_that_of_one(together, tiny_release, speech
     from hallo3_core.animate import Options, Progress, assist, clip_maker, read_scene
     from hallo3_core.checkpoints.release import Release
     from hallo3_core.clip_chain import clip_chain
+    from hallo3_core.networks import Networks
 
     image = Path(__file__).parents[2] / "assets" / "portrait.jpg"
     release, options = Release(tiny_release), Options(Settings(steps=2), size=(16, 32))
 
     def frames(team=None):
-        scene = read_scene(image, speech, "A person talks.", release, options)
-        with clip_maker(scene, release, options, Progress(), team) as make:
+        networks = Networks(release, options)
+        scene = read_scene(image, speech, "A person talks.", networks.config, options)
+        with clip_maker(scene, networks, Progress(), team) as make:
             return torch.cat(list(clip_chain(2, make)))
 
     def work():
