@@ -200,6 +200,7 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
         # Computed for all steps and clips: 1.6 GB less on the device.
         networks.let_go(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
         with networks.vae() as vae:
+            # Where rank 0 of a team fails, the others are stuck: there is no second way.
             ways = sampling_ways(run) if team is None else {"with all processes": run}
             sampling = Ways("sampling", ways, progress.stage)
             decoding = Ways("decoding", {"whole": decode_whole, "in tiles": decode_tiled}, progress.stage)

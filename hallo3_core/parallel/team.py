@@ -5,13 +5,12 @@ Whichever process fails first says why; the others notice, say nothing and end t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-import signal
-import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -19,11 +18,12 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError
+from ..faults import is_out_of_memory
 from .groups import Group, PartnerLost, talking
 
 START = timedelta(minutes=5)  # until all processes are there
 PATIENCE = timedelta(minutes=30)  # the longest wait for another one that lives: loading, encoding, writing
-LAST_WORDS = timedelta(seconds=5)  # until the reason of a process that is gone has come
+LAST_WORDS = 5.0  # seconds, until the reason of a process that is gone has come
 FAILED = "hallo3/failed"
 
 
@@ -32,14 +32,14 @@ def is_launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
 
 
-def take_card() -> None:
-    """Make the card of torchrun's LOCAL_RANK the current one: "cuda" then means it. Nothing without cards.
+def take_card(device: str) -> None:
+    """Make the card of torchrun's LOCAL_RANK the one that "cuda" means; nothing for other devices, or without cards.
 
     Raises:
         InputError: more processes on this machine than cards.
     """
     local, cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if not cards or "LOCAL_RANK" not in os.environ:
+    if device not in ("auto", "cuda") or "LOCAL_RANK" not in os.environ or not cards:
         return
     if local >= cards:
         raise InputError(
@@ -104,7 +104,7 @@ def branch_groups(processes: int, branches: int) -> int:
 Meet = Callable[[str, int], Team | None]  # device and number of branches -> the team; None: this process is alone
 
 
-@contextmanager
+@contextlib.contextmanager
 def join() -> Iterator[Meet]:
     """Be one of the processes that torchrun started, for as long as one film takes; alone where it started none.
 
@@ -120,7 +120,6 @@ def join() -> Iterator[Meet]:
         store, *_ = next(dist.rendezvous("env://", timeout=START))  # the first failure is noted in it
     except RuntimeError as error:
         raise InputError(f"process {rank} of {size} found no others within {START}: start all of them") from error
-    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # torchrun's: unfinished files go
     logging.getLogger("hallo3_core").setLevel(logging.ERROR if rank else logging.NOTSET)  # rank 0 warns for all
     team = None
 
@@ -141,13 +140,16 @@ def join() -> Iterator[Meet]:
             raise SystemExit(1) from error
         if isinstance(error, PartnerLost):
             raise InputError(
-                f"a process of this film is gone without a word ({error}). Was it ended, or short of memory? "
-                "Start them all again."
+                "another process of this film is gone without a word: ended from outside, or out of memory? Start all "
+                "of them again; finished clips are kept."
+            ) from error
+        if is_out_of_memory(error):
+            raise InputError(
+                f"process {rank} of {size}: out of memory ({str(error).splitlines()[0]}). Close other programs that "
+                "use its device, choose a smaller size, or give --sequential."
             ) from error
         error.add_note(f"in process {rank} of {size}")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def backend_of(device: str) -> str:
@@ -171,11 +173,14 @@ def is_first(store: dist.Store, rank: int, error: BaseException) -> bool:
     name = str(rank)
     try:
         if isinstance(error, PartnerLost):
-            try:
-                store.wait([FAILED], LAST_WORDS)
-                return False
-            except dist.DistStoreError:
-                pass
+            _wait_for_reason(store)
         return store.compare_set(FAILED, "", name).decode() == name
-    except dist.DistNetworkError:  # the store went with rank 0, which has spoken or was ended
-        return rank == 1
+    except dist.DistNetworkError:  # without torchrun's own, the store was rank 0's and went with it: it has spoken
+        return False
+
+
+def _wait_for_reason(store: dist.Store) -> None:
+    end = time.monotonic() + LAST_WORDS
+    with contextlib.suppress(KeyboardInterrupt):  # torchrun asks the others to end as soon as one is gone
+        while not store.check([FAILED]) and time.monotonic() < end:
+            time.sleep(0.1)
