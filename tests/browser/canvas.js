@@ -38,6 +38,65 @@ window.hallo3 = {
       graph.add(group)
       Object.assign(group, { pos: bounding.slice(0, 2), size: bounding.slice(2), color })
     }
-    return graph.serialize()
+    return this.save()
+  },
+  // Opens a workflow as a person does, and waits until the page has laid it out.
+  async open(workflow, name) {
+    await window.app.loadGraphData(structuredClone(workflow), true, true, name)
+    const sizes = () => JSON.stringify(window.app.rootGraph.nodes.map((node) => [...node.pos, ...node.size]))
+    for (let before = ''; before !== sizes(); ) {
+      before = sizes()
+      await new Promise((done) => setTimeout(done, 250))
+    }
+  },
+
+  save() {
+    const workflow = window.app.rootGraph.serialize()
+    delete workflow.extra.ds // where one looked last
+    return JSON.parse(JSON.stringify(workflow))
+  },
+
+  async prompt() {
+    return (await window.app.graphToPrompt()).output
+  },
+
+  // All that a person would see to be wrong with the open workflow, `saved` being what was opened.
+  faults(saved) {
+    const [graph, known, found] = [window.app.rootGraph, window.LiteGraph.registered_node_types, []]
+    for (const [id, from, output, to, input, type] of saved.links) {
+      const link = graph.getLink(id)
+      const now = link && [link.origin_id, link.origin_slot, link.target_id, link.target_slot, link.type]
+      if (String(now) !== String([from, output, to, input, type])) found.push(`link ${id} was dropped or changed`)
+    }
+    for (const node of graph.nodes) {
+      const name = `${node.type} (${node.id})`
+      if (!known[node.type]) found.push(`${name}: the page does not know it`)
+      if (node.has_errors) found.push(`${name} is red`)
+      for (const { name: input, widget, link } of node.inputs ?? [])
+        if (!widget && link == null && input in (known[node.type]?.nodeData?.input?.required ?? {}))
+          found.push(`${name}: ${input} is not linked`)
+      if (node.mode !== 0) continue
+      for (const widget of node.widgets ?? []) {
+        const choices = widget.options?.values
+        if (Array.isArray(choices) && !choices.includes(widget.value))
+          found.push(`${name}: ${widget.name} has no choice ${widget.value}`)
+      }
+    }
+    const notices = document.querySelectorAll('[role=dialog], [role=alert], .p-toast-message')
+    for (const notice of notices) if (notice.getClientRects().length) found.push(`notice: ${notice.innerText.trim()}`)
+    return found.concat(this.overlaps(graph.nodes))
+  },
+
+  // Nodes that cover one another, or stick out of the group that they are in.
+  overlaps(nodes) {
+    const title = window.LiteGraph.NODE_TITLE_HEIGHT
+    const box = ({ type, id, pos: [x, y], size: [w, h] }) => ({ name: `${type} (${id})`, x, y: y - title, w, h: h + title })
+    const meets = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h
+    const boxes = nodes.map(box)
+    const found = boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => meets(a, b)).map((b) => `${a.name} covers ${b.name}`))
+    for (const { title, pos: [x, y], size: [w, h] } of window.app.rootGraph.groups)
+      for (const b of boxes.filter((b) => meets(b, { x, y, w, h })))
+        if (b.x < x || b.y < y || b.x + b.w > x + w || b.y + b.h > y + h) found.push(`${b.name} sticks out of ${title}`)
+    return found
   },
 }

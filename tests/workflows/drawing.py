@@ -12,7 +12,14 @@ from typing import Any
 
 TITLE, GAP, PADDING = 30, 34, 24  # of a node and of a stage, in the canvas's pixels
 STAGE_TITLE, STAGE_GAP, LANE = 44, 60, 30
-TALL = {"LoadImage": 330, "LoadAudio": 136, "CLIPTextEncode": 200, "SaveVideo": 420, "PreviewImage": 320}
+TALL = {
+    "LoadImage": 330,
+    "LoadAudio": 136,
+    "CLIPTextEncode": 200,
+    "SaveVideo": 420,
+    "PreviewAudio": 96,
+    "PreviewImage": 320,
+}
 FIELDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 BYPASSED = 4  # the page's number for it
 

@@ -174,7 +174,7 @@ ends.
 
 Anything that keeps the size may stand between Color Match and Motion Frames.
 """
-    shown = shown_with_sound(film["film"], inputs, sound, "chained_clips", drop=1010)
+    shown = shown_with_sound(film["film"], inputs, sound, "chained_clips", drop=1090)
     return Drawing("hallo3_chained_clips", [[guide(start, 600)], inputs.stages, bus, rows, [shown]])
 
 
@@ -285,7 +285,7 @@ The same film with less memory on the card.
 A smaller film: 480x320 in Hallo3 Reference has less than half the pixels. The model was trained on 720x480, so look
 before you make a long one. With clips chained by hand, VAEDecodeTiled decodes in tiles.
 """
-    return Drawing("hallo3_low_vram", [[guide(start, 760)], inputs.stages, [sampling], [shown]])
+    return Drawing("hallo3_low_vram", [[guide(start, 680)], inputs.stages, [sampling], [shown]])
 
 
 def clean_vocals() -> Drawing:
