@@ -40,6 +40,42 @@ window.hallo3 = {
     }
     return this.save()
   },
+  // Makes a block of the graph: all but the nodes of the kinds `outside`, whose links become the block's own. `fields` are
+  // widgets in it that it shows, as [kind, name].
+  wrap(name, description, outside, fields) {
+    const graph = window.app.rootGraph
+    const inside = graph.nodes.filter((node) => !outside.includes(node.type))
+    const { subgraph, node } = graph.convertToSubgraph(new Set([...inside, ...graph.groups]))
+    for (const [kind, name] of fields) {
+      const inner = subgraph.nodes.find(({ type }) => type === kind)
+      const slot = inner.inputs.find((input) => input.name === name)
+      if (slot.link == null) subgraph.addInput(name, slot.type).connect(slot, inner)
+    }
+    for (const other of graph.nodes.filter((other) => other !== node)) graph.remove(other)
+    subgraph.name = node.title = name
+    Object.assign(subgraph, { description, category: 'Hallo3' })
+    node.pos = [0, 0]
+    node.setSize([400, node.computeSize()[1]])
+    return this.save()
+  },
+
+  // Links a block's inputs and output to new nodes, as a person would: [kind, output, input] and [output, kind, input].
+  feed(block, givers, taker) {
+    const graph = window.app.rootGraph
+    const node = graph.nodes.find(({ title }) => title === block)
+    const added = (kind) => {
+      const other = window.LiteGraph.createNode(kind)
+      graph.add(other)
+      return other
+    }
+    for (const [kind, output, input] of givers) {
+      const giver = added(kind)
+      giver.connect(giver.findOutputSlot(output), node, node.findInputSlot(input))
+    }
+    const last = added(taker[1])
+    node.connect(node.findOutputSlot(taker[0]), last, last.findInputSlot(taker[2]))
+  },
+
   // Opens a workflow as a person does, and waits until the page has laid it out.
   async open(workflow, name) {
     await window.app.loadGraphData(structuredClone(workflow), true, true, name)
@@ -85,6 +121,12 @@ window.hallo3 = {
     const notices = document.querySelectorAll('[role=dialog], [role=alert], .p-toast-message')
     for (const notice of notices) if (notice.getClientRects().length) found.push(`notice: ${notice.innerText.trim()}`)
     return found.concat(this.overlaps(graph.nodes))
+  },
+
+  // The subgraphs that the page offers beside nodes.
+  blueprints() {
+    const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s
+    return stores.get('subgraph').subgraphBlueprints.map((blueprint) => blueprint.display_name)
   },
 
   // Nodes that cover one another, or stick out of the group that they are in.

@@ -2,8 +2,8 @@
 
     python tests/data/record_core_nodes.py http://127.0.0.1:8188
 
-Names, types, ranges and choices are kept, no prose. The input folder has to hold the two sample inputs and nothing else,
-since LoadImage and LoadAudio list it.
+Names, types, ranges and choices are kept, no prose. The input folder has to hold the two sample inputs and nothing
+else, since LoadImage and LoadAudio list it.
 """
 
 from __future__ import annotations

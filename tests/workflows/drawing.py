@@ -21,6 +21,8 @@ TALL = {
     "PreviewImage": 320,
 }
 FIELDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+SPEAKING = {"Hallo3AudioEncode", "Hallo3FaceEmbed", "Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid"}
+LINE = 66  # what a node grows by when it has told its result
 BYPASSED = 4  # the page's number for it
 
 
@@ -71,7 +73,8 @@ class Node:
             else:
                 sockets += 1
         slots = max(sockets, len(entry["output"]))
-        return 14 + 20 * slots + 24 * widgets, 38 + 20 * slots + 28 * widgets
+        told = LINE if self.kind in SPEAKING else 0
+        return 14 + 20 * slots + 24 * widgets, 38 + 20 * slots + 28 * widgets + told
 
 
 @dataclass(eq=False)

@@ -85,7 +85,7 @@ def said(words: str, text: str = PROMPT) -> Part:
 
 def heard() -> Part:
     """The recording, ready for sampling, and as it came."""
-    sound = Node("LoadAudio", {"audio": SPEECH}, colour=TOUCH, drop=86)
+    sound = Node("LoadAudio", {"audio": SPEECH}, colour=TOUCH, drop=104)
     loader = Node("Hallo3Wav2VecLoader", {"wav2vec": RELEASE}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES))
     features = Node("Hallo3AudioEncode", {"audio": sound["AUDIO"], "wav2vec": loader["wav2vec"]}, 320, drop=60)
     stage = Stage("Speech: what the mouth follows", [[sound], [loader], [features]], HEARD)
@@ -118,7 +118,7 @@ def seen(words: str, weight_dtype: str = "auto", looks: bool = False) -> Part:
     reference = Node("Hallo3Reference", inputs, 320, drop=284)
     shown = note(words, 320, 120)
     if looks:
-        shown = Node("PreviewImage", {"images": face["marked"]}, 320, 200, "Is it the right face?")
+        shown = Node("PreviewImage", {"images": face["marked"]}, 320, 300, "Is it the right face?")
     columns = [[picture, analysis], [vae, face, net], [reference, shown]]
     gives = {
         "vae": vae["vae"],
