@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .clips import LATENT_FRAMES, MOTION_FRAMES, clip_count, clip_span
 from .config import Grid
+from .fingerprint import SAME_FILM
 from .guidance import Branch, Guidance, guide
 from .image import Framing, frame_pixels, pixel_dropout
 from .model.attention import KeysValues
@@ -28,6 +30,7 @@ from .model.reference_net import ReferenceNet
 from .noise import ClipNoise
 from .sampler import SDE_DPMPP_2M, OnStep, check_sampler, clean_from_velocity, sample
 from .schedule import Schedule, make_schedule
+from .step_cache import StepCache, check_threshold
 from .text import null_text
 from .vae import LATENT_SCALE, VideoVae
 
@@ -39,7 +42,9 @@ class Settings:
     steps: int = 50
     guidance: Guidance = field(default_factory=Guidance)
     sampler: str = SDE_DPMPP_2M
-    batched: bool = True  # the evaluations of a step together, or one after another in half the memory
+    # The evaluations of a step together, or one after another in half the memory.
+    batched: bool = field(default=True, metadata=SAME_FILM)
+    cache: float = 0.0  # how far x0 may have moved before it is computed again (`step_cache.py`); 0: always
 
     def branches(self) -> set[Branch]:
         """All evaluations that the run needs; the place to ask first, since it checks every setting.
@@ -48,6 +53,7 @@ class Settings:
             InputError: a setting that cannot be.
         """
         check_sampler(self.sampler)
+        check_threshold(self.cache)
         return self.guidance.branches(len(make_schedule(self.steps)))
 
 
@@ -60,6 +66,9 @@ class Portrait:
     framing: Framing
     bank: ReferenceBank
     null_bank: ReferenceBank | None = None
+
+
+Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]  # state, step, branches -> their velocities
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Run:
     face: Sequence[KeysValues]
     null_audio: Sequence[KeysValues] | None
     dtype: torch.dtype
+    evaluations: Callable[[Denoiser, Run, Tensor, Tensor], Evaluate]  # of a clip: `Evaluations`, or on several cards
 
 
 def prepare_portrait(
@@ -117,8 +127,18 @@ def encode(vae: VideoVae, pixels: Tensor, noise: Tensor | None = None) -> Tensor
 
 def decode(vae: VideoVae, latent: Tensor) -> Iterator[Tensor]:
     """Scaled latent ``1 16 t h w`` -> frames ``n 3 H W`` in 0..1, float32, a chunk at a time."""
-    for chunk in vae.decode_chunks(latent * (1 / LATENT_SCALE)):
-        yield ((chunk[0].float() + 1) / 2).clamp(0, 1).transpose(0, 1)
+    for chunk in vae.decode_chunks(unscaled(latent)):
+        yield as_frames(chunk)
+
+
+def unscaled(latent: Tensor) -> Tensor:
+    """The way back from the networks' latent to the VAE's."""
+    return latent * (1 / LATENT_SCALE)
+
+
+def as_frames(pixels: Tensor) -> Tensor:
+    """The VAE's pixels ``1 3 n H W``, about -1..1 -> frames ``n 3 H W`` in 0..1, float32."""
+    return ((pixels[0].float() + 1) / 2).clamp(0, 1).transpose(0, 1)
 
 
 def prepare_run(
@@ -159,6 +179,7 @@ def prepare_run(
         if any(not branch.audio for branch in branches)
         else None,
         dtype=dtype,
+        evaluations=Evaluations,
     )
 
 
@@ -180,6 +201,34 @@ def concat_latent(
     return torch.cat((latent, latent.new_zeros(*latent.shape[:2], frames - latent.shape[2], h, w)), dim=2)
 
 
+class Evaluations:
+    """The evaluations of one clip, with concat latent ``1 16 t h w`` and audio tokens ``1 t n c``.
+
+    call: state ``1 16 t h w``, step, branches -> a velocity ``1 16 t h w`` for each branch, from one batch.
+    """
+
+    def __init__(self, denoiser: Denoiser, run: Run, concat: Tensor, audio_tokens: Tensor):
+        self._denoiser, self._run = denoiser, run
+        self._concat = concat.to(run.dtype)
+        self._audio = {
+            True: denoiser.audio_keys_values(audio_tokens.to(concat.device, run.dtype)),
+            False: run.null_audio,
+        }
+        self._stacked: dict[tuple[Branch, ...], Conditions] = {}  # of the combinations that this clip evaluates
+
+    def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
+        run = self._run
+        batch = x.to(run.dtype).expand(len(branches), -1, -1, -1, -1)
+        given = self._conditions(tuple(branches))
+        return self._denoiser(batch, self._concat, given, run.modulation.step(step), run.layout).split(1)
+
+    def _conditions(self, branches: tuple[Branch, ...]) -> Conditions:
+        if branches not in self._stacked:
+            run = self._run
+            self._stacked[branches] = join_branches(branches, run.text, run.reference, run.face, self._audio)
+        return self._stacked[branches]
+
+
 def sample_clip(
     denoiser: Denoiser,
     run: Run,
@@ -190,28 +239,18 @@ def sample_clip(
 ) -> Tensor:
     """One clip's latent ``1 16 t h w``, scaled, float32; audio tokens ``1 t n c``."""
     device = concat.device
-    concat = concat.to(run.dtype)
-    audio = {
-        True: denoiser.audio_keys_values(audio_tokens.to(device, run.dtype)),
-        False: run.null_audio,
-    }
-    stacked: dict[tuple[Branch, ...], Conditions] = {}  # of the combinations of branches that this clip evaluates
-
-    def conditions(branches: tuple[Branch, ...]) -> Conditions:
-        if branches not in stacked:
-            stacked[branches] = join_branches(branches, run.text, run.reference, run.face, audio)
-        return stacked[branches]
+    evaluate = run.evaluations(denoiser, run, concat, audio_tokens)
 
     def predict_clean(x: Tensor, step: int) -> Tensor:
-        def evaluate(branches: Sequence[Branch]) -> Sequence[Tensor]:
-            batch = x.to(run.dtype).expand(len(branches), -1, -1, -1, -1)
-            given = conditions(tuple(branches))
-            return denoiser(batch, concat, given, run.modulation.step(step), run.layout).split(1)
-
         weights = run.settings.guidance.weights(step, len(run.schedule))
-        velocity = guide(evaluate, weights, run.settings.batched)
+        velocity = guide(partial(evaluate, x, step), weights, run.settings.batched)
         return clean_from_velocity(x, velocity, run.schedule.wrapped[step])
 
+    if run.settings.cache:
+        steps, guidance = len(run.schedule), run.settings.guidance
+        predict_clean = StepCache(
+            predict_clean, steps, run.settings.cache, rule=lambda step: tuple(guidance.weights(step, steps).items())
+        )
     return sample(
         noise.initial(concat.shape).to(device),
         run.schedule,
@@ -253,6 +292,24 @@ def last_frames(frames: Tensor, count: int = MOTION_FRAMES) -> Tensor:
     return frames[-count:]
 
 
+def film_clip(
+    denoiser: Denoiser,
+    vae: VideoVae,
+    run: Run,
+    portrait: Portrait,
+    motion: Tensor | None,
+    audio_tokens: Tensor,
+    noise: ClipNoise,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """A clip, sampled and decoded: all its frames ``n 3 H W`` in 0..1, the motion frames at its start too.
+
+    motion ``2 3 H W``, the end of the clip before; None at the start of a film.
+    """
+    concat = concat_latent(vae, portrait.pixels, motion, noise, run.layout.grid.frames)
+    return torch.cat(list(decode(vae, sample_clip(denoiser, run, concat, audio_tokens, noise, on_step))))
+
+
 def film_clips(
     denoiser: Denoiser,
     vae: VideoVae,
@@ -269,11 +326,13 @@ def film_clips(
     """
     motion = None
     for clip in range(clip_count(frames)):
-        draws = noise(clip)
-        concat = concat_latent(vae, portrait.pixels, motion, draws, run.layout.grid.frames)
         report = on_step and (lambda step, clean, clip=clip: on_step(clip, step, clean))
-        latent = sample_clip(denoiser, run, concat, audio_tokens(clip), draws, report)
-        decoded = torch.cat(list(decode(vae, latent)))
+        decoded = film_clip(denoiser, vae, run, portrait, motion, audio_tokens(clip), noise(clip), report)
         motion = last_frames(decoded)
-        start, stop = clip_span(clip, frames)
-        yield decoded[MOTION_FRAMES : MOTION_FRAMES + stop - start]
+        yield new_frames(decoded, clip, frames)
+
+
+def new_frames(decoded: Tensor, clip: int, frames: int) -> Tensor:
+    """What clip number `clip` adds to a film of `frames` frames: ``49 3 H W -> n 3 H W``"""
+    start, stop = clip_span(clip, frames)
+    return decoded[MOTION_FRAMES : MOTION_FRAMES + stop - start]
