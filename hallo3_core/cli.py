@@ -1,4 +1,4 @@
-"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo`.
+"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo | samples`.
 
 Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.
 """
@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
+from .samples import PORTRAIT, SPEECH
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-ASSETS = Path(__file__).parents[1] / "assets"
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
 
@@ -87,6 +87,12 @@ def build_parser() -> Parser:
     demo.add_argument("--output", type=Path, default=Path("demo.mp4"))
     demo.add_argument("--models", type=Path, help="an existing release; without it a toy one is written and removed")
     demo.set_defaults(run=run_demo)
+
+    samples = commands.add_parser(
+        "samples", help="put the project's portrait and recording into ComfyUI's input folder"
+    )
+    samples.add_argument("folder", type=Path, help="that folder; files of these names that are there stay")
+    samples.set_defaults(run=run_samples)
 
     look = commands.add_parser("inspect", help="what a file or folder is, and whether it can be used")
     look.add_argument("path", type=Path)
@@ -255,10 +261,17 @@ def run_demo(given: argparse.Namespace) -> None:
         if given.models is None:
             given.models = Path(scratch) / "tiny"
             run_tiny(argparse.Namespace(folder=given.models, seed=0))
-        words = ["animate", "--image", str(ASSETS / "portrait.jpg"), "--audio", str(ASSETS / "speech.flac")]
+        words = ["animate", "--image", str(PORTRAIT), "--audio", str(SPEECH)]
         words += ["--prompt", DEMO_PROMPT, "--models", str(given.models), "--output", str(given.output)]
         run_animate(build_parser().parse_args([*words, "--steps", str(DEMO_STEPS), "--device", "cpu"]))
         say("The weights are noise: this shows that everything works, not what the real model makes.")
+
+
+def run_samples(given: argparse.Namespace) -> None:
+    from .samples import copy_samples
+
+    for path in copy_samples(given.folder):
+        say(str(path))
 
 
 def run_inspect(given: argparse.Namespace) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import audio, chaining, face, film, grid, loaders, reference, sampling, vocals
+from . import audio, chaining, face, film, grid, loaders, reference, samples, sampling, vocals
 
-MODULES = (loaders, audio, face, reference, sampling, chaining, film, grid, vocals)
+MODULES = (loaders, audio, face, reference, sampling, chaining, film, grid, vocals, samples)
 
 
 def mappings() -> tuple[dict[str, type], dict[str, str]]:

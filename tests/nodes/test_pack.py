@@ -49,6 +49,7 @@ REVIEWED = {
         "get_filename_list",
         "get_folder_paths",
         "get_full_path",
+        "get_input_directory",
         "get_temp_directory",
         "models_dir",
     },
@@ -145,6 +146,7 @@ CATALOGUE = {
     "Hallo3GuidanceGrid": ("IMAGE",),
     "Hallo3Guider": ("GUIDER",),
     "Hallo3Scheduler": ("SIGMAS",),
+    "Hallo3SampleInputs": ("IMAGE", "AUDIO"),
 }
 
 
