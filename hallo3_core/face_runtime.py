@@ -12,7 +12,6 @@ from types import ModuleType
 
 from .errors import InputError, pip_command, require
 
-MODULE = "onnxruntime"
 PROVIDERS = {
     "CPU": "CPUExecutionProvider",
     "CUDA": "CUDAExecutionProvider",
@@ -38,7 +37,7 @@ def load_runtime(provider: str) -> ModuleType:
     if provider not in PROVIDERS:
         raise InputError(f"face provider {provider!r}: expected one of {', '.join(PROVIDERS)}.")
     try:
-        runtime = require(MODULE, BUILDS[provider], "finding faces")
+        runtime = require("onnxruntime", BUILDS[provider], "finding faces")
         available = runtime.get_available_providers()
     except (ImportError, AttributeError) as error:  # a folder half overwritten, or libraries that are not there
         reason = str(error).strip().splitlines()[0]
@@ -54,7 +53,7 @@ def load_runtime(provider: str) -> ModuleType:
 
 def installed_builds() -> list[str]:
     """The installed packages that bring ONNX Runtime; more than one have overwritten each other."""
-    return sorted(set(metadata.packages_distributions().get(MODULE, [])))
+    return sorted(set(metadata.packages_distributions().get("onnxruntime", [])))
 
 
 def replace_by(provider: str) -> str:
