@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,17 +16,37 @@ from .checkpoints import names
 from .checkpoints.lora import apply_lora, read_lora
 from .checkpoints.parts import build
 from .checkpoints.release import Release
+from .clip_chain import Clip, MakeClip, clip_chain, lazily
+from .clip_store import FilmPlan, beside, work_on
 from .clips import clip_count
 from .config import TransformerConfig
 from .errors import InputError
 from .face import embed_face, load_face_analyser
+from .faults import NotFinite, Ways, likely_cause
 from .film import FilmWriter, check_output
+from .fingerprint import SAME_FILM, film_inputs
 from .image import Framing, crop_to, plan_framing, read_image, to_uint8
 from .model.denoiser import Denoiser
 from .noise import SeededNoise
-from .pipeline import Portrait, Run, Settings, film_clips, prepare_portrait, prepare_run
+from .pipeline import (
+    Portrait,
+    Run,
+    Settings,
+    as_frames,
+    concat_latent,
+    decode,
+    last_frames,
+    new_frames,
+    prepare_portrait,
+    prepare_run,
+    sample_clip,
+    unscaled,
+)
 from .recording import Recording, read_recording
 from .text import load_text_encoder
+from .tiles import decode_in_tiles
+from .vae import VideoVae
+from .work_folder import Keeping
 
 log = logging.getLogger(__name__)
 PATCH_PIXELS = 16  # picture pixels a token covers
@@ -43,7 +63,7 @@ class Options:
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
-    device: str = "cpu"
+    device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
     dtype: torch.dtype = torch.float32
 
 
@@ -55,6 +75,9 @@ class Progress:
 
     def start(self, clips: int, steps: int) -> None:
         """Sampling begins: so many clips of so many steps."""
+
+    def kept(self, clip: int) -> None:
+        """A clip is there from an earlier run: its steps are not needed. May come before `start`."""
 
     def step(self, clip: int, step: int, clean: Tensor) -> None:
         """A step of a clip is done; its x0 so far."""
@@ -74,6 +97,18 @@ class Film:
     width: int
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What a film is made of, read and checked: the picture ``1 3 h w`` in 0..1 with its name, how it is framed, the
+    recording and the sentence."""
+
+    picture: Tensor
+    name: str
+    framing: Framing
+    recording: Recording
+    prompt: str
+
+
 def animate(
     image: Path,
     audio: Path,
@@ -82,8 +117,9 @@ def animate(
     output: Path,
     options: Options,
     progress: Progress | None = None,
+    keeping: Keeping = Keeping.UNTIL_WHOLE,
 ) -> Film:
-    """Make a film; `output` appears only when it is whole.
+    """Make a film; `output` appears only when it is whole. Clips that a run before finished are not made again.
 
     Raises:
         InputError: any input that cannot serve, before the long work where it can be told.
@@ -91,63 +127,101 @@ def animate(
     progress = progress or Progress()
     check_output(output)
     SeededNoise(options.seed, 0)  # a bad seed, like bad settings, is told before minutes of work
-    with_null = any(not branch.reference for branch in options.settings.branches())
+    options.settings.branches()
     with torch.inference_mode():
-        picture = read_image(image)[None]
-        recording = read_recording(audio)
-        config = denoiser_config(release)
-        framing = plan_framing(*picture.shape[-2:], *film_size(options.size, config), options.framing)
-        progress.stage("encoding text, sound and portrait")
-        text = encode_prompt(prompt, release, config, options)
-        features = encode_recording(recording, release, options)
-        audio_tokens, null_audio_tokens = project_audio(features, release, options)
-        portrait, face_tokens = encode_portrait(picture, image.name, framing, with_null, release, options)
-        progress.stage("loading the denoiser")
-        with _use(load_denoiser(release, config, options), options) as denoiser:
-            run = prepare_run(
-                denoiser,
-                portrait,
-                options.settings,
-                text=text,
-                face_tokens=face_tokens,
-                null_audio_tokens=null_audio_tokens,
-                dtype=options.dtype,
-            )
-            denoiser.modulation.to("meta")  # computed for all steps: 1.6 GB less on the device
-            return write_film(denoiser, run, portrait, recording, audio_tokens, release, output, options, progress)
+        scene = read_scene(image, audio, prompt, release, options)
+        clips = clip_count(scene.recording.frames)
+        _, _, height, width = scene.framing.keep
+        plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
+        with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
+            make = lazily(clip_maker(scene, release, options, progress))
+            with make as make_clip, FilmWriter(output, height, width, scene.recording, part=part) as film:
+                for frames in clip_chain(clips, make_clip, store, progress.kept):
+                    film.write(frames)
+    return Film(output, film.frames, clips, height, width)
 
 
-def write_film(
-    denoiser: Denoiser,
-    run: Run,
-    portrait: Portrait,
-    recording: Recording,
-    audio_tokens: list[Tensor],
-    release: Release,
-    output: Path,
-    options: Options,
-    progress: Progress,
-) -> Film:
-    """Sample clip after clip into the file."""
-    frames, clips = recording.frames, len(audio_tokens)
-    _, _, height, width = portrait.framing.keep
-    with _use(release.vae(dtype=options.dtype), options) as vae, FilmWriter(output, height, width, recording) as film:
-        progress.start(clips, len(run.schedule))
-        try:
-            for new in film_clips(
-                denoiser,
-                vae,
-                run,
-                portrait,
-                frames,
-                audio_tokens.__getitem__,
-                lambda clip: SeededNoise(options.seed, clip),
-                progress.step,
-            ):
-                film.write(to_uint8(crop_to(new, portrait.framing).cpu()))
-        finally:
-            progress.finish()
-    return Film(output, frames, clips, height, width)
+def read_scene(image: Path, audio: Path, prompt: str, release: Release, options: Options) -> Scene:
+    """Read and check what a film is made of.
+
+    Raises:
+        InputError: a picture, recording or size that cannot serve.
+    """
+    picture = read_image(image)[None]
+    size = film_size(options.size, denoiser_config(release))
+    framing = plan_framing(*picture.shape[-2:], *size, options.framing)
+    return Scene(picture, image.name, framing, read_recording(audio), prompt)
+
+
+@contextmanager
+def clip_maker(scene: Scene, release: Release, options: Options, progress: Progress) -> Iterator[MakeClip]:
+    """Load and use network after network, up to the two that make clips; those are let go at the end.
+
+    Raises:
+        InputError: a network or input that cannot serve.
+    """
+    config = denoiser_config(release)
+    progress.stage("encoding text, sound and portrait")
+    text = encode_prompt(scene.prompt, release, config, options)
+    features = encode_recording(scene.recording, release, options)
+    audio_tokens, null_audio_tokens = project_audio(features, release, options)
+    portrait, face_tokens = encode_portrait(scene, release, options)
+    progress.stage("loading the denoiser")
+    with _use(load_denoiser(release, config, options), options) as denoiser:
+        run = prepare_run(
+            denoiser,
+            portrait,
+            options.settings,
+            text=text,
+            face_tokens=face_tokens,
+            null_audio_tokens=null_audio_tokens,
+            dtype=options.dtype,
+        )
+        denoiser.modulation.to("meta")  # computed for all steps: 1.6 GB less on the device
+        with _use(release.vae(dtype=options.dtype), options) as vae:
+            sampling = Ways("sampling", sampling_ways(run), progress.stage)
+            decoding = Ways("decoding", {"whole": decode_whole, "in tiles": decode_tiled}, progress.stage)
+
+            def make(clip: int, motion: Tensor | None) -> Clip:
+                def report(step: int, clean: Tensor) -> None:
+                    progress.step(clip, step, clean)
+
+                def sample(run: Run) -> Tensor:
+                    noise = SeededNoise(options.seed, clip)
+                    concat = concat_latent(vae, portrait.pixels, motion, noise, run.layout.grid.frames)
+                    return sample_clip(denoiser, run, concat, audio_tokens[clip], noise, report)
+
+                try:
+                    latent = sampling.first(sample)
+                except NotFinite as error:
+                    cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
+                    raise InputError(f"clip {clip + 1} of {len(audio_tokens)}, {error} {cause}") from error
+                decoded = decoding.first(lambda decode: decode(vae, latent))
+                new = new_frames(decoded, clip, features.frames)
+                return Clip(to_uint8(crop_to(new, portrait.framing).cpu()), last_frames(decoded).cpu())
+
+            progress.start(len(audio_tokens), len(run.schedule))
+            try:
+                yield make
+            finally:
+                progress.finish()
+
+
+def sampling_ways(run: Run) -> dict[str, Run]:
+    """Ways to sample a clip, from fast to small, by name."""
+    in_turn = {"with one evaluation after another": replace(run, settings=replace(run.settings, batched=False))}
+    together = {"with the evaluations of a step together": run}
+    return together | in_turn if run.settings.batched and len(run.settings.branches()) > 1 else in_turn
+
+
+def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:
+    """A scaled latent's frames ``n 3 H W`` in 0..1."""
+    return torch.cat(list(decode(vae, latent)))
+
+
+def decode_tiled(vae: VideoVae, latent: Tensor) -> Tensor:
+    """The same in a fraction of the memory, on the CPU."""
+    return as_frames(decode_in_tiles(vae, unscaled(latent)))
 
 
 def denoiser_config(release: Release) -> TransformerConfig:
@@ -211,15 +285,18 @@ def project_audio(features: AudioFeatures, release: Release, options: Options) -
         return clips, project(torch.zeros_like(clip_audio(features, 0)))
 
 
-def encode_portrait(
-    picture: Tensor, name: str, framing: Framing, with_null: bool, release: Release, options: Options
-) -> tuple[Portrait, Tensor]:
+def encode_portrait(scene: Scene, release: Release, options: Options) -> tuple[Portrait, Tensor]:
     """The portrait's bank and face tokens; detector, VAE and reference network are let go."""
     analyser = load_face_analyser(release.face_folder, options.face_provider)
     whole = options.face == "whole"
     face, mask = embed_face(
-        picture[0], analyser, "largest" if whole else options.face, "whole image" if whole else "error", name=name
+        scene.picture[0],
+        analyser,
+        "largest" if whole else options.face,
+        "whole image" if whole else "error",
+        name=scene.name,
     )
+    with_null = any(not branch.reference for branch in options.settings.branches())
     place = dict(device=options.device, dtype=options.dtype)
     with _use(release.network(names.FACE_PROJECTOR, dtype=options.dtype), options) as projector:
         face_tokens = projector(face.embedding[None].to(**place))
@@ -228,7 +305,7 @@ def encode_portrait(
         _use(release.network(names.REFERENCE_NET, dtype=options.dtype), options) as reference_net,
     ):
         portrait = prepare_portrait(
-            picture.to(**place), mask.to(**place), framing, vae, reference_net, with_null=with_null
+            scene.picture.to(**place), mask.to(**place), scene.framing, vae, reference_net, with_null=with_null
         )
     return portrait, face_tokens
 

@@ -1,6 +1,6 @@
 """The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo | samples`.
 
-Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.
+Exit codes: 0 done, 2 not done (one line says why), 130 interrupted (Ctrl-C), 143 asked to end (SIGTERM).
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
+from .film_options import add_film_options, film_options, keeping_of, seed
+from .interruption import Terminated, sigterm_raises
 from .samples import PORTRAIT, SPEECH
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
 
@@ -26,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        return options.run(options) or 0
+        with sigterm_raises():
+            return options.run(options) or 0
     except InputError as error:
         say(f"error: {error}", sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return NOT_DONE
+    except KeyboardInterrupt as stop:
         say("interrupted", sys.stderr)
-        return 130
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 def say(text: str, stream=None) -> None:
@@ -100,95 +103,11 @@ def build_parser() -> Parser:
     return parser
 
 
-def add_film_options(parser: argparse.ArgumentParser) -> None:
-    """The options that animate and batch share."""
-    add = parser.add_argument
-    add("--models", type=Path, required=True, help="the release's folder")
-    add("--seed", type=seed, default=0, help="same seed, same film (default 0)")
-    add("--steps", type=int, default=50, help="1 to 1000; time grows with it (default 50)")
-    add("--audio-cfg", type=float, default=3.5, help="how much the lips follow the sound (default 3.5)")
-    add("--text-cfg", type=float, default=3.5, help="how much the scene follows the sentence (default 3.5)")
-    add("--reference-cfg", type=float, default=1.0, help="how much the person follows the portrait (default 1)")
-    add("--size", type=size, metavar="HxW", help="height x width, multiples of 16 (default: the trained size, 480x720)")
-    add(
-        "--framing", choices=("auto", "crop", "pad"), default="auto", help="square portraits are padded, others cropped"
-    )
-    add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
-    add("--sampler", default="sde-dpmpp-2m", help="sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
-    add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
-    add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
-    add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
-    add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
-
-
-def seed(text: str) -> int:
-    from .noise import MAX_SEED
-
-    if not text.isdecimal() or int(text) > MAX_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed: choose 0 to {MAX_SEED}")
-    return int(text)
-
-
-def size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected height x width, such as 480x720")
-    return int(height), int(width)
-
-
-def lora(text: str) -> tuple[Path, float]:
-    path, colon, strength = text.rpartition(":")
-    try:
-        return (Path(path), float(strength)) if colon else (Path(text), 1.0)
-    except ValueError:
-        return Path(text), 1.0  # a colon of the path itself
-
-
-def film_options(given: argparse.Namespace):
-    """The command line's words as `animate.Options`."""
-    import torch
-
-    from .animate import Options
-    from .guidance import Guidance, Scales
-    from .pipeline import Settings
-
-    device = choose_device(given.device)
-    automatic = "fp32" if device == "cpu" else "bf16"
-    guidance = Guidance(Scales(given.reference_cfg, given.audio_cfg, given.text_cfg))
-    return Options(
-        settings=Settings(given.steps, guidance, given.sampler, batched=not given.sequential),
-        seed=given.seed,
-        size=given.size,
-        framing=given.framing,
-        face=given.face,
-        loras=tuple(given.lora),
-        device=device,
-        dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
-    )
-
-
-def choose_device(name: str) -> str:
-    """The device to compute on.
-
-    Raises:
-        InputError: a device that torch does not know or this machine does not have.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
-    return name
-
-
 class Bar:
     """Progress on the terminal: the stages, then one bar over all steps of all clips with the time left."""
 
     def __init__(self):
-        self._bar = None
+        self._bar, self._steps, self._kept = None, 0, 0
 
     def stage(self, text: str) -> None:
         say(f"{text} ...", sys.stderr)
@@ -196,13 +115,23 @@ class Bar:
     def start(self, clips: int, steps: int) -> None:
         from tqdm import tqdm
 
-        self._clips = clips
+        self._clips, self._steps = clips, steps
         form = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} to go"
-        self._bar = tqdm(total=clips * steps, desc=f"clip 1/{clips}", bar_format=form, smoothing=0.05)
+        self._bar = tqdm(total=clips * steps, initial=self._kept * steps, bar_format=form, smoothing=0.05)
+        self._show(self._kept, 0)
+
+    def kept(self, clip: int) -> None:
+        self._kept = clip + 1
+        if self._bar is not None:
+            self._show(clip, self._steps)
 
     def step(self, clip: int, step: int, clean) -> None:
+        self._show(clip, step + 1)
+
+    def _show(self, clip: int, steps: int) -> None:
+        """So many steps of a clip are done; fewer than before where it is made again in another way."""
         self._bar.set_description(f"clip {clip + 1}/{self._clips}", refresh=False)
-        self._bar.update()
+        self._bar.update(clip * self._steps + steps - self._bar.n)
 
     def finish(self) -> None:
         if self._bar is not None:
@@ -214,7 +143,14 @@ def run_animate(given: argparse.Namespace) -> None:
     from .checkpoints.release import Release
 
     film = animate(
-        given.image, given.audio, given.prompt, Release(given.models), given.output, film_options(given), Bar()
+        given.image,
+        given.audio,
+        given.prompt,
+        Release(given.models),
+        given.output,
+        film_options(given),
+        Bar(),
+        keeping_of(given),
     )
     tell(film)
 
@@ -241,7 +177,7 @@ def run_batch(given: argparse.Namespace) -> int:
     for number, job in enumerate(jobs):
         try:
             output = given.output_dir / f"{number:04d}.mp4"
-            tell(animate(job.image, job.audio, job.prompt, release, output, options, Bar()))
+            tell(animate(job.image, job.audio, job.prompt, release, output, options, Bar(), keeping_of(given)))
         except InputError as error:
             failed += 1
             say(f"error: {given.file}, line {job.line}: {error}", sys.stderr)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import comfy.samplers
+import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
+from ...hallo3_core.faults import check_finite
 from ...hallo3_core.guidance import EVERYTHING, Branch, Guidance, combine
-from .conditions import BranchCond, ClipInputs, check_text, prepare_clip
+from .conditions import BranchCond, ClipConditions, ClipInputs, check_text, prepare_clip
+from .memory import only_on_device
 from .model import CONCAT, EVALUATION, TIMESTEP, require_model
 from .solver import timesteps_of
 
@@ -18,16 +22,16 @@ from .solver import timesteps_of
 class Guider(comfy.samplers.CFGGuider):
     """Evaluates the branches that the scales need, and mixes them. Made for one clip; holds it on the CPU."""
 
-    def __init__(self, patcher: Any, inputs: ClipInputs, guidance: Guidance):
-        """
+    def __init__(self, patcher: Any, inputs: ClipInputs, guidance: Guidance, batched: bool = True):
+        """batched: the evaluations of a step together, as far as the host finds memory for them.
+
         Raises:
             InputError: not our model, text that it cannot read, or scales that are no numbers.
         """
         check_text(inputs.text, require_model(patcher).diffusion_model)
         guidance.branches(1)  # a scale that is no number is told when the guider is made, not when it is used
         super().__init__(patcher)
-        self.inputs, self.guidance = inputs, guidance
-        self.timesteps: list[int] | None = None  # of the steps, once a run has begun
+        self.inputs, self.guidance, self.batched = inputs, guidance, batched
 
     def sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs) -> Tensor:
         """As the host's own; the clip's conditions are on the device for as long as this takes.
@@ -37,39 +41,50 @@ class Guider(comfy.samplers.CFGGuider):
         """
         self._check(noise)
         branches = self.guidance.branches(len(sigmas) - 1) if len(sigmas) > 1 else {EVERYTHING}
-        self.timesteps = timesteps_of(sigmas) if len(sigmas) > 1 else None
+        self.sigmas, self.timesteps = sigmas, timesteps_of(sigmas) if len(sigmas) > 1 else None
         self.original_conds = {}
         self.inner_set_conds({name_of(branch): [[None, {}]] for branch in sorted(branches, reverse=True)})
+        only_on_device(self.model_patcher)
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        finally:  # the host leaves these on the object after a cancel, and the object in its cache
-            for name in ("conds", "inner_model", "loaded_models"):
+        finally:  # the host leaves some of these on the object after a cancel, and the object in its cache
+            for name in ("conds", "inner_model", "loaded_models", "clip", "sigmas", "timesteps"):
                 self.__dict__.pop(name, None)
 
     def inner_sample(self, *args, **kwargs) -> Tensor:
         """Here the model is loaded and patched: the time to prepare what all steps share."""
-        model = self.inner_model
         branches = {branch for branch in _BRANCHES if name_of(branch) in self.conds}
-        clip = prepare_clip(model.diffusion_model, self.inputs, branches, model.compute_dtype)
+        self.clip = self.prepare(branches)
         for branch in branches:
             for cond in self.conds[name_of(branch)]:
-                cond[EVALUATION] = BranchCond(clip, (branch,))
+                cond[EVALUATION] = BranchCond(self.clip, (branch,))
                 cond[CONCAT] = self.inputs.concat
         return super().inner_sample(*args, **kwargs)
+
+    def prepare(self, branches: Collection[Branch]) -> ClipConditions:
+        """What the steps share, on the device."""
+        model, told = self.inner_model, self.timesteps
+        steps = torch.tensor(told) if told else model.model_sampling.timestep(self.sigmas[:-1]).float()
+        return prepare_clip(model.diffusion_model, self.inputs, branches, steps, model.compute_dtype)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006 (the host's signature)
         """x0 of this step: the weighted sum of the branches."""
         options = model_options["transformer_options"]
         sigma, sigmas = float(timestep.flatten()[0]), options["sample_sigmas"]
         step = step_of(sigma, sigmas)
-        if self.timesteps is not None and math.isclose(sigma, float(sigmas[step]), rel_tol=1e-5):
+        is_on_grid = math.isclose(sigma, float(sigmas[step]), rel_tol=1e-5)  # some solvers look between two steps
+        self.clip.step = step if is_on_grid else None
+        if self.timesteps is not None and is_on_grid:
             told = {**options, TIMESTEP: self.timesteps[step]}
             model_options = {**model_options, "transformer_options": told}
         weights = self.guidance.weights(step, len(sigmas) - 1)
         conds = [self.conds[name_of(branch)] for branch in weights]
-        found = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        groups = [conds] if self.batched else [[cond] for cond in conds]
+        evaluate = comfy.samplers.calc_cond_batch
+        found = [result for g in groups for result in evaluate(self.inner_model, g, x, timestep, model_options)]
         results = dict(zip(weights, found, strict=True))
         clean = combine(results, weights)
+        check_finite(clean, step, len(sigmas) - 1)
         return self._post_process(clean, results, x, timestep, model_options)
 
     def _post_process(self, clean: Tensor, results: dict[Branch, Tensor], x, timestep, model_options: dict) -> Tensor:

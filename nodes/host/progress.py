@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import comfy.model_management as management
 import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from .preview import PortraitColours
+from .sampling import ClipSampler
+
 
 class StepBar:
     """One bar over the steps of all clips. Each step shows the latent as the user's preview setting has it, says how
     long it will take, and is a moment at which Cancel takes effect."""
 
-    def __init__(self, patcher: Any, steps: int, clips: int = 1, node_id: str | None = None):
-        """patcher: the MODEL that is sampled, whose latent format colours the preview."""
+    def __init__(self, sampler: ClipSampler, clips: int = 1, node_id: str | None = None):
+        """Over so many clips of the sampler's steps."""
+        steps = sampler.settings.steps
         self._bar = comfy.utils.ProgressBar(steps * clips)
-        self._previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
+        colours = PortraitColours(sampler.vae, sampler.portrait.pixels)
+        self._previewer = latent_preview.get_previewer(sampler.patcher.load_device, colours)
         self._steps, self._clips, self._node_id = steps, clips, node_id
-        self._done, self._start = 0, time.monotonic()
+        self._done, self._kept, self._start = 0, 0, time.monotonic()
 
     def step(self, clean: Tensor) -> None:
         """One step more is done; `clean` is its x0, ``b 16 t h w``, scaled.
@@ -37,13 +41,25 @@ class StepBar:
         show_text(self._text(), self._node_id)
         self._bar.update_absolute(self._done, self._steps * self._clips, preview)
 
+    def kept(self, clip: int) -> None:
+        """A clip is there from an earlier run."""
+        self._done += self._steps
+        self._kept += self._steps
+        show_text(f"clip {clip + 1} of {self._clips} is there from an earlier run", self._node_id)
+        self._bar.update_absolute(self._done, self._steps * self._clips)
+
+    def again(self, reason: str) -> None:
+        """The steps of this clip are done once more."""
+        self._done -= self._done % self._steps
+        show_text(reason, self._node_id)
+
     def callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
         """The form in which the host's samplers report."""
         return lambda step, clean, x, steps: self.step(clean)
 
     def _text(self) -> str:
         clip, step = divmod(self._done - 1, self._steps)
-        each = (time.monotonic() - self._start) / self._done
+        each = (time.monotonic() - self._start) / (self._done - self._kept)
         left = span(each * (self._steps * self._clips - self._done))
         where = f"clip {clip + 1} of {self._clips}, " if self._clips > 1 else ""
         return f"{where}step {step + 1} of {self._steps}, {left} left"
