@@ -52,6 +52,7 @@ REVIEWED = {
         "get_folder_paths",
         "get_full_path",
         "get_input_directory",
+        "get_output_directory",
         "get_temp_directory",
         "models_dir",
     },
