@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -102,6 +104,29 @@ def test_what_runs_is_published_and_what_builds_is_not():
     developers = ("tests/", "benchmarks/", ".ci/", "dev", "requirements-dev.txt", "assets/draw", "docs/pictures/")
     assert not [name for name in SHIPPED if name.startswith(developers)]
     assert sum((ROOT / name).stat().st_size for name in SHIPPED) < LARGEST
+
+
+def test_what_is_published_works_by_itself(tmp_path):
+    """The archive alone: the pack is imported from it, and the command line finds what it needs."""
+    pack = tmp_path / "custom_nodes" / "hallo3"
+    for name in SHIPPED:
+        (pack / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, pack / name)
+    code = f"""
+import importlib.util, sys
+def load(name, path, folder=None):
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder and [folder])
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+load("fake", r"{ROOT / "tests/nodes/fake_host.py"}").install(r"{tmp_path}")
+pack = load("hallo3_pack", r"{pack / "__init__.py"}", r"{pack}")
+assert len(pack.NODE_CLASS_MAPPINGS) == {len(list((ROOT / "web/docs").glob("*.md")))}
+"""
+    for words in (["-c", code], ["-m", "hallo3_core", "samples", str(tmp_path)]):
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=pack)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hallo3_speech.flac").is_file()
 
 
 def test_nothing_is_installed_or_run_beside_the_pack():
