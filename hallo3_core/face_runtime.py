@@ -45,8 +45,8 @@ def load_runtime(provider: str) -> ModuleType:
     if PROVIDERS[provider] not in available:
         offered = ", ".join(name for name, full in PROVIDERS.items() if full in available) or "none of ours"
         raise InputError(
-            f"face provider {provider}: the installed onnxruntime offers {offered}. Choose one of these (the face is "
-            f"looked for once a film, so CPU is quick enough), or: {replace_by(provider)}"
+            f"face provider {provider}: the installed onnxruntime offers {offered}. Choose one of these: the face is "
+            f"looked for once a film, so CPU is quick enough. For {provider}: {replace_by(provider)}"
         )
     return runtime
 
