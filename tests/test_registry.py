@@ -211,6 +211,11 @@ def test_the_registry_is_told_what_it_asks_for():
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_a_publisher_fills_in_all_or_nothing():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert bool(PROJECT["tool"]["comfy"]["PublisherId"]) == ("/OWNER/" not in text)
+
+
 def test_icon_and_banner_have_the_shapes_that_the_registry_shows():
     images = pytest.importorskip("PIL.Image")
     for key, shape in (("Icon", 1), ("Banner", 21 / 9)):
