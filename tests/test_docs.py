@@ -16,13 +16,13 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "assets/README.md")
 }
-OTHERS_OPTIONS = {"--temp-directory"}  # ComfyUI's
+OTHERS_OPTIONS = {"--temp-directory", "--nnodes", "--nproc-per-node"}  # ComfyUI's and torchrun's
 NODES = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))  # held to the nodes by test_help
 FOLDERS = ("assets", "benchmarks", "docs", "hallo3_core", "nodes", "tests", "web", "workflows", "subgraphs", "locales")
 
 
 ARRIVING = {
-    *("docs/errors.md", "docs/parallel.md", "docs/performance.md"),
+    *("docs/errors.md", "docs/performance.md"),
     *("assets/screenshots/hallo3_long_video.jpg", "assets/screenshots/hallo3_guidance_grid.jpg"),
 }  # linked already, to come with the work that they describe
 
@@ -76,6 +76,13 @@ def test_commands_and_options_that_are_named_exist(page):
 def test_every_command_is_in_the_table_of_commands():
     table = prose("docs/command_line.md").partition("## Commands")[2].partition("## ")[0]
     assert {row.split()[0] for row in re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)} == parsers().keys()
+
+
+def test_every_option_of_a_film_is_in_the_tables():
+    page = prose("docs/command_line.md")
+    for parser in (parsers()["animate"], parsers()["batch"]):
+        for option in parser._option_string_actions.keys() - {"-h", "--help"}:
+            assert f"`{option}" in page, option
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -101,7 +101,16 @@ def test_what_runs_is_published_and_what_builds_is_not():
         assert [name for name in files() if name.startswith(f"{folder}/")] == [
             name for name in SHIPPED if name.startswith(f"{folder}/")
         ], folder
-    developers = ("tests/", "benchmarks/", ".ci/", "dev", "requirements-dev.txt", "assets/draw", "docs/pictures/")
+    developers = (
+        "tests/",
+        "benchmarks/",
+        "examples/",
+        ".ci/",
+        "dev",
+        "requirements-dev.txt",
+        "assets/draw",
+        "docs/pictures/",
+    )
     assert not [name for name in SHIPPED if name.startswith(developers)]
     assert sum((ROOT / name).stat().st_size for name in SHIPPED) < LARGEST
 
