@@ -158,3 +158,18 @@ def test_choices_reach_the_steps(make, plain, monkeypatch):
     samples.clear()
     make(replace(OPTIONS, settings=Settings(8, sampler="ddim", cache=0.99)))
     assert samples.count(2) == len(samples) < 8
+
+
+def test_only_what_a_step_computes_with_is_there_while_sampling(make, monkeypatch):
+    from hallo3_core.model.denoiser import Denoiser
+
+    resident, forward = set(), Denoiser.forward
+
+    def watched(self, *args):
+        resident.update(name.split(".")[0] for name, p in self.named_parameters() if not p.is_meta)
+        return forward(self, *args)
+
+    monkeypatch.setattr(Denoiser, "forward", watched)
+    make()
+    tables = {"text_positions", "video_positions"}  # the layout's are views of them
+    assert resident == {"blocks", "patch_embed", "final_norm", "head_norm", "head"} | tables
