@@ -178,10 +178,12 @@ def can_keep_all(release: Release, options: Options) -> bool:
 
 
 def device_memory(device: torch.device | str) -> int:
-    """Bytes in all, of a CUDA device or of this machine; 0 where that cannot be told."""
+    """Bytes in all, of a CUDA device, or of this machine for each of torchrun's processes on it; 0 where that cannot be
+    told."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return here // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 0
