@@ -52,9 +52,10 @@ def long_video() -> Drawing:
     words = """
 **Cost** of a clip (1.88 s of film): `steps` x 2 evaluations while `audio_cfg` = `text_cfg` and `reference_cfg` = 1.
 
-20 to 30 steps are enough for a look. For a long film set `color_hold` to 0.5: its colours stay those of the portrait.
+20 to 30 steps are enough for a look. For a long film set `color_hold` to 0.5, which keeps its colours the portrait's,
+and give `resume_key` a name: after Cancel or a crash the next run goes on with the clips that are there.
 """
-    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 180), film]], MADE, drop=270)
+    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 200), film]], MADE, drop=250)
     shown = Stage("Film", [[save(film["film"], "long_video")]], SHOWN, drop=514)
     start = f"""
 # A portrait talks
