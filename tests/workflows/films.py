@@ -296,15 +296,15 @@ def clean_vocals() -> Drawing:
 The film that comes out here carries the voice alone, since that is what was encoded. The next stage puts the whole
 recording back.
 """
-    under = Dot(inputs["sound"])
-    sound = Dot(under, drop=650)
-    columns = [[note(words, 340, 140), film, under], [sound]]
-    sampling = Stage("Video transformer: clip after clip", columns, MADE, drop=300)
+    above = Dot(inputs["sound"])
+    sound = Dot(above)
+    columns = [[above, note(words, 340, 140), film], [sound]]
+    sampling = Stage("Video transformer: clip after clip", columns, MADE, drop=560)
     parts = Node("GetVideoComponents", {"video": film["film"]}, 240)
     mixed = Node("CreateVideo", {"images": parts["images"], "audio": sound, "fps": parts["fps"]}, 280, drop=60)
     words = "All frames are in memory here, 0.1 GB a second of film at 720x480."
-    music = Stage("Film with the music", [[parts, note(words, 240, 110)], [mixed]], SHOWN, drop=494)
-    shown = Stage("Film", [[save(mixed["VIDEO"], "clean_vocals")]], SHOWN, drop=494)
+    music = Stage("Film with the music", [[parts, note(words, 240, 110)], [mixed]], SHOWN, drop=780)
+    shown = Stage("Film", [[save(mixed["VIDEO"], "clean_vocals")]], SHOWN, drop=780)
     start = f"""
 # A song, or speech over music
 Music disturbs the lips. So the mouth follows the voice alone, and the film keeps the whole sound.
