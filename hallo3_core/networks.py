@@ -108,6 +108,10 @@ class Networks:
         with self._lend("face analyser", load) as analyser:
             yield analyser
 
+    def forget(self, name: str) -> None:
+        """Load a network anew for the next film: this one was changed."""
+        self._kept.pop(name, None)
+
     def let_go(self, *modules: nn.Module) -> None:
         """Weights that the film at hand needs no more."""
         for module in () if self._keep else modules:
