@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py [--clips 200] [--json FILE]
 
-One film of so many clips, kept clips and all, at the smallest size; in each clip the process's resident memory, its open
-file handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and the
+One film of so many clips, kept clips and all, at the smallest size; in each clip the resident memory, open file
+handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and the
 largest between.
 """
 
