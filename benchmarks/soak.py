@@ -2,8 +2,9 @@
 
     python benchmarks/soak.py [--clips 200] [--json FILE]
 
-One film of so many clips, kept clips and all, at the smallest size; after each clip the process's resident memory and
-open file handles are read. Reported: both after the tenth clip and at the end, and the largest of each between.
+One film of so many clips, kept clips and all, at the smallest size; in each clip the process's resident memory, its open
+file handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and the
+largest between.
 """
 
 from __future__ import annotations
@@ -40,13 +41,12 @@ class Watch(Progress):
         if step == 0:
             gc.collect()
             handles = self.process.num_handles() if sys.platform == "win32" else self.process.num_fds()
-            self.readings.append((self.process.memory_info().rss, handles))
+            tensors = sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+            self.readings.append((self.process.memory_info().rss, handles, tensors))
 
 
-def soak(clips: int, folder: Path) -> list[tuple[int, int]]:
-    """Resident bytes and open handles, clip after clip."""
-    from hallo3_core.film import FilmWriter  # noqa: F401 (PyAV is loaded before the first reading)
-
+def soak(clips: int, folder: Path) -> list[tuple[int, int, int]]:
+    """Resident bytes, open handles and live tensors, clip after clip."""
     release = Release(write_tiny_release(folder / "tiny"))
     sound = folder / "sound.wav"
     write_sound(sound, clips)
@@ -69,10 +69,10 @@ def write_sound(path: Path, clips: int) -> None:
         file.writeframes(tone.to(torch.int16).numpy().tobytes())
 
 
-def summary(readings: list[tuple[int, int]]) -> dict:
+def summary(readings: list[tuple[int, int, int]]) -> dict:
     """Figures of a soak; growth is from the tenth clip to the largest reading behind it."""
     warm = readings[min(WARM, len(readings)) - 1 :]
-    memory, handles = ([reading[which] for reading in warm] for which in range(2))
+    memory, handles, tensors = ([reading[which] for reading in warm] for which in range(3))
     return {
         "clips": len(readings),
         "megabytes after the tenth": round(memory[0] / 1e6, 1),
@@ -82,6 +82,8 @@ def summary(readings: list[tuple[int, int]]) -> dict:
         "handles after the tenth": handles[0],
         "handles at the end": handles[-1],
         "most handles": max(handles),
+        "tensors after the tenth": tensors[0],
+        "most tensors": max(tensors),
     }
 
 

@@ -22,7 +22,7 @@ FOLDERS = ("assets", "benchmarks", "docs", "hallo3_core", "nodes", "tests", "web
 
 
 ARRIVING = {
-    *("docs/errors.md", "docs/performance.md"),
+    *("docs/choices.md", "docs/errors.md", "docs/performance.md"),
     *("assets/screenshots/hallo3_long_video.jpg", "assets/screenshots/hallo3_guidance_grid.jpg"),
 }  # linked already, to come with the work that they describe
 

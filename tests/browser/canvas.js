@@ -129,6 +129,18 @@ window.hallo3 = {
     return stores.get('subgraph').subgraphBlueprints.map((blueprint) => blueprint.display_name)
   },
 
+  // Where the whole graph is on the screen, in the thumbnails' shape.
+  frame(ratio) {
+    const boxes = [...window.app.rootGraph.nodes, ...window.app.rootGraph.groups]
+    const edge = (pick, of) => pick(...boxes.map(of))
+    const [left, right] = [edge(Math.min, (b) => b.pos[0]), edge(Math.max, (b) => b.pos[0] + b.size[0])]
+    const [top, bottom] = [edge(Math.min, (b) => b.pos[1] - 40), edge(Math.max, (b) => b.pos[1] + b.size[1])]
+    const { scale, offset } = window.app.canvas.ds
+    const height = Math.max(bottom - top, (right - left) / ratio) * scale * 1.04
+    const middle = [((left + right) / 2 + offset[0]) * scale, ((top + bottom) / 2 + offset[1]) * scale]
+    return { x: middle[0] - (height * ratio) / 2, y: middle[1] - height / 2, width: height * ratio, height }
+  },
+
   // Nodes that cover one another, or stick out of the group that they are in.
   overlaps(nodes) {
     const title = window.LiteGraph.NODE_TITLE_HEIGHT

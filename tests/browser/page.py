@@ -120,10 +120,11 @@ class ComfyPage:
         from PIL import Image
 
         seen = self.page.viewport_size
-        self.page.set_viewport_size({"width": 2 * THUMBNAIL[0], "height": 2 * THUMBNAIL[1]})
+        self.page.set_viewport_size({"width": 3 * THUMBNAIL[0], "height": 3 * THUMBNAIL[1]})
         for command in ("Workspace.ToggleFocusMode", "Comfy.Canvas.FitView"):
             self._command(command)
-        with Image.open(io.BytesIO(self.page.screenshot())) as picture:
+        clip = self.call("frame", THUMBNAIL[0] / THUMBNAIL[1])
+        with Image.open(io.BytesIO(self.page.screenshot(clip=clip))) as picture:
             picture.convert("RGB").resize(THUMBNAIL, Image.LANCZOS).save(path, quality=85, optimize=True)
         self._command("Workspace.ToggleFocusMode")
         self.page.set_viewport_size(seen)

@@ -42,6 +42,12 @@ def declared(pack, release):
     return declarations(pack().NODE_CLASS_MAPPINGS, pack().NODE_DISPLAY_NAME_MAPPINGS)
 
 
+def test_no_other_folder_hides_them():
+    """ComfyUI serves templates from the first of these that a pack has; a second is listed and never found."""
+    folders = ("example_workflows", "example", "examples", "workflow", "workflows")
+    assert [folder for folder in folders if (ROOT / folder).exists()] == ["workflows"]
+
+
 def kinds(name: str) -> set[str]:
     return {node["type"] for node in read(name)["nodes"]}
 

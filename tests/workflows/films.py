@@ -52,9 +52,10 @@ def long_video() -> Drawing:
     words = """
 **Cost** of a clip (1.88 s of film): `steps` x 2 evaluations while `audio_cfg` = `text_cfg` and `reference_cfg` = 1.
 
-20 to 30 steps are enough for a look. For a long film set `color_hold` to 0.5: its colours stay those of the portrait.
+20 to 30 steps are enough for a look. For a long film set `color_hold` to 0.5, which keeps its colours the portrait's,
+and give `resume_key` a name: after Cancel or a crash the next run goes on with the clips that are there.
 """
-    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 180), film]], MADE, drop=270)
+    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 200), film]], MADE, drop=250)
     shown = Stage("Film", [[save(film["film"], "long_video")]], SHOWN, drop=514)
     start = f"""
 # A portrait talks
@@ -295,15 +296,15 @@ def clean_vocals() -> Drawing:
 The film that comes out here carries the voice alone, since that is what was encoded. The next stage puts the whole
 recording back.
 """
-    under = Dot(inputs["sound"])
-    sound = Dot(under, drop=650)
-    columns = [[note(words, 340, 140), film, under], [sound]]
-    sampling = Stage("Video transformer: clip after clip", columns, MADE, drop=300)
+    above = Dot(inputs["sound"])
+    sound = Dot(above)
+    columns = [[above, note(words, 340, 140), film], [sound]]
+    sampling = Stage("Video transformer: clip after clip", columns, MADE, drop=560)
     parts = Node("GetVideoComponents", {"video": film["film"]}, 240)
     mixed = Node("CreateVideo", {"images": parts["images"], "audio": sound, "fps": parts["fps"]}, 280, drop=60)
     words = "All frames are in memory here, 0.1 GB a second of film at 720x480."
-    music = Stage("Film with the music", [[parts, note(words, 240, 110)], [mixed]], SHOWN, drop=494)
-    shown = Stage("Film", [[save(mixed["VIDEO"], "clean_vocals")]], SHOWN, drop=494)
+    music = Stage("Film with the music", [[parts, note(words, 240, 110)], [mixed]], SHOWN, drop=780)
+    shown = Stage("Film", [[save(mixed["VIDEO"], "clean_vocals")]], SHOWN, drop=780)
     start = f"""
 # A song, or speech over music
 Music disturbs the lips. So the mouth follows the voice alone, and the film keeps the whole sound.

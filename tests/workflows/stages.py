@@ -49,9 +49,9 @@ class Part:
     """A stage with what it hands on, by name."""
 
     stage: Stage
-    gives: dict[str, Output]
+    gives: dict[str, Output | Dot]
 
-    def __getitem__(self, name: str) -> Output:
+    def __getitem__(self, name: str) -> Output | Dot:
         return self.gives[name]
 
 
@@ -94,16 +94,17 @@ def heard() -> Part:
 
 def heard_apart() -> Part:
     """The recording with its voice parted from the music: the voice is what the mouth follows."""
-    sound = Node("LoadAudio", {"audio": SPEECH}, colour=TOUCH)
+    sound = Node("LoadAudio", {"audio": SPEECH}, colour=TOUCH, drop=30)
     model = f"{RELEASE}audio_separator/Kim_Vocal_2.onnx"
+    over = Dot(sound["AUDIO"])  # past the nodes that part it
     inputs = {"audio": sound["AUDIO"], "model": model}
-    parted = Node("Hallo3SeparateVocals", inputs, models=links("audio_separator", *VOCAL_FILES))
+    parted = Node("Hallo3SeparateVocals", inputs, models=links("audio_separator", *VOCAL_FILES), drop=10)
     loader = Node("Hallo3Wav2VecLoader", {"wav2vec": RELEASE}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES))
-    features = Node("Hallo3AudioEncode", {"audio": parted["vocals"], "wav2vec": loader["wav2vec"]}, 320)
+    features = Node("Hallo3AudioEncode", {"audio": parted["vocals"], "wav2vec": loader["wav2vec"]}, 320, drop=40)
     voice = Node("PreviewAudio", {"audio": parted["vocals"]}, 320, title="The voice")
     rest = Node("PreviewAudio", {"audio": parted["rest"]}, 320, title="The rest")
-    stage = Stage("Speech: what the mouth follows", [[sound], [parted, loader], [features, voice, rest]], HEARD)
-    return Part(stage, {"audio": features["audio"], "sound": sound["AUDIO"]})
+    stage = Stage("Speech: what the mouth follows", [[sound], [over, parted, loader], [features, voice, rest]], HEARD)
+    return Part(stage, {"audio": features["audio"], "sound": over})
 
 
 def seen(words: str, weight_dtype: str = "auto", looks: bool = False) -> Part:
@@ -135,13 +136,13 @@ class Scene:
     """All that a film is made from: the left half of most workflows."""
 
     stages: list[Stage]
-    gives: dict[str, Output]
+    gives: dict[str, Output | Dot]
 
-    def __getitem__(self, name: str) -> Output:
+    def __getitem__(self, name: str) -> Output | Dot:
         return self.gives[name]
 
     @property
-    def conditions(self) -> dict[str, Output]:
+    def conditions(self) -> dict[str, Output | Dot]:
         """What a sampler is linked to."""
         return {name: self[name] for name in ("model", "text", "vae", "audio", "face", "reference")}
 
@@ -155,7 +156,7 @@ def lane(outputs: Iterable[Output | Dot], drop: int = 0) -> list[Dot]:
     return [Dot(output, 0 if i else drop) for i, output in enumerate(outputs)]
 
 
-def create(images: Output, sound: Output) -> Node:
+def create(images: Output, sound: Output | Dot) -> Node:
     return Node("CreateVideo", {"images": images, "audio": sound, "fps": 25.0})
 
 

@@ -1,7 +1,7 @@
 """A batch file's films on a Ray cluster: a pool of actors, each of which runs the command line's `batch`.
 
     python -m pip install ray
-    python examples/ray_batch.py --workers 4 --cards-each 1 jobs.txt --models DIR --output-dir FOLDER
+    python docs/examples/ray_batch.py --workers 4 --cards-each 1 jobs.txt --models DIR --output-dir FOLDER
 
 All further options are those of `batch`. Every machine of the cluster needs this repository, the release and the films'
 folder under the same names. The actors share the films by claims (docs/parallel.md): one that dies costs no film.
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hallo3_core.errors import InputError, require  # noqa: E402
