@@ -45,7 +45,8 @@ def load_model_zoo(provider: str) -> ModuleType:
         raise InputError(f"face provider {provider!r}: expected one of {', '.join(PROVIDERS)}.")
     needed = {"onnxruntime": BUILDS[provider], "cv2": HEADLESS, **NEEDS, "insightface": "insightface"}
     if missing := {module: package for module, package in needed.items() if not _is_there(module)}:
-        raise InputError(f"finding faces needs {_listed(missing.values())}. {how_to_install(missing)}")
+        packages = f"package{'s' if len(missing) > 1 else ''} {_listed(missing.values())}"
+        raise InputError(f"finding faces needs the {packages}. {how_to_install(missing)}")
     _check_runtime(provider)
     _check_opencv()
     return _model_zoo()

@@ -108,13 +108,16 @@ def test_no_second_build_is_ever_asked_for(installed, build, opencv):
     installed.runtime(build, CUDA).opencv(opencv).others(without=["scipy", "onnx"])
     for provider in ("CPU", "CUDA"):
         told = message(provider)
-        assert told.startswith("finding faces needs onnx, scipy and insightface. Run ")
+        assert told.startswith("finding faces needs the packages onnx, scipy and insightface. Run ")
         assert steps(told) == [["install", "onnx", "scipy"], ["install", "--no-deps", "insightface"]]
 
 
 def test_only_what_is_missing_is_asked_for(installed):
     installed.runtime().opencv().others()
-    assert message() == f"finding faces needs insightface. Run {PIP} install --no-deps insightface, and start again."
+    assert (
+        message()
+        == f"finding faces needs the package insightface. Run {PIP} install --no-deps insightface, and start again."
+    )
     installed.insightface()
     assert face_runtime.load_model_zoo("CPU")
 
@@ -183,7 +186,7 @@ def test_what_is_noted_as_installed_but_gone_is_uninstalled_first(installed):
     """Uninstalling one of two builds takes the folder that both had; pip would call the other one installed."""
     installed.runtime().opencv(code=None).others().insightface()
     told = message()
-    assert told.startswith("finding faces needs opencv-python-headless.")
+    assert told.startswith("finding faces needs the package opencv-python-headless.")
     assert steps(told) == [["uninstall", "opencv-python-headless"], ["install", "opencv-python-headless"]]
 
 
