@@ -262,6 +262,24 @@ def test_a_folder_without_the_models_is_refused(models, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_under_the_others_name_is_refused(models, tmp_path):
+    shutil.copy(models / face.RECOGNISER, tmp_path / face.DETECTOR)
+    shutil.copy(models / face.DETECTOR, tmp_path / face.RECOGNISER)
+    with pytest.raises(InputError, match="scrfd_10g_bnkps.onnx: InsightFace finds another network in it than a face det"):
+        face.load_face_analyser(tmp_path)
+
+
+def test_a_detector_without_landmarks_is_refused(models, tmp_path):
+    import onnx
+
+    shutil.copy(models / face.RECOGNISER, tmp_path)
+    model = onnx.load(models / face.DETECTOR)
+    del model.graph.output[6:]
+    onnx.save(model, tmp_path / face.DETECTOR)
+    with pytest.raises(InputError, match="another network in it than a face detector"):
+        face.load_face_analyser(tmp_path)
+
+
 def test_a_provider_that_is_not_there_is_refused(models, monkeypatch):
     import onnxruntime
 
