@@ -2,9 +2,9 @@
 
     python benchmarks/soak.py [--clips 200] [--json FILE]
 
-One film of so many clips, kept clips and all, at the smallest size; in each clip the process's resident memory, its open
-file handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and the
-largest between.
+One film of so many clips, kept clips and all, at the smallest size; in each clip the process's resident memory, its
+open file handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and
+the largest between.
 """
 
 from __future__ import annotations

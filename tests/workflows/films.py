@@ -291,7 +291,7 @@ before you make a long one. With clips chained by hand, VAEDecodeTiled decodes i
 
 def clean_vocals() -> Drawing:
     inputs = scene(video_transformer(MODELS), said(SENTENCE), heard_apart(), seen(SIZE))
-    film = Node("Hallo3LongVideo", inputs.conditions, 340)
+    film = Node("Hallo3LongVideo", inputs.conditions, 340, drop=200)
     words = """
 The film that comes out here carries the voice alone, since that is what was encoded. The next stage puts the whole
 recording back.
@@ -300,11 +300,12 @@ recording back.
     sound = Dot(above)
     columns = [[above, note(words, 340, 140), film], [sound]]
     sampling = Stage("Video transformer: clip after clip", columns, MADE, drop=560)
-    parts = Node("GetVideoComponents", {"video": film["film"]}, 240)
-    mixed = Node("CreateVideo", {"images": parts["images"], "audio": sound, "fps": parts["fps"]}, 280, drop=60)
+    over = Dot(sound)
+    parts = Node("GetVideoComponents", {"video": film["film"]}, 240, drop=60)
+    mixed = Node("CreateVideo", {"images": parts["images"], "audio": over, "fps": parts["fps"]}, 280)
     words = "All frames are in memory here, 0.1 GB a second of film at 720x480."
-    music = Stage("Film with the music", [[parts, note(words, 240, 110)], [mixed]], SHOWN, drop=780)
-    shown = Stage("Film", [[save(mixed["VIDEO"], "clean_vocals")]], SHOWN, drop=780)
+    music = Stage("Film with the music", [[over, parts, note(words, 240, 110)], [mixed]], SHOWN, drop=900)
+    shown = Stage("Film", [[save(mixed["VIDEO"], "clean_vocals")]], SHOWN, drop=900)
     start = f"""
 # A song, or speech over music
 Music disturbs the lips. So the mouth follows the voice alone, and the film keeps the whole sound.
