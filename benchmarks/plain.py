@@ -15,7 +15,6 @@ from torch import Tensor
 from benchmarks.presets import Inputs, Networks
 from hallo3_core.model.blocks import Block
 from hallo3_core.model.denoiser import Denoiser
-from hallo3_core.model.modulation import sinusoid
 from hallo3_core.model.positions import Layout, Rotary
 
 

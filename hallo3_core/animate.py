@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -44,6 +44,7 @@ from .pipeline import (
     unscaled,
 )
 from .recording import Recording, read_recording
+from .sampling_ways import sampling_ways
 from .tiles import decode_in_tiles
 from .vae import VideoVae
 from .work_folder import Keeping
@@ -199,9 +200,9 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
             denoiser, run = lead_run(team, denoiser, portrait, options.settings, **inputs)
         # Computed for all steps and clips: 1.6 GB less on the device.
         networks.let_go(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
-        with networks.vae() as vae:
+        with networks.vae() as vae, ExitStack() as opened:
             # Where rank 0 of a team fails, the others are stuck: there is no second way.
-            ways = sampling_ways(run) if team is None else {"with all processes": run}
+            ways = {"with all processes": lambda: run} if team else sampling_ways(run, denoiser, networks, opened)
             sampling = Ways("sampling", ways, progress.stage)
             decoding = Ways("decoding", {"whole": decode_whole, "in tiles": decode_tiled}, progress.stage)
 
@@ -215,7 +216,7 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
                     return sample_clip(denoiser, run, concat, audio_tokens[clip], noise, report)
 
                 try:
-                    latent = sampling.first(sample)
+                    latent = sampling.first(lambda way: sample(way()))
                 except NotFinite as error:
                     cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
                     raise InputError(f"clip {clip + 1} of {len(audio_tokens)}, {error} {cause}") from error
@@ -228,13 +229,6 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
                 yield make
             finally:
                 progress.finish()
-
-
-def sampling_ways(run: Run) -> dict[str, Run]:
-    """Ways to sample a clip, from fast to small, by name."""
-    in_turn = {"with one evaluation after another": replace(run, settings=replace(run.settings, batched=False))}
-    together = {"with the evaluations of a step together": run}
-    return together | in_turn if run.settings.batched and len(run.settings.branches()) > 1 else in_turn
 
 
 def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:

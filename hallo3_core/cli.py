@@ -1,4 +1,4 @@
-"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo`.
+"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo | samples`.
 
 Exit codes: 0 done, 2 not done (one line says why), 130 interrupted (Ctrl-C), 143 asked to end (SIGTERM).
 """
@@ -18,9 +18,9 @@ from .errors import InputError
 from .film_options import add_film_options, film_options, keeping_of, seed
 from .interruption import Terminated, sigterm_raises
 from .presets import summary
+from .samples import PORTRAIT, SPEECH
 
 NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
-ASSETS = Path(__file__).parents[1] / "assets"
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
 
@@ -95,6 +95,12 @@ def build_parser() -> Parser:
     demo.add_argument("--output", type=Path, default=Path("demo.mp4"))
     demo.add_argument("--models", type=Path, help="an existing release; without it a toy one is written and removed")
     demo.set_defaults(run=run_demo)
+
+    samples = commands.add_parser(
+        "samples", help="put the project's portrait and recording into ComfyUI's input folder"
+    )
+    samples.add_argument("folder", type=Path, help="that folder; files of these names that are there stay")
+    samples.set_defaults(run=run_samples)
 
     look = commands.add_parser("inspect", help="what a file or folder is, and whether it can be used")
     look.add_argument("path", type=Path)
@@ -216,10 +222,17 @@ def run_demo(given: argparse.Namespace) -> None:
         if given.models is None:
             given.models = Path(scratch) / "tiny"
             run_tiny(argparse.Namespace(folder=given.models, seed=0))
-        words = ["animate", "--image", str(ASSETS / "portrait.jpg"), "--audio", str(ASSETS / "speech.flac")]
+        words = ["animate", "--image", str(PORTRAIT), "--audio", str(SPEECH)]
         words += ["--prompt", DEMO_PROMPT, "--models", str(given.models), "--output", str(given.output)]
         run_animate(build_parser().parse_args([*words, "--steps", str(DEMO_STEPS), "--device", "cpu"]))
         say("The weights are noise: this shows that everything works, not what the real model makes.")
+
+
+def run_samples(given: argparse.Namespace) -> None:
+    from .samples import copy_samples
+
+    for path in copy_samples(given.folder):
+        say(str(path))
 
 
 def run_inspect(given: argparse.Namespace) -> int:

@@ -108,6 +108,10 @@ class Networks:
         with self._lend("face analyser", load) as analyser:
             yield analyser
 
+    def forget(self, name: str) -> None:
+        """Load a network anew for the next film: this one was changed."""
+        self._kept.pop(name, None)
+
     def let_go(self, *modules: nn.Module) -> None:
         """Weights that the film at hand needs no more."""
         for module in () if self._keep else modules:
@@ -178,10 +182,12 @@ def can_keep_all(release: Release, options: Options) -> bool:
 
 
 def device_memory(device: torch.device | str) -> int:
-    """Bytes in all, of a CUDA device or of this machine; 0 where that cannot be told."""
+    """Bytes in all, of a CUDA device, or of this machine for each of torchrun's processes on it; 0 where that cannot be
+    told."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return here // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 0

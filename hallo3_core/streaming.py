@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, Protocol
 
 import torch
@@ -79,14 +79,19 @@ class CudaLane:
 
     def __init__(self, device: torch.device):
         self._device, self._stream = device, torch.cuda.Stream(device)
-        self._library, self._pinned = torch.cuda.cudart(), []
+        self._library, self._pinned, self._can_pin = torch.cuda.cudart(), [], True
 
     def hold(self, packed: Tensor) -> None:
         """Pinned where it lies: torch's own pinned memory comes in powers of two, which wastes up to half."""
-        if int(self._library.cudaHostRegister(packed.data_ptr(), packed.nbytes, 0)):
-            log.warning("host memory could not be pinned: streaming will be slower")
-        else:
+        if not self._can_pin:
+            return
+        if int(self._library.cudaHostRegister(packed.data_ptr(), packed.nbytes, 0)) == 0:
             self._pinned.append(packed)
+            return
+        self._can_pin = False
+        log.warning("host memory cannot be pinned (any more): streaming will be slower")
+        with suppress(RuntimeError):  # CUDA keeps its last error for the next kernel to raise
+            torch.zeros(1, device=self._device).add_(1)
 
     def send(self, place: Tensor, packed: Tensor) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))

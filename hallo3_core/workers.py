@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def claim(film: Path, patient: bool = False) -> Iterator[bool]:
         yield False
         return
     with contextlib.suppress(OSError):  # Windows: what is locked is not to be written to
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
     try:
         yield True
     finally:

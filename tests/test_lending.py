@@ -137,9 +137,12 @@ def test_room_for_all_networks_is_half_of_the_memory(tiny_release, monkeypatch):
     release = Release(tiny_release)
     size = sum(path.stat().st_size for path in release.files())
     for memory, fits in ((4 * size, True), (3 * size, False)):  # float32: twice the files
-        monkeypatch.setattr("hallo3_core.networks.device_memory", lambda device, memory=memory: memory)
-        assert can_keep_all(release, OPTIONS) == fits
-    assert device_memory("cpu") > 1 << 28
+        with monkeypatch.context() as patched:
+            patched.setattr("hallo3_core.networks.device_memory", lambda device, memory=memory: memory)
+            assert can_keep_all(release, OPTIONS) == fits
+    alone = device_memory("cpu")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert alone > 1 << 28 and device_memory("cpu") == alone // 4
 
 
 def test_choices_reach_the_steps(make, plain, monkeypatch):
@@ -158,3 +161,18 @@ def test_choices_reach_the_steps(make, plain, monkeypatch):
     samples.clear()
     make(replace(OPTIONS, settings=Settings(8, sampler="ddim", cache=0.99)))
     assert samples.count(2) == len(samples) < 8
+
+
+def test_only_what_a_step_computes_with_is_there_while_sampling(make, monkeypatch):
+    from hallo3_core.model.denoiser import Denoiser
+
+    resident, forward = set(), Denoiser.forward
+
+    def watched(self, *args):
+        resident.update(name.split(".")[0] for name, p in self.named_parameters() if not p.is_meta)
+        return forward(self, *args)
+
+    monkeypatch.setattr(Denoiser, "forward", watched)
+    make()
+    tables = {"text_positions", "video_positions"}  # the layout's are views of them
+    assert resident == {"blocks", "patch_embed", "final_norm", "head_norm", "head"} | tables

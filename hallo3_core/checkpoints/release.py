@@ -78,9 +78,10 @@ class Release:
     def engine(self) -> Parts:
         """The transformers' file, or the files that `convert` made of it, sorted by part."""
         if self._engine is None:
-            self._engine = Parts()
+            parts = Parts()  # ours alone until it is whole: another thread may ask meanwhile
             for path in self.engine_files:
-                self._engine.add(sort_tensors(read_tensors(path)))
+                parts.add(sort_tensors(read_tensors(path)))
+            self._engine = parts
         return self._engine
 
     def files(self) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.conds
@@ -50,15 +50,14 @@ class ClipConditions:
     _batches: dict[tuple[Branch, ...], Conditions] = field(default_factory=dict)
     _elsewhere: dict[torch.device, ClipConditions] = field(default_factory=dict)
 
-    def of(self, branches: tuple[Branch, ...]) -> Evaluation:
-        """One sample for each of `branches`, in this order, at this step."""
-        return Evaluation(self, branches, self.step)
-
-    def joined(self, branches: tuple[Branch, ...]) -> Conditions:
-        """The conditions of a batch of these branches."""
+    def of(self, branches: tuple[Branch, ...], step: int | None = None) -> Evaluation:
+        """One sample for each of `branches`, in this order, at this step (None: the one the guider is at)."""
+        step = self.step if step is None else step
         if branches not in self._batches:
             self._batches[branches] = join_branches(branches, self.text, self.reference, self.face, self.audio)
-        return self._batches[branches]
+        known = self.modulation is not None and step is not None
+        modulation = self.modulation.step(step) if known else None
+        return Evaluation(self._batches[branches], self.layout, modulation, self, branches, step)
 
     def on(self, device: torch.device) -> ClipConditions:
         """The same on another device, for the host may evaluate branches on several; copied once a clip."""
@@ -72,29 +71,19 @@ class ClipConditions:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What one call of the network gets beside latent and timestep: a sample for each of `branches`."""
+    """What one call of the network gets beside latent and timestep. All is there before the call, which may be compiled
+    code; the rest tells where it comes from."""
 
+    conditions: Conditions
+    layout: Layout
+    modulation: Modulation | None  # of this step; None: not known beforehand
     clip: ClipConditions
     branches: tuple[Branch, ...]
     step: int | None
 
-    @property
-    def conditions(self) -> Conditions:
-        return self.clip.joined(self.branches)
-
-    @property
-    def layout(self) -> Layout:
-        return self.clip.layout
-
-    @property
-    def modulation(self) -> Modulation | None:
-        """That of this step; None: not known beforehand."""
-        known = self.clip.modulation is not None and self.step is not None
-        return self.clip.modulation.step(self.step) if known else None
-
     def to(self, device: torch.device | str) -> Evaluation:
         """On another device: the host asks so when it evaluates branches on several."""
-        return replace(self, clip=self.clip.on(torch.device(device)))
+        return self.clip.on(torch.device(device)).of(self.branches, self.step)
 
 
 def prepare_clip(

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from hallo3_core.film import read_film
+
 OLD = b"an older film"
 STAGES = {  # where an exception is raised -> clips that are finished by then
     "read_scene": 0,
@@ -24,11 +26,11 @@ STAGES = {  # where an exception is raised -> clips that are finished by then
     "decode_whole 2": 1,
     "to_uint8 3": 2,
     "ClipStore.save 2": 1,
-    "FilmWriter.write 2": 2,
+    "FilmWriter.write 2": 3,  # in the background, so it is told after the clip behind it
     "FilmWriter.close": 3,
     "WorkFolder.clear 2": 3,  # of a film that is whole
 }
-HOMES = {"ClipStore": "clip_store", "WorkFolder": "work_folder"}
+HOMES = {"ClipStore": "clip_store", "WorkFolder": "work_folder", "load_denoiser": "networks"}
 
 
 def at(name: str, call: int = 1) -> dict:
@@ -195,17 +197,20 @@ def test_a_second_run_is_refused_while_the_first_lives(stage, whole):
     finish(stage, whole)
 
 
-def test_out_of_memory_while_sampling_tries_a_smaller_way(stage, whole):
-    from hallo3_core.film import read_film
-
-    code, said = stage.make(faults=[{"kind": "run_out_of_memory", **at("sample_clip", 2), "times": 1}])
+@pytest.mark.parametrize(
+    ("times", "way"),
+    [(1, "with one evaluation after another"), (2, "with one evaluation after another and blocks streamed")],
+)
+def test_out_of_memory_while_sampling_tries_a_smaller_way(stage, whole, times, way):
+    code, said = stage.make(faults=[{"kind": "run_out_of_memory", **at("sample_clip", 2), "times": times}])
     assert code == 0, said
     assert "out of memory while sampling with the evaluations of a step together: once more, with one" in said
+    assert f"once more, {way}" in said
     assert (read_film(stage.output)[0].int() - whole.frames.int()).abs().max() <= 2  # last bits, and the encoder's eye
 
 
 def test_out_of_memory_in_the_smallest_way_keeps_the_clips(stage, whole):
-    code, said = stage.make(faults=[{"kind": "run_out_of_memory", **at("sample_clip", 2), "times": 2}])
+    code, said = stage.make(faults=[{"kind": "run_out_of_memory", **at("sample_clip", 2), "times": 3}])
     assert code == 2 and "the smallest way. Finished clips are kept" in said and "Traceback" not in said
     assert stage.kept() == 1
     finish(stage, whole)

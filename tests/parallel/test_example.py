@@ -27,13 +27,13 @@ def test_without_ray_one_line_says_so(example, monkeypatch, capsys):
     assert "python -m pip install ray" in capsys.readouterr().err
 
 
-def test_an_actor_runs_batch_as_one_worker_of_several(example, monkeypatch, tmp_path):
+def test_an_actor_runs_batch_as_one_worker_of_several(example, monkeypatch, tiny_release, tmp_path):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("A person.@@a.png@@a.wav")
     (tmp_path / "0000.mp4").touch()
-    words = [str(jobs), "--models", str(tmp_path), "--output-dir", str(tmp_path), "--device", "cpu"]
+    words = [str(jobs), "--models", str(tiny_release), "--output-dir", str(tmp_path), "--device", "cpu"]
     assert example.Worker().run(1, 2, words) == 0
     assert example.Worker().run(1, 2, [*words, "--colour"]) == 2
 
