@@ -15,6 +15,7 @@ from .stages import (
     note,
     prompt,
     said,
+    samples,
     save,
     scene,
     seen,
@@ -63,7 +64,8 @@ One picture, one recording and one sentence become a film with sound.
 {INPUTS}
 4. **Run**. The film is saved in `output/hallo3`.
 
-The green nodes are yours to change; the others work as they are.
+The green nodes are yours to change; the others work as they are. Nothing at hand? The node below puts a drawn portrait
+and a spoken sentence into the input folder: select it, Ctrl+B, Run, then R for the page to see them.
 
 ## What happens
 * **Text**: T5 reads the sentence.
@@ -74,7 +76,7 @@ The green nodes are yours to change; the others work as they are.
 
 Run again with another seed or scale: only the sampling is done again.
 """
-    return Drawing("hallo3_long_video", [[guide(start, 640)], inputs.stages, [sampling], [shown]])
+    return Drawing("hallo3_long_video", [[guide(start, 700), samples()], inputs.stages, [sampling], [shown]])
 
 
 def shown_with_sound(images, inputs: Scene, sound, name: str, drop: int = 0) -> Stage:
