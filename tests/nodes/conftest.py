@@ -35,7 +35,8 @@ def _start_real_host(models: Path) -> None:
         comfy.cli_args.args.cpu = not torch.cuda.is_available()
         import folder_paths
 
-        import nodes  # noqa: F401 (as the server has it loaded before any pack)
+        for name in ("utils.extra_config", "nodes", "server"):  # in the host's own order: its nodes hide its utils
+            importlib.import_module(name)
     except ImportError as error:
         pytest.exit(f"COMFYUI_PATH is set, but ComfyUI cannot be imported: {error}. Use its Python.", returncode=3)
     folder_paths.models_dir = str(models)
