@@ -19,6 +19,7 @@ from .checkpoints.release import Release
 from .clip_chain import Clip, MakeClip, clip_chain, lazily
 from .clip_store import FilmPlan, beside, work_on
 from .clips import clip_count
+from .compiling import check_compiler, compile_blocks
 from .config import TransformerConfig
 from .errors import InputError
 from .face import embed_face, load_face_analyser
@@ -65,6 +66,7 @@ class Options:
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
     device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
     dtype: torch.dtype = torch.float32
+    compile: bool = field(default=False, metadata=SAME_FILM)  # the denoiser's block, by torch.compile
 
 
 class Progress:
@@ -128,6 +130,8 @@ def animate(
     check_output(output)
     SeededNoise(options.seed, 0)  # a bad seed, like bad settings, is told before minutes of work
     options.settings.branches()
+    if options.compile:
+        check_compiler(options.device)
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, release, options)
         clips = clip_count(scene.recording.frames)
@@ -234,6 +238,8 @@ def load_denoiser(release: Release, config: TransformerConfig, options: Options)
     denoiser = release.network(names.DENOISER, dtype=options.dtype)
     for path, strength in options.loras:
         apply_lora(denoiser, read_lora(path, config), strength)
+    if options.compile:
+        compile_blocks(denoiser)
     return denoiser
 
 

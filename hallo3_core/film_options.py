@@ -31,6 +31,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     keeping = parser.add_mutually_exclusive_group()
     keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the film is whole")
     keeping.add_argument("--no-resume", action="store_true", help="keep no finished clips: a stopped run starts anew")
+    add("--compile", action="store_true", help="torch.compile: a wait at the first steps, quicker ones after it")
     add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
 
 
@@ -77,6 +78,7 @@ def film_options(given: argparse.Namespace):
         loras=tuple(given.lora),
         device=device,
         dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
+        compile=given.compile,
     )
 
 
