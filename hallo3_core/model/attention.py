@@ -62,6 +62,18 @@ def is_worth_folding(config: TransformerConfig, tokens: Tensor) -> bool:
     return rows < config.hidden and kept <= FOLDED_BYTES
 
 
+# the attention function, then q, k, v of text and video, and the portrait's -> as attention
+JointAttention = Callable[[Attention, Tensor, Tensor, Tensor, KeysValues | None], Tensor]
+
+
+def attend_here(attention: Attention, q: Tensor, k: Tensor, v: Tensor, reference: KeysValues | None) -> Tensor:
+    """Self-attention where all tokens are at hand; the portrait's are further keys and values, never queries."""
+    if reference is not None:
+        k = torch.cat((k, reference.keys.expand(k.shape[0], -1, -1, -1)), dim=2)
+        v = torch.cat((v, reference.values.expand(v.shape[0], -1, -1, -1)), dim=2)
+    return attention(q, k, v)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """``... n (h d) -> ... h n d``"""
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)

@@ -104,10 +104,7 @@ class Block(nn.Module):
         q, k = self.query_norm(q[:, :, m:] if text_ends else q), self.key_norm(k)
         for x in (q, k):
             rotate_(x[:, :, -n:], layout.rotary)
-        if reference is not None:
-            k = torch.cat((k, reference.keys.expand(k.shape[0], -1, -1, -1)), dim=2)
-            v = torch.cat((v, reference.values.expand(v.shape[0], -1, -1, -1)), dim=2)
-        out = self.self_attention.out(join_heads(self.attention(q, k, v)))
+        out = self.self_attention.out(join_heads(layout.attend(self.attention, q, k, v, reference)))
         video = torch.addcmul(video, video_gate, out[:, -n:])
         return video, None if text_ends else torch.addcmul(text, text_gate, out[:, :m])
 
