@@ -66,6 +66,7 @@ class Options:
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
     device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
     dtype: torch.dtype = torch.float32
+    compile: bool = field(default=False, metadata=SAME_FILM)  # the denoiser's block, by torch.compile
     attention: str = "auto"  # of the denoiser; see `attention_backends.py`
     fp8: str | None = None  # the denoiser's matrices: "weights" kept in eight bits, "products" multiplied so too
     stream: bool = field(default=False, metadata=SAME_FILM)  # blocks stay in host memory
