@@ -8,10 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hallo3_core.errors import InputError
-from hallo3_core.guidance import EVERYTHING, NOTHING, PORTRAIT, SOUND, Branch, Guidance, Scales, branch_weights, guide
+from hallo3_core.guidance import (
+    EVERYTHING,
+    LARGEST_SCALE,
+    NOTHING,
+    PORTRAIT,
+    SOUND,
+    Branch,
+    Guidance,
+    Scales,
+    branch_weights,
+    guide,
+)
 
 CHAIN = (NOTHING, PORTRAIT, SOUND, EVERYTHING)
-scale = st.floats(-20, 20, allow_nan=False)
+scale = st.floats(0, LARGEST_SCALE)
 
 
 def results(seed=0):
@@ -89,8 +100,8 @@ def test_scales_for_each_step():
         guidance.weights(0, 3)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_scale_that_is_no_number(value):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.1, LARGEST_SCALE + 0.1])
+def test_a_scale_that_is_none(value):
     with pytest.raises(InputError, match="audio scale is"):
         branch_weights(Scales(audio=value))
 
