@@ -1,0 +1,94 @@
+"""The options of the command line that a film depends on, shared by `animate` and `batch`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .errors import InputError
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def add_film_options(parser: argparse.ArgumentParser) -> None:
+    """The options that animate and batch share."""
+    add = parser.add_argument
+    add("--models", type=Path, required=True, help="the release's folder")
+    add("--seed", type=seed, default=0, help="same seed, same film (default 0)")
+    add("--steps", type=int, default=50, help="1 to 1000; time grows with it (default 50)")
+    add("--audio-cfg", type=float, default=3.5, help="how much the lips follow the sound (default 3.5)")
+    add("--text-cfg", type=float, default=3.5, help="how much the scene follows the sentence (default 3.5)")
+    add("--reference-cfg", type=float, default=1.0, help="how much the person follows the portrait (default 1)")
+    add("--size", type=size, metavar="HxW", help="height x width, multiples of 16 (default: the trained size, 480x720)")
+    add(
+        "--framing", choices=("auto", "crop", "pad"), default="auto", help="square portraits are padded, others cropped"
+    )
+    add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
+    add("--sampler", default="sde-dpmpp-2m", help="sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
+    add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
+    add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
+    add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
+
+
+def seed(text: str) -> int:
+    from .noise import MAX_SEED
+
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: choose 0 to {MAX_SEED}")
+    return int(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected height x width, such as 480x720")
+    return int(height), int(width)
+
+
+def lora(text: str) -> tuple[Path, float]:
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (Path(path), float(strength)) if colon else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0  # a colon of the path itself
+
+
+def film_options(given: argparse.Namespace):
+    """The command line's words as `animate.Options`."""
+    import torch
+
+    from .animate import Options
+    from .guidance import Guidance, Scales
+    from .pipeline import Settings
+
+    device = choose_device(given.device)
+    automatic = "fp32" if device == "cpu" else "bf16"
+    guidance = Guidance(Scales(given.reference_cfg, given.audio_cfg, given.text_cfg))
+    return Options(
+        settings=Settings(given.steps, guidance, given.sampler, batched=not given.sequential),
+        seed=given.seed,
+        size=given.size,
+        framing=given.framing,
+        face=given.face,
+        loras=tuple(given.lora),
+        device=device,
+        dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
+    )
+
+
+def choose_device(name: str) -> str:
+    """The device to compute on.
+
+    Raises:
+        InputError: a device that torch does not know or this machine does not have.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+    return name
