@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .audio import AudioFeatures, clip_audio, encode_audio, load_wav2vec
 from .checkpoints import names
-from .checkpoints.lora import apply_lora, read_lora
+from .checkpoints.lora import Lora, apply_lora, read_lora
 from .checkpoints.parts import build
 from .checkpoints.release import Release
 from .clips import clip_count
@@ -43,6 +43,8 @@ class Options:
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
+    metadata: Mapping[str, str] = field(default_factory=dict)  # kept in the film's file
+    ai_notice: bool = True  # the film says that it is AI-generated
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
 
@@ -96,6 +98,7 @@ def animate(
         picture = read_image(image)[None]
         recording = read_recording(audio)
         config = denoiser_config(release)
+        loras = [(read_lora(path, config), strength) for path, strength in options.loras]  # mapped, read when needed
         framing = plan_framing(*picture.shape[-2:], *film_size(options.size, config), options.framing)
         progress.stage("encoding text, sound and portrait")
         text = encode_prompt(prompt, release, config, options)
@@ -103,7 +106,7 @@ def animate(
         audio_tokens, null_audio_tokens = project_audio(features, release, options)
         portrait, face_tokens = encode_portrait(picture, image.name, framing, with_null, release, options)
         progress.stage("loading the denoiser")
-        with _use(load_denoiser(release, config, options), options) as denoiser:
+        with _use(load_denoiser(release, loras, options), options) as denoiser:
             run = prepare_run(
                 denoiser,
                 portrait,
@@ -131,7 +134,11 @@ def write_film(
     """Sample clip after clip into the file."""
     frames, clips = recording.frames, len(audio_tokens)
     _, _, height, width = portrait.framing.keep
-    with _use(release.vae(dtype=options.dtype), options) as vae, FilmWriter(output, height, width, recording) as film:
+    words = dict(metadata=options.metadata, ai_notice=options.ai_notice)
+    with (
+        _use(release.vae(dtype=options.dtype), options) as vae,
+        FilmWriter(output, height, width, recording, **words) as film,
+    ):
         progress.start(clips, len(run.schedule))
         try:
             for new in film_clips(
@@ -152,14 +159,14 @@ def write_film(
 
 def denoiser_config(release: Release) -> TransformerConfig:
     """The denoiser's sizes, without loading it."""
-    return build(release.engine(), names.DENOISER).config
+    return build(release.engine(), names.DENOISER, label=release.label).config
 
 
-def load_denoiser(release: Release, config: TransformerConfig, options: Options) -> Denoiser:
-    """The denoiser with its LoRAs, on the CPU."""
+def load_denoiser(release: Release, loras: Sequence[tuple[Lora, float]], options: Options) -> Denoiser:
+    """The denoiser with LoRAs of some strength, on the CPU."""
     denoiser = release.network(names.DENOISER, dtype=options.dtype)
-    for path, strength in options.loras:
-        apply_lora(denoiser, read_lora(path, config), strength)
+    for lora, strength in loras:
+        apply_lora(denoiser, lora, strength)
     return denoiser
 
 

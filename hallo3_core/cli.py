@@ -60,7 +60,8 @@ def build_parser() -> Parser:
     one.set_defaults(run=run_animate)
 
     many = commands.add_parser("batch", help="a film for each line of a file: prompt@@image@@audio")
-    many.add_argument("file", type=Path, help="paths in it are relative to the file's own folder")
+    many.add_argument("file", type=Path, help="paths in it start at the file's own folder and stay in it")
+    many.add_argument("--inputs", type=Path, action="append", default=[], help="a further folder they may lead to")
     many.add_argument("--output-dir", type=Path, required=True, help="films are named 0000.mp4, 0001.mp4, ...")
     add_film_options(many)
     many.set_defaults(run=run_batch)
@@ -143,7 +144,7 @@ def run_batch(given: argparse.Namespace) -> int:
     from .batch import read_batch
     from .checkpoints.release import Release
 
-    jobs = read_batch(given.file)
+    jobs = read_batch(given.file, given.inputs)
     release, options = Release(given.models), film_options(given)
     if not given.output_dir.is_dir():
         raise InputError(f"{given.output_dir}: no such folder for the films")

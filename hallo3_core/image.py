@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def read_image(path: str | Path) -> Tensor:
     images.init()
     formats = [name for name in FORMATS if name in images.OPEN]
     try:
-        with images.open(path, formats=formats) as picture:  # reads the header only
+        with (
+            warnings.catch_warnings(action="ignore", category=images.DecompressionBombWarning),  # there is a limit here
+            images.open(path, formats=formats) as picture,  # reads the header only
+        ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise images.DecompressionBombError(f"{picture.width}x{picture.height}")
             if getattr(picture, "is_animated", False):
@@ -56,7 +60,7 @@ def read_image(path: str | Path) -> Tensor:
         raise
     except PermissionError as error:
         raise InputError(f"{path}: may not be read ({error.strerror}). Change its permissions.") from error
-    except (images.DecompressionBombError, images.DecompressionBombWarning) as error:
+    except images.DecompressionBombError as error:
         raise InputError(f"{path}: absurdly large ({error}). Scale it to at most 80 megapixels.") from error
     except images.UnidentifiedImageError as error:
         raise InputError(f"{path}: not a picture that can be read. Save it as PNG, JPEG or WebP.") from error

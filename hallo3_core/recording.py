@@ -121,13 +121,13 @@ def read_recording(path: str | PathLike) -> Recording:
             if not container.streams.audio:
                 kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
                 raise InputError(f"{path}: no sound in it (found {kinds}). Use a file with an audio stream.")
-            waveform, rate = _decode(container, path, av.error.InvalidDataError)
-            _warn_if_short(container, path, waveform.shape[1] / rate)
+            recording = check_recording(Recording(*_decode(container, path, av.error.InvalidDataError), path.name))
+            _warn_if_short(container, path, recording.seconds)
+            return recording
     except av.error.FFmpegError as error:
-        raise InputError(
-            f"{path}: not readable as sound ({error.strerror}). Use wav, mp3, flac, ogg or m4a."
-        ) from error
-    return check_recording(Recording(waveform, rate, path.name))
+        is_foreign = isinstance(error, av.error.ArgumentError)  # what FFmpeg calls a container that is not on the list
+        reason = "of a kind that holds none" if is_foreign else error.strerror
+        raise InputError(f"{path}: not readable as sound ({reason}). Use wav, mp3, flac, ogg or m4a.") from error
 
 
 def to_mono(recording: Recording, rate: int = VOICE_RATE) -> Tensor:

@@ -134,6 +134,13 @@ def test_metadata_is_added_to_the_notice(tmp_path):
         assert container.metadata["hallo3_seed"] == "42"
 
 
+def test_the_notice_goes_only_by_name(tmp_path):
+    for metadata, left in (({}, None), ({"comment": "mine"}, "mine")):
+        path = write(tmp_path / "a.mp4", picture((9, 9, 9)), metadata=metadata, ai_notice=False)
+        with av.open(str(path)) as container:
+            assert container.metadata.get("comment") == left
+
+
 def test_further_channels_are_mixed_into_both_sides_without_clipping(tmp_path):
     waveform = torch.zeros(6, 48000)
     waveform[2] = tone(1, 48000).waveform[0]

@@ -127,7 +127,14 @@ def sort_transformer(tensors: Mapping[str, Tensor], part: str, parts: Parts, pre
 
 
 def build(
-    parts: Parts, part: str, *, attention: Attention = scaled_dot_product, operations=nn, device="meta", dtype=None
+    parts: Parts,
+    part: str,
+    *,
+    attention: Attention = scaled_dot_product,
+    operations=nn,
+    device="meta",
+    dtype=None,
+    label: str = "checkpoint",
 ) -> nn.Module:
     """The module of one part, on the meta device (no storage) or another, with the sizes that the tensors tell.
 
@@ -137,9 +144,7 @@ def build(
         InputError: the checkpoint lacks the part, or a tensor that tells a size.
     """
     if part not in parts.tensors:
-        raise InputError(
-            f"the checkpoint has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}"
-        )
+        raise InputError(f"{label}: has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}")
     shapes = parts.shapes(part)
     kw = dict(operations=operations, device=device, dtype=dtype)
     try:
@@ -154,7 +159,8 @@ def build(
                 put_in_place(module, name.removesuffix("." + SCALE))
         return module
     except (KeyError, ValueError, IndexError) as error:
-        raise InputError(f"the {part.replace('_', ' ')} lacks or misshapes {error}, which tells its sizes") from error
+        name = part.replace("_", " ")
+        raise InputError(f"{label}: the {name} lacks or misshapes {error}, which tells its sizes") from error
 
 
 def fill(
@@ -204,5 +210,5 @@ def load(
     label: str = "checkpoint",
 ) -> nn.Module:
     """Build one part and fill it."""
-    module = build(parts, part, attention=attention, dtype=dtype)
+    module = build(parts, part, attention=attention, dtype=dtype, label=label)
     return fill(module, parts.tensors[part], device=device, dtype=dtype, label=f"{label}, {part.replace('_', ' ')}")

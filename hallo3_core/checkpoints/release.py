@@ -46,7 +46,7 @@ class Release:
 
     def network(self, part: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """Denoiser, reference network, audio or face projector, by the names in `names.py`."""
-        return load(self.engine(), part, device=device, dtype=dtype, label=self._label)
+        return load(self.engine(), part, device=device, dtype=dtype, label=self.label)
 
     def vae(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """The VAE: its own file, or the copy inside the transformers' file when that file is not there."""
@@ -56,8 +56,8 @@ class Release:
         if path.exists():
             return load_vae(read_tensors(path), device=device, dtype=dtype, label=str(path))
         if VAE in self.engine().tensors:
-            return load_vae(self.engine().tensors[VAE], device=device, dtype=dtype, label=self._label)
-        raise InputError(f"{path}: missing, and {self._label} holds no VAE either")
+            return load_vae(self.engine().tensors[VAE], device=device, dtype=dtype, label=self.label)
+        raise InputError(f"{path}: missing, and {self.label} holds no VAE either")
 
     def engine(self) -> Parts:
         """The transformers' file, or the files that `convert` made of it, sorted by part."""
@@ -76,7 +76,8 @@ class Release:
         return [self.engine_file]
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
+        """What messages call the transformers' file."""
         files = self._engine_files
         return str(files[0] if len(files) == 1 else self.folder / CONVERTED_FILES)
 
