@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .audio import AudioFeatures, clip_audio, encode_audio, load_wav2vec
 from .checkpoints import names
-from .checkpoints.lora import Lora, apply_lora, read_lora
+from .checkpoints.lora import apply_lora, read_lora
 from .checkpoints.parts import build
 from .checkpoints.release import Release
+from .clip_chain import Clip, MakeClip, clip_chain
 from .clips import clip_count
 from .config import TransformerConfig
 from .errors import InputError
@@ -24,7 +25,7 @@ from .film import FilmWriter, check_output
 from .image import Framing, crop_to, plan_framing, read_image, to_uint8
 from .model.denoiser import Denoiser
 from .noise import SeededNoise
-from .pipeline import Portrait, Run, Settings, film_clips, prepare_portrait, prepare_run
+from .pipeline import Portrait, Settings, film_clip, last_frames, new_frames, prepare_portrait, prepare_run
 from .recording import Recording, read_recording
 from .text import load_text_encoder
 
@@ -76,6 +77,18 @@ class Film:
     width: int
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What a film is made of, read and checked: the picture ``1 3 h w`` in 0..1 with its name, how it is framed, the
+    recording and the sentence."""
+
+    picture: Tensor
+    name: str
+    framing: Framing
+    recording: Recording
+    prompt: str
+
+
 def animate(
     image: Path,
     audio: Path,
@@ -93,68 +106,77 @@ def animate(
     progress = progress or Progress()
     check_output(output)
     SeededNoise(options.seed, 0)  # a bad seed, like bad settings, is told before minutes of work
-    with_null = any(not branch.reference for branch in options.settings.branches())
+    options.settings.branches()
     with torch.inference_mode():
-        picture = read_image(image)[None]
-        recording = read_recording(audio)
-        config = denoiser_config(release)
-        loras = [(read_lora(path, config), strength) for path, strength in options.loras]  # mapped, read when needed
-        framing = plan_framing(*picture.shape[-2:], *film_size(options.size, config), options.framing)
-        progress.stage("encoding text, sound and portrait")
-        text = encode_prompt(prompt, release, config, options)
-        features = encode_recording(recording, release, options)
-        audio_tokens, null_audio_tokens = project_audio(features, release, options)
-        portrait, face_tokens = encode_portrait(picture, image.name, framing, with_null, release, options)
-        progress.stage("loading the denoiser")
-        with _use(load_denoiser(release, loras, options), options) as denoiser:
-            run = prepare_run(
-                denoiser,
-                portrait,
-                options.settings,
-                text=text,
-                face_tokens=face_tokens,
-                null_audio_tokens=null_audio_tokens,
-                dtype=options.dtype,
-            )
-            denoiser.modulation.to("meta")  # computed for all steps: 1.6 GB less on the device
-            return write_film(denoiser, run, portrait, recording, audio_tokens, release, output, options, progress)
+        scene = read_scene(image, audio, prompt, release, options)
+        clips = clip_count(scene.recording.frames)
+        _, _, height, width = scene.framing.keep
+        with (
+            clip_maker(scene, release, options, progress) as make,
+            FilmWriter(
+                output, height, width, scene.recording, metadata=options.metadata, ai_notice=options.ai_notice
+            ) as film,
+        ):
+            for frames in clip_chain(clips, make):
+                film.write(frames)
+    return Film(output, film.frames, clips, height, width)
 
 
-def write_film(
-    denoiser: Denoiser,
-    run: Run,
-    portrait: Portrait,
-    recording: Recording,
-    audio_tokens: list[Tensor],
-    release: Release,
-    output: Path,
-    options: Options,
-    progress: Progress,
-) -> Film:
-    """Sample clip after clip into the file."""
-    frames, clips = recording.frames, len(audio_tokens)
-    _, _, height, width = portrait.framing.keep
-    words = dict(metadata=options.metadata, ai_notice=options.ai_notice)
-    with (
-        _use(release.vae(dtype=options.dtype), options) as vae,
-        FilmWriter(output, height, width, recording, **words) as film,
-    ):
-        progress.start(clips, len(run.schedule))
-        try:
-            for new in film_clips(
-                denoiser,
-                vae,
-                run,
-                portrait,
-                frames,
-                audio_tokens.__getitem__,
-                lambda clip: SeededNoise(options.seed, clip),
-                progress.step,
-            ):
-                film.write(to_uint8(crop_to(new, portrait.framing).cpu()))
-        finally:
-            progress.finish()
-    return Film(output, frames, clips, height, width)
+def read_scene(image: Path, audio: Path, prompt: str, release: Release, options: Options) -> Scene:
+    """Read and check what a film is made of.
+
+    Raises:
+        InputError: a picture, recording, size or LoRA that cannot serve.
+    """
+    picture = read_image(image)[None]
+    config = denoiser_config(release)
+    framing = plan_framing(*picture.shape[-2:], *film_size(options.size, config), options.framing)
+    for path, _ in options.loras:
+        read_lora(path, config)  # its list of tensors; the values are read when the denoiser is there
+    return Scene(picture, image.name, framing, read_recording(audio), prompt)
+
+
+@contextmanager
+def clip_maker(scene: Scene, release: Release, options: Options, progress: Progress) -> Iterator[MakeClip]:
+    """Load and use network after network, up to the two that make clips; those are let go at the end.
+
+    Raises:
+        InputError: a network or input that cannot serve.
+    """
+    config = denoiser_config(release)
+    progress.stage("encoding text, sound and portrait")
+    text = encode_prompt(scene.prompt, release, config, options)
+    features = encode_recording(scene.recording, release, options)
+    audio_tokens, null_audio_tokens = project_audio(features, release, options)
+    portrait, face_tokens = encode_portrait(scene, release, options)
+    progress.stage("loading the denoiser")
+    with _use(load_denoiser(release, config, options), options) as denoiser:
+        run = prepare_run(
+            denoiser,
+            portrait,
+            options.settings,
+            text=text,
+            face_tokens=face_tokens,
+            null_audio_tokens=null_audio_tokens,
+            dtype=options.dtype,
+        )
+        denoiser.modulation.to("meta")  # computed for all steps: 1.6 GB less on the device
+        with _use(release.vae(dtype=options.dtype), options) as vae:
+
+            def make(clip: int, motion: Tensor | None) -> Clip:
+                def report(step: int, clean: Tensor) -> None:
+                    progress.step(clip, step, clean)
+
+                noise = SeededNoise(options.seed, clip)
+                decoded = film_clip(denoiser, vae, run, portrait, motion, audio_tokens[clip], noise, report)
+                new = new_frames(decoded, clip, features.frames)
+                return Clip(to_uint8(crop_to(new, portrait.framing).cpu()), last_frames(decoded).cpu())
+
+            progress.start(len(audio_tokens), len(run.schedule))
+            try:
+                yield make
+            finally:
+                progress.finish()
 
 
 def denoiser_config(release: Release) -> TransformerConfig:
@@ -162,11 +184,11 @@ def denoiser_config(release: Release) -> TransformerConfig:
     return build(release.engine(), names.DENOISER, label=release.label).config
 
 
-def load_denoiser(release: Release, loras: Sequence[tuple[Lora, float]], options: Options) -> Denoiser:
-    """The denoiser with LoRAs of some strength, on the CPU."""
+def load_denoiser(release: Release, config: TransformerConfig, options: Options) -> Denoiser:
+    """The denoiser with its LoRAs, on the CPU."""
     denoiser = release.network(names.DENOISER, dtype=options.dtype)
-    for lora, strength in loras:
-        apply_lora(denoiser, lora, strength)
+    for path, strength in options.loras:
+        apply_lora(denoiser, read_lora(path, config), strength)
     return denoiser
 
 
@@ -218,15 +240,18 @@ def project_audio(features: AudioFeatures, release: Release, options: Options) -
         return clips, project(torch.zeros_like(clip_audio(features, 0)))
 
 
-def encode_portrait(
-    picture: Tensor, name: str, framing: Framing, with_null: bool, release: Release, options: Options
-) -> tuple[Portrait, Tensor]:
+def encode_portrait(scene: Scene, release: Release, options: Options) -> tuple[Portrait, Tensor]:
     """The portrait's bank and face tokens; detector, VAE and reference network are let go."""
     analyser = load_face_analyser(release.face_folder, options.face_provider)
     whole = options.face == "whole"
     face, mask = embed_face(
-        picture[0], analyser, "largest" if whole else options.face, "whole image" if whole else "error", name=name
+        scene.picture[0],
+        analyser,
+        "largest" if whole else options.face,
+        "whole image" if whole else "error",
+        name=scene.name,
     )
+    with_null = any(not branch.reference for branch in options.settings.branches())
     place = dict(device=options.device, dtype=options.dtype)
     with _use(release.network(names.FACE_PROJECTOR, dtype=options.dtype), options) as projector:
         face_tokens = projector(face.embedding[None].to(**place))
@@ -235,7 +260,7 @@ def encode_portrait(
         _use(release.network(names.REFERENCE_NET, dtype=options.dtype), options) as reference_net,
     ):
         portrait = prepare_portrait(
-            picture.to(**place), mask.to(**place), framing, vae, reference_net, with_null=with_null
+            scene.picture.to(**place), mask.to(**place), scene.framing, vae, reference_net, with_null=with_null
         )
     return portrait, face_tokens
 

@@ -253,6 +253,24 @@ def last_frames(frames: Tensor, count: int = MOTION_FRAMES) -> Tensor:
     return frames[-count:]
 
 
+def film_clip(
+    denoiser: Denoiser,
+    vae: VideoVae,
+    run: Run,
+    portrait: Portrait,
+    motion: Tensor | None,
+    audio_tokens: Tensor,
+    noise: ClipNoise,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """A clip, sampled and decoded: all its frames ``n 3 H W`` in 0..1, the motion frames at its start too.
+
+    motion ``2 3 H W``, the end of the clip before; None at the start of a film.
+    """
+    concat = concat_latent(vae, portrait.pixels, motion, noise, run.layout.grid.frames)
+    return torch.cat(list(decode(vae, sample_clip(denoiser, run, concat, audio_tokens, noise, on_step))))
+
+
 def film_clips(
     denoiser: Denoiser,
     vae: VideoVae,
@@ -269,11 +287,13 @@ def film_clips(
     """
     motion = None
     for clip in range(clip_count(frames)):
-        draws = noise(clip)
-        concat = concat_latent(vae, portrait.pixels, motion, draws, run.layout.grid.frames)
         report = on_step and (lambda step, clean, clip=clip: on_step(clip, step, clean))
-        latent = sample_clip(denoiser, run, concat, audio_tokens(clip), draws, report)
-        decoded = torch.cat(list(decode(vae, latent)))
+        decoded = film_clip(denoiser, vae, run, portrait, motion, audio_tokens(clip), noise(clip), report)
         motion = last_frames(decoded)
-        start, stop = clip_span(clip, frames)
-        yield decoded[MOTION_FRAMES : MOTION_FRAMES + stop - start]
+        yield new_frames(decoded, clip, frames)
+
+
+def new_frames(decoded: Tensor, clip: int, frames: int) -> Tensor:
+    """What clip number `clip` adds to a film of `frames` frames: ``49 3 H W -> n 3 H W``"""
+    start, stop = clip_span(clip, frames)
+    return decoded[MOTION_FRAMES : MOTION_FRAMES + stop - start]

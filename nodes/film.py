@@ -76,7 +76,7 @@ class Hallo3LongVideo:
         guidance = guidance_of(audio_cfg, text_cfg, reference_cfg, guidance_start, guidance_stop)
         settings = settings_of(steps, sampler, guidance)
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
-        bar = progress.StepBar(model, steps, audio.clips, node_id)
+        bar = progress.StepBar(clips, audio.clips, node_id)
         path = film.write_film(clips, color_hold, bar.callback())
         progress.show_text(f"{audio.frames} frames, {audio.clips} clips: each {sampling.cost(settings)}", node_id)
         return (film.video_of(path),)

@@ -160,7 +160,7 @@ class Hallo3GuidanceGrid:
         hardest = max(cells, key=lambda scales: scales.reference != 1)  # it needs what the others need, and the null
         settings = settings_of(steps, sampler, Guidance(hardest))
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
-        bar = grid.CellBar(model, steps, len(cells), node_id)
+        bar = grid.CellBar(clips, len(cells), node_id)
         found = list(grid.sample_cells(clips, clip_index, motion, cells, shown, bar.callback()))
         evaluations = steps * sum(len(branch_weights(scales)) for scales in cells)
         progress.show_text(f"{len(cells)} cells, {evaluations} evaluations", node_id)

@@ -67,7 +67,7 @@ class Hallo3SampleClip:
         guidance = guidance_of(audio_cfg, text_cfg, reference_cfg, guidance_start, guidance_stop)
         settings = settings_of(steps, sampler, guidance)
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
-        bar = progress.StepBar(model, steps, node_id=node_id)
+        bar = progress.StepBar(clips, node_id=node_id)
         latent = clips.sample(clip_index, motion, bar.callback())
         progress.show_text(sampling.cost(settings), node_id)
         return ({"samples": latent},)
@@ -111,12 +111,12 @@ class Hallo3Guider:
         guidance_start=0.0,
         guidance_stop=1.0,
     ):
-        from .host import guider, sampling
+        from .host import sampling
 
         guidance = guidance_of(audio_cfg, text_cfg, reference_cfg, guidance_start, guidance_stop)
         settings = Settings(guidance=guidance)
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
-        return (guider.Guider(model, clips.inputs(clip_index, motion), guidance),)
+        return (clips.guider(clip_index, motion),)
 
 
 class Hallo3Scheduler:

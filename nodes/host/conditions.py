@@ -15,6 +15,7 @@ from ...hallo3_core.errors import InputError
 from ...hallo3_core.guidance import EVERYTHING, Branch
 from ...hallo3_core.model.attention import KeysValues
 from ...hallo3_core.model.denoiser import Conditions, Denoiser, ReferenceBank
+from ...hallo3_core.model.modulation import Modulation
 from ...hallo3_core.model.positions import Layout
 from ...hallo3_core.pipeline import join_branches
 
@@ -40,6 +41,7 @@ class Evaluation:
 
     conditions: Conditions
     layout: Layout
+    modulation: Modulation | None  # of this step; None: not known beforehand
 
 
 @dataclass(eq=False)
@@ -51,20 +53,23 @@ class ClipConditions:
     reference: dict[bool, Sequence[KeysValues]] | None = None
     face: Sequence[KeysValues] | None = None
     audio: dict[bool, Sequence[KeysValues]] | None = None
-    _batches: dict[tuple[Branch, ...], Evaluation] = field(default_factory=dict)
+    modulation: Modulation | None = None  # of all steps of the run
+    step: int | None = None  # the one that is evaluated; the guider keeps it
+    _batches: dict[tuple[Branch, ...], Conditions] = field(default_factory=dict)
 
     def of(self, branches: tuple[Branch, ...]) -> Evaluation:
-        """One sample for each of `branches`, in this order."""
+        """One sample for each of `branches`, in this order, at this step."""
         if branches not in self._batches:
-            conditions = join_branches(branches, self.text, self.reference, self.face, self.audio)
-            self._batches[branches] = Evaluation(conditions, self.layout)
-        return self._batches[branches]
+            self._batches[branches] = join_branches(branches, self.text, self.reference, self.face, self.audio)
+        known = self.modulation is not None and self.step is not None
+        return Evaluation(self._batches[branches], self.layout, self.modulation.step(self.step) if known else None)
 
 
 def prepare_clip(
-    denoiser: Denoiser, inputs: ClipInputs, branches: Collection[Branch], dtype: torch.dtype
+    denoiser: Denoiser, inputs: ClipInputs, branches: Collection[Branch], timesteps: Tensor, dtype: torch.dtype
 ) -> ClipConditions:
-    """Everything that the evaluations of a clip share; what none of `branches` needs is not computed.
+    """Everything that the evaluations of a clip share; what none of `branches` needs is not computed. timesteps: those
+    of the run's steps, ``n``.
 
     The denoiser has to be loaded: its LoRAs take part.
 
@@ -85,6 +90,7 @@ def prepare_clip(
             b: denoiser.audio_keys_values(inputs.audio[b].to(device, dtype))
             for b in {branch.audio for branch in branches}
         },
+        modulation=denoiser.modulate_steps(timesteps.to(device), dtype),
     )
 
 

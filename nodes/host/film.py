@@ -11,11 +11,11 @@ import folder_paths
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ...hallo3_core.clips import MOTION_FRAMES, clip_span
+from ...hallo3_core.clip_chain import Clip, clip_chain
 from ...hallo3_core.color import hold_colour
 from ...hallo3_core.film import FilmWriter
 from ...hallo3_core.image import crop_to, to_uint8
-from ...hallo3_core.pipeline import last_frames
+from ...hallo3_core.pipeline import last_frames, new_frames
 from ..types import Motion
 from .sampling import ClipSampler, Report
 
@@ -27,26 +27,26 @@ def write_film(clips: ClipSampler, color_hold: float, report: Report | None = No
     Raises:
         InputError: a strength that is none, an input of another model, or a full disk.
     """
-    portrait, motion = clips.portrait, None
+    portrait = clips.portrait
     hold_colour((portrait.pixels + 1) / 2, portrait.pixels, portrait.framing, color_hold)  # a bad strength: told now
     _, _, height, width = portrait.framing.keep
+
+    def make(clip: int, motion: Tensor | None) -> Clip:
+        return make_clip(clips, clip, motion, color_hold, report)
+
     with FilmWriter(temp_film(), height, width, clips.features.recording) as film:
-        for clip in range(clips.features.clips):
-            motion = write_clip(film, clips, clip, motion, color_hold, report)
+        for frames in clip_chain(clips.features.clips, make):
+            film.write(frames)
     return film.path
 
 
-def write_clip(
-    film: FilmWriter, clips: ClipSampler, clip: int, motion: Motion | None, color_hold: float, report: Report | None
-) -> Motion:
-    """Add the new frames of a clip to the film: what Sample Clip, VAEDecode, Color Match and Append Clip make of the
-    same inputs. Nothing of it stays in memory but the motion frames for the next."""
+def make_clip(clips: ClipSampler, clip: int, motion: Tensor | None, color_hold: float, report: Report | None) -> Clip:
+    """What Sample Clip, VAEDecode, Color Match and Append Clip make of the same inputs; motion ``2 3 H W`` in 0..1."""
     portrait = clips.portrait
-    decoded = decode(clips.vae.vae, clips.sample(clip, motion, report))
+    decoded = decode(clips.vae.vae, clips.sample(clip, motion if motion is None else Motion(motion), report))
     frames = hold_colour(decoded, portrait.pixels, portrait.framing, color_hold)
-    start, stop = clip_span(clip, clips.features.frames)
-    film.write(to_uint8(crop_to(frames[MOTION_FRAMES : MOTION_FRAMES + stop - start], portrait.framing)))
-    return Motion(last_frames(frames).clone())  # a view would keep the whole clip
+    new = new_frames(frames, clip, clips.features.frames)
+    return Clip(to_uint8(crop_to(new, portrait.framing)), last_frames(frames).clone())  # a view would keep the clip
 
 
 def decode(vae: Any, latent: Tensor) -> Tensor:

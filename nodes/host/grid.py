@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...hallo3_core.guidance import Guidance, Scales
+from ...hallo3_core.guidance import Branch, Guidance, Scales
 from ..types import Motion
-from .conditions import ClipInputs
+from .conditions import ClipConditions, ClipInputs
 from .film import decode
+from .guider import Guider
 from .progress import StepBar
 from .sampling import ClipSampler, Report
 
 
+class CellGuider(Guider):
+    """The guider of a cell: the first cell makes what all of them evaluate, and leaves it in `shared`."""
+
+    def __init__(
+        self,
+        patcher: Any,
+        inputs: ClipInputs,
+        guidance: Guidance,
+        all_branches: Collection[Branch],
+        shared: list[ClipConditions],
+    ):
+        super().__init__(patcher, inputs, guidance)
+        self.all_branches, self.shared = all_branches, shared
+
+    def prepare(self, branches: Collection[Branch]) -> ClipConditions:
+        if not self.shared:
+            self.shared.append(super().prepare(self.all_branches))
+        return self.shared[0]
+
+
 @dataclass(frozen=True, eq=False)
-class OneClip(ClipSampler):
+class GridSampler(ClipSampler):
     """The sampler of a film, with the inputs of one clip kept for all of its runs."""
 
     ready: ClipInputs
+    all_branches: Collection[Branch]
+    shared: list[ClipConditions]
 
-    def inputs(self, clip: int, motion: Motion | None) -> ClipInputs:
-        return self.ready
+    def guider(self, clip: int, motion: Motion | None) -> Guider:
+        return CellGuider(self.patcher, self.ready, self.settings.guidance, self.all_branches, self.shared)
 
 
 class CellBar(StepBar):
@@ -46,9 +70,11 @@ def sample_cells(
     Raises:
         InputError: no such clip, or motion frames of another film.
     """
-    shared = {field.name: getattr(clips, field.name) for field in fields(clips)}
-    one = OneClip(**shared, ready=clips.inputs(clip, motion))
-    for cell in scales:
-        settings = replace(clips.settings, guidance=Guidance(cell))
-        decoded = decode(clips.vae.vae, replace(one, settings=settings).sample(clip, motion, report))
-        yield torch.cat(decoded[list(frames)].unbind(0), dim=-1)
+    steps, given = clips.settings.steps, {field.name: getattr(clips, field.name) for field in fields(clips)}
+    branches = set().union(*(Guidance(cell).branches(steps) for cell in scales))
+    grid = GridSampler(**given, ready=clips.inputs(clip, motion), all_branches=branches, shared=[])
+    settings = [replace(clips.settings, guidance=Guidance(cell)) for cell in scales]
+    latents = [replace(grid, settings=cell).sample(clip, motion, report) for cell in settings]
+    grid.shared.clear()  # the VAE comes now, and takes the denoiser's place once instead of once a cell
+    for latent in latents:
+        yield torch.cat(decode(clips.vae.vae, latent)[list(frames)].unbind(0), dim=-1)

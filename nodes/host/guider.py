@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import comfy.samplers
+import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.guidance import EVERYTHING, Branch, Guidance, combine
-from .conditions import BranchCond, ClipInputs, check_text, prepare_clip
+from .conditions import BranchCond, ClipConditions, ClipInputs, check_text, prepare_clip
+from .memory import only_on_device
 from .model import CONCAT, EVALUATION, TIMESTEP, require_model
 from .solver import timesteps_of
 
@@ -27,7 +30,6 @@ class Guider(comfy.samplers.CFGGuider):
         guidance.branches(1)  # a scale that is no number is told when the guider is made, not when it is used
         super().__init__(patcher)
         self.inputs, self.guidance = inputs, guidance
-        self.timesteps: list[int] | None = None  # of the steps, once a run has begun
 
     def sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs) -> Tensor:
         """As the host's own; the clip's conditions are on the device for as long as this takes.
@@ -37,32 +39,40 @@ class Guider(comfy.samplers.CFGGuider):
         """
         self._check(noise)
         branches = self.guidance.branches(len(sigmas) - 1) if len(sigmas) > 1 else {EVERYTHING}
-        self.timesteps = timesteps_of(sigmas) if len(sigmas) > 1 else None
+        self.sigmas, self.timesteps = sigmas, timesteps_of(sigmas) if len(sigmas) > 1 else None
         self.original_conds = {}
         self.inner_set_conds({name_of(branch): [[None, {}]] for branch in sorted(branches, reverse=True)})
+        only_on_device(self.model_patcher)
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        finally:  # the host leaves these on the object after a cancel, and the object in its cache
-            for name in ("conds", "inner_model", "loaded_models"):
+        finally:  # the host leaves some of these on the object after a cancel, and the object in its cache
+            for name in ("conds", "inner_model", "loaded_models", "clip", "sigmas", "timesteps"):
                 self.__dict__.pop(name, None)
 
     def inner_sample(self, *args, **kwargs) -> Tensor:
         """Here the model is loaded and patched: the time to prepare what all steps share."""
-        model = self.inner_model
         branches = {branch for branch in _BRANCHES if name_of(branch) in self.conds}
-        clip = prepare_clip(model.diffusion_model, self.inputs, branches, model.compute_dtype)
+        self.clip = self.prepare(branches)
         for branch in branches:
             for cond in self.conds[name_of(branch)]:
-                cond[EVALUATION] = BranchCond(clip, (branch,))
+                cond[EVALUATION] = BranchCond(self.clip, (branch,))
                 cond[CONCAT] = self.inputs.concat
         return super().inner_sample(*args, **kwargs)
+
+    def prepare(self, branches: Collection[Branch]) -> ClipConditions:
+        """What the steps share, on the device."""
+        model, told = self.inner_model, self.timesteps
+        steps = torch.tensor(told) if told else model.model_sampling.timestep(self.sigmas[:-1]).float()
+        return prepare_clip(model.diffusion_model, self.inputs, branches, steps, model.compute_dtype)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006 (the host's signature)
         """x0 of this step: the weighted sum of the branches."""
         options = model_options["transformer_options"]
         sigma, sigmas = float(timestep.flatten()[0]), options["sample_sigmas"]
         step = step_of(sigma, sigmas)
-        if self.timesteps is not None and math.isclose(sigma, float(sigmas[step]), rel_tol=1e-5):
+        is_on_grid = math.isclose(sigma, float(sigmas[step]), rel_tol=1e-5)  # some solvers look between two steps
+        self.clip.step = step if is_on_grid else None
+        if self.timesteps is not None and is_on_grid:
             told = {**options, TIMESTEP: self.timesteps[step]}
             model_options = {**model_options, "transformer_options": told}
         weights = self.guidance.weights(step, len(sigmas) - 1)

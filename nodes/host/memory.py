@@ -19,6 +19,7 @@ from ...hallo3_core.errors import InputError
 from ..types import Network
 from .attention import host_attention
 
+EVERYTHING = 1e30  # bytes: how the host itself asks for all there is
 COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 QUANTISED = {"mixed_ops": True}  # how the host's models say that their layers bring scales of their own
@@ -47,6 +48,12 @@ def on_device(network: Network, memory: float = 0) -> Iterator[nn.Module]:
     """The network's module, loaded for use; `memory` bytes are left free beside it for what it computes."""
     management.load_models_gpu([network.patcher], memory_required=memory)
     yield network.module
+
+
+def only_on_device(patcher: Any) -> None:
+    """All other models leave the patcher's device; the host loads each again when it is used."""
+    kept = [loaded for loaded in management.current_loaded_models if loaded.model and patcher.is_clone(loaded.model)]
+    management.free_memory(EVERYTHING, patcher.load_device, kept)
 
 
 def hosted_part(parts: Parts, part: str, choice: str, source: str) -> Network:

@@ -60,7 +60,9 @@ class HostDenoiser(Denoiser):
 
     def _evaluate(self, x: Tensor, timesteps: Tensor, evaluation: Evaluation, transformer_options: dict) -> Tensor:
         latent, concat = x.chunk(2, dim=1)
-        modulation = self.modulate_steps(timesteps, x.dtype)
+        modulation = evaluation.modulation
+        if modulation is None:
+            modulation = self.modulate_steps(timesteps, x.dtype)
         return super().forward(latent, concat, evaluation.conditions, modulation, evaluation.layout)
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import comfy.model_management as management
 import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from .preview import PortraitColours
+from .sampling import ClipSampler
+
 
 class StepBar:
     """One bar over the steps of all clips. Each step shows the latent as the user's preview setting has it, says how
     long it will take, and is a moment at which Cancel takes effect."""
 
-    def __init__(self, patcher: Any, steps: int, clips: int = 1, node_id: str | None = None):
-        """patcher: the MODEL that is sampled, whose latent format colours the preview."""
+    def __init__(self, sampler: ClipSampler, clips: int = 1, node_id: str | None = None):
+        """Over so many clips of the sampler's steps."""
+        steps = sampler.settings.steps
         self._bar = comfy.utils.ProgressBar(steps * clips)
-        self._previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
+        colours = PortraitColours(sampler.vae, sampler.portrait.pixels)
+        self._previewer = latent_preview.get_previewer(sampler.patcher.load_device, colours)
         self._steps, self._clips, self._node_id = steps, clips, node_id
         self._done, self._start = 0, time.monotonic()
 

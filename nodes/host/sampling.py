@@ -59,13 +59,17 @@ class ClipSampler:
             concat=concat.cpu(),
         )
 
+    def guider(self, clip: int, motion: Motion | None) -> Guider:
+        """What evaluates the steps of a clip; raises as `inputs`."""
+        return Guider(self.patcher, self.inputs(clip, motion), self.settings.guidance)
+
     def sample(self, clip: int, motion: Motion | None, report: Report | None = None) -> Tensor:
         """The clip's latent ``1 16 t h w``, unscaled, on the host's intermediate device.
 
         Raises:
             InputError: as `inputs`.
         """
-        guider = Guider(self.patcher, self.inputs(clip, motion), self.settings.guidance)
+        guider = self.guider(clip, motion)
         schedule, noise = make_schedule(self.settings.steps), SeededNoise(self.seed, clip)
         solver = ExactSolver(schedule, self.settings.sampler, noise)
         start = noise.initial(guider.inputs.concat.shape)

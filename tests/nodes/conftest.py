@@ -35,7 +35,8 @@ def _start_real_host(models: Path) -> None:
         comfy.cli_args.args.cpu = not torch.cuda.is_available()
         import folder_paths
 
-        import nodes  # noqa: F401 (as the server has it loaded before any pack)
+        for name in ("utils.extra_config", "nodes", "server"):  # in the host's own order: its nodes hide its utils
+            importlib.import_module(name)
     except ImportError as error:
         pytest.exit(f"COMFYUI_PATH is set, but ComfyUI cannot be imported: {error}. Use its Python.", returncode=3)
     folder_paths.models_dir = str(models)
@@ -144,3 +145,16 @@ def scene(pack, loaded):
         clip = loaded.clip
         text = clip.encode_from_tokens_scheduled(clip.tokenize("a person talks (loudly:1.3)"))
     return SimpleNamespace(text=text, audio=features, face=someone, reference=portrait)
+
+
+@pytest.fixture
+def sampler_of(pack, loaded, scene):
+    """`sampler_of(steps)`: what the sampling nodes make of the scene."""
+
+    def make(steps: int):
+        settings = pack("hallo3_core.pipeline").Settings(steps=steps)
+        text, audio, face, reference = scene.text, scene.audio, scene.face, scene.reference
+        prepare = pack("nodes.host.sampling").prepare_sampler
+        return prepare(loaded.model, text, loaded.vae, audio, face, reference, settings, seed=11)
+
+    return make

@@ -30,13 +30,25 @@ class State:
         self.progress: list[tuple[int, int]] = []
         self.texts: list[tuple[str, str]] = []
         self.cancel_after: int | None = None
+        self.previews, self.previewed = False, []
 
 
 STATE = State()
+LOADED: list = []  # the host's list of what is on a device, the newest first
+
+
+class LoadedModel:
+    def __init__(self, model):
+        self.model = model
 
 
 def load_models_gpu(models, memory_required=0):
     STATE.loaded += [type(patcher.model).__name__ for patcher in models]
+    LOADED[:] = [*map(LoadedModel, models), *(old for old in LOADED if not any(map(old.model.is_clone, models)))]
+
+
+def free_memory(memory_required, device, keep_loaded=()):
+    LOADED[:] = [loaded for loaded in LOADED if loaded.model.load_device != device or loaded in keep_loaded]
 
 
 def throw_exception_if_processing_interrupted():
@@ -57,6 +69,9 @@ class ModelPatcher:
         other.patches = {key: list(patches) for key, patches in self.patches.items()}
         other.attachments = dict(self.attachments)
         return other
+
+    def is_clone(self, other):
+        return self.model is other.model
 
     def set_attachments(self, key, attachment):
         self.attachments[key] = attachment
@@ -135,7 +150,7 @@ def optimized_attention(q, k, v, heads, skip_reshape=False, skip_output_reshape=
 
 class LatentFormat:
     scale_factor = 1.0
-    latent_rgb_factors = None
+    latent_rgb_factors = latent_rgb_factors_bias = None
 
     def process_in(self, latent):
         return latent * self.scale_factor
@@ -395,7 +410,27 @@ class ProgressBar:
 
     def update_absolute(self, value, total=None, preview=None):
         STATE.progress.append((value, total or self.total))
+        STATE.previewed += [preview] if preview else []
         throw_exception_if_processing_interrupted()
+
+
+class ColourPreviewer:
+    """A latent's first frame by the format's colours, as the host shows it."""
+
+    def __init__(self, factors, bias):
+        self.factors, self.bias = torch.tensor(factors), torch.tensor(bias)
+
+    def decode_latent_to_preview_image(self, kind, latent):
+        from PIL import Image
+
+        shown = latent[0, :, 0].movedim(0, -1) @ self.factors + self.bias
+        return kind, Image.fromarray(((shown + 1) / 2 * 255).clamp(0, 255).byte().numpy()), 512
+
+
+def get_previewer(device, latent_format):
+    """None where the user has previews off."""
+    if STATE.previews:
+        return ColourPreviewer(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
 
 
 class FolderPaths(types.ModuleType):
@@ -457,6 +492,8 @@ def install(models_dir: str) -> None:
             unet_dtype=lambda model_params, supported_dtypes, weight_dtype: torch.float32,
             unet_manual_cast=lambda dtype, device, supported: None if dtype == torch.float32 else torch.float32,
             load_models_gpu=load_models_gpu,
+            free_memory=free_memory,
+            current_loaded_models=LOADED,
             throw_exception_if_processing_interrupted=throw_exception_if_processing_interrupted,
             InterruptProcessingException=Cancelled,
         ),
@@ -482,7 +519,7 @@ def install(models_dir: str) -> None:
         "comfy.utils": dict(ProgressBar=ProgressBar),
         "comfy_api": {},
         "comfy_api.latest": dict(InputImpl=InputImpl),
-        "latent_preview": dict(get_previewer=lambda device, latent_format: None),
+        "latent_preview": dict(get_previewer=get_previewer),
         "server": dict(PromptServer=PromptServer),
     }
     sys.modules["comfy"] = types.ModuleType("comfy")

@@ -214,11 +214,13 @@ def test_a_cell_is_the_clip_with_its_scales(pack, loaded, scene, grid, cells):
 
 
 def test_what_the_cells_share_is_prepared_once(pack, grid, monkeypatch):
-    sampler = pack("nodes.host.sampling").ClipSampler
-    calls, original = [], sampler.inputs
-    monkeypatch.setattr(sampler, "inputs", lambda *given: calls.append(given) or original(*given))
+    """What the clip is made of, and the keys and values of all branches that any cell evaluates."""
+    sampler, guider = pack("nodes.host.sampling").ClipSampler, pack("nodes.host.guider")
+    calls, inputs, prepare = [], sampler.inputs, guider.prepare_clip
+    monkeypatch.setattr(sampler, "inputs", lambda *given: calls.append("inputs") or inputs(*given))
+    monkeypatch.setattr(guider, "prepare_clip", lambda *given: calls.append("conditions") or prepare(*given))
     grid()
-    assert len(calls) == 1
+    assert calls == ["inputs", "conditions"]
 
 
 def test_the_grid_counts_cells_and_evaluations(pack, grid, monkeypatch):

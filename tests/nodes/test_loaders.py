@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -23,6 +24,29 @@ def test_the_vae_is_the_engines(pack, loaded, release):
     assert torch.equal(latent, vae.encode((pixels * 2 - 1).movedim(-1, 0)[None]))
     decoded = ((vae.decode(latent) + 1) / 2).clamp(0, 1).movedim(1, -1)
     torch.testing.assert_close(loaded.vae.decode(latent), decoded, atol=1e-6, rtol=0)
+
+
+@pytest.mark.skipif(not os.environ.get("COMFYUI_PATH"), reason="needs ComfyUI's own VAE")
+def test_cores_own_vae_serves_and_encodes_alike(pack, release):
+    """It decodes another way, but portrait and motion frames, 1 and 3 at a time, become the same latent."""
+    core = pytest.importorskip("comfy.ldm.cogvideo.vae", reason="ComfyUI before 0.21 has none")
+    vae = release.vae(dtype=torch.float32)
+    toy, sizes = pack("nodes.host.vae").HostVae(vae), vae.autoencoder.config
+    toy.first_stage_model = core.AutoencoderKLCogVideoX(
+        latent_channels=sizes.latent_channels,
+        block_out_channels=tuple(sizes.block_out_channels),
+        layers_per_block=sizes.layers_per_block,
+        groups=sizes.norm_num_groups,
+    ).eval()
+    toy.first_stage_model.load_state_dict(vae.autoencoder.state_dict())
+    toy.patcher = pack("nodes.host.memory").patcher_for(toy.first_stage_model, plain=True)
+    toy.__class__ = type(toy).__base__  # the host's VAE, no longer ours
+    seen = pack("nodes.host.vae").EngineVae(toy)
+    for frames in (1, 3):
+        pixels = torch.rand(1, 3, frames, 16, 32) * 2 - 1
+        torch.testing.assert_close(seen.encode(pixels), vae.encode(pixels), atol=1e-4, rtol=0)
+    decoded = toy.decode(torch.randn(1, 16, 13, 2, 4))
+    assert decoded.shape == (1, 49, 16, 32, 3)
 
 
 def test_the_engines_view_of_a_host_vae_is_the_engines_vae(pack, loaded, release):

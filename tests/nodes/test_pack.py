@@ -20,6 +20,8 @@ REVIEWED = {
     "comfy.lora": {"load_lora"},
     "comfy.model_base": {"BaseModel", "ModelType"},
     "comfy.model_management": {
+        "current_loaded_models",
+        "free_memory",
         "get_torch_device",
         "intermediate_device",
         "load_models_gpu",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 import torch
 
@@ -11,10 +14,10 @@ def test_time_is_told_as_people_read_it(pack, seconds, text):
     assert pack("nodes.host.progress").span(seconds) == text
 
 
-def test_the_text_counts_clips_and_steps(pack, loaded, monkeypatch):
+def test_the_text_counts_clips_and_steps(pack, sampler_of, monkeypatch):
     progress, texts = pack("nodes.host.progress"), []
     monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append((text.rsplit(",", 1)[0], node_id)))
-    bar = progress.StepBar(loaded.model, steps=2, clips=2, node_id="7")
+    bar = progress.StepBar(sampler_of(steps=2), clips=2, node_id="7")
     for _ in range(4):
         bar.callback()(0, torch.zeros(1, 16, 13, 2, 4), None, 2)
     counted = [
@@ -26,8 +29,47 @@ def test_the_text_counts_clips_and_steps(pack, loaded, monkeypatch):
     assert texts == [(text, "7") for text in counted]
 
 
-def test_cancel_takes_effect_at_the_next_step(pack, loaded, press_cancel):
-    bar, cancelled = pack("nodes.host.progress").StepBar(loaded.model, steps=5), press_cancel(2)
+def test_cancel_takes_effect_at_the_next_step(pack, sampler_of, press_cancel):
+    bar, cancelled = pack("nodes.host.progress").StepBar(sampler_of(steps=5)), press_cancel(2)
     bar.step(torch.zeros(1, 16, 13, 2, 4))
     with pytest.raises(cancelled):
         bar.step(torch.zeros(1, 16, 13, 2, 4))
+
+
+@pytest.fixture
+def previews(pack):
+    """`previews(on)` sets what the user chose in the settings."""
+    pack()
+    if os.environ.get("COMFYUI_PATH"):
+        from comfy.cli_args import LatentPreviewMethod, args
+
+        before = args.preview_method
+
+        def choose(on):
+            args.preview_method = LatentPreviewMethod.Auto if on else LatentPreviewMethod.NoPreviews
+
+        yield choose
+        args.preview_method = before
+    else:
+        state = sys.modules["hallo3_fake_host"].STATE
+        yield lambda on: setattr(state, "previews", on)
+        state.previews = False
+
+
+def test_the_preview_of_the_portraits_latent_is_the_portrait_in_small(pack, sampler_of, previews):
+    previews(True)
+    sampler = sampler_of(steps=2)
+    pixels = sampler.portrait.pixels
+    latent = pack("hallo3_core.pipeline").encode(sampler.vae, pixels[:, :, None])
+    shown = pack("nodes.host.progress").StepBar(sampler)._previewer.decode_latent_to_preview_image("JPEG", latent)[1]
+    assert shown.size == (latent.shape[-1], latent.shape[-2])
+    small = torch.nn.functional.adaptive_avg_pool2d((pixels[0] + 1) / 2 * 255, latent.shape[-2:])
+    found = torch.tensor(list(shown.convert("RGB").tobytes())).reshape(*latent.shape[-2:], 3).movedim(-1, 0)
+    assert (found - small).abs().max() <= 1  # 8 latent pixels and 17 unknowns: the fit is exact, up to a level
+
+
+def test_previews_are_off_where_the_user_has_them_off_and_cost_nothing(pack, sampler_of, previews, monkeypatch):
+    previews(False)
+    sampler = sampler_of(steps=2)
+    monkeypatch.setattr(type(sampler.vae), "encode", lambda *given: pytest.fail("the VAE was asked for a preview"))
+    assert pack("nodes.host.progress").StepBar(sampler)._previewer is None

@@ -250,3 +250,32 @@ def test_the_network_is_told_the_true_timesteps(pack, sample, monkeypatch):
     monkeypatch.setattr(network, "_evaluate", listening)
     sample(steps=6)
     assert told == [[999], [832], [666], [499], [333], [166]]
+
+
+def test_while_steps_are_taken_only_the_denoiser_is_on_the_device(pack, loaded, sample, monkeypatch):
+    import comfy.model_management as management
+
+    network = pack("nodes.host.model").HostDenoiser
+    present, original = [], network._evaluate
+
+    def looking(self, *given):
+        present.append({type(loaded.model.model).__name__ for loaded in management.current_loaded_models})
+        return original(self, *given)
+
+    monkeypatch.setattr(network, "_evaluate", looking)
+    management.load_models_gpu([loaded.reference_net.patcher, loaded.wav2vec.patcher])
+    sample()
+    assert present == [{"Model"}] * SETTINGS["steps"]
+
+
+def test_modulation_is_computed_before_the_steps_and_not_in_them(pack, sample, monkeypatch):
+    denoiser = pack("hallo3_core.model.denoiser").Denoiser
+    counts, original = [], denoiser.modulate_steps
+
+    def counting(self, timesteps, dtype):
+        counts.append(timesteps.tolist())
+        return original(self, timesteps, dtype)
+
+    monkeypatch.setattr(denoiser, "modulate_steps", counting)
+    sample(steps=6)
+    assert counts == [[999, 832, 666, 499, 333, 166]]
