@@ -124,6 +124,8 @@ def read_recording(path: str | PathLike) -> Recording:
             recording = check_recording(Recording(*_decode(container, path, av.error.InvalidDataError), path.name))
             _warn_if_short(container, path, recording.seconds)
             return recording
+    except IndexError as error:  # PyAV's, of a stream that the file's beginning does not list
+        raise InputError(f"{path}: a further stream begins on its way. Save its sound alone, as wav.") from error
     except av.error.FFmpegError as error:
         is_foreign = isinstance(error, av.error.ArgumentError)  # what FFmpeg calls a container that is not on the list
         reason = "of a kind that holds none" if is_foreign else error.strerror
