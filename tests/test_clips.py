@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hallo3_core import clips
 from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP, clip_count, clip_span, film_frames
+
+
+def test_the_numbers_are_the_releases():
+    assert (clips.FPS, clips.FRAMES_PER_CLIP, clips.MOTION_FRAMES) == (25, 49, 2)
+    assert (clips.NEW_FRAMES_PER_CLIP, clips.LATENT_FRAMES) == (47, 13)
 
 
 @given(frames=st.integers(1, 200_000))
@@ -35,8 +41,14 @@ def test_a_clip_that_is_not_there(clip):
         clip_span(clip, 63)
 
 
+def test_the_slowest_and_the_shortest_sound():
+    assert (film_frames(1, 1), film_frames(3, 1), film_frames(1, 192_000)) == (25, 75, 1)
+    assert clip_count(1) == 1 and clip_span(0, 1) == (0, 1)
+
+
 def test_no_film_without_sound():
-    with pytest.raises(ValueError, match="0 samples"):
-        film_frames(0, 16000)
+    for samples, rate in ((0, 16000), (-1, 16000), (9, 0), (9, -1)):
+        with pytest.raises(ValueError, match=f"{samples} samples at {rate} Hz"):
+            film_frames(samples, rate)
     with pytest.raises(ValueError, match="at least 1 frame"):
         clip_count(0)

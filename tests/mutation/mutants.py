@@ -1,5 +1,5 @@
-"""Mutants of the arithmetic: every operator, comparison, constant and branch of a module changed, one at a time, and the
-tests run on each. A mutant that no test tells from the code is a gap in the tests, or provably the same program.
+"""Mutants of the arithmetic: every operator, comparison, constant and branch of a module changed, one at a time, and
+the tests run on each. A mutant that no test tells from the code is a gap in the tests, or provably the same program.
 
     python tests/mutation/mutants.py [clips guidance schedule sampler]
 
@@ -127,9 +127,9 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
             yield from (ast.Constant(value + 1), ast.Constant(value - 1))
         case ast.Constant(float() as value):
             yield from (ast.Constant(value + 1.0), ast.Constant(value * 1.1 if value else -0.1))
-        case ast.IfExp(test, body, orelse):
+        case ast.IfExp(_, body, orelse):
             yield from (body, orelse)
-        case ast.If(test, body, orelse):
+        case ast.If(_, body, orelse):
             yield ast.If(ast.Constant(True), body, orelse)
             yield ast.If(ast.Constant(False), body, orelse)
         case ast.Raise() | ast.Expr(ast.Call()):
@@ -169,7 +169,7 @@ def survives(module: str, mutant: Mutant) -> bool:
             import pytest
 
             sys.meta_path.insert(0, Swap(f"{PACKAGE}.{module}", mutant))
-            code = pytest.main(["-x", "-q", "--no-header", "--hypothesis-seed=0", *TESTS[module]])
+            code = pytest.main(["-x", "-q", "--no-header", "--hypothesis-profile=mutants", *TESTS[module]])
         finally:
             os._exit(int(code))
     _, status = os.waitpid(child, 0)
@@ -205,9 +205,8 @@ def main(modules: list[str]) -> int:
     failed = False
     for module in modules:
         count, alive, wrong = check(module, SAME.get(module, {}))
-        sys.stdout.write(
-            f"{module}: {count} mutants, {len(SAME.get(module, {}))} the same program, {len(alive)} alive\n"
-        )
+        same = len(SAME.get(module, {}))
+        sys.stdout.write(f"{module}: {count} mutants, {same} the same program, {len(alive)} alive\n")
         sys.stdout.writelines(f"  alive: {mutant}\n" for mutant in alive)
         sys.stdout.writelines(f"  listed as the same, but found or gone: {mutant}\n" for mutant in wrong)
         sys.stdout.flush()
