@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,18 +16,37 @@ from .checkpoints import names
 from .checkpoints.lora import apply_lora, read_lora
 from .checkpoints.parts import build
 from .checkpoints.release import Release
-from .clip_chain import Clip, MakeClip, clip_chain
+from .clip_chain import Clip, MakeClip, clip_chain, lazily
+from .clip_store import FilmPlan, beside, work_on
 from .clips import clip_count
 from .config import TransformerConfig
 from .errors import InputError
 from .face import embed_face, load_face_analyser
+from .faults import NotFinite, Ways, likely_cause
 from .film import FilmWriter, check_output
+from .fingerprint import SAME_FILM, film_inputs
 from .image import Framing, crop_to, plan_framing, read_image, to_uint8
 from .model.denoiser import Denoiser
 from .noise import SeededNoise
-from .pipeline import Portrait, Settings, film_clip, last_frames, new_frames, prepare_portrait, prepare_run
+from .pipeline import (
+    Portrait,
+    Run,
+    Settings,
+    as_frames,
+    concat_latent,
+    decode,
+    last_frames,
+    new_frames,
+    prepare_portrait,
+    prepare_run,
+    sample_clip,
+    unscaled,
+)
 from .recording import Recording, read_recording
 from .text import load_text_encoder
+from .tiles import decode_in_tiles
+from .vae import VideoVae
+from .work_folder import Keeping
 
 log = logging.getLogger(__name__)
 PATCH_PIXELS = 16  # picture pixels a token covers
@@ -44,9 +63,9 @@ class Options:
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
-    metadata: Mapping[str, str] = field(default_factory=dict)  # kept in the film's file
-    ai_notice: bool = True  # the film says that it is AI-generated
-    device: str = "cpu"
+    metadata: Mapping[str, str] = field(default_factory=dict, metadata=SAME_FILM)  # kept in the film's file
+    ai_notice: bool = field(default=True, metadata=SAME_FILM)  # the film says that it is AI-generated
+    device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
     dtype: torch.dtype = torch.float32
 
 
@@ -58,6 +77,9 @@ class Progress:
 
     def start(self, clips: int, steps: int) -> None:
         """Sampling begins: so many clips of so many steps."""
+
+    def kept(self, clip: int) -> None:
+        """A clip is there from an earlier run: its steps are not needed. May come before `start`."""
 
     def step(self, clip: int, step: int, clean: Tensor) -> None:
         """A step of a clip is done; its x0 so far."""
@@ -97,8 +119,9 @@ def animate(
     output: Path,
     options: Options,
     progress: Progress | None = None,
+    keeping: Keeping = Keeping.UNTIL_WHOLE,
 ) -> Film:
-    """Make a film; `output` appears only when it is whole.
+    """Make a film; `output` appears only when it is whole. Clips that a run before finished are not made again.
 
     Raises:
         InputError: any input that cannot serve, before the long work where it can be told.
@@ -111,14 +134,13 @@ def animate(
         scene = read_scene(image, audio, prompt, release, options)
         clips = clip_count(scene.recording.frames)
         _, _, height, width = scene.framing.keep
-        with (
-            clip_maker(scene, release, options, progress) as make,
-            FilmWriter(
-                output, height, width, scene.recording, metadata=options.metadata, ai_notice=options.ai_notice
-            ) as film,
-        ):
-            for frames in clip_chain(clips, make):
-                film.write(frames)
+        plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
+        with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
+            make = lazily(clip_maker(scene, release, options, progress))
+            notes = dict(metadata=options.metadata, ai_notice=options.ai_notice)
+            with make as make_clip, FilmWriter(output, height, width, scene.recording, part=part, **notes) as film:
+                for frames in clip_chain(clips, make_clip, store, progress.kept):
+                    film.write(frames)
     return Film(output, film.frames, clips, height, width)
 
 
@@ -162,13 +184,24 @@ def clip_maker(scene: Scene, release: Release, options: Options, progress: Progr
         )
         denoiser.modulation.to("meta")  # computed for all steps: 1.6 GB less on the device
         with _use(release.vae(dtype=options.dtype), options) as vae:
+            sampling = Ways("sampling", sampling_ways(run), progress.stage)
+            decoding = Ways("decoding", {"whole": decode_whole, "in tiles": decode_tiled}, progress.stage)
 
             def make(clip: int, motion: Tensor | None) -> Clip:
                 def report(step: int, clean: Tensor) -> None:
                     progress.step(clip, step, clean)
 
-                noise = SeededNoise(options.seed, clip)
-                decoded = film_clip(denoiser, vae, run, portrait, motion, audio_tokens[clip], noise, report)
+                def sample(run: Run) -> Tensor:
+                    noise = SeededNoise(options.seed, clip)
+                    concat = concat_latent(vae, portrait.pixels, motion, noise, run.layout.grid.frames)
+                    return sample_clip(denoiser, run, concat, audio_tokens[clip], noise, report)
+
+                try:
+                    latent = sampling.first(sample)
+                except NotFinite as error:
+                    cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
+                    raise InputError(f"clip {clip + 1} of {len(audio_tokens)}, {error} {cause}") from error
+                decoded = decoding.first(lambda decode: decode(vae, latent))
                 new = new_frames(decoded, clip, features.frames)
                 return Clip(to_uint8(crop_to(new, portrait.framing).cpu()), last_frames(decoded).cpu())
 
@@ -177,6 +210,23 @@ def clip_maker(scene: Scene, release: Release, options: Options, progress: Progr
                 yield make
             finally:
                 progress.finish()
+
+
+def sampling_ways(run: Run) -> dict[str, Run]:
+    """Ways to sample a clip, from fast to small, by name."""
+    in_turn = {"with one evaluation after another": replace(run, settings=replace(run.settings, batched=False))}
+    together = {"with the evaluations of a step together": run}
+    return together | in_turn if run.settings.batched and len(run.settings.branches()) > 1 else in_turn
+
+
+def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:
+    """A scaled latent's frames ``n 3 H W`` in 0..1."""
+    return torch.cat(list(decode(vae, latent)))
+
+
+def decode_tiled(vae: VideoVae, latent: Tensor) -> Tensor:
+    """The same in a fraction of the memory, on the CPU."""
+    return as_frames(decode_in_tiles(vae, unscaled(latent)))
 
 
 def denoiser_config(release: Release) -> TransformerConfig:

@@ -1,6 +1,6 @@
 """The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo`.
 
-Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.
+Exit codes: 0 done, 2 not done (one line says why), 130 interrupted (Ctrl-C), 143 asked to end (SIGTERM).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
-from .film_options import add_film_options, film_options, seed
+from .film_options import add_film_options, film_options, keeping_of, seed
+from .interruption import Terminated, sigterm_raises
 
+NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
 ASSETS = Path(__file__).parents[1] / "assets"
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
@@ -26,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        return options.run(options) or 0
+        with sigterm_raises():
+            return options.run(options) or 0
     except InputError as error:
         say(f"error: {error}", sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return NOT_DONE
+    except KeyboardInterrupt as stop:
         say("interrupted", sys.stderr)
-        return 130
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 def say(text: str, stream=None) -> None:
@@ -99,7 +102,7 @@ class Bar:
     """Progress on the terminal: the stages, then one bar over all steps of all clips with the time left."""
 
     def __init__(self):
-        self._bar = None
+        self._bar, self._steps, self._kept = None, 0, 0
 
     def stage(self, text: str) -> None:
         say(f"{text} ...", sys.stderr)
@@ -107,13 +110,23 @@ class Bar:
     def start(self, clips: int, steps: int) -> None:
         from tqdm import tqdm
 
-        self._clips = clips
+        self._clips, self._steps = clips, steps
         form = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} to go"
-        self._bar = tqdm(total=clips * steps, desc=f"clip 1/{clips}", bar_format=form, smoothing=0.05)
+        self._bar = tqdm(total=clips * steps, initial=self._kept * steps, bar_format=form, smoothing=0.05)
+        self._show(self._kept, 0)
+
+    def kept(self, clip: int) -> None:
+        self._kept = clip + 1
+        if self._bar is not None:
+            self._show(clip, self._steps)
 
     def step(self, clip: int, step: int, clean) -> None:
+        self._show(clip, step + 1)
+
+    def _show(self, clip: int, steps: int) -> None:
+        """So many steps of a clip are done; fewer than before where it is made again in another way."""
         self._bar.set_description(f"clip {clip + 1}/{self._clips}", refresh=False)
-        self._bar.update()
+        self._bar.update(clip * self._steps + steps - self._bar.n)
 
     def finish(self) -> None:
         if self._bar is not None:
@@ -125,7 +138,14 @@ def run_animate(given: argparse.Namespace) -> None:
     from .checkpoints.release import Release
 
     film = animate(
-        given.image, given.audio, given.prompt, Release(given.models), given.output, film_options(given), Bar()
+        given.image,
+        given.audio,
+        given.prompt,
+        Release(given.models),
+        given.output,
+        film_options(given),
+        Bar(),
+        keeping_of(given),
     )
     tell(film)
 
@@ -152,7 +172,7 @@ def run_batch(given: argparse.Namespace) -> int:
     for number, job in enumerate(jobs):
         try:
             output = given.output_dir / f"{number:04d}.mp4"
-            tell(animate(job.image, job.audio, job.prompt, release, output, options, Bar()))
+            tell(animate(job.image, job.audio, job.prompt, release, output, options, Bar(), keeping_of(given)))
         except InputError as error:
             failed += 1
             say(f"error: {given.file}, line {job.line}: {error}", sys.stderr)

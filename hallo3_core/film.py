@@ -63,7 +63,8 @@ class FilmWriter:
 
     The sound is cut, or goes on in silence, to the length of the film. It keeps its rate where AAC has it (else 48 kHz)
     and stays mono or stereo; more channels become stereo. `metadata` is added to the notice that the film is
-    AI-generated, which only `ai_notice` False leaves out. Leaving the block by an exception leaves nothing behind.
+    AI-generated, which only `ai_notice` False leaves out. `part` names the file while not whole, on the same disk.
+    Leaving the block by an exception leaves nothing behind.
 
     Raises:
         InputError: a path that `check_output` refuses, odd or missing sizes, not a recording, or a full disk.
@@ -78,6 +79,7 @@ class FilmWriter:
         fps: int = FPS,
         metadata: Mapping[str, str] | None = None,
         ai_notice: bool = True,
+        part: Path | None = None,
     ):
         self.path = check_output(path)
         for name, size in (("height", height), ("width", width)):
@@ -86,8 +88,8 @@ class FilmWriter:
         recording = None if recording is None else check_recording(recording)
         self._av = require("av", "av", "writing films")
         self._fps, self._height, self._width, self.frames = fps, height, width, 0
-        part = f".{self.path.stem[:40]}.{secrets.token_hex(4)}.part.mp4"
-        self._part = self.path.absolute().with_name(part)  # absolute, or ffmpeg takes a:b.mp4 for an address
+        hidden = self.path.with_name(f".{self.path.stem[:40]}.{secrets.token_hex(4)}.part.mp4")
+        self._part = (part or hidden).absolute()  # or ffmpeg takes a:b.mp4 for an address
         self._container = None
         with self._writing():
             options = {"movflags": "+faststart+use_metadata_tags" if metadata else "+faststart"}

@@ -30,7 +30,14 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
     add("--metadata", type=tag, action="append", default=[], metavar="NAME=TEXT", help="kept in the film's file")
-    add("--no-ai-notice", action="store_true", help="leave out the film's mark of being AI-generated (see the README)")
+    add(
+        "--no-ai-notice",
+        action="store_true",
+        help="a film without its AI-generated mark (see docs/errors.md)",
+    )
+    keeping = parser.add_mutually_exclusive_group()
+    keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the film is whole")
+    keeping.add_argument("--no-resume", action="store_true", help="keep no finished clips: a stopped run starts anew")
     add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
 
 
@@ -90,6 +97,13 @@ def film_options(given: argparse.Namespace):
         device=device,
         dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
     )
+
+
+def keeping_of(given: argparse.Namespace):
+    """How long finished clips stay, as `work_folder.Keeping`."""
+    from .work_folder import Keeping
+
+    return Keeping.NEVER if given.no_resume else Keeping.ALWAYS if given.keep_work else Keeping.UNTIL_WHOLE
 
 
 def choose_device(name: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .clips import LATENT_FRAMES, MOTION_FRAMES, clip_count, clip_span
 from .config import Grid
+from .fingerprint import SAME_FILM
 from .guidance import Branch, Guidance, guide
 from .image import Framing, frame_pixels, pixel_dropout
 from .model.attention import KeysValues
@@ -39,7 +40,8 @@ class Settings:
     steps: int = 50
     guidance: Guidance = field(default_factory=Guidance)
     sampler: str = SDE_DPMPP_2M
-    batched: bool = True  # the evaluations of a step together, or one after another in half the memory
+    # The evaluations of a step together, or one after another in half the memory.
+    batched: bool = field(default=True, metadata=SAME_FILM)
 
     def branches(self) -> set[Branch]:
         """All evaluations that the run needs; the place to ask first, since it checks every setting.
@@ -117,8 +119,18 @@ def encode(vae: VideoVae, pixels: Tensor, noise: Tensor | None = None) -> Tensor
 
 def decode(vae: VideoVae, latent: Tensor) -> Iterator[Tensor]:
     """Scaled latent ``1 16 t h w`` -> frames ``n 3 H W`` in 0..1, float32, a chunk at a time."""
-    for chunk in vae.decode_chunks(latent * (1 / LATENT_SCALE)):
-        yield ((chunk[0].float() + 1) / 2).clamp(0, 1).transpose(0, 1)
+    for chunk in vae.decode_chunks(unscaled(latent)):
+        yield as_frames(chunk)
+
+
+def unscaled(latent: Tensor) -> Tensor:
+    """The way back from the networks' latent to the VAE's."""
+    return latent * (1 / LATENT_SCALE)
+
+
+def as_frames(pixels: Tensor) -> Tensor:
+    """The VAE's pixels ``1 3 n H W``, about -1..1 -> frames ``n 3 H W`` in 0..1, float32."""
+    return ((pixels[0].float() + 1) / 2).clamp(0, 1).transpose(0, 1)
 
 
 def prepare_run(

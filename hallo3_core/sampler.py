@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .errors import InputError
+from .faults import check_finite
 from .schedule import Schedule
 
 SDE_DPMPP_2M, DPMPP_2M, DDIM = "sde-dpmpp-2m", "dpmpp-2m", "ddim"
@@ -41,12 +42,14 @@ def sample(
 
     Raises:
         InputError: no sampler of that name.
+        NotFinite: an evaluation gave values that are no numbers.
     """
     check_sampler(sampler)
     alphas, last = schedule.alphas, len(schedule) - 1
     clean = before = None
     for i in range(len(schedule)):
         before, clean = clean, predict_clean(x, i)
+        check_finite(clean, i, len(schedule))
         if on_step is not None:
             on_step(i, clean)
         if i == last:

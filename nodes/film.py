@@ -17,6 +17,15 @@ COLOR_HOLD = (
     },
 )
 
+RESUME_KEY = (
+    "STRING",
+    {
+        "default": "",
+        "tooltip": "A name for this film. With one, finished clips are kept in output/hallo3_resume until the film is "
+        "whole, and after Cancel or a crash the next run goes on with them. Empty: off.",
+    },
+)
+
 
 class Hallo3LongVideo:
     """A talking film as long as its recording."""
@@ -48,7 +57,7 @@ class Hallo3LongVideo:
                 **inputs.SCALES,
                 "sampler": inputs.SAMPLER,
             },
-            "optional": {"color_hold": COLOR_HOLD, **inputs.GUIDED_PART},
+            "optional": {"color_hold": COLOR_HOLD, **inputs.GUIDED_PART, "resume_key": RESUME_KEY},
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
@@ -69,6 +78,7 @@ class Hallo3LongVideo:
         color_hold=0.0,
         guidance_start=0.0,
         guidance_stop=1.0,
+        resume_key="",
         node_id=None,
     ):
         from .host import film, progress, sampling
@@ -77,7 +87,7 @@ class Hallo3LongVideo:
         settings = settings_of(steps, sampler, guidance)
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
         bar = progress.StepBar(clips, audio.clips, node_id)
-        path = film.write_film(clips, color_hold, bar.callback())
+        path = film.write_film(clips, color_hold, bar, resume_key)
         progress.show_text(f"{audio.frames} frames, {audio.clips} clips: each {sampling.cost(settings)}", node_id)
         return (film.video_of(path),)
 

@@ -63,12 +63,23 @@ class Release:
         """The transformers' file, or the files that `convert` made of it, sorted by part."""
         if self._engine is None:
             self._engine = Parts()
-            for path in self._engine_files:
+            for path in self.engine_files:
                 self._engine.add(sort_tensors(read_tensors(path)))
         return self._engine
 
+    def files(self) -> list[Path]:
+        """Every file that a network is read from; none is opened.
+
+        Raises:
+            InputError: a folder or file of the release is missing.
+        """
+        vae = self.folder / VAE_FILE
+        folders = (self.text_folder, self.wav2vec_folder, self.face_folder)
+        inside = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+        return [*self.engine_files, *([vae] if vae.exists() else []), *inside]
+
     @property
-    def _engine_files(self) -> list[Path]:
+    def engine_files(self) -> list[Path]:
         """Converted files count where the official one's `latest` is not there."""
         converted = sorted(self.folder.glob(CONVERTED_FILES))
         if converted and not (self.folder / ENGINE_FOLDER / "latest").exists():
@@ -78,7 +89,7 @@ class Release:
     @property
     def label(self) -> str:
         """What messages call the transformers' file."""
-        files = self._engine_files
+        files = self.engine_files
         return str(files[0] if len(files) == 1 else self.folder / CONVERTED_FILES)
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +13,61 @@ import folder_paths
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ...hallo3_core.clip_chain import Clip, clip_chain
+from ...hallo3_core.clip_chain import Clip, MakeClip, clip_chain
+from ...hallo3_core.clip_store import ClipStore, FilmPlan, work_on
 from ...hallo3_core.color import hold_colour
+from ...hallo3_core.faults import Ways
 from ...hallo3_core.film import FilmWriter
 from ...hallo3_core.image import crop_to, to_uint8
 from ...hallo3_core.pipeline import last_frames, new_frames
+from ...hallo3_core.work_folder import Keeping
 from ..types import Motion
-from .sampling import ClipSampler, Report
+from .progress import StepBar
+from .resume import folder_of, inputs_of
+from .sampling import ClipSampler
+
+log = logging.getLogger(__name__)
 
 
-def write_film(clips: ClipSampler, color_hold: float, report: Report | None = None) -> Path:
+def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: str = "") -> Path:
     """Sample all clips of the recording into an mp4 with its sound. The file appears when it is whole; Cancel, like any
-    error, leaves none. `color_hold` is the strength of `hold_colour`; 0 is off.
+    error, leaves none. `color_hold` is the strength of `hold_colour`; 0 is off. With a key finished clips are kept
+    until then, and the next run under that key goes on with them.
 
     Raises:
-        InputError: a strength that is none, an input of another model, or a full disk.
+        InputError: a strength that is none, an input of another model, a full disk, or a key that is in use.
     """
     portrait = clips.portrait
     hold_colour((portrait.pixels + 1) / 2, portrait.pixels, portrait.framing, color_hold)  # a bad strength: told now
-    _, _, height, width = portrait.framing.keep
+
+    in_turn = replace(clips, settings=replace(clips.settings, batched=False))
+    ways = Ways("sampling", {"as fast as it goes": clips, "with one evaluation after another": in_turn}, bar.again)
 
     def make(clip: int, motion: Tensor | None) -> Clip:
-        return make_clip(clips, clip, motion, color_hold, report)
+        before = None if motion is None else Motion(motion)
+        latent = ways.first(lambda way: way.sample(clip, before, bar.callback()))
+        return finish_clip(clips, clip, latent, color_hold)
 
+    if not resume_key:
+        return _write(clips, make, None, bar)
+    _, _, height, width = portrait.framing.keep
+    plan = FilmPlan(f"film {resume_key!r}", clips.features.clips, height, width, inputs_of(clips, color_hold))
+    with work_on(folder_of(resume_key), plan, Keeping.UNTIL_WHOLE, "clear resume_key", log.info) as (_, store):
+        return _write(clips, make, store, bar)
+
+
+def _write(clips: ClipSampler, make: MakeClip, store: ClipStore | None, bar: StepBar) -> Path:
+    _, _, height, width = clips.portrait.framing.keep
     with FilmWriter(temp_film(), height, width, clips.features.recording) as film:
-        for frames in clip_chain(clips.features.clips, make):
+        for frames in clip_chain(clips.features.clips, make, store, bar.kept):
             film.write(frames)
     return film.path
 
 
-def make_clip(clips: ClipSampler, clip: int, motion: Tensor | None, color_hold: float, report: Report | None) -> Clip:
-    """What Sample Clip, VAEDecode, Color Match and Append Clip make of the same inputs; motion ``2 3 H W`` in 0..1."""
+def finish_clip(clips: ClipSampler, clip: int, latent: Tensor, color_hold: float) -> Clip:
+    """What VAEDecode, Color Match and Append Clip make of a latent."""
     portrait = clips.portrait
-    decoded = decode(clips.vae.vae, clips.sample(clip, motion if motion is None else Motion(motion), report))
-    frames = hold_colour(decoded, portrait.pixels, portrait.framing, color_hold)
+    frames = hold_colour(decode(clips.vae.vae, latent), portrait.pixels, portrait.framing, color_hold)
     new = new_frames(frames, clip, clips.features.frames)
     return Clip(to_uint8(crop_to(new, portrait.framing)), last_frames(frames).clone())  # a view would keep the clip
 

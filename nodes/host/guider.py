@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
+from ...hallo3_core.faults import check_finite
 from ...hallo3_core.guidance import EVERYTHING, Branch, Guidance, combine
 from .conditions import BranchCond, ClipConditions, ClipInputs, check_text, prepare_clip
 from .memory import only_on_device
@@ -21,15 +22,16 @@ from .solver import timesteps_of
 class Guider(comfy.samplers.CFGGuider):
     """Evaluates the branches that the scales need, and mixes them. Made for one clip; holds it on the CPU."""
 
-    def __init__(self, patcher: Any, inputs: ClipInputs, guidance: Guidance):
-        """
+    def __init__(self, patcher: Any, inputs: ClipInputs, guidance: Guidance, batched: bool = True):
+        """batched: the evaluations of a step together, as far as the host finds memory for them.
+
         Raises:
             InputError: not our model, text that it cannot read, or scales that are no numbers.
         """
         check_text(inputs.text, require_model(patcher).diffusion_model)
         guidance.branches(1)  # a scale that is no number is told when the guider is made, not when it is used
         super().__init__(patcher)
-        self.inputs, self.guidance = inputs, guidance
+        self.inputs, self.guidance, self.batched = inputs, guidance, batched
 
     def sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs) -> Tensor:
         """As the host's own; the clip's conditions are on the device for as long as this takes.
@@ -77,9 +79,12 @@ class Guider(comfy.samplers.CFGGuider):
             model_options = {**model_options, "transformer_options": told}
         weights = self.guidance.weights(step, len(sigmas) - 1)
         conds = [self.conds[name_of(branch)] for branch in weights]
-        found = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        groups = [conds] if self.batched else [[cond] for cond in conds]
+        evaluate = comfy.samplers.calc_cond_batch
+        found = [result for g in groups for result in evaluate(self.inner_model, g, x, timestep, model_options)]
         results = dict(zip(weights, found, strict=True))
         clean = combine(results, weights)
+        check_finite(clean, step, len(sigmas) - 1)
         return self._post_process(clean, results, x, timestep, model_options)
 
     def _post_process(self, clean: Tensor, results: dict[Branch, Tensor], x, timestep, model_options: dict) -> Tensor:

@@ -31,7 +31,8 @@ from .projectors import Projectors
 TIMESTEP = "hallo3_timestep"  # in transformer_options: the true timestep, where the guider knows better than the host
 EVALUATION = "hallo3"  # the network's keyword, and the key of a conditioning that carries a BranchCond
 CONCAT = "hallo3_concat"  # the key of a conditioning that carries the scaled concat latent
-PROJECTORS = "hallo3_projectors"  # the attachment
+PROJECTORS = "hallo3_projectors"  # an attachment
+SOURCE = "hallo3_source"  # another: the path of the weights, and the choice of their dtype
 AUDIO_TOKENS = 32  # a latent frame, of the released projector
 
 
@@ -205,6 +206,7 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
     memory.assign(model.diffusion_model, tensors, dtype)
     patcher = memory.patcher_for(model, plain=disable_dynamic)
     patcher.cached_patcher_init = (load_model, (path, choice))
+    patcher.set_attachments(SOURCE, (Path(path), choice))
     patcher.set_attachments(PROJECTORS, load_projectors(parts, source))
     return patcher
 

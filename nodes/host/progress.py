@@ -25,7 +25,7 @@ class StepBar:
         colours = PortraitColours(sampler.vae, sampler.portrait.pixels)
         self._previewer = latent_preview.get_previewer(sampler.patcher.load_device, colours)
         self._steps, self._clips, self._node_id = steps, clips, node_id
-        self._done, self._start = 0, time.monotonic()
+        self._done, self._kept, self._start = 0, 0, time.monotonic()
 
     def step(self, clean: Tensor) -> None:
         """One step more is done; `clean` is its x0, ``b 16 t h w``, scaled.
@@ -41,13 +41,25 @@ class StepBar:
         show_text(self._text(), self._node_id)
         self._bar.update_absolute(self._done, self._steps * self._clips, preview)
 
+    def kept(self, clip: int) -> None:
+        """A clip is there from an earlier run."""
+        self._done += self._steps
+        self._kept += self._steps
+        show_text(f"clip {clip + 1} of {self._clips} is there from an earlier run", self._node_id)
+        self._bar.update_absolute(self._done, self._steps * self._clips)
+
+    def again(self, reason: str) -> None:
+        """The steps of this clip are done once more."""
+        self._done -= self._done % self._steps
+        show_text(reason, self._node_id)
+
     def callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
         """The form in which the host's samplers report."""
         return lambda step, clean, x, steps: self.step(clean)
 
     def _text(self) -> str:
         clip, step = divmod(self._done - 1, self._steps)
-        each = (time.monotonic() - self._start) / self._done
+        each = (time.monotonic() - self._start) / (self._done - self._kept)
         left = span(each * (self._steps * self._clips - self._done))
         where = f"clip {clip + 1} of {self._clips}, " if self._clips > 1 else ""
         return f"{where}step {step + 1} of {self._steps}, {left} left"

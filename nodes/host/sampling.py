@@ -13,6 +13,7 @@ from ...hallo3_core.audio import AudioFeatures
 from ...hallo3_core.clips import MOTION_FRAMES
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.face import Face
+from ...hallo3_core.faults import NotFinite, likely_cause
 from ...hallo3_core.noise import SeededNoise
 from ...hallo3_core.pipeline import Portrait, Settings, concat_latent
 from ...hallo3_core.schedule import make_schedule
@@ -61,7 +62,7 @@ class ClipSampler:
 
     def guider(self, clip: int, motion: Motion | None) -> Guider:
         """What evaluates the steps of a clip; raises as `inputs`."""
-        return Guider(self.patcher, self.inputs(clip, motion), self.settings.guidance)
+        return Guider(self.patcher, self.inputs(clip, motion), self.settings.guidance, self.settings.batched)
 
     def sample(self, clip: int, motion: Motion | None, report: Report | None = None) -> Tensor:
         """The clip's latent ``1 16 t h w``, unscaled, on the host's intermediate device.
@@ -73,15 +74,20 @@ class ClipSampler:
         schedule, noise = make_schedule(self.settings.steps), SeededNoise(self.seed, clip)
         solver = ExactSolver(schedule, self.settings.sampler, noise)
         start = noise.initial(guider.inputs.concat.shape)
-        return guider.sample(
-            start,
-            torch.zeros_like(start),
-            solver,
-            sigmas_of(schedule),
-            callback=report,
-            disable_pbar=True,
-            seed=self.seed,
-        ).cpu()
+        try:
+            return guider.sample(
+                start,
+                torch.zeros_like(start),
+                solver,
+                sigmas_of(schedule),
+                callback=report,
+                disable_pbar=True,
+                seed=self.seed,
+            ).cpu()
+        except NotFinite as error:
+            dtype, with_lora = self.patcher.model.compute_dtype, bool(self.patcher.patches)
+            cause = likely_cause(dtype, self.settings.guidance, with_lora)
+            raise InputError(f"clip {clip + 1} of {self.features.clips}, {error} {cause}") from error
 
 
 def prepare_sampler(

@@ -446,6 +446,9 @@ class FolderPaths(types.ModuleType):
     def get_temp_directory(self):
         return str(Path(self.models_dir).parent / "temp")
 
+    def get_output_directory(self):
+        return str(Path(self.models_dir).parent / "output")
+
     def add_model_folder_path(self, kind, path):
         if path not in self._kinds.setdefault(kind, []):
             self._kinds[kind].append(path)

@@ -1,0 +1,101 @@
+"""What can go wrong while a clip is computed: memory that does not suffice, and values that are no numbers."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .guidance import Guidance, Scales
+
+log = logging.getLogger(__name__)
+Way, Result = TypeVar("Way"), TypeVar("Result")
+
+STRONG = 8.0  # a guidance scale beyond this is a likely cause; 3.5 is usual
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # of MPS, CPU and drivers
+
+
+class NotFinite(InputError):
+    """Values of the latent are NaN or infinite."""
+
+    def __init__(self, step: int, steps: int):
+        super().__init__(f"step {step + 1} of {steps}: the latent holds values that are NaN or infinite.")
+
+
+def check_finite(clean: Tensor, step: int, steps: int) -> None:
+    """Raises NotFinite unless all of a step's x0 are numbers; costs nothing beside the step."""
+    if not torch.isfinite(clean).all():
+        raise NotFinite(step, steps)
+
+
+def likely_cause(dtype: torch.dtype, guidance: Guidance, with_lora: bool) -> str:
+    """Why values are not finite, most likely, and what to do."""
+    scales = [guidance.scales] if isinstance(guidance.scales, Scales) else guidance.scales
+    if dtype == torch.float16:
+        return "fp16 ends at 65504, which this model's values may pass: compute in bf16 or fp32."
+    if with_lora:
+        return "Perhaps the LoRA is too strong or damaged: lower its strength, or leave it out."
+    if any(abs(scale) > STRONG for each in scales for scale in each):
+        return f"A guidance scale is far beyond the usual 3.5: choose less than {STRONG:g}."
+    return (
+        "Perhaps weights are damaged, which `python -m hallo3_core inspect` does not always see: convert or download "
+        "them again. On a graphics card an unstable one (overclocked, hot) does this too."
+    )
+
+
+class Ways(Generic[Way]):
+    """Ways to do the same, from fast to small. Where memory runs out the next one is tried, said in words, and the one
+    before is not tried again.
+
+        latent = ways.first(lambda way: sample(way, ...))
+    """
+
+    def __init__(self, what: str, ways: Mapping[str, Way], tell: Callable[[str], None] = lambda text: None):
+        """what: for the messages, such as "sampling"; ways by their names, such as "in tiles"."""
+        self._what, self._ways, self._tell = what, list(ways.items()), tell
+
+    def first(self, attempt: Callable[[Way], Result]) -> Result:
+        """The result of the first way that memory suffices for.
+
+        Raises:
+            InputError: it suffices for none.
+        """
+        while True:
+            try:
+                return attempt(self._ways[0][1])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                (name, _), *others = self._ways
+                if not others:
+                    raise InputError(
+                        f"out of memory while {self._what} {name}, the smallest way. Finished clips are kept. Close "
+                        "other programs that use the device, choose a smaller size, or weights in fp8, and start again."
+                    ) from error
+            # Here the exception is gone, and with it all that its traceback held.
+            self._ways = others
+            free_cached_memory()
+            text = f"out of memory while {self._what} {name}: once more, {others[0][0]}"
+            log.warning(text)
+            self._tell(text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of whatever device, ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def free_cached_memory() -> None:
+    """Give back what torch keeps of memory that is not in use."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
