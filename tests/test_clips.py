@@ -24,6 +24,28 @@ def test_clips_cover_the_film_once(frames):
     assert all(0 < stop - start <= NEW_FRAMES_PER_CLIP for start, stop in spans)
 
 
+@given(seconds=st.integers(1, 7200), rate=st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 96000, 192_000]))
+def test_sound_and_frames_do_not_drift(seconds, rate):
+    """Frame n stands at n / 25 s exactly: after hours the film ends less than one frame behind its sound."""
+    samples = seconds * rate + seconds % 7
+    behind = Fraction(film_frames(samples, rate), FPS) - Fraction(samples, rate)
+    assert 0 <= behind < Fraction(1, FPS)
+
+
+@given(frames=st.integers(1, 2 * 3600 * FPS))
+def test_clips_overlap_by_the_motion_frames_and_end_behind_the_film(frames):
+    """Every clip samples 49 frames, of which 2 repeat the clip before; no clip more than the film needs."""
+    count = clip_count(frames)
+    covered = count * clips.FRAMES_PER_CLIP - count * clips.MOTION_FRAMES
+    assert covered - NEW_FRAMES_PER_CLIP < frames <= covered
+    start, stop = clip_span(count - 1, frames)
+    assert stop == frames and 0 < stop - start <= NEW_FRAMES_PER_CLIP
+    for clip in {0, count // 2, count - 1}:
+        start, stop = clip_span(clip, frames)
+        first_sampled = start - clips.MOTION_FRAMES  # with its motion frames, a clip begins inside the one before
+        assert clip == 0 or first_sampled >= clip_span(clip - 1, frames)[0]
+
+
 @given(samples=st.integers(1, 2 * 3600 * 192_000), rate=st.sampled_from([8000, 16000, 22050, 44100, 48000, 192_000]))
 def test_frames_are_the_ceiling_of_25_a_second(samples, rate):
     assert film_frames(samples, rate) == math.ceil(Fraction(samples, rate) * FPS)

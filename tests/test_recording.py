@@ -179,6 +179,19 @@ def test_a_click_stays_at_its_second(rate):
         assert abs(found / VOICE_RATE - click / rate) <= 1 / VOICE_RATE
 
 
+@pytest.mark.parametrize("rate", [8000, 11025, 44100])
+def test_a_click_stays_at_its_second_for_minutes(tmp_path, rate):
+    """Through a file: what drifts by a frame in an hour would drift by a hundredth of one here, 6 samples."""
+    waveform = np.zeros(36 * rate, "<i2")
+    waveform[click := 35 * rate + 7] = 20_000
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(waveform.tobytes())
+    found = to_mono(read_recording(tmp_path / "a.wav"))
+    assert found.shape == (36 * VOICE_RATE,)
+    assert abs(found.abs().argmax().item() / VOICE_RATE - click / rate) <= 1 / VOICE_RATE
+
+
 @pytest.mark.parametrize("rate", [22050, 44100, 48000, 96000])
 def test_a_sweep_is_that_sweep_at_the_new_rate(rate):
     def sweep(at: int) -> torch.Tensor:
