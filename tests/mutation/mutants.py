@@ -1,7 +1,7 @@
 """Mutants of the arithmetic: every operator, comparison, constant and branch of a module changed, one at a time, and
 the tests run on each. A mutant that no test tells from the code is a gap in the tests, or provably the same program.
 
-    python tests/mutation/mutants.py [clips guidance schedule sampler]
+    python tests/mutation/mutants.py [clips] [guidance] [schedule] [sampler]
 
 Each mutant is a fork of one process that has the heavy packages loaded, so that none waits for their import.
 """
@@ -9,9 +9,11 @@ Each mutant is a fork of one process that has the heavy packages loaded, so that
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import importlib.abc
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -27,6 +29,7 @@ TESTS = {  # the quickest to tell first
     "schedule": ("tests/test_sampler.py", "tests/parity/test_sampler.py"),
     "sampler": ("tests/test_sampler.py", "tests/parity/test_sampler.py"),
 }
+OPTIONS = ("-x", "-q", "--tb=no", "--assert=plain", "--hypothesis-profile=mutants")
 SLOWEST = 120  # seconds of a mutant, after which it counts as found: it does not end
 
 COMPARISONS = {
@@ -169,7 +172,7 @@ def survives(module: str, mutant: Mutant) -> bool:
             import pytest
 
             sys.meta_path.insert(0, Swap(f"{PACKAGE}.{module}", mutant))
-            code = pytest.main(["-x", "-q", "--no-header", "--hypothesis-profile=mutants", *TESTS[module]])
+            code = pytest.main([*OPTIONS, *TESTS[module]])
         finally:
             os._exit(int(code))
     _, status = os.waitpid(child, 0)
@@ -184,19 +187,30 @@ def check(module: str, same: dict[str, str]) -> tuple[int, list[str], list[str]]
         count += 1
         if survives(module, mutant):
             (found.add if str(mutant) in same else alive.append)(str(mutant))
+            sys.stdout.write("" if str(mutant) in same else f"{module}, alive: {mutant}\n")
+            sys.stdout.flush()
     return count, alive, sorted(same.keys() - found)
 
 
-def prepare() -> None:
-    """Load what every mutant needs, none of it ours."""
+def prepare(modules: list[str]) -> None:
+    """Load what every mutant needs, by one run of the tests on the code as it is, and forget what is ours.
+
+    Raises:
+        RuntimeError: the tests fail on the code as it is.
+    """
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    import hypothesis  # noqa: F401
-    import numpy  # noqa: F401
-    import pytest  # noqa: F401
+    import pytest
     import torch
 
     torch.set_num_threads(1)  # other threads would not be there in a fork
+    before = set(sys.modules)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        if pytest.main([*OPTIONS, *{path for module in modules for path in TESTS[module]}]):
+            raise RuntimeError("the tests fail on the code as it is")
+    for name in set(sys.modules) - before:
+        if name.startswith((PACKAGE, "tests", "test_", "conftest", "parity")):
+            del sys.modules[name]
 
 
 def main(modules: list[str]) -> int:
@@ -207,7 +221,6 @@ def main(modules: list[str]) -> int:
         count, alive, wrong = check(module, SAME.get(module, {}))
         same = len(SAME.get(module, {}))
         sys.stdout.write(f"{module}: {count} mutants, {same} the same program, {len(alive)} alive\n")
-        sys.stdout.writelines(f"  alive: {mutant}\n" for mutant in alive)
         sys.stdout.writelines(f"  listed as the same, but found or gone: {mutant}\n" for mutant in wrong)
         sys.stdout.flush()
         failed |= bool(alive or wrong)
@@ -216,5 +229,6 @@ def main(modules: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    prepare()
-    sys.exit(main(sys.argv[1:] or list(TESTS)))
+    chosen = sys.argv[1:] or list(TESTS)
+    prepare(chosen)
+    sys.exit(main(chosen))
