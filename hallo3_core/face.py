@@ -288,4 +288,7 @@ def embed_face(
         nobody = Face(torch.zeros(EMBEDDING), (0.0, 0.0, float(width), float(height)), torch.zeros(0, 2), 0, 0, 0.0)
         return nobody, torch.ones(height, width)
     face = choose_face(faces, which, name)
+    eyes, mouth = face.landmarks[:2, 1].mean(), face.landmarks[3:, 1].mean()
+    if eyes > mouth:
+        log.warning("%s: the face looks upside down, with its eyes below its mouth: turn the picture first", name)
     return face, reference_mask(height, width, box=face.box, ratio=ratio)
