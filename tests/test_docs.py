@@ -17,6 +17,7 @@ PAGES = {
     for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "assets/README.md")
 }
 OTHERS_OPTIONS = {"--temp-directory", "--nnodes", "--nproc-per-node"}  # ComfyUI's and torchrun's
+OTHERS_OPTIONS |= {"--colour"}  # the one that docs/errors.md has refused
 NODES = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))  # held to the nodes by test_help
 FOLDERS = ("assets", "benchmarks", "docs", "hallo3_core", "nodes", "tests", "web", "workflows", "subgraphs", "locales")
 
