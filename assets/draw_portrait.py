@@ -145,17 +145,23 @@ def nearest(p: Array) -> Array:
     return solids(p).min(0)
 
 
-def march(x: Array, y: Array) -> tuple[Array, Array]:
-    """Follow the rays through `x`, `y` to the first surface: points (3 n) and which rays hit."""
-    p = np.stack([x, y, np.full_like(x, NEAR)])
+def seen_from(v: Array, turn: float) -> Array:
+    """Points or directions (3 n) of the picture's space in the sitter's, whose head is turned by `turn` radians."""
+    x, y, z = v
+    return np.stack([np.cos(turn) * x - np.sin(turn) * z, y, np.sin(turn) * x + np.cos(turn) * z]).astype(np.float32)
+
+
+def march(x: Array, y: Array, turn: float = 0) -> tuple[Array, Array]:
+    """Follow the rays through `x`, `y` to the first surface: points (3 n) in the sitter's space and which rays hit."""
+    depth = np.full_like(x, NEAR)
     active = np.arange(x.size)
     for _ in range(110):
-        gap = nearest(p[:, active])
-        p[2, active] -= 0.75 * gap
-        active = active[(gap > 4e-4) & (p[2, active] > FAR)]
+        gap = nearest(seen_from(np.stack([x, y, depth])[:, active], turn))
+        depth[active] -= 0.75 * gap
+        active = active[(gap > 4e-4) & (depth[active] > FAR)]
         if not active.size:
             break
-    return p, p[2] > FAR
+    return seen_from(np.stack([x, y, depth]), turn), depth > FAR
 
 
 def normals(p: Array, step: float = 1.5e-3) -> Array:
@@ -253,17 +259,20 @@ def unit(*v: float) -> Array:
     return np.float32(v) / np.linalg.norm(v)
 
 
-def shade(x: Array, y: Array) -> Array:
-    """Colour, linear 0..1 (3 n), of the picture's points `x`, `y` (n)."""
+def shade(x: Array, y: Array, turn: float = 0) -> Array:
+    """Colour, linear 0..1 (3 n), of the picture's points `x`, `y` (n); `turn` is the sitter's, in radians."""
     picture = backdrop(x, y)
-    p, hit = march(x, y)
+    p, hit = march(x, y, turn)
     p = p[:, hit]
     if not p.size:
         return picture
     n, what = normals(p), solids(p).argmin(0)
     albedo = np.choose(what, [skin_colour(p), eye_colour(p), hair_colour(p), shirt_colour(p)])
 
-    key, fill, rim = unit(-0.55, 0.62, 0.80), unit(0.8, 0.1, 0.6), unit(0.75, 0.45, -0.65)
+    key, fill, rim, view = (
+        seen_from(unit(*v), turn)
+        for v in ((-0.55, 0.62, 0.80), (0.8, 0.1, 0.6), (0.75, 0.45, -0.65), (0, 0, 1))  # the last: towards the viewer
+    )
     open_, lit = openness(p, n), sunlight(p, n, key)
     wrap = np.where(what == SKIN, 0.25, 0.0)  # light that skin scatters past the terminator
     facing = np.clip((key @ n + wrap) / (1 + wrap), 0, 1)
@@ -273,22 +282,22 @@ def shade(x: Array, y: Array) -> Array:
     bleed = np.where(what == SKIN, 0.10 * np.exp(-(((key @ n) / 0.30) ** 2)), 0) * open_
     light = light + colour(255, 96, 60) * bleed
 
-    half = (key + unit(0, 0, 1)) / np.linalg.norm(key + unit(0, 0, 1))
+    half = (key + view) / np.linalg.norm(key + view)
     gloss, sharp = np.float32([0.10, 1.3, 0.16, 0.03])[what], np.float32([22, 260, 26, 12])[what]
     shine = gloss * np.clip(half @ n, 0, 1) ** sharp * np.where(what == EYE, 1, lit)
-    edge = np.float32([0.16, 0.0, 0.30, 0.14])[what] * np.clip(1 - n[2], 0, 1) ** 3 * np.clip(rim @ n + 0.3, 0, 1)
+    edge = np.float32([0.16, 0.0, 0.30, 0.14])[what] * np.clip(1 - view @ n, 0, 1) ** 3 * np.clip(rim @ n + 0.3, 0, 1)
     picture[:, hit] = albedo * light + shine + edge * colour(214, 232, 255)
     return picture
 
 
-def draw(size: int, oversampling: int) -> Array:
-    """The portrait: uint8, `h w c`; every pixel is the mean of `oversampling` squared rays."""
+def draw(size: int, oversampling: int, turn: float = 0) -> Array:
+    """The portrait: uint8, `h w c`; every pixel is the mean of `oversampling` squared rays. `turn` is in radians."""
     fine = size * oversampling
     axis = ZOOM * ((np.arange(fine, dtype=np.float32) + 0.5) / fine * 2 - 1)
     rows = []
     for row in range(size):  # one row of pixels at a time keeps the memory small
         y, x = np.meshgrid(LIFT - axis[row * oversampling : (row + 1) * oversampling], axis, indexing="ij")
-        light = 1 - np.exp(-1.35 * shade(x.ravel(), y.ravel()))  # a film's shoulder: highlights never clip
+        light = 1 - np.exp(-1.35 * shade(x.ravel(), y.ravel(), turn))  # a film's shoulder: highlights never clip
         light = np.clip(light / (1 - np.exp(-1.35)), 0, 1)
         rows.append(light.reshape(3, oversampling, size, oversampling).mean(axis=(1, 3)))
     picture = np.stack(rows, axis=1) ** (1 / 2.2)

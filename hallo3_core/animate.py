@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .audio import AudioFeatures, clip_audio, encode_audio, load_wav2vec
+from .audio import AudioFeatures, clip_audio, encode_audio
+from .background_writer import BackgroundWriter
 from .checkpoints import names
-from .checkpoints.lora import apply_lora, read_lora
-from .checkpoints.parts import build
+from .checkpoints.lora import read_lora
 from .checkpoints.release import Release
 from .clip_chain import Clip, MakeClip, clip_chain, lazily
 from .clip_store import FilmPlan, beside, work_on
 from .clips import clip_count
 from .config import TransformerConfig
 from .errors import InputError
-from .face import embed_face, load_face_analyser
+from .face import embed_face
 from .faults import NotFinite, Ways, likely_cause
 from .film import FilmWriter, check_output
 from .fingerprint import SAME_FILM, film_inputs
 from .image import Framing, crop_to, plan_framing, read_image, to_uint8
-from .model.denoiser import Denoiser
+from .networks import Networks, check_options
 from .noise import SeededNoise
+from .parallel.spread import follow, lead_run
+from .parallel.team import Team
 from .pipeline import (
     Portrait,
     Run,
@@ -43,7 +45,7 @@ from .pipeline import (
     unscaled,
 )
 from .recording import Recording, read_recording
-from .text import load_text_encoder
+from .sampling_ways import sampling_ways
 from .tiles import decode_in_tiles
 from .vae import VideoVae
 from .work_folder import Keeping
@@ -59,7 +61,7 @@ class Options:
     settings: Settings = field(default_factory=Settings)
     seed: int = 0
     size: tuple[int, int] | None = None  # height, width; None: what the model was trained on
-    framing: str = "auto"
+    framing: str = "auto"  # or "crop", "pad", "native"
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
@@ -67,6 +69,9 @@ class Options:
     ai_notice: bool = field(default=True, metadata=SAME_FILM)  # the film says that it is AI-generated
     device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
     dtype: torch.dtype = torch.float32
+    attention: str = "auto"  # of the denoiser; see `attention_backends.py`
+    fp8: str | None = None  # the denoiser's matrices: "weights" kept in eight bits, "products" multiplied so too
+    stream: bool = field(default=False, metadata=SAME_FILM)  # blocks stay in host memory
 
 
 class Progress:
@@ -120,8 +125,13 @@ def animate(
     options: Options,
     progress: Progress | None = None,
     keeping: Keeping = Keeping.UNTIL_WHOLE,
+    team: Team | None = None,
+    networks: Networks | None = None,
 ) -> Film:
     """Make a film; `output` appears only when it is whole. Clips that a run before finished are not made again.
+
+    With a team this is its rank 0, and the others `assist`. `networks`, of this release and these options, may be kept
+    from an earlier film.
 
     Raises:
         InputError: any input that cannot serve, before the long work where it can be told.
@@ -130,61 +140,76 @@ def animate(
     check_output(output)
     SeededNoise(options.seed, 0)  # a bad seed, like bad settings, is told before minutes of work
     options.settings.branches()
+    check_options(options)
+    networks = networks or Networks(release, options)
     with torch.inference_mode():
-        scene = read_scene(image, audio, prompt, release, options)
+        scene = read_scene(image, audio, prompt, networks.config, options)
         clips = clip_count(scene.recording.frames)
         _, _, height, width = scene.framing.keep
         plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
         with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
-            make = lazily(clip_maker(scene, release, options, progress))
             notes = dict(metadata=options.metadata, ai_notice=options.ai_notice)
-            with make as make_clip, FilmWriter(output, height, width, scene.recording, part=part, **notes) as film:
+            make = lazily(clip_maker(scene, networks, progress, team))
+            with (
+                make as make_clip,
+                FilmWriter(output, height, width, scene.recording, part=part, **notes) as film,
+                BackgroundWriter(film) as background,
+            ):
                 for frames in clip_chain(clips, make_clip, store, progress.kept):
-                    film.write(frames)
+                    background.write(frames)
     return Film(output, film.frames, clips, height, width)
 
 
-def read_scene(image: Path, audio: Path, prompt: str, release: Release, options: Options) -> Scene:
+def assist(team: Team, release: Release, options: Options) -> None:
+    """Compute a further process's part of the film that rank 0 of the team makes.
+
+    Raises:
+        InputError: a denoiser that cannot serve.
+    """
+    with torch.inference_mode(), Networks(release, options).denoiser(options.size) as denoiser:
+        follow(team, denoiser)
+
+
+def read_scene(image: Path, audio: Path, prompt: str, config: TransformerConfig, options: Options) -> Scene:
     """Read and check what a film is made of.
 
     Raises:
         InputError: a picture, recording, size or LoRA that cannot serve.
     """
     picture = read_image(image)[None]
-    config = denoiser_config(release)
-    framing = plan_framing(*picture.shape[-2:], *film_size(options.size, config), options.framing)
     for path, _ in options.loras:
         read_lora(path, config)  # its list of tensors; the values are read when the denoiser is there
-    return Scene(picture, image.name, framing, read_recording(audio), prompt)
+    height, width = picture.shape[-2:]
+    size, mode = film_frame(options.size, options.framing, config, is_square=height == width)
+    return Scene(picture, image.name, plan_framing(height, width, *size, mode), read_recording(audio), prompt)
 
 
 @contextmanager
-def clip_maker(scene: Scene, release: Release, options: Options, progress: Progress) -> Iterator[MakeClip]:
+def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team | None = None) -> Iterator[MakeClip]:
     """Load and use network after network, up to the two that make clips; those are let go at the end.
 
     Raises:
         InputError: a network or input that cannot serve.
     """
-    config = denoiser_config(release)
+    options = networks.options
     progress.stage("encoding text, sound and portrait")
-    text = encode_prompt(scene.prompt, release, config, options)
-    features = encode_recording(scene.recording, release, options)
-    audio_tokens, null_audio_tokens = project_audio(features, release, options)
-    portrait, face_tokens = encode_portrait(scene, release, options)
+    text = encode_prompt(scene.prompt, networks)
+    features = encode_recording(scene.recording, networks)
+    audio_tokens, null_audio_tokens = project_audio(features, networks)
+    portrait, face_tokens = encode_portrait(scene, networks)
     progress.stage("loading the denoiser")
-    with _use(load_denoiser(release, config, options), options) as denoiser:
-        run = prepare_run(
-            denoiser,
-            portrait,
-            options.settings,
-            text=text,
-            face_tokens=face_tokens,
-            null_audio_tokens=null_audio_tokens,
-            dtype=options.dtype,
-        )
-        denoiser.modulation.to("meta")  # computed for all steps: 1.6 GB less on the device
-        with _use(release.vae(dtype=options.dtype), options) as vae:
-            sampling = Ways("sampling", sampling_ways(run), progress.stage)
+    with networks.denoiser(scene.framing.size) as denoiser:
+        inputs = dict(text=text, face_tokens=face_tokens, null_audio_tokens=null_audio_tokens, dtype=options.dtype)
+        if team is None:
+            run = prepare_run(denoiser, portrait, options.settings, **inputs)
+        else:
+            denoiser, run = lead_run(team, denoiser, portrait, options.settings, **inputs)
+        # Computed for all steps and clips: 1.6 GB less on the device.
+        networks.let_go(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
+        with networks.vae() as vae, ExitStack() as opened:
+            # Where rank 0 of a team fails, the others are stuck: there is no second way.
+            ways = {"with all processes": lambda: run} if team else sampling_ways(run, denoiser, networks, opened)
+            sampling = Ways("sampling", ways, progress.stage)
             decoding = Ways("decoding", {"whole": decode_whole, "in tiles": decode_tiled}, progress.stage)
 
             def make(clip: int, motion: Tensor | None) -> Clip:
@@ -197,7 +222,7 @@ def clip_maker(scene: Scene, release: Release, options: Options, progress: Progr
                     return sample_clip(denoiser, run, concat, audio_tokens[clip], noise, report)
 
                 try:
-                    latent = sampling.first(sample)
+                    latent = sampling.first(lambda way: sample(way()))
                 except NotFinite as error:
                     cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
                     raise InputError(f"clip {clip + 1} of {len(audio_tokens)}, {error} {cause}") from error
@@ -212,13 +237,6 @@ def clip_maker(scene: Scene, release: Release, options: Options, progress: Progr
                 progress.finish()
 
 
-def sampling_ways(run: Run) -> dict[str, Run]:
-    """Ways to sample a clip, from fast to small, by name."""
-    in_turn = {"with one evaluation after another": replace(run, settings=replace(run.settings, batched=False))}
-    together = {"with the evaluations of a step together": run}
-    return together | in_turn if run.settings.batched and len(run.settings.branches()) > 1 else in_turn
-
-
 def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:
     """A scaled latent's frames ``n 3 H W`` in 0..1."""
     return torch.cat(list(decode(vae, latent)))
@@ -229,21 +247,15 @@ def decode_tiled(vae: VideoVae, latent: Tensor) -> Tensor:
     return as_frames(decode_in_tiles(vae, unscaled(latent)))
 
 
-def denoiser_config(release: Release) -> TransformerConfig:
-    """The denoiser's sizes, without loading it."""
-    return build(release.engine(), names.DENOISER, label=release.label).config
+def film_frame(
+    size: tuple[int, int] | None, framing: str, config: TransformerConfig, is_square: bool
+) -> tuple[tuple[int, int], str]:
+    """Height and width in pixels, and how `plan_framing` is to frame a portrait in them.
 
-
-def load_denoiser(release: Release, config: TransformerConfig, options: Options) -> Denoiser:
-    """The denoiser with its LoRAs, on the CPU."""
-    denoiser = release.network(names.DENOISER, dtype=options.dtype)
-    for path, strength in options.loras:
-        apply_lora(denoiser, read_lora(path, config), strength)
-    return denoiser
-
-
-def film_size(size: tuple[int, int] | None, config: TransformerConfig) -> tuple[int, int]:
-    """Height and width in pixels; a size other than the trained one gets a warning."""
+    "native" gives a square portrait a square film, as high as the padded one would be: its tokens stand where they
+    would stand there, and the black ones beside them are not computed. A size other than the trained one that was asked
+    for gets a warning.
+    """
     trained = (config.grid.rows * PATCH_PIXELS, config.grid.columns * PATCH_PIXELS)
     if size is not None and size != trained:
         log.warning(
@@ -251,35 +263,40 @@ def film_size(size: tuple[int, int] | None, config: TransformerConfig) -> tuple[
             *size,
             *trained,
         )
-    return size or trained
+    size = size or trained
+    if framing != "native":
+        return size, framing
+    return ((min(size), min(size)) if is_square else size), "auto"
 
 
-def encode_prompt(prompt: str, release: Release, config: TransformerConfig, options: Options) -> Tensor:
-    """``1 m w``, on the CPU; the text encoder is let go."""
-    folder = release.text_folder
-    encoder = load_text_encoder(folder, device=options.device, dtype=options.dtype, tokens=config.text_tokens)
-    text = encoder.encode(prompt).cpu()
+def encode_prompt(prompt: str, networks: Networks) -> Tensor:
+    """``1 m w``, on the CPU."""
+    with networks.text_encoder() as encoder:
+        text = encoder.encode(prompt).cpu()
+    config = networks.config
     if tuple(text.shape[1:]) != (config.text_tokens, config.text_width):
         raise InputError(
-            f"{folder}: gives text of {text.shape[1]} x {text.shape[2]}, the denoiser reads "
+            f"{networks.release.text_folder}: gives text of {text.shape[1]} x {text.shape[2]}, the denoiser reads "
             f"{config.text_tokens} x {config.text_width}. Use the T5 encoder that came with the denoiser."
         )
     return text
 
 
-def encode_recording(recording: Recording, release: Release, options: Options) -> AudioFeatures:
+def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
     """wav2vec features of the whole recording, on the CPU."""
-    return encode_audio(recording, load_wav2vec(release.wav2vec_folder, device=options.device))
+    with networks.wav2vec() as wav2vec:
+        return encode_audio(recording, wav2vec)
 
 
-def project_audio(features: AudioFeatures, release: Release, options: Options) -> tuple[list[Tensor], Tensor]:
-    """Audio tokens ``1 t n c`` of every clip, and those of the null; the projector (2.5 GB) is let go."""
-    with _use(release.network(names.AUDIO_PROJECTOR, dtype=options.dtype), options) as projector:
+def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Tensor], Tensor]:
+    """Audio tokens ``1 t n c`` of every clip, and those of the null."""
+    options = networks.options
+    with networks.part(names.AUDIO_PROJECTOR) as projector:
         inputs = features.hidden.shape[1] * features.hidden.shape[2] * 5
         expected = projector.proj1.weight.shape[1]
         if inputs != expected:
             raise InputError(
-                f"{release.wav2vec_folder}: gives {inputs} values a frame, the denoiser reads {expected}. "
+                f"{networks.release.wav2vec_folder}: gives {inputs} values a frame, the denoiser reads {expected}. "
                 "Use the wav2vec2 that came with the denoiser."
             )
 
@@ -290,35 +307,24 @@ def project_audio(features: AudioFeatures, release: Release, options: Options) -
         return clips, project(torch.zeros_like(clip_audio(features, 0)))
 
 
-def encode_portrait(scene: Scene, release: Release, options: Options) -> tuple[Portrait, Tensor]:
-    """The portrait's bank and face tokens; detector, VAE and reference network are let go."""
-    analyser = load_face_analyser(release.face_folder, options.face_provider)
+def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor]:
+    """The portrait's bank and face tokens."""
+    options = networks.options
     whole = options.face == "whole"
-    face, mask = embed_face(
-        scene.picture[0],
-        analyser,
-        "largest" if whole else options.face,
-        "whole image" if whole else "error",
-        name=scene.name,
-    )
+    with networks.face_analyser() as analyser:
+        face, mask = embed_face(
+            scene.picture[0],
+            analyser,
+            "largest" if whole else options.face,
+            "whole image" if whole else "error",
+            name=scene.name,
+        )
     with_null = any(not branch.reference for branch in options.settings.branches())
     place = dict(device=options.device, dtype=options.dtype)
-    with _use(release.network(names.FACE_PROJECTOR, dtype=options.dtype), options) as projector:
+    with networks.part(names.FACE_PROJECTOR) as projector:
         face_tokens = projector(face.embedding[None].to(**place))
-    with (
-        _use(release.vae(dtype=options.dtype), options) as vae,
-        _use(release.network(names.REFERENCE_NET, dtype=options.dtype), options) as reference_net,
-    ):
+    with networks.vae() as vae, networks.part(names.REFERENCE_NET) as reference_net:
         portrait = prepare_portrait(
             scene.picture.to(**place), mask.to(**place), scene.framing, vae, reference_net, with_null=with_null
         )
     return portrait, face_tokens
-
-
-@contextmanager
-def _use(module: torch.nn.Module, options: Options) -> Iterator[torch.nn.Module]:
-    """The module on the device for as long as it is used."""
-    try:
-        yield module.to(options.device)
-    finally:
-        module.to("meta")

@@ -66,13 +66,9 @@ def choose_attention(
     Raises:
         InputError: a choice that is none, a package that is missing, or a kernel that cannot serve here.
     """
-    if choice not in CHOICES:
-        raise InputError(f"attention is {choice!r}: choose one of {', '.join(CHOICES)}")
-    on_gpu = torch.device(device).type == "cuda"
-    if choice == TORCH or (choice == AUTO and not on_gpu):
+    check_attention(choice, device)
+    if choice == TORCH or (choice == AUTO and not _is_cuda(device)):
         return scaled_dot_product
-    if not on_gpu:
-        raise InputError(f"attention {choice!r} is for CUDA devices, this is {device}: choose auto or torch")
     if choice == SAGE:
         return for_long_keys(Checked(sage_attention(), checks=config.layers, name=SAGE))
     backends = gpu_backends() if choice == AUTO else [_named(choice)]
@@ -83,6 +79,22 @@ def choose_attention(
             f"attention {choice!r} does not work here in {_name(dtype)} with heads of {config.head}: choose auto"
         )
     return for_long_keys(best.attention) if best else scaled_dot_product
+
+
+def check_attention(choice: str, device: torch.device | str) -> None:
+    """What can be told of a choice before anything is loaded.
+
+    Raises:
+        InputError: a choice that is none, a package that is missing, or another device than the kernel is for.
+    """
+    if choice not in CHOICES:
+        raise InputError(f"attention is {choice!r}: choose one of {', '.join(CHOICES)}")
+    if choice not in (AUTO, TORCH) and not _is_cuda(device):
+        raise InputError(f"attention {choice!r} is for CUDA devices, this is {device}: choose auto or torch")
+    if choice == _FA3:
+        flash_attention_3()
+    if choice == SAGE:
+        sage_attention()
 
 
 def gpu_backends() -> list[Backend]:
@@ -222,14 +234,14 @@ class Checked:
 
     def __init__(self, attention: Attention, checks: int, name: str, limit: float = SAGE_ERROR):
         self._attention, self._left, self._name, self._limit = attention, checks, name, limit
+        self._compared = torch.compiler.disable(self._compare)  # not as a decorator: it imports the whole compiler
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._left == 0:
             return self._attention(q, k, v)
         return self._compared(q, k, v)
 
-    @torch.compiler.disable
-    def _compared(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _compare(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The result while it is still compared; an error of the function itself counts as a bad result."""
         self._left -= 1
         try:
@@ -260,6 +272,10 @@ def seconds_on(device: torch.device | str) -> Stopwatch:
 
 def _named(choice: str) -> Backend:
     return Backend(choice, flash_attention_3() if choice == _FA3 else torch_backend(_SDPA[choice]))
+
+
+def _is_cuda(device: torch.device | str) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 def _name(dtype: torch.dtype) -> str:

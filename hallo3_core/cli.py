@@ -1,4 +1,4 @@
-"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo`.
+"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo | samples`.
 
 Exit codes: 0 done, 2 not done (one line says why), 130 interrupted (Ctrl-C), 143 asked to end (SIGTERM).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +17,10 @@ from pathlib import Path
 from .errors import InputError
 from .film_options import add_film_options, film_options, keeping_of, seed
 from .interruption import Terminated, sigterm_raises
+from .presets import summary
+from .samples import PORTRAIT, SPEECH
 
 NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
-ASSETS = Path(__file__).parents[1] / "assets"
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
 
@@ -47,6 +49,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is answered with one line."""
 
     def error(self, message: str):
+        if os.environ.get("RANK", "0") != "0":
+            self.exit(2)  # rank 0 of the processes that torchrun started says it for all
         self.exit(2, f"error: {message} ({self.prog} --help lists the options)\n")
 
 
@@ -66,6 +70,7 @@ def build_parser() -> Parser:
     many.add_argument("file", type=Path, help="paths in it start at the file's own folder and stay in it")
     many.add_argument("--inputs", type=Path, action="append", default=[], help="a further folder they may lead to")
     many.add_argument("--output-dir", type=Path, required=True, help="films are named 0000.mp4, 0001.mp4, ...")
+    many.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="only each N-th line, from line I on")
     add_film_options(many)
     many.set_defaults(run=run_batch)
 
@@ -92,10 +97,24 @@ def build_parser() -> Parser:
     demo.add_argument("--models", type=Path, help="an existing release; without it a toy one is written and removed")
     demo.set_defaults(run=run_demo)
 
+    samples = commands.add_parser(
+        "samples", help="put the project's portrait and recording into ComfyUI's input folder"
+    )
+    samples.add_argument("folder", type=Path, help="that folder; files of these names that are there stay")
+    samples.set_defaults(run=run_samples)
+
     look = commands.add_parser("inspect", help="what a file or folder is, and whether it can be used")
     look.add_argument("path", type=Path)
     look.set_defaults(run=run_inspect)
     return parser
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Which of how many parts, counted from 0; people count from 1."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: the parts of four are 1/4, 2/4, 3/4 and 4/4")
+    return int(part) - 1, int(parts)
 
 
 class Bar:
@@ -134,20 +153,19 @@ class Bar:
 
 
 def run_animate(given: argparse.Namespace) -> None:
-    from .animate import animate
+    from .animate import animate, assist
     from .checkpoints.release import Release
+    from .parallel.team import join, take_card
 
-    film = animate(
-        given.image,
-        given.audio,
-        given.prompt,
-        Release(given.models),
-        given.output,
-        film_options(given),
-        Bar(),
-        keeping_of(given),
-    )
-    tell(film)
+    with join() as meet:
+        take_card(given.device)
+        release, options = Release(given.models), film_options(given)
+        team = meet(options.device, len(options.settings.branches()))
+        if team is not None and not team.leads:
+            return assist(team, release, options)
+        inputs = (given.image, given.audio, given.prompt, release, given.output)
+        tell(animate(*inputs, options, Bar(), keeping_of(given), team))
+        say(summary(given))
 
 
 def tell(film) -> None:
@@ -159,26 +177,39 @@ def tell(film) -> None:
 
 
 def run_batch(given: argparse.Namespace) -> int:
-    """A line that fails is told and passed over; the exit code says whether any did."""
+    """A line that fails is told and passed over; the exit code says whether a film is missing at the end."""
     from .animate import animate
     from .batch import read_batch
     from .checkpoints.release import Release
+    from .networks import Networks, can_keep_all
+    from .parallel.team import take_card
+    from .workers import make_films
 
-    jobs = read_batch(given.file, given.inputs)
+    def make(job, film):
+        inputs = (job.image, job.audio, job.prompt, release, film)
+        return animate(*inputs, options, Bar(), keeping_of(given), networks=networks)
+
+    take_card(given.device)
+    part, parts = given.shard
+    lines = list(enumerate(read_batch(given.file, given.inputs)))[part::parts]
     release, options = Release(given.models), film_options(given)
+    networks = Networks(release, options, keep=can_keep_all(release, options))
     if not given.output_dir.is_dir():
         raise InputError(f"{given.output_dir}: no such folder for the films")
-    failed = 0
-    for number, job in enumerate(jobs):
-        try:
-            output = given.output_dir / f"{number:04d}.mp4"
-            tell(animate(job.image, job.audio, job.prompt, release, output, options, Bar(), keeping_of(given)))
-        except InputError as error:
-            failed += 1
-            say(f"error: {given.file}, line {job.line}: {error}", sys.stderr)
-    if failed:
-        say(f"{failed} of {len(jobs)} films were not made", sys.stderr)
-    return 2 if failed else 0
+    jobs = {given.output_dir / f"{number:04d}.mp4": job for number, job in lines}
+    for film in filter(Path.exists, jobs):
+        say(f"{film}: there already, and kept (remove it to make it anew)", sys.stderr)
+    worker, workers = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    for film, made in make_films(jobs, make, worker, workers):
+        if isinstance(made, InputError):
+            say(f"error: {given.file}, line {jobs[film].line}: {made}", sys.stderr)
+        else:
+            tell(made)
+    say(summary(given))
+    missing = sum(not film.exists() for film in jobs)
+    if missing:
+        say(f"{missing} of {len(jobs)} films were not made", sys.stderr)
+    return 2 if missing else 0
 
 
 def run_tiny(given: argparse.Namespace) -> None:
@@ -192,10 +223,17 @@ def run_demo(given: argparse.Namespace) -> None:
         if given.models is None:
             given.models = Path(scratch) / "tiny"
             run_tiny(argparse.Namespace(folder=given.models, seed=0))
-        words = ["animate", "--image", str(ASSETS / "portrait.jpg"), "--audio", str(ASSETS / "speech.flac")]
+        words = ["animate", "--image", str(PORTRAIT), "--audio", str(SPEECH)]
         words += ["--prompt", DEMO_PROMPT, "--models", str(given.models), "--output", str(given.output)]
         run_animate(build_parser().parse_args([*words, "--steps", str(DEMO_STEPS), "--device", "cpu"]))
         say("The weights are noise: this shows that everything works, not what the real model makes.")
+
+
+def run_samples(given: argparse.Namespace) -> None:
+    from .samples import copy_samples
+
+    for path in copy_samples(given.folder):
+        say(str(path))
 
 
 def run_inspect(given: argparse.Namespace) -> int:

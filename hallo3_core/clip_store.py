@@ -223,7 +223,7 @@ def _read_manifest(path: Path) -> tuple[dict | None, str]:
             return content, ""
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, AttributeError, KeyError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         pass
     return None, f"starting afresh: {path} is damaged"
 

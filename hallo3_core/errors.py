@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -21,4 +23,12 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is there but one of its own needs is not: its own words are the better message
-        raise InputError(f"{purpose} needs the package {package}: python -m pip install {package}") from error
+        command = pip_command("install", package)
+        raise InputError(f"{purpose} needs the package {package}. Run {command}, and start again.") from error
+
+
+def pip_command(verb: str, *packages: str) -> str:
+    """The line that installs or uninstalls packages in the Python that runs this, which need not be the PATH's."""
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    start = f"{python} -m pip {verb}" if find_spec("pip") else f"uv pip {verb} --python {python}"
+    return " ".join((start, *packages))

@@ -10,20 +10,19 @@ Boxes are (x0, y0, x1, y1) in pixels: columns x0 .. x1-1, rows y0 .. y1-1.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import InputError, require
+from .checkpoints.kinds import FACE_DETECTOR, FACE_RECOGNISER, identify_onnx
+from .checkpoints.onnx_outline import read_onnx_outline
+from .errors import InputError
+from .face_networks import DETECTOR_SIZE, Detector, Recogniser
+from .face_runtime import PROVIDERS, load_runtime
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +34,14 @@ OVAL = (
 )  # MediaPipe's face oval, of its 478 points
 FACE_RATIO = 1.2
 EMBEDDING = 512
-DETECTOR_SIZE = 640
 DETECTOR, RECOGNISER = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
+NETWORKS = {
+    FACE_DETECTOR: ("face detector", DETECTOR, Detector),
+    FACE_RECOGNISER: ("face recogniser", RECOGNISER, Recogniser),
+}  # by task: what messages call it, the official name, its class
+OFFICIAL = {name: task for task, (_, name, _) in NETWORKS.items()}
 TOY_MARK = "toy weights"  # begins the description of our own toy models
 PLACES = (".", "models", "face_analysis/models", "face_analysis")
-PROVIDERS = {
-    "CPU": "CPUExecutionProvider",
-    "CUDA": "CUDAExecutionProvider",
-    "ROCM": "ROCMExecutionProvider",
-    "CoreML": "CoreMLExecutionProvider",
-    "DirectML": "DmlExecutionProvider",
-}
 
 
 def landmarks_to_pixels(normalised: Tensor, width: int, height: int) -> Tensor:
@@ -141,27 +137,23 @@ class Face:
 
 @dataclass(frozen=True)
 class FaceAnalyser:
-    """InsightFace's detector and recogniser; see `load_face_analyser`."""
+    """The detector and the recogniser of a folder; see `load_face_analyser`."""
 
-    detector: Any
-    recogniser: Any
+    detector: Detector
+    recogniser: Recogniser
 
     def analyse(self, image: Tensor) -> list[Face]:
         """The faces of a picture ``3 h w`` in 0..1 (RGB), largest box first."""
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"expected an image 3 h w, got {list(image.shape)}")
-        rgb = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
-        bgr = rgb.flip(0).permute(1, 2, 0).contiguous().numpy()
-        boxes, landmarks = self.detector.detect(bgr)
-        leftmost_first = sorted(range(len(boxes)), key=lambda i: boxes[i][0] + boxes[i][2])
+        picture = (image.detach().cpu().float().clamp(0, 1) * 255).round()
+        boxes, landmarks, scores = self.detector.detect(picture)
+        leftmost_first = sorted(range(len(boxes)), key=lambda i: float(boxes[i, 0] + boxes[i, 2]))
         faces = []
         for index, i in enumerate(leftmost_first):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # InsightFace's alignment calls an old scikit-image name
-                embedding = self.recogniser.get(bgr, SimpleNamespace(kps=landmarks[i]))
-            *box, score = (float(value) for value in boxes[i])
-            points = torch.tensor(landmarks[i], dtype=torch.float32)
-            faces.append(Face(torch.tensor(embedding).float(), tuple(box), points, index, len(boxes), score))
+            embedding = self.recogniser.embed(picture, landmarks[i])
+            box = tuple(boxes[i].tolist())
+            faces.append(Face(embedding, box, landmarks[i], index, len(boxes), float(scores[i])))
         return sorted(faces, key=_area, reverse=True)
 
 
@@ -173,80 +165,68 @@ def _area(face: Face) -> float:
 def load_face_analyser(folder: str | Path, provider: str = "CPU") -> FaceAnalyser:
     """Detector and recogniser from the ONNX files of a folder, of its `models`, or of a release.
 
-    The official names are tried first, and nothing else is loaded when both are there. Nothing is ever downloaded.
-    Works with InsightFace 0.7 and 2. `provider` is one of `PROVIDERS`; what it cannot run falls to the CPU.
+    The official names are tried first, and nothing else is opened when both are there. Nothing is ever downloaded.
+    `provider` is one of `PROVIDERS`; what it cannot run falls to the CPU.
 
     Raises:
         InputError: no such folder, no detector or recogniser in it, unknown or unavailable provider, missing package.
     """
-    names = _provider_names(provider)
+    runtime = load_runtime(provider)
     folder = Path(folder)
     places = [folder / place for place in PLACES]
     paths = next((found for place in places if (found := sorted(place.glob("*.onnx")))), None)
     if paths is None:
         raise InputError(f"{folder}: no ONNX face models here or in models. Expected {DETECTOR} and {RECOGNISER}.")
-    found: dict[str, Any] = {}
+    found: dict[str, Path] = {}
     seen = []
-    for path in sorted(paths, key=lambda path: path.name not in (DETECTOR, RECOGNISER)):
-        model, task = _load_model(path, names)
-        seen.append(f"{path.name} ({task})")
-        found.setdefault(task, model)
-        if {"detection", "recognition"} <= found.keys():
+    for path in sorted(paths, key=lambda path: path.name not in OFFICIAL):
+        task, label = _task(path)
+        seen.append(f"{path.name} ({label})")
+        found.setdefault(task, path)
+        if NETWORKS.keys() <= found.keys():
             break
-    for task, expected in (("detection", DETECTOR), ("recognition", RECOGNISER)):
+    for task, (label, expected, _) in NETWORKS.items():
         if task not in found:
             place, others = paths[0].parent, ", ".join(seen)
-            raise InputError(f"{place}: no model for face {task}, only {others}. Put the release's {expected} there.")
-    detector, recogniser = found["detection"], found["recognition"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        detector.prepare(0, input_size=(DETECTOR_SIZE, DETECTOR_SIZE), det_thresh=0.5)
-    _warn_of_substitutes(detector, recogniser, names)
+            raise InputError(f"{place}: no {label}, only {others}. Put the release's {expected} there.")
+    if found[FACE_RECOGNISER].name != RECOGNISER:
+        log.warning("%s: Hallo3 was trained with %s; the likeness may suffer", found[FACE_RECOGNISER], RECOGNISER)
+    detector, recogniser = (_open(found[task], NETWORKS[task][2], runtime, provider) for task in NETWORKS)
     return FaceAnalyser(detector, recogniser)
 
 
-def _provider_names(provider: str) -> list[str]:
-    if provider not in PROVIDERS:
-        raise InputError(f"face provider {provider!r}: expected one of {', '.join(PROVIDERS)}.")
-    runtime = require("onnxruntime", "onnxruntime", "finding faces")
-    available = runtime.get_available_providers()
-    if PROVIDERS[provider] not in available:
-        offered = ", ".join(name for name, full in PROVIDERS.items() if full in available) or "none of ours"
-        advice = f"Choose one of these, or install the onnxruntime for {provider}."
-        raise InputError(f"face provider {provider}: the installed onnxruntime offers {offered}. {advice}")
-    runtime.set_default_logger_severity(3)  # errors only, as InsightFace's own front end sets it
-    return list(dict.fromkeys((PROVIDERS[provider], PROVIDERS["CPU"])))
-
-
-def _load_model(path: Path, providers: list[str]) -> tuple[Any, str]:
-    """An ONNX file through InsightFace, which tells by its shapes what it is: model and task."""
-    require("cv2", "opencv-python-headless", "finding faces")
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # InsightFace 0.7 imports it, and it would ask the network
-    zoo = require("insightface.model_zoo", "insightface", "finding faces")
+def _task(path: Path) -> tuple[str, str]:
+    """What an ONNX file is for, and how to call it: by its official name, else by what it takes and gives."""
+    if path.name in OFFICIAL:
+        return OFFICIAL[path.name], "the release's"
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints the providers
-            model = zoo.get_model(str(path), providers=providers)
-    except Exception as error:  # onnxruntime's exceptions have no common class
-        if path.name in (DETECTOR, RECOGNISER):
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"{path}: not a readable ONNX model ({reason}). Download it again.") from error
-        return None, "unreadable"
-    if model is None:
-        return None, "unknown"
-    if model.taskname == "detection" and not model.use_kps:  # the recogniser needs the eyes
-        return None, "detection without landmarks"
-    return model, model.taskname
+        kind = identify_onnx(read_onnx_outline(path))
+    except (OSError, ValueError):
+        return "", "unreadable"
+    return next(iter(kind.parts), ""), kind.detail
 
 
-def _warn_of_substitutes(detector: Any, recogniser: Any, providers: list[str]) -> None:
-    """Say what works but is not what one would take it for."""
-    if Path(recogniser.model_file).name != RECOGNISER:
-        log.warning("%s: Hallo3 was trained with %s; the likeness may suffer", recogniser.model_file, RECOGNISER)
-    for model in (detector, recogniser):
-        description = model.session.get_modelmeta().description
-        if description.startswith(TOY_MARK):
-            log.warning("%s: %s", model.model_file, description)
-        if (running := model.session.get_providers()[0]) != providers[0]:
-            log.warning("%s: %s did not start, it runs on %s", model.model_file, providers[0], running)
+def _open(path: Path, network: type, runtime: Any, provider: str) -> Any:
+    """A network's file as a session of ONNX Runtime; what works but is not what one would take it for is told.
+
+    Raises:
+        InputError: not a file that ONNX Runtime reads, or another network.
+    """
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    names = list(dict.fromkeys((PROVIDERS[provider], PROVIDERS["CPU"])))
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=names)
+        opened = network(session, path)
+    except Exception as error:  # ONNX Runtime's exceptions have no common class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: not a readable ONNX model ({reason}). Download it again.") from error
+    description = session.get_modelmeta().description
+    if description.startswith(TOY_MARK):
+        log.warning("%s: %s", path, description)
+    if (running := session.get_providers()[0]) != names[0]:
+        log.warning("%s: %s did not start, it runs on %s", path, names[0], running)
+    return opened
 
 
 def choose_face(faces: list[Face], which: str | int = "largest", name: str = "portrait") -> Face:

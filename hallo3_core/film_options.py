@@ -7,8 +7,11 @@ import math
 from pathlib import Path
 
 from .errors import InputError
+from .presets import DEFAULT, PRESETS, settle
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+FRAMINGS = ("auto", "crop", "pad", "native")
+EIGHT_BITS = ("weights", "products")
 
 
 def add_film_options(parser: argparse.ArgumentParser) -> None:
@@ -16,16 +19,19 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--models", type=Path, required=True, help="the release's folder")
     add("--seed", type=seed, default=0, help="same seed, same film (default 0)")
-    add("--steps", type=int, default=50, help="1 to 1000; time grows with it (default 50)")
+    add("--preset", choices=PRESETS, default=DEFAULT, help="quality for speed: sets the options marked with * below")
+    add("--steps", type=int, help="*1 to 1000; time grows with it (default 50)")
     add("--audio-cfg", type=float, default=3.5, help="how much the lips follow the sound (default 3.5)")
     add("--text-cfg", type=float, default=3.5, help="how much the scene follows the sentence (default 3.5)")
     add("--reference-cfg", type=float, default=1.0, help="how much the person follows the portrait (default 1)")
+    add("--guidance-start", type=float, metavar="SHARE", help="*guidance begins at this share of the steps (default 0)")
+    add("--guidance-stop", type=float, metavar="SHARE", help="*and ends at this one: fewer evaluations (default 1)")
     add("--size", type=size, metavar="HxW", help="height x width, multiples of 16 (default: the trained size, 480x720)")
-    add(
-        "--framing", choices=("auto", "crop", "pad"), default="auto", help="square portraits are padded, others cropped"
-    )
+    framing = "*auto: square portraits are padded, others cropped; native: square ones make a square film, a third less"
+    add("--framing", choices=FRAMINGS, help=framing)
     add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
-    add("--sampler", default="sde-dpmpp-2m", help="sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
+    add("--sampler", help="*sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
+    add("--cache", type=float, metavar="THRESHOLD", help="*skip steps that change x0 by less, such as 0.05 (default 0)")
     add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
     add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
@@ -39,6 +45,9 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the film is whole")
     keeping.add_argument("--no-resume", action="store_true", help="keep no finished clips: a stopped run starts anew")
     add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
+    add("--stream", action="store_true", help="weights stay in host memory; the device holds two blocks at a time")
+    add("--fp8", choices=EIGHT_BITS, help="the denoiser's matrices in eight bits; products: multiplied so too (lossy)")
+    add("--attention", default="auto", metavar="KERNEL", help="auto: the quickest exact one by trial; sage: lossy")
 
 
 def seed(text: str) -> int:
@@ -82,11 +91,13 @@ def film_options(given: argparse.Namespace):
     from .guidance import Guidance, Scales
     from .pipeline import Settings
 
+    given = settle(given)
     device = choose_device(given.device)
     automatic = "fp32" if device == "cpu" else "bf16"
-    guidance = Guidance(Scales(given.reference_cfg, given.audio_cfg, given.text_cfg))
+    scales = Scales(given.reference_cfg, given.audio_cfg, given.text_cfg)
+    guidance = Guidance(scales, given.guidance_start, given.guidance_stop)
     return Options(
-        settings=Settings(given.steps, guidance, given.sampler, batched=not given.sequential),
+        settings=Settings(given.steps, guidance, given.sampler, batched=not given.sequential, cache=given.cache),
         seed=given.seed,
         size=given.size,
         framing=given.framing,
@@ -96,6 +107,9 @@ def film_options(given: argparse.Namespace):
         ai_notice=not given.no_ai_notice,
         device=device,
         dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
+        attention=given.attention,
+        fp8=given.fp8,
+        stream=given.stream and device != "cpu",  # where the weights are in the right place already
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from .model.reference_net import ReferenceNet
 from .noise import ClipNoise
 from .sampler import SDE_DPMPP_2M, OnStep, check_sampler, clean_from_velocity, sample
 from .schedule import Schedule, make_schedule
+from .step_cache import StepCache, check_threshold
 from .text import null_text
 from .vae import LATENT_SCALE, VideoVae
 
@@ -42,6 +44,7 @@ class Settings:
     sampler: str = SDE_DPMPP_2M
     # The evaluations of a step together, or one after another in half the memory.
     batched: bool = field(default=True, metadata=SAME_FILM)
+    cache: float = 0.0  # how far x0 may have moved before it is computed again (`step_cache.py`); 0: always
 
     def branches(self) -> set[Branch]:
         """All evaluations that the run needs; the place to ask first, since it checks every setting.
@@ -50,6 +53,7 @@ class Settings:
             InputError: a setting that cannot be.
         """
         check_sampler(self.sampler)
+        check_threshold(self.cache)
         return self.guidance.branches(len(make_schedule(self.steps)))
 
 
@@ -62,6 +66,9 @@ class Portrait:
     framing: Framing
     bank: ReferenceBank
     null_bank: ReferenceBank | None = None
+
+
+Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]  # state, step, branches -> their velocities
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class Run:
     face: Sequence[KeysValues]
     null_audio: Sequence[KeysValues] | None
     dtype: torch.dtype
+    evaluations: Callable[[Denoiser, Run, Tensor, Tensor], Evaluate]  # of a clip: `Evaluations`, or on several cards
 
 
 def prepare_portrait(
@@ -171,6 +179,7 @@ def prepare_run(
         if any(not branch.audio for branch in branches)
         else None,
         dtype=dtype,
+        evaluations=Evaluations,
     )
 
 
@@ -192,6 +201,34 @@ def concat_latent(
     return torch.cat((latent, latent.new_zeros(*latent.shape[:2], frames - latent.shape[2], h, w)), dim=2)
 
 
+class Evaluations:
+    """The evaluations of one clip, with concat latent ``1 16 t h w`` and audio tokens ``1 t n c``.
+
+    call: state ``1 16 t h w``, step, branches -> a velocity ``1 16 t h w`` for each branch, from one batch.
+    """
+
+    def __init__(self, denoiser: Denoiser, run: Run, concat: Tensor, audio_tokens: Tensor):
+        self._denoiser, self._run = denoiser, run
+        self._concat = concat.to(run.dtype)
+        self._audio = {
+            True: denoiser.audio_keys_values(audio_tokens.to(concat.device, run.dtype)),
+            False: run.null_audio,
+        }
+        self._stacked: dict[tuple[Branch, ...], Conditions] = {}  # of the combinations that this clip evaluates
+
+    def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
+        run = self._run
+        batch = x.to(run.dtype).expand(len(branches), -1, -1, -1, -1)
+        given = self._conditions(tuple(branches))
+        return self._denoiser(batch, self._concat, given, run.modulation.step(step), run.layout).split(1)
+
+    def _conditions(self, branches: tuple[Branch, ...]) -> Conditions:
+        if branches not in self._stacked:
+            run = self._run
+            self._stacked[branches] = join_branches(branches, run.text, run.reference, run.face, self._audio)
+        return self._stacked[branches]
+
+
 def sample_clip(
     denoiser: Denoiser,
     run: Run,
@@ -202,28 +239,18 @@ def sample_clip(
 ) -> Tensor:
     """One clip's latent ``1 16 t h w``, scaled, float32; audio tokens ``1 t n c``."""
     device = concat.device
-    concat = concat.to(run.dtype)
-    audio = {
-        True: denoiser.audio_keys_values(audio_tokens.to(device, run.dtype)),
-        False: run.null_audio,
-    }
-    stacked: dict[tuple[Branch, ...], Conditions] = {}  # of the combinations of branches that this clip evaluates
-
-    def conditions(branches: tuple[Branch, ...]) -> Conditions:
-        if branches not in stacked:
-            stacked[branches] = join_branches(branches, run.text, run.reference, run.face, audio)
-        return stacked[branches]
+    evaluate = run.evaluations(denoiser, run, concat, audio_tokens)
 
     def predict_clean(x: Tensor, step: int) -> Tensor:
-        def evaluate(branches: Sequence[Branch]) -> Sequence[Tensor]:
-            batch = x.to(run.dtype).expand(len(branches), -1, -1, -1, -1)
-            given = conditions(tuple(branches))
-            return denoiser(batch, concat, given, run.modulation.step(step), run.layout).split(1)
-
         weights = run.settings.guidance.weights(step, len(run.schedule))
-        velocity = guide(evaluate, weights, run.settings.batched)
+        velocity = guide(partial(evaluate, x, step), weights, run.settings.batched)
         return clean_from_velocity(x, velocity, run.schedule.wrapped[step])
 
+    if run.settings.cache:
+        steps, guidance = len(run.schedule), run.settings.guidance
+        predict_clean = StepCache(
+            predict_clean, steps, run.settings.cache, rule=lambda step: tuple(guidance.weights(step, steps).items())
+        )
     return sample(
         noise.initial(concat.shape).to(device),
         run.schedule,

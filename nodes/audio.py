@@ -28,6 +28,11 @@ def recording_of(audio: Mapping[str, Any] | None) -> Recording:
     return Recording(waveform[0], rate, "audio")
 
 
+def audio_of(recording: Recording) -> dict[str, Any]:
+    """A recording as core's AUDIO."""
+    return {"waveform": recording.waveform[None], "sample_rate": recording.rate}
+
+
 def encode(recording: Recording, wav2vec: types.Network) -> AudioFeatures:
     """The features of a recording, by a network under the host's memory manager.
 

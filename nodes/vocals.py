@@ -12,7 +12,7 @@ import torch
 
 from ..hallo3_core.errors import InputError, require
 from ..hallo3_core.recording import Recording, check_recording, read_recording
-from .audio import recording_of
+from .audio import audio_of, recording_of
 
 FULL_SCALE = 32767  # of 16-bit sound
 STEMS = {"Vocals": "vocals", "Instrumental": "rest"}  # the library's names of the two parts, and those of our files
@@ -76,11 +76,6 @@ def write_wav(path: Path, recording: Recording) -> None:
         file.setsampwidth(2)
         file.setframerate(recording.rate)
         file.writeframes((waveform.T * FULL_SCALE).round().to(torch.int16).contiguous().numpy().astype("<i2").tobytes())
-
-
-def audio_of(recording: Recording) -> dict[str, Any]:
-    """A recording as core's AUDIO."""
-    return {"waveform": recording.waveform[None], "sample_rate": recording.rate}
 
 
 class Hallo3SeparateVocals:

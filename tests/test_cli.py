@@ -157,7 +157,7 @@ from hallo3_core.recording import read_recording
 try:
     read_recording(__FILE__)
 except InputError as error:
-    assert "python -m pip install av" in str(error), error
+    assert "-m pip install av" in str(error), error
 else:
     raise AssertionError("read without av")
 """

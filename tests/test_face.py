@@ -254,7 +254,7 @@ def test_models_of_other_names_are_told_by_what_they_are(models, tmp_path, caplo
     (tmp_path / "c.onnx").write_bytes(b"never reached")
     with caplog.at_level(logging.WARNING):
         found = face.load_face_analyser(tmp_path)
-    assert found.detector.taskname == "detection" and found.recogniser.taskname == "recognition"
+    assert (found.recogniser.path.name, found.detector.path.name) == ("a.onnx", "b.onnx")
     assert any("trained with glintr100.onnx" in record.message for record in caplog.records)
 
 
@@ -263,10 +263,10 @@ def test_a_folder_without_the_models_is_refused(models, tmp_path):
         with pytest.raises(InputError, match="no ONNX face models"):
             face.load_face_analyser(folder)
     (tmp_path / "other.onnx").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"no model for face detection, only other.onnx \(unreadable\)"):
+    with pytest.raises(InputError, match=r"no face detector, only other.onnx \(unreadable\)"):
         face.load_face_analyser(tmp_path)
     shutil.copy(models / face.DETECTOR, tmp_path)
-    with pytest.raises(InputError, match="no model for face recognition.* Put the release's glintr100.onnx"):
+    with pytest.raises(InputError, match="no face recogniser.* Put the release's glintr100.onnx"):
         face.load_face_analyser(tmp_path)
     (tmp_path / face.RECOGNISER).write_bytes((models / face.RECOGNISER).read_bytes()[:999])
     with pytest.raises(InputError, match="glintr100.onnx: not a readable ONNX model") as caught:

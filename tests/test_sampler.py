@@ -76,6 +76,19 @@ def test_deterministic_solvers_draw_nothing_and_agree_to_first_order():
     assert not torch.equal(*results)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_no_number_stops_at_its_step(sampler):
+    seen = []
+
+    def predict(x, i):
+        seen.append(i)
+        return x * float("nan") if i == 2 else x
+
+    with pytest.raises(InputError, match="step 3 of 5"):
+        sample(torch.ones(3), make_schedule(5), predict, sampler, lambda i: torch.zeros(3))
+    assert seen == [0, 1, 2]
+
+
 def test_an_unknown_sampler():
     with pytest.raises(InputError, match="sampler is 'euler': choose one of sde-dpmpp-2m, dpmpp-2m, ddim"):
         sample(torch.zeros(1), make_schedule(2), lambda x, i: x, "euler")

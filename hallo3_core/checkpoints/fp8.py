@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -61,3 +62,19 @@ def quantise(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
     exponent = torch.ceil(torch.log2(largest / LARGEST)) if largest > 0 else torch.zeros(())
     scale = torch.exp2(exponent.clamp(-100, 100))
     return weight.to(torch.float32, copy=True).div_(scale).clamp_(-LARGEST, LARGEST).to(FLOAT8), scale
+
+
+def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network with those that belong in eight bits rounded, each with its scale and mark.
+
+    Raises:
+        InputError: as `quantise`.
+    """
+    result = {}
+    for name, tensor in tensors.items():
+        result[name] = tensor
+        if is_rounded(name) and tensor.dtype != FLOAT8:
+            layer = name.removesuffix(".weight")
+            result[name], result[f"{layer}.{SCALE}"] = quantise(tensor, name)
+            result[f"{layer}.{MARK}"] = mark()
+    return result

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -143,11 +144,8 @@ def build(
     Raises:
         InputError: the checkpoint lacks the part, or a tensor that tells a size.
     """
-    if part not in parts.tensors:
-        raise InputError(f"{label}: has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}")
-    shapes = parts.shapes(part)
     kw = dict(operations=operations, device=device, dtype=dtype)
-    try:
+    with _told_sizes(parts, part, label) as shapes:
         if part == names.AUDIO_PROJECTOR:
             return AudioProjector(AudioProjectorConfig.from_shapes(shapes), **kw)
         if part == names.FACE_PROJECTOR:
@@ -158,6 +156,25 @@ def build(
             if name.endswith("." + SCALE):
                 put_in_place(module, name.removesuffix("." + SCALE))
         return module
+
+
+def transformer_config(parts: Parts, part: str, label: str = "checkpoint") -> TransformerConfig:
+    """The sizes of the denoiser or the reference network, without building it.
+
+    Raises:
+        InputError: as `build`.
+    """
+    with _told_sizes(parts, part, label) as shapes:
+        return TransformerConfig.from_shapes(shapes)
+
+
+@contextmanager
+def _told_sizes(parts: Parts, part: str, label: str) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The shapes of a part's tensors; what is missing among them is told as the user knows it."""
+    if part not in parts.tensors:
+        raise InputError(f"{label}: has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}")
+    try:
+        yield parts.shapes(part)
     except (KeyError, ValueError, IndexError) as error:
         name = part.replace("_", " ")
         raise InputError(f"{label}: the {name} lacks or misshapes {error}, which tells its sizes") from error

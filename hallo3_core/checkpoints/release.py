@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..model.attention import Attention, scaled_dot_product
+from . import fp8
 from .parts import VAE, Parts, load, sort_tensors
 from .reading import read_tensors
 
@@ -44,9 +46,23 @@ class Release:
             raise InputError(f"{tag_file}: expected the name of a folder beside it, such as 1, found {tag[:40]!r}")
         return self._path(f"{ENGINE_FOLDER}/{tag}/{ENGINE_FILE}")
 
-    def network(self, part: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
-        """Denoiser, reference network, audio or face projector, by the names in `names.py`."""
-        return load(self.engine(), part, device=device, dtype=dtype, label=self.label)
+    def network(
+        self,
+        part: str,
+        *,
+        attention: Attention = scaled_dot_product,
+        eight_bits: bool = False,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> nn.Module:
+        """Denoiser, reference network, audio or face projector, by the names in `names.py`.
+
+        eight_bits: the blocks' matrices are rounded, unless they are already.
+        """
+        parts = self.engine()
+        if eight_bits and part in parts.tensors:
+            parts = Parts({part: fp8.rounded(parts.tensors[part])})
+        return load(parts, part, attention=attention, device=device, dtype=dtype, label=self.label)
 
     def vae(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """The VAE: its own file, or the copy inside the transformers' file when that file is not there."""
@@ -62,9 +78,10 @@ class Release:
     def engine(self) -> Parts:
         """The transformers' file, or the files that `convert` made of it, sorted by part."""
         if self._engine is None:
-            self._engine = Parts()
+            parts = Parts()  # ours alone until it is whole: another thread may ask meanwhile
             for path in self.engine_files:
-                self._engine.add(sort_tensors(read_tensors(path)))
+                parts.add(sort_tensors(read_tensors(path)))
+            self._engine = parts
         return self._engine
 
     def files(self) -> list[Path]:

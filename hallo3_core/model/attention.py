@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +26,18 @@ class KeysValues(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+# the attention function, then q, k, v of text and video, and the portrait's -> as attention
+JointAttention = Callable[[Attention, Tensor, Tensor, Tensor, KeysValues | None], Tensor]
+
+
+def attend_here(attention: Attention, q: Tensor, k: Tensor, v: Tensor, reference: KeysValues | None) -> Tensor:
+    """Self-attention where all tokens are at hand; the portrait's are further keys and values, never queries."""
+    if reference is not None:
+        k = torch.cat((k, reference.keys.expand(k.shape[0], -1, -1, -1)), dim=2)
+        v = torch.cat((v, reference.values.expand(v.shape[0], -1, -1, -1)), dim=2)
+    return attention(q, k, v)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

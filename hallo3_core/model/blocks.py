@@ -92,10 +92,7 @@ class Block(nn.Module):
         q, k, v = self._queries_keys_values(self.modulated(video, text, modulation))
         q = self._rotate_video(self.query_norm(q), m, layout.rotary)
         k = self._rotate_video(self.key_norm(k), m, layout.rotary)
-        if reference is not None:
-            k = torch.cat((k, reference.keys.expand(k.shape[0], -1, -1, -1)), dim=2)
-            v = torch.cat((v, reference.values.expand(v.shape[0], -1, -1, -1)), dim=2)
-        out = self.self_attention.out(join_heads(self.attention(q, k, v)))
+        out = self.self_attention.out(join_heads(layout.attend(self.attention, q, k, v, reference)))
         return video + video_gate * out[:, m:], text + text_gate * out[:, :m]
 
     def attend_face(self, video: Tensor, layout: Layout, face: KeysValues) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import Grid
+from .attention import JointAttention, attend_here
 
 
 class Rotary(NamedTuple):
@@ -28,13 +29,15 @@ class Rotary(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is known of a grid's positions before sampling: tables to be added and to rotate by."""
+    """What is known of a grid's positions before sampling: tables to be added and to rotate by, and how its
+    tokens attend to each other (`parallel/` lays a part of them on each of several cards)."""
 
     grid: Grid
     text: Tensor  # n D
     video: Tensor  # (t r c) D
     rotary: Rotary  # self-attention
     frame_rotary: Rotary  # face and audio queries
+    attend: JointAttention = attend_here
 
 
 def fitted_positions(grid: Grid, trained: Grid) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import comfy.conds
 import torch
@@ -35,18 +36,9 @@ class ClipInputs:
     concat: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What one call of the network gets beside latent and timestep."""
-
-    conditions: Conditions
-    layout: Layout
-    modulation: Modulation | None  # of this step; None: not known beforehand
-
-
 @dataclass(eq=False)
 class ClipConditions:
-    """The conditions of every branch, on the device; batches of branches are put together once, not every step."""
+    """The conditions of every branch, on a device; batches of branches are put together once, not every step."""
 
     layout: Layout
     text: dict[bool, Tensor]
@@ -56,13 +48,42 @@ class ClipConditions:
     modulation: Modulation | None = None  # of all steps of the run
     step: int | None = None  # the one that is evaluated; the guider keeps it
     _batches: dict[tuple[Branch, ...], Conditions] = field(default_factory=dict)
+    _elsewhere: dict[torch.device, ClipConditions] = field(default_factory=dict)
 
-    def of(self, branches: tuple[Branch, ...]) -> Evaluation:
-        """One sample for each of `branches`, in this order, at this step."""
+    def of(self, branches: tuple[Branch, ...], step: int | None = None) -> Evaluation:
+        """One sample for each of `branches`, in this order, at this step (None: the one the guider is at)."""
+        step = self.step if step is None else step
         if branches not in self._batches:
             self._batches[branches] = join_branches(branches, self.text, self.reference, self.face, self.audio)
-        known = self.modulation is not None and self.step is not None
-        return Evaluation(self._batches[branches], self.layout, self.modulation.step(self.step) if known else None)
+        known = self.modulation is not None and step is not None
+        modulation = self.modulation.step(step) if known else None
+        return Evaluation(self._batches[branches], self.layout, modulation, self, branches, step)
+
+    def on(self, device: torch.device) -> ClipConditions:
+        """The same on another device, for the host may evaluate branches on several; copied once a clip."""
+        if device == self.layout.video.device:
+            return self
+        if device not in self._elsewhere:
+            own = (self.layout, self.text, self.reference, self.face, self.audio, self.modulation)
+            self._elsewhere[device] = ClipConditions(*(_moved(value, device) for value in own))
+        return self._elsewhere[device]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one call of the network gets beside latent and timestep. All is there before the call, which may be compiled
+    code; the rest tells where it comes from."""
+
+    conditions: Conditions
+    layout: Layout
+    modulation: Modulation | None  # of this step; None: not known beforehand
+    clip: ClipConditions
+    branches: tuple[Branch, ...]
+    step: int | None
+
+    def to(self, device: torch.device | str) -> Evaluation:
+        """On another device: the host asks so when it evaluates branches on several."""
+        return self.clip.on(torch.device(device)).of(self.branches, self.step)
 
 
 def prepare_clip(
@@ -161,3 +182,15 @@ def _layout(denoiser: Denoiser, shape: Sequence[int], dtype: torch.dtype) -> Lay
     check_latent(shape, config)
     frames, height, width = shape[2:]
     return denoiser.layout(Grid(frames, height // config.patch, width // config.patch), dtype)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Every tensor in nested tuples, lists and dictionaries on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(each, device) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        own = [_moved(each, device) for each in value]
+        return own if isinstance(value, list) else type(value)(*own) if hasattr(value, "_fields") else tuple(own)
+    return value

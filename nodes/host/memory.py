@@ -99,7 +99,7 @@ def prepare_weights(tensors: dict[str, Tensor], choice: str) -> tuple[dict[str, 
         raise InputError(f"weight dtype {choice!r}: choose one of {', '.join(DTYPES)}")
     stored = any(name.endswith("." + fp8.SCALE) for name in tensors)
     if choice == "fp8" and not stored:
-        return _rounded(tensors), True
+        return fp8.rounded(tensors), True
     if choice in ("bf16", "fp16") and stored:
         return _multiplied_out(tensors, DTYPES[choice]), False
     return tensors, stored
@@ -149,17 +149,6 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype)
 def _kept(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     is_eight_bits = tensor.dtype == fp8.FLOAT8 or name.endswith(("." + fp8.SCALE, "." + fp8.MARK))
     return tensor if is_eight_bits else tensor.to(dtype)
-
-
-def _rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    result = {}
-    for name, tensor in tensors.items():
-        result[name] = tensor
-        if fp8.is_rounded(name):
-            layer = name.removesuffix(".weight")
-            result[name], result[f"{layer}.{fp8.SCALE}"] = fp8.quantise(tensor, name)
-            result[f"{layer}.{fp8.MARK}"] = fp8.mark()
-    return result
 
 
 def _multiplied_out(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

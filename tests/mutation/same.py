@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
-SAME: dict[str, dict[str, str]] = {}
+SAME: dict[str, dict[str, str]] = {
+    "guidance": {
+        "branch_weights: True -> False": "zip's strict, over three names and the three values of a named tuple of them",
+    },
+}

@@ -446,6 +446,9 @@ class FolderPaths(types.ModuleType):
     def get_temp_directory(self):
         return str(Path(self.models_dir).parent / "temp")
 
+    def get_input_directory(self):
+        return str(Path(self.models_dir).parent / "input")
+
     def get_output_directory(self):
         return str(Path(self.models_dir).parent / "output")
 

@@ -51,6 +51,8 @@ REVIEWED = {
         "get_filename_list",
         "get_folder_paths",
         "get_full_path",
+        "get_input_directory",
+        "get_output_directory",
         "get_temp_directory",
         "models_dir",
     },
@@ -147,6 +149,7 @@ CATALOGUE = {
     "Hallo3GuidanceGrid": ("IMAGE",),
     "Hallo3Guider": ("GUIDER",),
     "Hallo3Scheduler": ("SIGMAS",),
+    "Hallo3SampleInputs": ("IMAGE", "AUDIO"),
 }
 
 
@@ -175,3 +178,37 @@ assert seconds < 0.3, seconds
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert not result.stderr
+
+
+WITHOUT = """
+import importlib.util, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {packages!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+def load(name, path, folder=None):
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder and [folder])
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+load("fake", {fake!r}).install({models!r})
+sys.meta_path.insert(0, Absent())
+pack = load("hallo3_pack", {init!r}, {root!r})
+for node in pack.NODE_CLASS_MAPPINGS.values():
+    node.INPUT_TYPES()
+print(*sorted(pack.NODE_CLASS_MAPPINGS))
+"""
+OPTIONAL = {"onnxruntime", "onnx", "cv2", "insightface", "audio_separator", "sageattention", "flash_attn_interface"}
+LATE = {"diffusers", "transformers", "sentencepiece", "safetensors", "huggingface_hub", "av", "PIL", "tqdm"}
+
+
+@pytest.mark.parametrize("packages", [OPTIONAL, OPTIONAL | LATE], ids=["optional", "all but einops"])
+def test_a_missing_package_hides_no_node(nodes, tmp_path, packages):
+    """What is not installed is told by the node that needs it, when it runs."""
+    places = dict(fake=str(Path(__file__).with_name("fake_host.py")), init=str(ROOT / "__init__.py"), root=str(ROOT))
+    code = WITHOUT.format(packages=packages, models=str(tmp_path), **places)
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert result.stdout.split() == sorted(nodes), result.stderr

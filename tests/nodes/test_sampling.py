@@ -280,3 +280,12 @@ def test_modulation_is_computed_before_the_steps_and_not_in_them(pack, sample, m
     monkeypatch.setattr(denoiser, "modulate_steps", counting)
     sample(steps=6)
     assert counts == [[999, 832, 666, 499, 333, 166]]
+
+
+@pytest.mark.skipif(not os.environ.get("COMFYUI_PATH"), reason="needs ComfyUI's TorchCompileModel")
+def test_a_compiled_model_makes_the_same_clip(loaded, sample):
+    """The node's own way of compiling, with a backend that needs no compiler: the graph is what could go wrong."""
+    torch_helpers = pytest.importorskip("comfy_api.torch_helpers")
+    compiled = loaded.model.clone()
+    torch_helpers.set_torch_compile_wrapper(model=compiled, backend="eager")
+    torch.testing.assert_close(sample(model=compiled), sample(), atol=1e-5, rtol=0)

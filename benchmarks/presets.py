@@ -1,0 +1,149 @@
+"""Sizes to measure at, and networks and inputs of these sizes made of seeded noise, straight on a device."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hallo3_core.checkpoints.fp8 import FLOAT8, SCALE, is_rounded
+from hallo3_core.clips import FRAMES_PER_CLIP
+from hallo3_core.config import AudioProjectorConfig, FaceProjectorConfig, Grid, TransformerConfig
+from hallo3_core.model.attention import Attention, scaled_dot_product
+from hallo3_core.model.denoiser import Denoiser
+from hallo3_core.model.projectors import AudioProjector, FaceProjector
+from hallo3_core.model.scaled import put_in_place
+
+WINDOW = (5, 12, 768)  # wav2vec frames of a window, layers, width
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the networks; the latent is twice the grid's rows and columns."""
+
+    denoiser: TransformerConfig
+    audio: AudioProjectorConfig
+    face: FaceProjectorConfig
+
+
+def _preset(hidden: int, heads: int, layers: int, grid: Grid, text: int, tokens: int, widths: tuple[int, int]):
+    face, audio = widths
+    window = math.prod(WINDOW)
+    return Preset(
+        TransformerConfig(
+            hidden=hidden,
+            heads=heads,
+            layers=layers,
+            mlp=4 * hidden,
+            time=min(512, hidden),
+            text_width=4096 if hidden > 64 else 64,
+            text_tokens=text,
+            grid=grid,
+            channels=16,
+            patch=2,
+            face=face,
+            audio=audio,
+        ),
+        AudioProjectorConfig(inputs=window, inner=min(512, hidden), tokens=tokens, width=audio),
+        FaceProjectorConfig(embedding=512, tokens=4, width=face),
+    )
+
+
+PRESETS = {
+    "toy": _preset(64, 4, 3, Grid(13, 4, 6), 16, 4, (56, 48)),
+    "cpu-medium": _preset(768, 12, 4, Grid(13, 15, 22), 226, 32, (1024, 768)),
+    "full": _preset(3072, 48, 42, Grid(13, 30, 45), 226, 32, (1024, 768)),
+}
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a step of the original runs through."""
+
+    denoiser: Denoiser
+    audio: AudioProjector
+    face: FaceProjector
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a clip is made of before anything is computed: latent and concat ``1 16 t h w``, text ``1 m w``, audio
+    windows ``1 f 5 l d``, face embedding ``1 512``, reference bank a layer each ``1 n D``."""
+
+    latent: Tensor
+    concat: Tensor
+    text: Tensor
+    audio: Tensor
+    face: Tensor
+    bank: list[Tensor]
+
+
+def build_networks(
+    preset: Preset,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    eight_bits: bool = False,
+    attention: Attention = scaled_dot_product,
+) -> Networks:
+    """Random weights; with `eight_bits` the blocks' matrices are float8 with a scale, as `convert --dtype fp8` has
+    them."""
+    kw = dict(device=device, dtype=dtype)
+    denoiser = Denoiser(preset.denoiser, attention=attention, device="meta", dtype=dtype)
+    if eight_bits:
+        for name in [name for name, _ in denoiser.named_parameters() if is_rounded(name)]:
+            put_in_place(denoiser, name.removesuffix(".weight"))
+    return Networks(
+        draw_weights(denoiser, device),
+        draw_weights(AudioProjector(preset.audio, device="meta", dtype=kw["dtype"]), device),
+        draw_weights(FaceProjector(preset.face, device="meta", dtype=kw["dtype"]), device),
+    )
+
+
+def draw_weights(module: nn.Module, device: torch.device | str, seed: int = 0) -> nn.Module:
+    """Noise that keeps a signal's size, norms near one; made on the device, a tensor at a time, in its own dtype."""
+    generator = torch.Generator(device).manual_seed(seed)
+    module.to_empty(device=device)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(False)
+        leaf = name.rpartition(".")[2]
+        norm = "norm" in name
+        spread = 0.1 if norm else 0.3 if leaf.endswith("positions") else 0.02 if leaf == "bias" else None
+        if leaf == SCALE:
+            parameter.fill_(1.0)
+            continue
+        spread = spread or parameter[0].numel() ** -0.5
+        drawn = parameter if parameter.dtype != FLOAT8 else torch.empty_like(parameter, dtype=torch.bfloat16)
+        drawn.uniform_(-spread * 3**0.5, spread * 3**0.5, generator=generator)
+        if norm and leaf == "weight":
+            drawn.add_(1)
+        if drawn is not parameter:
+            parameter.copy_(drawn)
+    return module.eval()
+
+
+def draw_inputs(
+    preset: Preset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 1
+) -> Inputs:
+    """Unit normal inputs of one clip at the trained grid."""
+    generator = torch.Generator(device).manual_seed(seed)
+    config, grid = preset.denoiser, preset.denoiser.grid
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+
+    latent = (1, config.channels, grid.frames, config.patch * grid.rows, config.patch * grid.columns)
+    return Inputs(
+        latent=draw(*latent),
+        concat=draw(*latent),
+        text=draw(1, config.text_tokens, config.text_width),
+        audio=draw(1, FRAMES_PER_CLIP, *WINDOW),
+        face=draw(1, preset.face.embedding),
+        bank=[draw(1, grid.tokens_per_frame, config.hidden) for _ in range(config.layers)],
+    )

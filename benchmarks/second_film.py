@@ -1,0 +1,95 @@
+"""How soon a film's sampling begins: the first film of a batch, and the second, with networks kept and not kept.
+
+    python benchmarks/second_film.py MODELS [--device cpu] [--runs 5] [--output FILE]
+
+Counted from the call to the first clip's first step: reading inputs, loading networks, encoding. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hallo3_core.animate import Options, Progress, animate
+from hallo3_core.checkpoints.release import Release
+from hallo3_core.networks import Networks
+from hallo3_core.pipeline import Settings
+from hallo3_core.work_folder import Keeping
+
+ROOT = Path(__file__).parents[1]
+
+
+class Begun(Exception):
+    """Sampling begins: all that was to be measured."""
+
+
+class Start(Progress):
+    def start(self, clips: int, steps: int) -> None:
+        raise Begun
+
+
+def seconds_to_sampling(networks: Networks, folder: Path) -> float:
+    """Begin a film of the demo's portrait and speech; the seconds until its steps would begin."""
+    start = time.perf_counter()
+    inputs = (ROOT / "assets" / "portrait.jpg", ROOT / "assets" / "speech.flac", "A person talks.")
+    output = folder / "film.mp4"
+    with suppress(Begun):
+        animate(*inputs, networks.release, output, networks.options, Start(), Keeping.NEVER, networks=networks)
+    return time.perf_counter() - start
+
+
+def measure(models: Path, device: str, dtype: torch.dtype, runs: int) -> dict:
+    """Pairs of films, `runs` times, kept and not kept in turn."""
+    options = Options(Settings(steps=1), device=device, dtype=dtype)
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        seconds_to_sampling(Networks(Release(models), options), Path(folder))  # imports, and the files into memory
+        for _ in range(runs):
+            for kept in (False, True):
+                networks = Networks(Release(models), options, keep=kept)
+                for film in ("first", "second"):
+                    name = f"{film} film, {'kept' if kept else 'not kept'}"
+                    found.setdefault(name, []).append(seconds_to_sampling(networks, Path(folder)))
+    return {
+        name: {
+            "seconds": [round(s, 3) for s in times],
+            "best": round(min(times), 3),
+            "median": round(statistics.median(times), 3),
+        }
+        for name, times in found.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    result = {
+        "models": given.models.name,
+        "device": given.device,
+        "dtype": given.dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **measure(given.models, given.device, getattr(torch, given.dtype), given.runs),
+    }
+    if given.output:
+        given.output.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

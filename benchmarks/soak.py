@@ -1,0 +1,105 @@
+"""Many clips with the toy model in one process: does memory or the number of open files grow?
+
+    python benchmarks/soak.py [--clips 200] [--json FILE]
+
+One film of so many clips, kept clips and all, at the smallest size; in each clip the process's resident memory, its open
+file handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and the
+largest between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from hallo3_core.animate import Options, Progress, animate
+from hallo3_core.checkpoints.release import Release
+from hallo3_core.checkpoints.tiny import write_tiny_release
+from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP
+from hallo3_core.pipeline import Settings
+
+WARM = 10  # clips after which memory has to stay
+PORTRAIT = Path(__file__).parents[1] / "assets" / "portrait.jpg"
+RATE = 16_000
+
+
+class Watch(Progress):
+    """Reads memory and handles when a clip's first step is done: the clip before is finished and let go by then."""
+
+    def __init__(self):
+        self.process, self.readings = psutil.Process(), []
+
+    def step(self, clip: int, step: int, clean) -> None:
+        if step == 0:
+            gc.collect()
+            handles = self.process.num_handles() if sys.platform == "win32" else self.process.num_fds()
+            tensors = sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+            self.readings.append((self.process.memory_info().rss, handles, tensors))
+
+
+def soak(clips: int, folder: Path) -> list[tuple[int, int, int]]:
+    """Resident bytes, open handles and live tensors, clip after clip."""
+    release = Release(write_tiny_release(folder / "tiny"))
+    sound = folder / "sound.wav"
+    write_sound(sound, clips)
+    watch = Watch()
+    options = Options(settings=Settings(steps=1), size=(16, 16))
+    animate(PORTRAIT, sound, "A person talks.", release, folder / "film.mp4", options, watch)
+    return watch.readings
+
+
+def write_sound(path: Path, clips: int) -> None:
+    """As long as so many clips."""
+    import wave
+
+    samples = clips * NEW_FRAMES_PER_CLIP * RATE // FPS
+    tone = torch.sin(torch.arange(samples) * 0.07) * 20_000
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(tone.to(torch.int16).numpy().tobytes())
+
+
+def summary(readings: list[tuple[int, int, int]]) -> dict:
+    """Figures of a soak; growth is from the tenth clip to the largest reading behind it."""
+    warm = readings[min(WARM, len(readings)) - 1 :]
+    memory, handles, tensors = ([reading[which] for reading in warm] for which in range(3))
+    return {
+        "clips": len(readings),
+        "megabytes after the tenth": round(memory[0] / 1e6, 1),
+        "megabytes at the end": round(memory[-1] / 1e6, 1),
+        "largest, in megabytes": round(max(memory) / 1e6, 1),
+        "growth in percent": round(100 * (max(memory) / memory[0] - 1), 2),
+        "handles after the tenth": handles[0],
+        "handles at the end": handles[-1],
+        "most handles": max(handles),
+        "tensors after the tenth": tensors[0],
+        "most tensors": max(tensors),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--json", type=Path, help="every reading too, to this file")
+    given = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        readings = soak(given.clips, Path(folder))
+    result = {**summary(readings), "seconds": round(time.monotonic() - start, 1), "torch": torch.__version__}
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    if given.json:
+        given.json.write_text(json.dumps({**result, "readings": readings}))
+
+
+if __name__ == "__main__":
+    main()

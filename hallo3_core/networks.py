@@ -1,0 +1,193 @@
+"""The networks that films are made with: each is loaded when it is used, then let go, or kept for the next film."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import nn
+
+from .attention_backends import check_attention, choose_attention, film_grid
+from .audio import Wav2Vec, load_wav2vec
+from .checkpoints import names
+from .checkpoints.lora import apply_lora, read_lora
+from .checkpoints.parts import transformer_config
+from .checkpoints.release import Release
+from .config import Grid, TransformerConfig
+from .errors import InputError
+from .face import FaceAnalyser, load_face_analyser
+from .model.attention import Attention, scaled_dot_product
+from .model.denoiser import Denoiser
+from .model.scaled_products import multiplies_in_eight_bits, multiply_in_eight_bits
+from .streaming import streamed
+from .text import TextEncoder, load_text_encoder
+
+if TYPE_CHECKING:
+    from .animate import Options
+
+WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
+STORED = 2  # bytes of a number in the release's files
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Networks:
+    """Lends the networks of a release, as `options` want them: on their device, or with blocks that are streamed to it.
+
+    With `keep` each is loaded once, for all the films that are made with this object; else it is let go after use.
+    """
+
+    def __init__(self, release: Release, options: Options, keep: bool = False):
+        self.release, self.options = release, options
+        self._keep = keep and not options.stream
+        self._kept: dict[str, object] = {}
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The denoiser's sizes, without loading it."""
+        return transformer_config(self.release.engine(), names.DENOISER, self.release.label)
+
+    @contextmanager
+    def denoiser(self, size: tuple[int, int] | None = None) -> Iterator[Denoiser]:
+        """For films of `size` (height, width); None: the trained one."""
+        config = self.config
+        grid = film_grid(*size, config) if size else config.grid
+
+        def load() -> Denoiser:
+            return load_denoiser(self.release, config, self.options, self._attention(config, grid), self._start)
+
+        with self._lend(names.DENOISER, load, "blocks") as denoiser:
+            yield denoiser
+
+    @contextmanager
+    def part(self, part: str) -> Iterator[nn.Module]:
+        """The reference network or a projector, by its name in `names.py`."""
+        blocks = "blocks" if part == names.REFERENCE_NET else None
+        device = self._start if blocks else self.options.device
+
+        def load() -> nn.Module:
+            return self.release.network(part, device=device, dtype=self.options.dtype)
+
+        with self._lend(part, load, blocks) as module:
+            yield module
+
+    @contextmanager
+    def vae(self) -> Iterator[nn.Module]:
+        def load() -> nn.Module:
+            return self.release.vae(device=self.options.device, dtype=self.options.dtype)
+
+        with self._lend("vae", load) as vae:
+            yield vae
+
+    @contextmanager
+    def text_encoder(self) -> Iterator[TextEncoder]:
+        def load() -> TextEncoder:
+            place = dict(device=self._start, dtype=self.options.dtype)
+            return load_text_encoder(self.release.text_folder, tokens=self.config.text_tokens, **place)
+
+        with self._lend("text encoder", load, "encoder.block") as encoder:
+            yield encoder
+
+    @contextmanager
+    def wav2vec(self) -> Iterator[Wav2Vec]:
+        def load() -> Wav2Vec:
+            return load_wav2vec(self.release.wav2vec_folder, device=self.options.device)
+
+        with self._lend("wav2vec", load) as wav2vec:
+            yield wav2vec
+
+    @contextmanager
+    def face_analyser(self) -> Iterator[FaceAnalyser]:
+        def load() -> FaceAnalyser:
+            return load_face_analyser(self.release.face_folder, self.options.face_provider)
+
+        with self._lend("face analyser", load) as analyser:
+            yield analyser
+
+    def forget(self, name: str) -> None:
+        """Load a network anew for the next film: this one was changed."""
+        self._kept.pop(name, None)
+
+    def let_go(self, *modules: nn.Module) -> None:
+        """Weights that the film at hand needs no more."""
+        for module in () if self._keep else modules:
+            module.to("meta")
+
+    @property
+    def _start(self) -> str:
+        """Where a network with blocks is loaded to: the device, or where its blocks stay."""
+        return "cpu" if self.options.stream else self.options.device
+
+    def _attention(self, config: TransformerConfig, grid: Grid) -> Attention:
+        settings = self.options.settings
+        evaluations = len(settings.branches()) if settings.batched else 1
+        place = dict(device=self.options.device, dtype=self.options.dtype)
+        return choose_attention(self.options.attention, config, grid, evaluations=evaluations, **place)
+
+    @contextmanager
+    def _lend(self, name: str, load: Callable[[], T], blocks: str | None = None) -> Iterator[T]:
+        """What `load` gives; its list of blocks of that name is streamed if networks are."""
+        loaded = self._kept[name] if name in self._kept else load()
+        if self._keep:
+            self._kept[name] = loaded
+        module = getattr(loaded, "model", loaded)  # text encoder and wav2vec come with what prepares their inputs
+        try:
+            with ExitStack() as stack:
+                if blocks and self.options.stream:
+                    stack.enter_context(streamed(module, self.options.device, blocks))
+                yield loaded
+        finally:
+            if isinstance(module, nn.Module):
+                self.let_go(module)
+
+
+def check_options(options: Options) -> None:
+    """Raises InputError for a choice of attention or eight bits that cannot be, before anything is loaded."""
+    check_attention(options.attention, options.device)
+    if options.fp8 not in (None, *EIGHT_BITS):
+        raise InputError(f"fp8 is {options.fp8!r}: choose one of {', '.join(EIGHT_BITS)}")
+    if options.fp8 == PRODUCTS and options.dtype != torch.bfloat16:
+        raise InputError(f"fp8 {PRODUCTS} have results in bf16: choose --dtype bf16, or --fp8 {WEIGHTS}")
+
+
+def load_denoiser(
+    release: Release,
+    config: TransformerConfig,
+    options: Options,
+    attention: Attention = scaled_dot_product,
+    device: torch.device | str = "cpu",
+) -> Denoiser:
+    """The denoiser with its LoRAs, read, cast and moved tensor by tensor; in eight bits where that is asked for."""
+    denoiser = release.network(
+        names.DENOISER, attention=attention, eight_bits=options.fp8 is not None, device=device, dtype=options.dtype
+    )
+    for path, strength in options.loras:
+        apply_lora(denoiser, read_lora(path, config), strength)
+    if options.fp8 == PRODUCTS:
+        if multiplies_in_eight_bits(options.device):
+            multiply_in_eight_bits(denoiser)
+        else:
+            log.warning("%s does not multiply in eight bits: weights are kept so, products are exact", options.device)
+    return denoiser
+
+
+def can_keep_all(release: Release, options: Options) -> bool:
+    """Whether all networks together take at most half of the device's memory; the rest is for what they compute."""
+    size = sum(path.stat().st_size for path in release.files()) * max(1, options.dtype.itemsize / STORED)
+    return size <= device_memory(options.device) / 2
+
+
+def device_memory(device: torch.device | str) -> int:
+    """Bytes in all, of a CUDA device, or of this machine for each of torchrun's processes on it; 0 where that cannot be
+    told."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return here // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 0

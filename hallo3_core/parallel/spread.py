@@ -1,0 +1,130 @@
+"""Rank 0 makes the film as one process would; the others only answer its evaluations.
+
+So nothing but rank 0 reads inputs, draws noise, decides, decodes, writes or reports, and the processes cannot come to
+differ: a step's state goes out from rank 0 (4.5 MB at full size), and all branches' velocities come back to everyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..guidance import Branch
+from ..model.denoiser import Denoiser
+from ..pipeline import Evaluations, Portrait, Run, Settings, prepare_run
+from .groups import shares, start_of
+from .sequence import SequenceDenoiser
+from .team import Team
+
+
+class Prepare(NamedTuple):
+    """Rank 0's first word: the arguments of `prepare_run`."""
+
+    portrait: Portrait
+    settings: Settings
+    inputs: dict[str, Any]
+
+
+class Begin(NamedTuple):
+    """A clip begins."""
+
+    concat: Tensor
+    audio_tokens: Tensor
+
+
+class Step(NamedTuple):
+    """Some branches are to be evaluated."""
+
+    x: Tensor
+    step: int
+    branches: tuple[Branch, ...]
+
+
+class SpreadEvaluations(Evaluations):
+    """Evaluations of a clip by all processes of a team at once, called by each with the same values; the branches of
+    its own group together (`batched`) or one after another."""
+
+    def __init__(
+        self, team: Team, batched: bool, denoiser: SequenceDenoiser, run: Run, concat: Tensor, audio_tokens: Tensor
+    ):
+        super().__init__(denoiser, run, concat, audio_tokens)
+        self._team, self._batched = team, batched
+
+    def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
+        group = self._team.branches
+        counts = shares(len(branches), group.size)
+        start = start_of(counts, group.rank)
+        own = branches[start : start + counts[group.rank]]
+        turns = [own] if self._batched else [[branch] for branch in own]
+        velocities = [v for turn in turns if turn for v in super(SpreadEvaluations, self).__call__(x, step, turn)]
+        none = x.new_empty(0, *x.shape[1:], dtype=self._run.dtype)
+        return group.gather(torch.cat([none, *velocities]), 0, counts).split(1)
+
+
+class LeadingEvaluations(SpreadEvaluations):
+    """The same on rank 0, which calls the others to it."""
+
+    def __init__(
+        self, team: Team, batched: bool, denoiser: SequenceDenoiser, run: Run, concat: Tensor, audio_tokens: Tensor
+    ):
+        team.tell(Begin(concat.cpu(), audio_tokens.cpu()))
+        super().__init__(team, batched, denoiser, run, concat, audio_tokens)
+
+    def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
+        self._team.tell(Step(x.cpu(), step, tuple(branches)))
+        return super().__call__(x, step, branches)
+
+
+def lead_run(
+    team: Team, denoiser: Denoiser, portrait: Portrait, settings: Settings, **inputs: Any
+) -> tuple[SequenceDenoiser, Run]:
+    """`prepare_run` with its arguments, on every process of the team: rank 0's denoiser and run, to be used as those
+    of one process are."""
+    team.tell(
+        Prepare(
+            replace(
+                portrait,
+                pixels=portrait.pixels.cpu(),
+                bank=[features.cpu() for features in portrait.bank],
+                null_bank=portrait.null_bank and [features.cpu() for features in portrait.null_bank],
+            ),
+            settings,
+            {name: value.cpu() if isinstance(value, Tensor) else value for name, value in inputs.items()},
+        )
+    )
+    return _spread_run(LeadingEvaluations, team, denoiser, portrait, settings, inputs)
+
+
+def follow(team: Team, denoiser: Denoiser) -> None:
+    """A further process: answer rank 0's evaluations until its film is done."""
+    first = team.hear()
+    if first is None:
+        return
+    denoiser, run = _spread_run(SpreadEvaluations, team, denoiser, *first)
+    denoiser.modulation.to("meta")  # computed for all steps, as rank 0 does
+    device = denoiser.video_positions.device
+    evaluate = None
+    while (message := team.hear()) is not None:
+        match message:
+            case Begin(concat, audio_tokens):
+                evaluate = run.evaluations(denoiser, run, concat.to(device), audio_tokens)
+            case Step(x, step, branches):
+                evaluate(x.to(device), step, branches)
+
+
+def _spread_run(
+    evaluations: type[SpreadEvaluations],
+    team: Team,
+    denoiser: Denoiser,
+    portrait: Portrait,
+    settings: Settings,
+    inputs: dict[str, Any],
+) -> tuple[SequenceDenoiser, Run]:
+    spread = SequenceDenoiser(denoiser, team.strips)
+    run = prepare_run(spread, portrait, replace(settings, batched=True), **inputs)  # all branches are one call
+    return spread, replace(run, evaluations=partial(evaluations, team, settings.batched))

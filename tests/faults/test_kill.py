@@ -1,0 +1,58 @@
+"""kill -9 at any moment: the next run goes on, and ends in the film of a run that nothing disturbed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from .conftest import Set
+
+MOMENTS = 30
+
+
+def test_thirty_random_moments_of_six_clips(forges, make_whole, tmp_path):
+    """Shares of the time that the film takes: most are inside of sampling, some while files are written."""
+    whole, draw = make_whole(6), random.Random(7)
+    moments = [draw.random() * whole.seconds for _ in range(MOMENTS)]
+
+    def trials(lane: int) -> list[int]:
+        folder = tmp_path / str(lane)
+        folder.mkdir()
+        return [killed_and_resumed(Set(forges[lane], folder, whole.words), whole, t) for t in moments[lane::2]]
+
+    with ThreadPoolExecutor(2) as lanes:
+        kept = [clips for lane in lanes.map(trials, range(2)) for clips in lane]
+    assert len(kept) == MOMENTS and len(set(kept)) >= 4  # moments before, between and behind the clips
+
+
+def killed_and_resumed(stage: Set, whole, moment: float) -> int:
+    """Clips that were finished when the run was killed."""
+    run = stage.start()
+    time.sleep(moment)
+    run.kill(signal.SIGKILL)
+    assert run.wait() in (-signal.SIGKILL, 0), run.said
+    kept = stage.kept()
+    code, said = stage.make()
+    assert code == 0, said
+    assert stage.film() == whole.film and stage.left() == ["film.mp4"]
+    assert not kept or f"{kept} finished clips are there" in said
+    stage.output.unlink()
+    return kept
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("call", [1, 2, 3, 6, 10])
+def test_between_two_steps_of_keeping_a_clip(stage, whole, call, after):
+    """Frames, motion frames and manifest of three clips, and the film last: ten files get their names in this order."""
+    faults = [{"kind": "kill", "target": "hallo3_core.clip_store:os.replace", "call": call, "after": after}]
+    code, _ = stage.make(faults=faults)
+    assert code == -signal.SIGKILL
+    assert stage.output.exists() == (call == 10 and after)
+    assert stage.kept() == (call - (not after)) // 3
+    code, said = stage.make()
+    assert code == 0, said
+    assert stage.film() == whole.film and stage.left() == ["film.mp4"]

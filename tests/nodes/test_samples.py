@@ -1,0 +1,38 @@
+"""The sample inputs on the canvas: what the loaders would give, and the files in the input folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def input_folder(pack, models, tmp_path, monkeypatch):
+    pack("nodes.samples")
+    monkeypatch.setattr(sys.modules["folder_paths"], "get_input_directory", lambda: str(tmp_path))
+    return tmp_path
+
+
+def test_the_node_gives_the_samples_and_puts_them_into_the_input_folder(pack, input_folder):
+    done = pack("nodes.samples").Hallo3SampleInputs().execute()
+    image, audio = done["result"]
+    assert image.shape == (1, 480, 480, 3) and image.dtype == torch.float32 and 0 <= image.min() < image.max() <= 1
+    assert audio["waveform"].shape[:2] == (1, 1) and audio["sample_rate"] == 16_000
+    assert {path.name for path in input_folder.iterdir()} == {"hallo3_portrait.jpg", "hallo3_speech.flac"}
+    (shown,) = done["ui"]["images"]
+    assert (input_folder / shown["filename"]).is_file() and shown["type"] == "input"
+
+
+def test_nothing_is_written_before_the_node_runs(pack, input_folder):
+    node = pack("nodes.samples").Hallo3SampleInputs
+    node.INPUT_TYPES()
+    assert not list(Path(input_folder).iterdir())
+
+
+def test_the_samples_are_inputs_that_the_other_nodes_take(pack, input_folder):
+    image, audio = pack("nodes.samples").Hallo3SampleInputs().execute()["result"]
+    assert pack("nodes.images").portrait_of(image).shape == (1, 3, 480, 480)
+    assert pack("nodes.audio").recording_of(audio).frames == 90

@@ -1,0 +1,178 @@
+"""Networks as a film borrows them: straight to their device, let go or kept, and the same film either way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hallo3_core.animate import Options, animate
+from hallo3_core.checkpoints import names
+from hallo3_core.checkpoints.release import Release
+from hallo3_core.film import read_film
+from hallo3_core.guidance import Guidance
+from hallo3_core.model.scaled import ScaledLinear
+from hallo3_core.networks import Networks, can_keep_all, device_memory
+from hallo3_core.pipeline import Settings
+from hallo3_core.streaming import StreamedBlocks
+from hallo3_core.work_folder import Keeping
+
+OPTIONS = Options(Settings(steps=2), size=(32, 48))
+
+
+class Counting(Release):
+    """A release that notes what is loaded from it."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.loaded = []
+
+    def network(self, part, **kw):
+        self.loaded.append(part)
+        return super().network(part, **kw)
+
+    def vae(self, **kw):
+        self.loaded.append("vae")
+        return super().vae(**kw)
+
+
+@pytest.fixture(scope="module")
+def make(tiny_release, portrait, short_speech, tmp_path_factory):
+    """`make(options, networks)` gives a film's frames; without networks it uses its own."""
+
+    def film(options=OPTIONS, networks=None):
+        path = tmp_path_factory.mktemp("film") / "film.mp4"
+        release = networks.release if networks else Release(tiny_release)
+        animate(portrait, short_speech, "A person.", release, path, options, keeping=Keeping.NEVER, networks=networks)
+        return read_film(path)[0]
+
+    return film
+
+
+@pytest.fixture(scope="module")
+def plain(make):
+    return make()
+
+
+def test_kept_networks_make_the_same_films_and_are_loaded_once(make, plain, tiny_release):
+    networks = Networks(Counting(tiny_release), OPTIONS, keep=True)
+    for _ in range(2):
+        assert torch.equal(make(networks=networks), plain)
+    assert sorted(networks.release.loaded) == sorted(
+        [names.AUDIO_PROJECTOR, names.DENOISER, names.FACE_PROJECTOR, names.REFERENCE_NET, "vae"]
+    )
+
+
+def test_others_are_let_go_one_after_another(make, plain, tiny_release):
+    networks = Networks(Counting(tiny_release), OPTIONS)
+    with networks.part(names.REFERENCE_NET) as reference_net:
+        assert not any(p.is_meta for p in reference_net.parameters())
+    assert all(p.is_meta for p in reference_net.parameters())
+    assert torch.equal(make(networks=networks), plain)
+    assert networks.release.loaded.count("vae") == 2  # for the portrait, and for the clips
+
+
+def test_a_failed_film_lets_go_too(tiny_release):
+    networks = Networks(Release(tiny_release), OPTIONS)
+    with pytest.raises(KeyboardInterrupt), networks.denoiser() as denoiser:
+        raise KeyboardInterrupt
+    assert all(p.is_meta for p in denoiser.parameters())
+
+
+def test_a_streamed_film_is_the_same(make, plain):
+    assert torch.equal(make(replace(OPTIONS, stream=True)), plain)
+
+
+def test_what_is_streamed(tiny_release):
+    """The three networks that are large; what is streamed cannot be kept."""
+    networks = Networks(Release(tiny_release), replace(OPTIONS, stream=True), keep=True)
+    with networks.denoiser() as denoiser, networks.part(names.REFERENCE_NET) as net, networks.text_encoder() as text:
+        blocks = (denoiser.blocks, net.blocks, text.model.encoder.block)
+        assert all(isinstance(each, StreamedBlocks) for each in blocks)
+    with networks.denoiser() as another:
+        assert another is not denoiser
+
+
+class Casts(TorchDispatchMode):
+    """Counts copies from one device or type to another."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._to_copy.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("dtype", "device"), [("float16", "cpu"), ("bfloat16", "meta"), ("float16", "meta")])
+def test_a_tensor_is_cast_and_moved_in_one_go(tiny_release, dtype, device):
+    release = Release(tiny_release)
+    release.engine()
+    with Casts() as casts:
+        module = release.network(names.DENOISER, device=device, dtype=getattr(torch, dtype))
+    assert casts.count == len(list(module.parameters()))
+
+
+def test_what_is_in_the_right_place_stays_mapped(tiny_release):
+    release = Release(tiny_release)
+    stored = release.engine().tensors[names.DENOISER]
+    module = release.network(names.DENOISER, dtype=torch.bfloat16)
+    assert all(p.data_ptr() == stored[name].data_ptr() for name, p in module.named_parameters())
+
+
+def test_eight_bits_and_loras_reach_the_denoiser(tiny_release, caplog):
+    options = replace(OPTIONS, fp8="weights")
+    with Networks(Release(tiny_release), options).denoiser() as denoiser:
+        assert type(denoiser.blocks[0].mlp.up) is ScaledLinear
+    options = replace(OPTIONS, fp8="products", dtype=torch.bfloat16)
+    with Networks(Release(tiny_release), options).denoiser() as denoiser:
+        assert type(denoiser.blocks[0].mlp.up) is ScaledLinear  # a CPU only emulates the other kind
+    assert "cpu does not multiply in eight bits" in caplog.text
+
+
+def test_room_for_all_networks_is_half_of_the_memory(tiny_release, monkeypatch):
+    release = Release(tiny_release)
+    size = sum(path.stat().st_size for path in release.files())
+    for memory, fits in ((4 * size, True), (3 * size, False)):  # float32: twice the files
+        with monkeypatch.context() as patched:
+            patched.setattr("hallo3_core.networks.device_memory", lambda device, memory=memory: memory)
+            assert can_keep_all(release, OPTIONS) == fits
+    alone = device_memory("cpu")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert alone > 1 << 28 and device_memory("cpu") == alone // 4
+
+
+def test_choices_reach_the_steps(make, plain, monkeypatch):
+    """Guidance on half of the steps, and a cache: counted where they save."""
+    from hallo3_core.model.denoiser import Denoiser
+
+    samples, forward = [], Denoiser.forward
+
+    def counted(self, latent, *args):
+        samples.append(len(latent))
+        return forward(self, latent, *args)
+
+    monkeypatch.setattr(Denoiser, "forward", counted)
+    make(replace(OPTIONS, settings=Settings(4, Guidance(stop=0.5), "ddim")))
+    assert samples == [2, 2, 1, 1]
+    samples.clear()
+    make(replace(OPTIONS, settings=Settings(8, sampler="ddim", cache=0.99)))
+    assert samples.count(2) == len(samples) < 8
+
+
+def test_only_what_a_step_computes_with_is_there_while_sampling(make, monkeypatch):
+    from hallo3_core.model.denoiser import Denoiser
+
+    resident, forward = set(), Denoiser.forward
+
+    def watched(self, *args):
+        resident.update(name.split(".")[0] for name, p in self.named_parameters() if not p.is_meta)
+        return forward(self, *args)
+
+    monkeypatch.setattr(Denoiser, "forward", watched)
+    make()
+    tables = {"text_positions", "video_positions"}  # the layout's are views of them
+    assert resident == {"blocks", "patch_embed", "final_norm", "head_norm", "head"} | tables

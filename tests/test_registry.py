@@ -1,0 +1,235 @@
+"""What would be published: the files that run and no others, in them nothing that the registry's scanners refuse."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pathspec
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LARGEST = 8_000_000  # bytes of the whole archive
+
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "print", "input", "breakpoint", "globals"}
+FORBIDDEN_MODULES = {
+    *("subprocess", "pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "ctypes", "code", "runpy", "pty"),
+    *("socket", "ssl", "http", "urllib", "ftplib", "smtplib", "requests", "aiohttp", "httpx", "websocket"),
+    *("base64", "codecs", "pip", "ensurepip", "venv", "winreg"),
+}
+FORBIDDEN_OF_OS = {"system", "popen", "environb", "putenv", "unsetenv", "fork"}
+CHANGES = {"setdefault", "update", "pop", "clear"}  # of os.environ, which may be read
+FORBIDDEN_PREFIXES_OF_OS = ("exec", "spawn", "posix_spawn")
+NETWORK = {"huggingface_hub": "hallo3_core/checkpoints/download.py"}  # whose one caller is the user's `download`
+DYNAMIC = "hallo3_core/errors.py"  # `require` imports an optional package by the name that its caller wrote
+
+HOST = {"torch", "numpy"}  # comes with ComfyUI, and naming it could replace a CUDA build
+OPTIONAL = {"onnxruntime", "onnx", "audio_separator", "sageattention"}  # asked for where they are used
+BROUGHT = {"tokenizers"}  # by transformers
+COMFY = {"comfy", "comfy_api", "folder_paths", "latent_preview", "server"}
+DISTRIBUTIONS = {"PIL": "Pillow"}  # where the module is not called as what is installed
+
+
+def _lines(name: str) -> list[str]:
+    return (ROOT / name).read_text(encoding="utf-8").splitlines()
+
+
+IGNORED = pathspec.GitIgnoreSpec.from_lines([*_lines(".gitignore"), "/.git"])
+
+
+def files(folder: Path = ROOT) -> list[str]:
+    """The files of the project, without what git ignores."""
+    found = []
+    for entry in sorted(folder.iterdir()):
+        name = entry.relative_to(ROOT).as_posix()
+        if entry.is_dir() and not IGNORED.match_file(f"{name}/"):
+            found += files(entry)
+        elif entry.is_file() and not IGNORED.match_file(name):
+            found.append(name)
+    return found
+
+
+def shipped() -> list[str]:
+    """The files that the registry's archive would hold."""
+    left_out = pathspec.GitIgnoreSpec.from_lines(_lines(".comfyignore"))
+    return [name for name in files() if not left_out.match_file(name)]
+
+
+SHIPPED = shipped()
+CODE = {name: ast.parse((ROOT / name).read_text(encoding="utf-8")) for name in SHIPPED if name.endswith(".py")}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Top-level names of the packages that a file imports, through `require` too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+            found.add(_literal(node.args[0]).split(".")[0])
+    return found
+
+
+def _constants(tree: ast.Module) -> set[str]:
+    """Names that a module gives to literal text, once and for all."""
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names, values = (getattr(part, "elts", [part]) for part in (node.targets[0], node.value))
+            found |= {ast.unparse(name) for name, value in zip(names, values, strict=False) if _literal(value)}
+    return found
+
+
+def _literal(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) else ""
+
+
+def test_what_runs_is_published_and_what_builds_is_not():
+    for name in ("__init__.py", "requirements.txt", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"):
+        assert name in SHIPPED
+    for name in ("assets/portrait.jpg", "assets/speech.flac"):
+        assert name in SHIPPED
+    for folder in ("hallo3_core", "nodes", "web", "locales", "workflows", "subgraphs"):
+        assert [name for name in files() if name.startswith(f"{folder}/")] == [
+            name for name in SHIPPED if name.startswith(f"{folder}/")
+        ], folder
+    developers = (
+        "tests/",
+        "benchmarks/",
+        "examples/",
+        ".ci/",
+        "dev",
+        "requirements-dev.txt",
+        "assets/draw",
+        "docs/pictures/",
+    )
+    assert not [name for name in SHIPPED if name.startswith(developers)]
+    assert sum((ROOT / name).stat().st_size for name in SHIPPED) < LARGEST
+
+
+def test_what_is_published_works_by_itself(tmp_path):
+    """The archive alone: the pack is imported from it, and the command line finds what it needs."""
+    pack = tmp_path / "custom_nodes" / "hallo3"
+    for name in SHIPPED:
+        (pack / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, pack / name)
+    code = f"""
+import importlib.util, sys
+def load(name, path, folder=None):
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder and [folder])
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+load("fake", r"{ROOT / "tests/nodes/fake_host.py"}").install(r"{tmp_path}")
+pack = load("hallo3_pack", r"{pack / "__init__.py"}", r"{pack}")
+assert len(pack.NODE_CLASS_MAPPINGS) == {len(list((ROOT / "web/docs").glob("*.md")))}
+"""
+    for words in (["-c", code], ["-m", "hallo3_core", "samples", str(tmp_path)]):
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=pack)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hallo3_speech.flac").is_file()
+
+
+def test_nothing_is_installed_or_run_beside_the_pack():
+    assert not {"install.py", "prestartup_script.py", "setup.py"} & set(SHIPPED)
+    assert not [name for name in SHIPPED if Path(name).suffix in {".js", ".mjs", ".sh", ".bat", ".exe", ".so", ".dll"}]
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_no_file_does_what_scanners_refuse(name):
+    for node in ast.walk(CODE[name]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in FORBIDDEN_CALLS, f"line {node.lineno}: {called}"
+            if called == "require":
+                assert _literal(node.args[0]), f"line {node.lineno}: a module whose name is not written there"
+            if called.endswith("import_module") and name != DYNAMIC:
+                assert ast.unparse(node.args[0]) in _constants(CODE[name]), f"line {node.lineno}: an import of any name"
+            assert called not in {f"os.environ.{change}" for change in CHANGES}, f"line {node.lineno}: {called}"
+        for target in getattr(node, "targets", []):  # of an assignment or a del
+            assert not ast.unparse(target).startswith("os.environ"), f"line {node.lineno}: os.environ is changed"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os":
+            refused = node.attr in FORBIDDEN_OF_OS or node.attr.startswith(FORBIDDEN_PREFIXES_OF_OS)
+            assert not refused, f"line {node.lineno}: os.{node.attr}"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch" and node.attr == "load":
+            raise AssertionError(f"line {node.lineno}: torch.load")
+    found = imported(CODE[name])
+    assert not found & FORBIDDEN_MODULES
+    for module, place in NETWORK.items():
+        assert module not in found or name == place
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_every_file_can_be_read_by_a_person(name):
+    lines = _lines(name)
+    assert max(map(len, lines), default=0) <= 200
+    assert not any(re.search(r"(\\x[0-9a-f]{2}){16}|[A-Za-z0-9+/]{100}", line) for line in lines)
+
+
+def test_only_the_users_own_command_downloads():
+    callers = [name for name, tree in CODE.items() if "download" in _modules(tree)]
+    assert callers == ["hallo3_core/cli.py"]
+
+
+def _modules(tree: ast.AST) -> set[str]:
+    """Last names of the project's own modules that a file imports from."""
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level)
+    return {part for node in imports for part in ((node.module or "").split(".")[-1], *(n.name for n in node.names))}
+
+
+def requirements(name: str) -> list[str]:
+    lines = (line.partition("#")[0].strip() for line in _lines(name))
+    return [line for line in lines if line]
+
+
+def test_the_two_lists_of_dependencies_are_one():
+    assert PROJECT["project"]["dependencies"] == requirements("requirements.txt")
+
+
+def test_dependencies_are_loose_and_leave_the_hosts_alone():
+    for line in requirements("requirements.txt"):
+        assert re.fullmatch(r"[\w-]+>=[\d.]+", line), line
+    declared = {re.split(r"\W", line.lower())[0] for line in requirements("requirements.txt")}
+    harmful = {"torch", "torchvision", "torchaudio", "numpy", "onnxruntime", "insightface", "opencv"}
+    assert not declared & harmful
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    used = set().union(*(imported(tree) for tree in CODE.values())) - set(sys.stdlib_module_names) - COMFY
+    used = {DISTRIBUTIONS.get(module, module) for module in used}
+    declared = {re.split(r"[<>=]", line)[0] for line in requirements("requirements.txt")}
+    assert used - HOST - OPTIONAL - BROUGHT == declared
+
+
+def test_the_registry_is_told_what_it_asks_for():
+    project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
+    assert project["name"] == "hallo3"  # for ever
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert (ROOT / project["license"]["file"]).is_file()
+    assert {"Repository", "Documentation", "Bug Tracker"} <= project["urls"].keys()
+    assert comfy.keys() >= {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"}
+    assert comfy["requires-comfyui"] == ">=0.8.0"
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_publisher_fills_in_all_or_nothing():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert bool(PROJECT["tool"]["comfy"]["PublisherId"]) == ("/OWNER/" not in text)
+
+
+def test_icon_and_banner_have_the_shapes_that_the_registry_shows():
+    images = pytest.importorskip("PIL.Image")
+    for key, shape in (("Icon", 1), ("Banner", 21 / 9)):
+        path = ROOT / "assets" / PROJECT["tool"]["comfy"][key].rpartition("/")[2]
+        with images.open(path) as picture:
+            assert abs(picture.width / picture.height - shape) < 0.01
+            assert key != "Icon" or picture.width <= 400
+        assert path.stat().st_size < 200_000

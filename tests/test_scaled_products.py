@@ -1,0 +1,96 @@
+"""Products in eight bits, as torch computes them on the CPU: the right ones, and as exact as eight bits can be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hallo3_core.checkpoints import fp8, names
+from hallo3_core.checkpoints.release import Release
+from hallo3_core.model.scaled import ScaledLinear
+from hallo3_core.model.scaled_products import (
+    ScaledProductLinear,
+    multiplies_in_eight_bits,
+    multiply_in_eight_bits,
+    round_rows,
+)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(inputs=64, outputs=96, bias=True, kind=ScaledProductLinear):
+    made = kind(inputs, outputs, bias=bias, dtype=torch.bfloat16)
+    weight, scale = fp8.quantise(noise(outputs, inputs) / inputs**0.5)
+    made.weight.data, made.weight_scale.data = weight, scale
+    if bias:
+        made.bias.data = noise(outputs, seed=1).bfloat16()
+    return made
+
+
+def relative(found, exact):
+    return float((found.float() - exact.float()).norm() / exact.float().norm())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_it_is_the_product_of_the_rounded(bias):
+    """Beyond the rounding of inputs and weights nothing is lost but the result's own rounding to bfloat16."""
+    product, x = layer(bias=bias), noise(2, 5, 64, seed=2).bfloat16()
+    rows, scale = round_rows(x.flatten(0, 1))
+    exact = (rows.float() * scale) @ product.full_weight(torch.float32).T
+    exact = exact + product.bias.float() if bias else exact
+    found = product(x)
+    assert found.shape == (2, 5, 96) and found.dtype == torch.bfloat16
+    assert relative(found.flatten(0, 1), exact) < 4e-3
+    assert torch.equal(product(x[0, 0]), found[0, 0])
+
+
+@torch.inference_mode()
+def test_rounding_the_input_costs_what_three_bits_of_mantissa_cost():
+    x = noise(300, 64, seed=2).bfloat16()
+    exact, found = layer(kind=ScaledLinear)(x), layer()(x)
+    assert 1e-3 < relative(found, exact) < 0.04  # a rounding of at most 2**-4 of each value, averaged over 64
+
+
+@torch.inference_mode()
+def test_a_large_row_costs_the_others_nothing():
+    x = noise(4, 64, seed=2).bfloat16()
+    loud = x.clone()
+    loud[0] *= 1e4
+    assert torch.equal(layer()(loud)[1:], layer()(x)[1:])
+
+
+@torch.inference_mode()
+def test_rows_come_back_and_zeros_stay():
+    x = torch.cat((noise(3, 16) * torch.tensor([[1e-6], [1.0], [1e6]]), torch.zeros(1, 16)))
+    rows, scale = round_rows(x)
+    assert torch.isfinite(rows.float()).all() and not rows[3].float().any()
+    assert ((rows.float() * scale - x).abs() <= x.abs() * 2**-4 + scale * 2**-9).all()
+
+
+@torch.inference_mode()
+def test_layers_keep_their_weights_and_odd_sizes_stay_as_they_are():
+    network = torch.nn.Sequential(layer(kind=ScaledLinear), layer(96, 40, kind=ScaledLinear), torch.nn.Linear(40, 16))
+    weight = network[0].weight
+    assert multiply_in_eight_bits(network) == 1
+    assert type(network[0]) is ScaledProductLinear and network[0].weight is weight
+    assert type(network[1]) is ScaledLinear and type(network[2]) is torch.nn.Linear
+    assert multiply_in_eight_bits(network) == 0
+
+
+def test_a_cpu_does_not_count_as_able():
+    assert not multiplies_in_eight_bits("cpu")
+
+
+def test_a_release_is_rounded_on_request(tiny_release):
+    release = Release(tiny_release)
+    exact = release.network(names.DENOISER, dtype=torch.float32)
+    network = release.network(names.DENOISER, eight_bits=True, dtype=torch.float32)
+    rounded = network.blocks[0].mlp.up
+    assert isinstance(rounded, ScaledLinear) and not isinstance(network.head, ScaledLinear)
+    assert 0 < relative(rounded.full_weight(torch.float32), exact.blocks[0].mlp.up.weight) < 0.04
+    tensors = fp8.rounded(release.engine().tensors[names.DENOISER])
+    again = fp8.rounded(tensors)
+    assert again.keys() == tensors.keys() and all(again[name] is tensors[name] for name in tensors)

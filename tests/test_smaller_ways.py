@@ -1,0 +1,152 @@
+"""When memory runs out, or values are no numbers: what is tried, and what is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hallo3_core.errors import InputError
+from hallo3_core.faults import NotFinite, Ways, check_finite, is_out_of_memory, likely_cause
+from hallo3_core.guidance import Guidance, Scales
+from hallo3_core.sampler import SAMPLERS, sample
+from hallo3_core.schedule import make_schedule
+from hallo3_core.tiles import OVERLAP, decode_in_tiles, halves, ramps
+from hallo3_core.vae import PIXELS
+
+
+class Memory:
+    """Enough for ways up to this size."""
+
+    def __init__(self, room: int):
+        self.room, self.tried = room, []
+
+    def __call__(self, size: int) -> int:
+        self.tried.append(size)
+        if size > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return size
+
+
+WAYS = {"at once": 4, "in halves": 2, "one by one": 1}
+
+
+def test_the_first_way_that_suffices_is_taken_and_stays():
+    told, memory = [], Memory(2)
+    ways = Ways("sampling", WAYS, told.append)
+    assert ways.first(memory) == ways.first(memory) == 2
+    assert memory.tried == [4, 2, 2]
+    assert told == ["out of memory while sampling at once: once more, in halves"]
+
+
+def test_when_none_suffices_it_is_said():
+    with pytest.raises(InputError, match="out of memory while sampling one by one, the smallest way"):
+        Ways("sampling", WAYS).first(Memory(0))
+
+
+def test_other_failures_are_not_tried_again():
+    calls = []
+
+    def broken(way):
+        calls.append(way)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        Ways("sampling", WAYS).first(broken)
+    assert calls == [4]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), True),
+        (RuntimeError("expected scalar type Half"), False),
+        (ValueError("out of memory"), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error, is_memory):
+    assert is_out_of_memory(error) == is_memory
+
+
+def test_torch_says_so_in_words_that_we_know():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60)
+    assert is_out_of_memory(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_solver_stops_at_the_step_that_is_no_number(value, sampler):
+    seen = []
+
+    def predict(x, step):
+        seen.append(step)
+        clean = torch.zeros(1, 4)
+        clean[0, 3] = value if step == 2 else 0
+        return clean
+
+    with pytest.raises(NotFinite, match="step 3 of 5: the latent holds values that are NaN or infinite"):
+        sample(torch.randn(1, 4), make_schedule(5), predict, sampler, lambda step: torch.zeros(1, 4))
+    assert seen == [0, 1, 2]
+
+
+def test_large_numbers_are_numbers():
+    check_finite(torch.full((2, 2), 3e38), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "guidance", "with_lora", "words"),
+    [
+        (torch.float16, Guidance(), True, "fp16 ends at 65504"),
+        (torch.bfloat16, Guidance(), True, "LoRA is too strong"),
+        (torch.bfloat16, Guidance(Scales(1, 12, 3)), False, "guidance scale"),
+        (torch.bfloat16, Guidance([Scales(), Scales(9, 1, 1)]), False, "guidance scale"),
+        (torch.bfloat16, Guidance(), False, "weights are damaged"),
+    ],
+)
+def test_the_likely_cause_is_named(dtype, guidance, with_lora, words):
+    assert words in likely_cause(dtype, guidance, with_lora)
+
+
+class Enlarging:
+    """A VAE whose pixels depend on one latent pixel each, in chunks as the real one: tiles must be the whole."""
+
+    def decode_chunks(self, latent):
+        pixels = latent[:, :3].repeat_interleave(PIXELS, -1).repeat_interleave(PIXELS, -2)
+        yield pixels[:, :, :1]
+        yield pixels[:, :, 1:].repeat_interleave(4, 2)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (16, 17), (17, 40), (60, 90)])
+def test_tiles_join_without_a_seam(size):
+    latent = torch.randn(1, 16, 3, *size, generator=torch.Generator().manual_seed(0))
+    whole = torch.cat(list(Enlarging().decode_chunks(latent)), dim=2)
+    assert torch.allclose(decode_in_tiles(Enlarging(), latent), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", range(1, 100))
+def test_halves_cover_a_side_and_their_weights_fade(side):
+    spans = halves(side)
+    total = torch.zeros(side * PIXELS)
+    for start, stop in spans:
+        weight = ramps(start, stop, side)
+        assert (weight > 0).all()
+        total[start * PIXELS : stop * PIXELS] += weight
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-6)
+    if len(spans) == 2:
+        assert spans[0][1] - spans[1][0] == OVERLAP and max(b - a for a, b in spans) < side
+
+
+def test_the_toy_vae_in_tiles_is_nearly_itself(tiny_release):
+    from hallo3_core.checkpoints.release import Release
+
+    vae = Release(tiny_release).vae(dtype=torch.float32)
+    latent = torch.randn(1, 16, 3, 24, 34, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole, tiled = vae.decode(latent), decode_in_tiles(vae, latent)
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).square().mean().sqrt() < 0.25 * whole.std()
