@@ -6,4 +6,8 @@ SAME: dict[str, dict[str, str]] = {
     "guidance": {
         "branch_weights: True -> False": "zip's strict, over three names and the three values of a named tuple of them",
     },
+    "sampler": {
+        "sample: raise AssertionError('a schedule has at least one step') -> pass": "never reached: the last step returns, "
+        "and no schedule is without one",
+    },
 }
