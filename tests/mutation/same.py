@@ -7,7 +7,7 @@ SAME: dict[str, dict[str, str]] = {
         "branch_weights: True -> False": "zip's strict, over three names and the three values of a named tuple of them",
     },
     "sampler": {
-        "sample: raise AssertionError('a schedule has at least one step') -> pass": "never reached: the last step returns, "
-        "and no schedule is without one",
+        "sample: raise AssertionError('a schedule has at least one step') -> pass": "never reached: a schedule has a last "
+        "step, and that one returns",
     },
 }
