@@ -61,6 +61,21 @@ def test_the_state_keeps_the_noise_level_of_its_step(sampler):
     assert levels == pytest.approx([1 - a * a for a in schedule.alphas[:-1]], abs=0.03)
 
 
+@pytest.mark.parametrize("sampler", [DDIM, DPMPP_2M])
+def test_the_state_of_a_deterministic_solver_is_the_answer_and_its_noise(sampler):
+    """For a network that knows x0, the state at every step is ``a x0 + sqrt(1 - a^2) noise``, of the first noise."""
+    answer, noise = torch.linspace(-2, 2, 24), torch.randn(24, generator=torch.Generator().manual_seed(3))
+    schedule, states = make_schedule(9), []
+
+    def predict(x, i):
+        states.append(x)
+        return answer
+
+    sample(noise, schedule, predict, sampler)
+    for x, a in zip(states, schedule.alphas, strict=False):
+        torch.testing.assert_close(x, a * answer + (1 - a * a) ** 0.5 * noise, atol=1e-5, rtol=0)
+
+
 def test_velocity_and_clean_are_one():
     x0, noise = torch.randn(50), torch.randn(50)
     for a in (0.0, 0.3, 0.9):
