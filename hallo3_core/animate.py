@@ -69,6 +69,7 @@ class Options:
     ai_notice: bool = field(default=True, metadata=SAME_FILM)  # the film says that it is AI-generated
     device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
     dtype: torch.dtype = torch.float32
+    compile: bool = field(default=False, metadata=SAME_FILM)  # the denoiser's block, by torch.compile
     attention: str = "auto"  # of the denoiser; see `attention_backends.py`
     fp8: str | None = None  # the denoiser's matrices: "weights" kept in eight bits, "products" multiplied so too
     stream: bool = field(default=False, metadata=SAME_FILM)  # blocks stay in host memory
@@ -148,8 +149,8 @@ def animate(
         _, _, height, width = scene.framing.keep
         plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
         with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
-            notes = dict(metadata=options.metadata, ai_notice=options.ai_notice)
             make = lazily(clip_maker(scene, networks, progress, team))
+            notes = dict(metadata=options.metadata, ai_notice=options.ai_notice)
             with (
                 make as make_clip,
                 FilmWriter(output, height, width, scene.recording, part=part, **notes) as film,
@@ -177,11 +178,12 @@ def read_scene(image: Path, audio: Path, prompt: str, config: TransformerConfig,
         InputError: a picture, recording, size or LoRA that cannot serve.
     """
     picture = read_image(image)[None]
-    for path, _ in options.loras:
-        read_lora(path, config)  # its list of tensors; the values are read when the denoiser is there
     height, width = picture.shape[-2:]
     size, mode = film_frame(options.size, options.framing, config, is_square=height == width)
-    return Scene(picture, image.name, plan_framing(height, width, *size, mode), read_recording(audio), prompt)
+    framing = plan_framing(height, width, *size, mode)
+    for path, _ in options.loras:
+        read_lora(path, config)  # its list of tensors; the values are read when the denoiser is there
+    return Scene(picture, image.name, framing, read_recording(audio), prompt)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     keeping = parser.add_mutually_exclusive_group()
     keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the film is whole")
     keeping.add_argument("--no-resume", action="store_true", help="keep no finished clips: a stopped run starts anew")
+    add("--compile", action="store_true", help="torch.compile: a wait at the first steps, quicker ones after it")
     add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
     add("--stream", action="store_true", help="weights stay in host memory; the device holds two blocks at a time")
     add("--fp8", choices=EIGHT_BITS, help="the denoiser's matrices in eight bits; products: multiplied so too (lossy)")
@@ -107,6 +108,7 @@ def film_options(given: argparse.Namespace):
         ai_notice=not given.no_ai_notice,
         device=device,
         dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
+        compile=given.compile,
         attention=given.attention,
         fp8=given.fp8,
         stream=given.stream and device != "cpu",  # where the weights are in the right place already

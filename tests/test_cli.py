@@ -63,6 +63,8 @@ def test_evaluations_in_turn_make_the_same_film(make, film):
         ("--sampler", "ddim"),
         ("--sampler", "dpmpp-2m"),
         ("--steps", "3"),
+        ("--guidance-stop", "0.5"),
+        ("--fp8", "weights"),
         ("--dtype", "bf16"),
     ],
     ids=" ".join,
@@ -71,6 +73,14 @@ def test_every_choice_reaches_the_film(make, film, options):
     frames, *_ = make("--seed", "1", *options)
     assert frames.shape == film[0].shape
     assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
+
+
+def test_a_preset_reaches_the_film_and_is_told(make, film, capsys):
+    frames, *_ = make("--seed", "1", "--preset", "fast")
+    assert frames.shape == film[0].shape  # a square portrait, computed without its padding
+    assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("preset fast with your own steps: 2 steps of dpmpp-2m, guidance from 0 to 0.6 of them")
 
 
 def test_a_lora_reaches_the_film(make, film, tmp_path, caplog):

@@ -254,7 +254,7 @@ def test_models_of_other_names_are_told_by_what_they_are(models, tmp_path, caplo
     (tmp_path / "c.onnx").write_bytes(b"never reached")
     with caplog.at_level(logging.WARNING):
         found = face.load_face_analyser(tmp_path)
-    assert (found.recogniser.path.name, found.detector.path.name) == ("a.onnx", "b.onnx")
+    assert found.detector.taskname == "detection" and found.recogniser.taskname == "recognition"
     assert any("trained with glintr100.onnx" in record.message for record in caplog.records)
 
 
@@ -272,6 +272,24 @@ def test_a_folder_without_the_models_is_refused(models, tmp_path):
     with pytest.raises(InputError, match="glintr100.onnx: not a readable ONNX model") as caught:
         face.load_face_analyser(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_under_the_others_name_is_refused(models, tmp_path):
+    shutil.copy(models / face.RECOGNISER, tmp_path / face.DETECTOR)
+    shutil.copy(models / face.DETECTOR, tmp_path / face.RECOGNISER)
+    with pytest.raises(InputError, match="scrfd_10g_bnkps.onnx: InsightFace finds another network in it than"):
+        face.load_face_analyser(tmp_path)
+
+
+def test_a_detector_without_landmarks_is_refused(models, tmp_path):
+    import onnx
+
+    shutil.copy(models / face.RECOGNISER, tmp_path)
+    model = onnx.load(models / face.DETECTOR)
+    del model.graph.output[6:]
+    onnx.save(model, tmp_path / face.DETECTOR)
+    with pytest.raises(InputError, match="another network in it than a face detector"):
+        face.load_face_analyser(tmp_path)
 
 
 def test_a_provider_that_is_not_there_is_refused(models, monkeypatch):
