@@ -82,8 +82,8 @@ def summary(readings: list[tuple[int, int, int]]) -> dict:
         "handles after the tenth": handles[0],
         "handles at the end": handles[-1],
         "most handles": max(handles),
-        "tensors after the tenth": tensors[0],
-        "most tensors": max(tensors),
+        "fewest tensors in the ten clips behind it": min(tensors[:10]),
+        "fewest tensors in the last ten": min(tensors[-10:]),  # fewest: others are on their way to the file
     }
 
 

@@ -15,6 +15,7 @@ STEPS = (1, 2, 7, 50)
 def test_a_schedule_goes_from_noise_to_clean(steps):
     schedule = make_schedule(steps)
     assert len(schedule) == steps and schedule.timesteps[0] == 999
+    assert len(schedule.alphas) == steps + 1 and len(schedule.wrapped) == steps
     assert schedule.alphas[0] == 0 and schedule.alphas[-1] == 1
     assert list(schedule.alphas) == sorted(schedule.alphas)
     assert list(schedule.timesteps) == sorted(set(schedule.timesteps), reverse=True)
