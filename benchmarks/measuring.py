@@ -62,8 +62,10 @@ class Phases:
         """Run one phase; gives what it gives."""
         results = []
         reset_peak(self.device)
-        seconds, _ = seconds_of(lambda: results.append(work()), self.device)
+        seconds, used = seconds_of(lambda: results.append(work()), self.device)
         self.found[name] = {"seconds": round(seconds, 4), "peak_GB": peak_gb(self.device)}
+        if self.device.type == "cpu":
+            self.found[name]["cpu_seconds"] = round(used, 4)
         return results[0]
 
 

@@ -1,6 +1,6 @@
 """How time and memory grow: with the film's length, with the picture's size, and with the number of steps.
 
-    python benchmarks/scaling.py [--preset toy] [--lengths 1 2 4 8] [--grids 4x6 6x9 8x12] [--steps 1 2 4]
+    python benchmarks/scaling.py [--preset smallest] [--lengths 1 2 4 8] [--grids 2x3 4x6 6x9] [--steps 1 2 4]
 
 Random weights on the CPU. A film's clips are made one after another and let go, as the film writer takes them, so
 memory should not grow with length, and time should grow like it. The last line is JSON.
@@ -82,9 +82,9 @@ def grid(text: str) -> Grid:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="toy")
+    parser.add_argument("--preset", choices=PRESETS, default="smallest")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1, 2, 4, 8], help="clips")
-    parser.add_argument("--grids", type=grid, nargs="+", default=[grid(g) for g in ("4x6", "6x9", "8x12")])
+    parser.add_argument("--grids", type=grid, nargs="+", default=[grid(g) for g in ("2x3", "4x6", "6x9")])
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--output", type=Path, help="write the result to this file too")
     given = parser.parse_args(arguments)

@@ -15,7 +15,7 @@ def last_line(capsys):
 
 
 def test_step(capsys):
-    step.main(["--preset", "toy", "--runs", "2"])
+    step.main(["--preset", "smallest", "--runs", "2"])
     found = last_line(capsys)
     for path in ("plain", "fast", "projectors"):
         seconds = found[path]["seconds"]
@@ -24,21 +24,21 @@ def test_step(capsys):
 
 
 def test_clip(capsys):
-    clip.main(["--preset", "toy", "--steps", "1"])
+    clip.main(["--preset", "smallest", "--steps", "1"])
     phases = last_line(capsys)["phases"]
     assert list(phases) == ["portrait", "sound and face", "what is constant", "encode", "steps", "decode"]
     assert all(phase["seconds"] >= 0 for phase in phases.values())
 
 
 def test_scaling(capsys):
-    scaling.main(["--lengths", "1", "--grids", "2x3", "--steps", "1"])
+    scaling.main(["--preset", "smallest", "--lengths", "1", "--grids", "2x3", "--steps", "1"])
     found = last_line(capsys)
     assert (list(found["clips"]), list(found["grid"]), list(found["steps"])) == (["1"], ["2x3"], ["1"])
 
 
 def test_card(capsys, tmp_path):
     output = tmp_path / "card.json"
-    words = ["--preset", "toy", "--device", "cpu", "--dtype", "float32", "--runs", "1"]
+    words = ["--preset", "smallest", "--device", "cpu", "--dtype", "float32", "--runs", "1"]
     card.main([*words, "--modes", "in turn", "fp8", "--output", str(output)])
     found = last_line(capsys)
     assert found == json.loads(output.read_text())
@@ -51,7 +51,7 @@ def test_card(capsys, tmp_path):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_plain_path_is_the_same_function(batch):
     """Everything computed at each step, the portrait's tokens as queries: what the fast path must equal."""
-    sizes = PRESETS["toy"]
+    sizes = PRESETS["smallest"]
     with torch.inference_mode():
         networks, given = build_networks(sizes), draw_inputs(sizes)
         denoiser, latent = networks.denoiser, draw_inputs(sizes, seed=5).latent.expand(batch, -1, -1, -1, -1)

@@ -88,6 +88,13 @@ def test_together_or_in_turn_is_the_same():
     assert groups == [4, 1, 1, 1, 1, 4]
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_an_evaluation_without_a_result_is_no_zero(batched):
+    weights = branch_weights(Scales(2, 3, 4))
+    with pytest.raises(ValueError, match="shorter"):
+        guide(lambda branches: [torch.ones(1)] * (len(branches) - 1), weights, batched)
+
+
 def test_guidance_on_a_part_of_the_steps():
     guidance = Guidance(Scales(), start=0.2, stop=0.6)
     costs = [len(guidance.weights(step, 10)) for step in range(10)]

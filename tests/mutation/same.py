@@ -2,4 +2,11 @@
 
 from __future__ import annotations
 
-SAME: dict[str, dict[str, str]] = {}
+UNREACHED = "sample: raise AssertionError('a schedule has at least one step') -> pass"
+
+SAME: dict[str, dict[str, str]] = {
+    "guidance": {
+        "branch_weights: True -> False": "zip's strict, over three names and the three values of a named tuple of them",
+    },
+    "sampler": {UNREACHED: "the last step returns before, and no schedule is without a step"},
+}
