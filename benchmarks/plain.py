@@ -51,7 +51,7 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def rotated(x: Tensor, rotary: Rotary) -> Tensor:
     """Neighbouring pairs (a, b) -> (a cos - b sin, b cos + a sin), ``b h n d``."""
-    cos, sin = (table.repeat_interleave(2, dim=-1) for table in rotary)
+    cos, sin = (table.repeat_interleave(2, dim=-1) for table in (rotary.cos, rotary.sin))
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return (x * cos + torch.stack((-b, a), dim=-1).flatten(-2) * sin).to(x.dtype)
 
@@ -81,7 +81,7 @@ def self_attention(block: Block, video: Tensor, text: Tensor, features: Tensor, 
 def cross_attention(block: Block, norm, attention, video: Tensor, tokens: Tensor, layout: Layout) -> Tensor:
     """Each frame's video tokens over its own few tokens ``(b t) n c``; all frames stand where the first one does."""
     frames = rearrange(norm(video), "b (t n) d -> (b t) n d", t=layout.grid.frames)
-    rotary = Rotary(*(table[: layout.grid.tokens_per_frame] for table in layout.rotary))
+    rotary = layout.rotary.first_frame(layout.grid)
     q = rearrange(attention.query(frames), "b n (h d) -> b h n d", h=block.heads)
     k, v = rearrange(attention.key_value(tokens), "b n (two h d) -> two b h n d", two=2, h=block.heads)
     out = block.attention(rotated(block.query_norm(q), rotary), block.key_norm(k), v)

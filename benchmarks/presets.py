@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,12 +13,16 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hallo3_core.checkpoints.fp8 import FLOAT8, SCALE, is_rounded
+from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
 from hallo3_core.clips import FRAMES_PER_CLIP
 from hallo3_core.config import AudioProjectorConfig, FaceProjectorConfig, Grid, TransformerConfig
 from hallo3_core.model.attention import Attention, scaled_dot_product
-from hallo3_core.model.denoiser import Denoiser
+from hallo3_core.model.denoiser import Conditions, Denoiser
 from hallo3_core.model.projectors import AudioProjector, FaceProjector
+from hallo3_core.model.reference_net import ReferenceNet
 from hallo3_core.model.scaled import put_in_place
+from hallo3_core.pipeline import stack
+from hallo3_core.vae import VaeConfig, VideoVae, load_vae
 
 WINDOW = (5, 12, 768)  # wav2vec frames of a window, layers, width
 
@@ -30,9 +34,12 @@ class Preset:
     denoiser: TransformerConfig
     audio: AudioProjectorConfig
     face: FaceProjectorConfig
+    vae: VaeConfig
 
 
-def _preset(hidden: int, heads: int, layers: int, grid: Grid, text: int, tokens: int, widths: tuple[int, int]):
+def _preset(
+    hidden: int, heads: int, layers: int, grid: Grid, text: int, tokens: int, widths: tuple[int, int], vae: VaeConfig
+):
     face, audio = widths
     window = math.prod(WINDOW)
     return Preset(
@@ -52,13 +59,15 @@ def _preset(hidden: int, heads: int, layers: int, grid: Grid, text: int, tokens:
         ),
         AudioProjectorConfig(inputs=window, inner=min(512, hidden), tokens=tokens, width=audio),
         FaceProjectorConfig(embedding=512, tokens=4, width=face),
+        vae,
     )
 
 
 PRESETS = {
-    "toy": _preset(64, 4, 3, Grid(13, 4, 6), 16, 4, (56, 48)),
-    "cpu-medium": _preset(768, 12, 4, Grid(13, 15, 22), 226, 32, (1024, 768)),
-    "full": _preset(3072, 48, 42, Grid(13, 30, 45), 226, 32, (1024, 768)),
+    "smallest": _preset(64, 4, 3, Grid(13, 2, 3), 16, 4, (56, 48), VaeConfig((32, 32, 64, 32), 1)),
+    "toy": _preset(64, 4, 3, Grid(13, 4, 6), 16, 4, (56, 48), VaeConfig((32, 32, 64, 32), 1)),
+    "cpu-medium": _preset(768, 12, 4, Grid(13, 15, 22), 226, 32, (1024, 768), VaeConfig((32, 64, 64, 128), 3)),
+    "full": _preset(3072, 48, 42, Grid(13, 30, 45), 226, 32, (1024, 768), VaeConfig()),
 }
 
 
@@ -106,6 +115,17 @@ def build_networks(
     )
 
 
+def build_reference_net(preset: Preset, device: torch.device | str, dtype: torch.dtype) -> ReferenceNet:
+    """Random weights."""
+    config = replace(preset.denoiser, face=None, audio=None)
+    return draw_weights(ReferenceNet(config, device="meta", dtype=dtype), device)
+
+
+def build_vae(preset: Preset, device: torch.device | str, dtype: torch.dtype) -> VideoVae:
+    """Random weights."""
+    return load_vae(tiny_vae_tensors(0, preset.vae), device=device, dtype=dtype)
+
+
 def draw_weights(module: nn.Module, device: torch.device | str, seed: int = 0) -> nn.Module:
     """Noise that keeps a signal's size, norms near one; made on the device, a tensor at a time, in its own dtype."""
     generator = torch.Generator(device).manual_seed(seed)
@@ -146,4 +166,15 @@ def draw_inputs(
         audio=draw(1, FRAMES_PER_CLIP, *WINDOW),
         face=draw(1, preset.face.embedding),
         bank=[draw(1, grid.tokens_per_frame, config.hidden) for _ in range(config.layers)],
+    )
+
+
+def tell(networks: Networks, evaluations: list[Inputs]) -> Conditions:
+    """What a batch of evaluations is told: text and sound of each, portrait and face of the first for all."""
+    denoiser, first = networks.denoiser, evaluations[0]
+    return Conditions(
+        text=denoiser.embed_text(torch.cat([given.text for given in evaluations])),
+        reference=denoiser.reference_keys_values(first.bank),
+        face=denoiser.face_keys_values(networks.face(first.face)),
+        audio=stack([denoiser.audio_keys_values(networks.audio(given.audio)) for given in evaluations]),
     )

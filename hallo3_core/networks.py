@@ -17,6 +17,7 @@ from .checkpoints import names
 from .checkpoints.lora import apply_lora, read_lora
 from .checkpoints.parts import transformer_config
 from .checkpoints.release import Release
+from .compiling import check_compiler, compile_blocks
 from .config import Grid, TransformerConfig
 from .errors import InputError
 from .face import FaceAnalyser, load_face_analyser
@@ -49,7 +50,7 @@ class Networks:
     @property
     def config(self) -> TransformerConfig:
         """The denoiser's sizes, without loading it."""
-        return transformer_config(self.release.engine(), names.DENOISER)
+        return transformer_config(self.release.engine(), names.DENOISER, self.release.label)
 
     @contextmanager
     def denoiser(self, size: tuple[int, int] | None = None) -> Iterator[Denoiser]:
@@ -146,7 +147,9 @@ class Networks:
 
 
 def check_options(options: Options) -> None:
-    """Raises InputError for a choice of attention or eight bits that cannot be, before anything is loaded."""
+    """Raises InputError for a choice of kernel, eight bits or compiling that cannot be, before anything is loaded."""
+    if options.compile:
+        check_compiler(options.device)
     check_attention(options.attention, options.device)
     if options.fp8 not in (None, *EIGHT_BITS):
         raise InputError(f"fp8 is {options.fp8!r}: choose one of {', '.join(EIGHT_BITS)}")
@@ -172,6 +175,8 @@ def load_denoiser(
             multiply_in_eight_bits(denoiser)
         else:
             log.warning("%s does not multiply in eight bits: weights are kept so, products are exact", options.device)
+    if options.compile:
+        compile_blocks(denoiser)
     return denoiser
 
 

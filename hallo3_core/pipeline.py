@@ -22,7 +22,7 @@ from .config import Grid
 from .fingerprint import SAME_FILM
 from .guidance import Branch, Guidance, guide
 from .image import Framing, frame_pixels, pixel_dropout
-from .model.attention import KeysValues
+from .model.attention import Folded, KeysValues
 from .model.denoiser import Conditions, Denoiser, ReferenceBank
 from .model.modulation import Modulation
 from .model.positions import Layout
@@ -81,8 +81,8 @@ class Run:
     modulation: Modulation
     text: dict[bool, Tensor]
     reference: dict[bool, Sequence[KeysValues]]
-    face: Sequence[KeysValues]
-    null_audio: Sequence[KeysValues] | None
+    face: Sequence[KeysValues | Folded]
+    null_audio: Sequence[KeysValues | Folded] | None
     dtype: torch.dtype
     evaluations: Callable[[Denoiser, Run, Tensor, Tensor], Evaluate]  # of a clip: `Evaluations`, or on several cards
 
@@ -265,8 +265,8 @@ def join_branches(
     branches: Sequence[Branch],
     text: Mapping[bool, Tensor],
     reference: Mapping[bool, Sequence[KeysValues]] | None,
-    face: Sequence[KeysValues] | None,
-    audio: Mapping[bool, Sequence[KeysValues]] | None,
+    face: Sequence[KeysValues | Folded] | None,
+    audio: Mapping[bool, Sequence[KeysValues | Folded]] | None,
 ) -> Conditions:
     """What a batch of one sample for each of `branches` is told; mappings by whether the condition is the user's."""
     return Conditions(
@@ -277,12 +277,12 @@ def join_branches(
     )
 
 
-def stack(branches: Sequence[Sequence[KeysValues]]) -> Sequence[KeysValues]:
+def stack(branches: Sequence[Sequence[KeysValues | Folded]]) -> Sequence[KeysValues | Folded]:
     """Keys and values of several branches as one batch; where all have the same, it stays a batch of 1."""
     if all(branch is branches[0] for branch in branches):
         return branches[0]
     return [
-        KeysValues(*(torch.cat(tensors) for tensors in zip(*layer, strict=True)))
+        type(layer[0])(*(torch.cat(tensors) for tensors in zip(*layer, strict=True)))
         for layer in zip(*branches, strict=True)
     ]
 

@@ -1,8 +1,9 @@
 """The causal video VAE: frames to latents, 8 x 8 pixels to one, and four frames to one after the first.
 
-The network is diffusers' AutoencoderKLCogVideoX, unchanged; what is ours is how it is called. The release encodes all
-frames in one call, and decodes pair by pair with the convolutions' last frames carried over. Group norms see the
-frames of one call, so these cuts are part of the result: diffusers' own `encode` and `decode` give another one.
+The network is diffusers' AutoencoderKLCogVideoX, with one module exchanged for an equal one (`spatial_norm.py`); what
+is ours beside it is how it is called. The release encodes all frames in one call, and decodes pair by pair with the
+convolutions' last frames carried over. Group norms see the frames of one call, so these cuts are part of the result:
+diffusers' own `encode` and `decode` give another one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from .checkpoints.parts import fill
 from .checkpoints.vae_names import LEVELS, in_diffusers_names
 from .errors import InputError, require
+from .spatial_norm import exchange_spatial_norms
 
 LATENT_SCALE = 0.7  # the networks work on latents times this
 PIXELS = 2 ** (LEVELS - 1)  # to a side of one latent pixel
@@ -170,6 +172,7 @@ def build_vae(config: VaeConfig, *, device: torch.device | str = "meta", dtype: 
             latent_channels=config.latent_channels,
             norm_num_groups=config.norm_groups,
         )
+    exchange_spatial_norms(autoencoder.decoder)
     return VideoVae(autoencoder).to(dtype=dtype).requires_grad_(False).eval()
 
 

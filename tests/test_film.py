@@ -78,6 +78,18 @@ def test_a_clap_is_seen_and_heard_at_the_same_time(tmp_path, rate, channels):
     assert abs(loud[0] - 0.4) < 0.005 and abs(loud[-1] - 1.61) < 0.005
 
 
+def test_pictures_and_sound_are_in_time_after_a_minute(tmp_path):
+    """A rate that does not divide by 25, so that rounding shows: the clap of frame 1490 is heard within it."""
+    waveform = torch.zeros(1, 60 * 22050)
+    waveform[:, round(1490 / 25 * 22050) :][:, :200] = 0.9
+    with FilmWriter(tmp_path / "a.mp4", 16, 16, Recording(waveform, 22050)) as film:
+        for _ in range(15):
+            film.write(torch.zeros(100, 16, 16, 3, dtype=torch.uint8))
+    frames, _, sound = read_film(tmp_path / "a.mp4")
+    loud = (sound.waveform[0].abs() > 0.3).nonzero()[0].item() / sound.rate
+    assert len(frames) == 1500 and abs(loud * 25 - 1490) < 0.2
+
+
 def test_frames_are_in_order(tmp_path):
     levels = torch.arange(0, 250, 5, dtype=torch.uint8)
     frames, _, sound = read_film(write(tmp_path / "a.mp4", levels[:, None, None, None].repeat(1, H, W, 3)))
@@ -147,6 +159,13 @@ def test_metadata_is_added_to_the_notice(tmp_path):
     with av.open(str(path)) as container:
         assert container.metadata["comment"] == f"{NOTICE}. first try"
         assert container.metadata["hallo3_seed"] == "42"
+
+
+def test_the_notice_goes_only_by_name(tmp_path):
+    for metadata, left in (({}, None), ({"comment": "mine"}, "mine")):
+        path = write(tmp_path / "a.mp4", picture((9, 9, 9)), metadata=metadata, ai_notice=False)
+        with av.open(str(path)) as container:
+            assert container.metadata.get("comment") == left
 
 
 def test_further_channels_are_mixed_into_both_sides_without_clipping(tmp_path):

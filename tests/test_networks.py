@@ -1,5 +1,7 @@
 """The networks at toy sizes: what is constant may be computed once, sizes come from shapes, batches do not mix."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -7,9 +9,9 @@ from hallo3_core.checkpoints import names, tiny
 from hallo3_core.checkpoints.parts import build, fill, load, sort_official
 from hallo3_core.config import Grid, TransformerConfig
 from hallo3_core.errors import InputError
-from hallo3_core.model.attention import scaled_dot_product
+from hallo3_core.model.attention import Folded, is_worth_folding, scaled_dot_product
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.model.positions import fitted_positions, fitted_table, rotary_table
+from hallo3_core.model.positions import Rotary, fitted_positions, fitted_table, rotary_table, rotate_
 from hallo3_core.pipeline import stack
 
 
@@ -90,8 +92,8 @@ def test_audio_is_heard_in_its_own_frame_first(denoiser):
     layout = denoiser.layout(GRID, torch.float32)
     video = denoiser.embed_video(torch.cat((x, x), 1), layout)
     block, audio = denoiser.blocks[0], given.audio[0]
-    louder = type(audio)(audio.keys.clone(), audio.values.clone())
-    louder.values[:, 1] += 1
+    louder = Folded(audio.keys, audio.outputs.clone())
+    louder.outputs[:, 1] += 1
     difference = (block.attend_audio(video, layout, louder) - block.attend_audio(video, layout, audio)).abs()
     per_frame = difference.unflatten(1, (GRID.frames, -1)).amax((0, 2, 3))
     assert per_frame[1] > 1e-3 and per_frame[0] == 0 and per_frame[2] == 0
@@ -116,10 +118,74 @@ def test_the_attention_function_and_the_layers_are_arguments(parts):
     fill(module, parts.tensors[names.DENOISER], dtype=torch.float32)
     assert made and all(type(m) is not torch.nn.Linear for m in module.modules())
     velocity(module, conditions(module), latents())
-    joint = [(q, k) for q, k in calls if q[2] == module.config.text_tokens + GRID.tokens]
-    assert len(calls) == 3 * module.config.layers and len(joint) == module.config.layers
-    # the portrait's tokens are keys, never queries
-    assert all(k[2] == q[2] + GRID.tokens_per_frame for q, k in joint)
+    text, portrait = module.config.text_tokens, GRID.tokens_per_frame
+    # the portrait's tokens are keys, never queries; nor is the text in the last layer, where nothing reads it
+    queries = [text + GRID.tokens] * (module.config.layers - 1) + [GRID.tokens]
+    assert [(q[2], k[2]) for q, k in calls] == [(n, text + GRID.tokens + portrait) for n in queries]
+
+
+def test_text_that_ends_changes_nothing_for_the_video(denoiser):
+    """Neither its queries nor its MLP in the last block; in the reference network as well."""
+    given, x = conditions(denoiser), latents()
+    layout = denoiser.layout(GRID, torch.float32)
+    modulation = denoiser.modulate_steps(torch.tensor([500.0]), torch.float32)
+    video, text = denoiser.embed_video(torch.cat((x, x), 1), layout), given.text + layout.text
+    block, told = denoiser.blocks[0], (modulation.blocks[:, 0], layout, *given.of_layer(0))
+    goes_on, _ = block(video, text, *told)
+    ends, nothing = block(video, text, *told, text_ends=True)
+    assert nothing is None and torch.allclose(ends, goes_on, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_folded_values_are_the_output_matrix_applied(denoiser, batch):
+    """Face and sound: each head's value through its part of the matrix once, the bias once."""
+    config, block = denoiser.config, denoiser.blocks[0]
+    layout = denoiser.layout(GRID, torch.float32)
+    video = noise(2, GRID.tokens, config.hidden)
+    with parametrised_bias(block.face_attention), parametrised_bias(block.audio_attention):
+        for tokens, made, attend in (
+            (noise(batch, 4, config.face, seed=1), block.face_keys_values, block.attend_face),
+            (noise(batch, GRID.frames, 4, config.audio, seed=2), block.audio_keys_values, block.attend_audio),
+        ):
+            plain, folded = made(tokens), made(tokens, fold=True)
+            assert isinstance(folded, Folded) and not isinstance(plain, Folded)
+            assert torch.allclose(attend(video, layout, folded), attend(video, layout, plain), atol=5e-6)
+
+
+@contextmanager
+def parametrised_bias(attention):
+    """A bias as large as the result, so that leaving it out, or adding it once a head, is seen."""
+    before = attention.out.bias.clone()
+    attention.out.bias.add_(1)
+    yield
+    attention.out.bias.copy_(before)
+
+
+def test_what_is_folded_follows_from_sizes():
+    """The released model's face is, its sound is not: 5.2 GB a clip. Many tokens would cost more than the matrix."""
+    sizes = dict(vars(tiny.CONFIG), layers=42, hidden=3072, heads=48)
+    released, small = (
+        TransformerConfig(**sizes),
+        TransformerConfig(**{**sizes, "hidden": 768, "heads": 12, "layers": 4}),
+    )
+    face, sound = torch.empty(1, 4, 1, dtype=torch.bfloat16), torch.empty(1, 13, 32, 1, dtype=torch.bfloat16)
+    assert is_worth_folding(released, face) and not is_worth_folding(released, sound)
+    assert is_worth_folding(small, face) and is_worth_folding(small, sound)
+    assert not is_worth_folding(small, torch.empty(1, 64, 1))
+
+
+def test_step_in_low_precision_stays_as_near(parts):
+    """Folding and scores in float32: the error of bfloat16 is no larger than with values kept plain."""
+    exact, low = (load(parts, names.DENOISER, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    x, errors = noise(1, GRID.tokens, exact.config.hidden), {}
+    for fold in (False, True):
+        found = []
+        for network, dtype in ((exact, torch.float32), (low, torch.bfloat16)):
+            block, layout = network.blocks[0], network.layout(GRID, dtype)
+            tokens = noise(1, GRID.frames, 4, network.config.audio, seed=2).to(dtype)
+            found.append(block.attend_audio(x.to(dtype), layout, block.audio_keys_values(tokens, fold)).float())
+        errors[fold] = (found[0] - found[1]).abs().mean()
+    assert errors[True] <= 1.1 * errors[False]
 
 
 def test_no_state_between_calls(denoiser):
@@ -225,14 +291,29 @@ def test_more_frames_than_were_trained_are_refused():
 
 
 def test_rotation_depends_on_distance_alone():
-    from hallo3_core.model.positions import Rotary, rotate
-
     grid = Grid(4, 5, 6)
     table = rotary_table(grid, grid, 16)
     q, k = noise(16, seed=1).expand(1, 1, grid.tokens, 16), noise(16, seed=2).expand(1, 1, grid.tokens, 16)
-    scores = (
-        (rotate(q, table) @ rotate(k, table).transpose(-1, -2))[0, 0].unflatten(0, (4, 5, 6)).unflatten(-1, (4, 5, 6))
-    )
+    rotated = [rotate_(x.clone(), table) for x in (q, k)]
+    scores = (rotated[0] @ rotated[1].transpose(-1, -2))[0, 0].unflatten(0, (4, 5, 6)).unflatten(-1, (4, 5, 6))
     assert torch.allclose(scores[1, 1, 2, 2, 3, 4], scores[2, 2, 3, 3, 4, 5], atol=1e-5)
-    assert torch.equal(table.first_frame(grid).cos[30:60], table.cos[:30])
-    assert torch.equal(rotate(q, Rotary(torch.ones(8), torch.zeros(8))), q)
+    assert torch.equal(table.first_frame(grid).turns, table.turns[: grid.tokens_per_frame])
+    still = Rotary(torch.tensor([1.0, 0.0]).expand(grid.tokens, 8, 2))
+    assert torch.equal(rotate_(q.clone(), still), q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_rotation_is_the_formula(dtype):
+    """As complex numbers (what runs) and in pairs (what the compiler sees), in place, also of a part of a tensor."""
+    grid = Grid(2, 3, 4)
+    table, x = rotary_table(grid, grid, 16), noise(2, 3, 5 + grid.tokens, 16).to(dtype)
+    a, b = x[:, :, 5:].double().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table.cos.double(), table.sin.double()
+    expected = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2).to(dtype)
+    compiled = torch.compile(rotate_, backend="eager", fullgraph=True)
+    for rotate in (rotate_, compiled):
+        found = x.clone()
+        rotate(found[:, :, 5:], table)
+        assert torch.equal(found[:, :, :5], x[:, :, :5])
+        tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-6
+        assert torch.allclose(found[:, :, 5:], expected, atol=tolerance, rtol=0)

@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import TransformerConfig
+
+FOLDED_BYTES = 2**29  # of all layers together
+
 # q, k, v "b h n d" -> "b h n d", full attention with scale 1 / sqrt(d)
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -26,6 +30,36 @@ class KeysValues(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+class Folded(NamedTuple):
+    """Keys, and in place of values what each token of each head adds to the result: its value through the output
+    matrix. A query's shares times these few rows are the result, without a product with the whole matrix.
+
+    keys: ``b h n d`` of the face, ``b t h n d`` of the sound, float32 at least, scaled by 1 / sqrt(d); outputs:
+    ``b (h n) D`` and ``b t (h n) D``. A batch of 1 serves every sample.
+    """
+
+    keys: Tensor
+    outputs: Tensor
+
+    def attend(self, q: Tensor) -> Tensor:
+        """Queries ``b h n d`` (``b t h n d``) -> the output matrix's result ``b n D`` (``b t n D``)."""
+        scores = self.keys @ q.to(self.keys.dtype).transpose(-1, -2)  # keys first: softmax runs along memory
+        shares = scores.softmax(dim=-2).to(q.dtype)
+        return shares.flatten(-3, -2).transpose(-1, -2) @ self.outputs
+
+
+def is_worth_folding(config: TransformerConfig, tokens: Tensor) -> bool:
+    """Whether keys and values of these tokens ``... n c`` should be folded, in all layers: by size alone, so that a run
+    does not depend on the memory that happens to be free.
+
+    A query then meets (heads x n) rows instead of the output matrix's D. The rows of all layers are kept, and for many
+    tokens they are large: 50 MB for the released model's face, 5.2 GB for the sound of a clip.
+    """
+    rows = config.heads * tokens.shape[-2]
+    kept = config.layers * config.heads * tokens[..., 0].numel() * config.hidden * tokens.element_size()
+    return rows < config.hidden and kept <= FOLDED_BYTES
 
 
 # the attention function, then q, k, v of text and video, and the portrait's -> as attention
@@ -67,3 +101,13 @@ class CrossAttention(nn.Module):
         self.query = operations.Linear(hidden, hidden, device=device, dtype=dtype)
         self.key_value = operations.Linear(context, 2 * hidden, device=device, dtype=dtype)
         self.out = operations.Linear(hidden, hidden, device=device, dtype=dtype)
+
+    def fold(self, keys_values: KeysValues) -> Folded:
+        """The layer itself is asked for each head's part, so it may keep its weight in any form."""
+        keys, values = keys_values
+        *_, heads, _, width = values.shape
+        alone = torch.diag_embed(values.movedim(-3, -1), dim1=-4, dim2=-2)  # ... h n h d, zero but for the own head
+        outputs, bias = self.out(alone.flatten(-2)), self.out(values.new_zeros(heads * width))
+        outputs[..., 1:, :, :] -= bias  # a head's shares sum to 1: the first head adds the bias, once
+        keys = keys.to(torch.promote_types(keys.dtype, torch.float32)) * width**-0.5
+        return Folded(keys, outputs.flatten(-3, -2))

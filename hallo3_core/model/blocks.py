@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
-from .attention import Attention, CrossAttention, KeysValues, SelfAttention, join_heads, split_heads
+from .attention import Attention, CrossAttention, Folded, KeysValues, SelfAttention, join_heads, split_heads
 from .modulation import modulate
-from .positions import Layout, Rotary, rotate
+from .positions import Layout, rotate_
 
 
 class FeedForward(nn.Module):
@@ -21,7 +20,7 @@ class FeedForward(nn.Module):
         self.down = operations.Linear(inner, hidden, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(torch.ops.aten.gelu_(self.up(x), approximate="tanh"))  # in place: the largest tensor there is
 
 
 class Block(nn.Module):
@@ -55,13 +54,13 @@ class Block(nn.Module):
         _, keys, values = self._queries_keys_values(features)
         return KeysValues(self.key_norm(keys), values)
 
-    def face_keys_values(self, tokens: Tensor) -> KeysValues:
+    def face_keys_values(self, tokens: Tensor, fold: bool = False) -> KeysValues | Folded:
         """Face tokens ``b n c``: one set for all frames of all clips."""
-        return self._cross_keys_values(self.face_attention, tokens)
+        return self._cross_keys_values(self.face_attention, tokens, fold)
 
-    def audio_keys_values(self, tokens: Tensor) -> KeysValues:
+    def audio_keys_values(self, tokens: Tensor, fold: bool = False) -> KeysValues | Folded:
         """Audio tokens ``b t n c``: a set for each latent frame."""
-        return self._cross_keys_values(self.audio_attention, tokens)
+        return self._cross_keys_values(self.audio_attention, tokens, fold)
 
     # What is computed at every step
 
@@ -72,11 +71,16 @@ class Block(nn.Module):
         modulation: Tensor,
         layout: Layout,
         reference: KeysValues | None = None,
-        face: KeysValues | None = None,
-        audio: KeysValues | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """`modulation` is this layer's, ``b 12 D``; face and audio act on the video alone, without a gate."""
-        video, text = self.attend(video, text, modulation, layout, reference)
+        face: KeysValues | Folded | None = None,
+        audio: KeysValues | Folded | None = None,
+        *,
+        text_ends: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`modulation` is this layer's, ``b 12 D``; face and audio act on the video alone, without a gate.
+
+        Where the `text_ends`, since nothing reads it after this block, it is keys and values alone, and None comes out.
+        """
+        video, text = self.attend(video, text, modulation, layout, reference, text_ends=text_ends)
         if face is not None:
             video = video + self.attend_face(video, layout, face)
         if audio is not None:
@@ -84,38 +88,52 @@ class Block(nn.Module):
         return self.feed_forward(video, text, modulation)
 
     def attend(
-        self, video: Tensor, text: Tensor, modulation: Tensor, layout: Layout, reference: KeysValues | None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        video: Tensor,
+        text: Tensor,
+        modulation: Tensor,
+        layout: Layout,
+        reference: KeysValues | None,
+        *,
+        text_ends: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Joint attention of text and video, with the reference tokens as further keys and values, never queries."""
         video_gate, text_gate = modulation[:, 2, None], modulation[:, 8, None]
-        m = text.shape[1]
+        m, n = text.shape[1], video.shape[1]
         q, k, v = self._queries_keys_values(self.modulated(video, text, modulation))
-        q = self._rotate_video(self.query_norm(q), m, layout.rotary)
-        k = self._rotate_video(self.key_norm(k), m, layout.rotary)
+        q, k = self.query_norm(q[:, :, m:] if text_ends else q), self.key_norm(k)
+        for x in (q, k):
+            rotate_(x[:, :, -n:], layout.rotary)
         out = self.self_attention.out(join_heads(layout.attend(self.attention, q, k, v, reference)))
-        return video + video_gate * out[:, m:], text + text_gate * out[:, :m]
+        video = torch.addcmul(video, video_gate, out[:, -n:])
+        return video, None if text_ends else torch.addcmul(text, text_gate, out[:, :m])
 
-    def attend_face(self, video: Tensor, layout: Layout, face: KeysValues) -> Tensor:
+    def attend_face(self, video: Tensor, layout: Layout, face: KeysValues | Folded) -> Tensor:
         """Every frame's queries, placed as the first frame's, over the same few face tokens; ``b n D``."""
-        q = self._frame_queries(self.face_attention, self.face_norm(video), layout)
+        q = self._frame_queries(self.face_attention, self.face_norm(video), layout)  # b t h n d
+        q = q.transpose(1, 2).flatten(2, 3)
+        if isinstance(face, Folded):
+            return face.attend(q)
         k, v = (x.expand(q.shape[0], -1, -1, -1) for x in face)
         return self.face_attention.out(join_heads(self.attention(q, k, v)))
 
-    def attend_audio(self, video: Tensor, layout: Layout, audio: KeysValues) -> Tensor:
+    def attend_audio(self, video: Tensor, layout: Layout, audio: KeysValues | Folded) -> Tensor:
         """Each frame's queries, placed as the first frame's, over its own audio tokens; ``b n D``."""
-        batch, frames = video.shape[0], layout.grid.frames
         q = self._frame_queries(self.audio_attention, self.audio_norm(video), layout)
-        q = q.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1)  # b h (t n) d -> (b t) h n d
-        k, v = (x.expand(batch, -1, -1, -1, -1).flatten(0, 1) for x in audio)
-        out = join_heads(self.attention(q, k, v)).unflatten(0, (batch, frames)).flatten(1, 2)
-        return self.audio_attention.out(out)
+        if isinstance(audio, Folded):
+            return audio.attend(q).flatten(1, 2)
+        k, v = (x.expand(q.shape[0], -1, -1, -1, -1).flatten(0, 1) for x in audio)
+        out = join_heads(self.attention(q.flatten(0, 1), k, v))  # (b t) n D
+        return self.audio_attention.out(out.reshape(video.shape))
 
-    def feed_forward(self, video: Tensor, text: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+    def feed_forward(self, video: Tensor, text: Tensor | None, modulation: Tensor) -> tuple[Tensor, Tensor | None]:
         """One norm and one MLP for both streams, each with its own modulation and gate."""
         shift, scale, gate = modulation[:, 3], modulation[:, 4], modulation[:, 5, None]
-        video = video + gate * self.mlp(modulate(self.mlp_norm(video), shift, scale))
+        video = torch.addcmul(video, gate, self.mlp(modulate(self.mlp_norm(video), shift, scale)))
+        if text is None:
+            return video, None
         shift, scale, gate = modulation[:, 9], modulation[:, 10], modulation[:, 11, None]
-        return video, text + gate * self.mlp(modulate(self.mlp_norm(text), shift, scale))
+        return video, torch.addcmul(text, gate, self.mlp(modulate(self.mlp_norm(text), shift, scale)))
 
     def modulated(self, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         """The streams as self-attention reads them, joined: ``b (m n) D``."""
@@ -133,13 +151,12 @@ class Block(nn.Module):
         q, k, v = self.self_attention.qkv(x).chunk(3, dim=-1)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
-    def _cross_keys_values(self, attention: CrossAttention, tokens: Tensor) -> KeysValues:
+    def _cross_keys_values(self, attention: CrossAttention, tokens: Tensor, fold: bool) -> KeysValues | Folded:
         keys, values = (split_heads(x, self.heads) for x in attention.key_value(tokens).chunk(2, dim=-1))
-        return KeysValues(self.key_norm(keys), values)
+        keys_values = KeysValues(self.key_norm(keys), values)
+        return attention.fold(keys_values) if fold else keys_values
 
     def _frame_queries(self, attention: CrossAttention, video: Tensor, layout: Layout) -> Tensor:
-        return rotate(self.query_norm(split_heads(attention.query(video), self.heads)), layout.frame_rotary)
-
-    @staticmethod
-    def _rotate_video(x: Tensor, text_tokens: int, rotary: Rotary) -> Tensor:
-        return torch.cat((x[:, :, :text_tokens], rotate(x[:, :, text_tokens:], rotary)), dim=2)
+        """``b (t n) D -> b t h n d``"""
+        q = split_heads(attention.query(video).unflatten(1, (layout.grid.frames, -1)), self.heads)
+        return rotate_(self.query_norm(q), layout.frame_rotary)

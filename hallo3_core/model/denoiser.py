@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
-from .attention import Attention, KeysValues, scaled_dot_product
+from .attention import Attention, Folded, KeysValues, is_worth_folding, scaled_dot_product
 from .modulation import PER_HEAD, Modulation, modulate
 from .positions import Layout
 from .trunk import Trunk
@@ -29,10 +29,10 @@ class Conditions:
 
     text: Tensor
     reference: Sequence[KeysValues] | None = None
-    face: Sequence[KeysValues] | None = None
-    audio: Sequence[KeysValues] | None = None
+    face: Sequence[KeysValues | Folded] | None = None
+    audio: Sequence[KeysValues | Folded] | None = None
 
-    def of_layer(self, index: int) -> tuple[KeysValues | None, KeysValues | None, KeysValues | None]:
+    def of_layer(self, index: int) -> tuple[KeysValues | None, KeysValues | Folded | None, KeysValues | Folded | None]:
         """Reference, face and audio of one layer."""
         return tuple(c and c[index] for c in (self.reference, self.face, self.audio))
 
@@ -72,13 +72,15 @@ class Denoiser(Trunk):
         """Once per portrait."""
         return [block.reference_keys_values(features) for block, features in zip(self.blocks, bank, strict=True)]
 
-    def face_keys_values(self, tokens: Tensor) -> list[KeysValues]:
+    def face_keys_values(self, tokens: Tensor) -> list[KeysValues | Folded]:
         """Face tokens ``b n c``, once per portrait."""
-        return [block.face_keys_values(tokens) for block in self.blocks]
+        fold = is_worth_folding(self.config, tokens)
+        return [block.face_keys_values(tokens, fold) for block in self.blocks]
 
-    def audio_keys_values(self, tokens: Tensor) -> list[KeysValues]:
+    def audio_keys_values(self, tokens: Tensor) -> list[KeysValues | Folded]:
         """Audio tokens ``b t n c``, once per clip; those of the null once."""
-        return [block.audio_keys_values(tokens) for block in self.blocks]
+        fold = is_worth_folding(self.config, tokens)
+        return [block.audio_keys_values(tokens, fold) for block in self.blocks]
 
     # What is computed at every step
 
@@ -89,7 +91,8 @@ class Denoiser(Trunk):
         text = (conditions.text + layout.text).expand(video.shape[0], -1, -1)
         for i, block in enumerate(self.blocks):
             reference, face, audio = conditions.of_layer(i)
-            video, text = block(video, text, modulation.blocks[:, i], layout, reference, face, audio)
+            last = i + 1 == len(self.blocks)
+            video, text = block(video, text, modulation.blocks[:, i], layout, reference, face, audio, text_ends=last)
         return self.predict(video, modulation, layout)
 
     def predict(self, video: Tensor, modulation: Modulation, layout: Layout) -> Tensor:

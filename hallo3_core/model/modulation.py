@@ -69,4 +69,4 @@ class TimeModulation(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """``b n D`` with ``b D`` each: x (1 + scale) + shift"""
-    return x * (1 + scale[:, None]) + shift[:, None]
+    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])

@@ -17,15 +17,21 @@ from .attention import JointAttention, attend_here
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines of all video tokens, ``n d/2`` each, in (frame, row, column) order."""
+    """Cosines and sines of all video tokens, in (frame, row, column) order."""
 
-    cos: Tensor
-    sin: Tensor
+    turns: Tensor  # n d/2 2
+
+    @property
+    def cos(self) -> Tensor:
+        return self.turns[..., 0]
+
+    @property
+    def sin(self) -> Tensor:
+        return self.turns[..., 1]
 
     def first_frame(self, grid: Grid) -> Rotary:
-        """The first frame's rows, repeated for every frame of `grid` (face and audio queries are placed so)."""
-        n = grid.tokens_per_frame
-        return Rotary(self.cos[:n].repeat(grid.frames, 1), self.sin[:n].repeat(grid.frames, 1))
+        """The first frame's rows: face and audio queries of every frame are placed so."""
+        return Rotary(self.turns[: grid.tokens_per_frame])
 
 
 class Layout(NamedTuple):
@@ -75,14 +81,22 @@ def rotary_table(grid: Grid, trained: Grid, head: int, device: torch.device | st
         ),
         dim=-1,
     ).flatten(0, 2)
-    return Rotary(table.cos().to(device), table.sin().to(device))
+    return Rotary(torch.stack((table.cos(), table.sin()), dim=-1).to(device))
 
 
-def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate neighbouring pairs of entries, ``b h n d``: (a, b) -> (a cos - b sin, b cos + a sin)."""
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rotary
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
+def rotate_(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate neighbouring pairs of entries in place, ``... n d``: (a, b) -> (a cos - b sin, b cos + a sin).
+
+    In float32 at least, as products of complex numbers, which take a single pass over memory. torch's compiler knows no
+    complex numbers, and makes a single pass of the formula itself.
+    """
+    if torch.compiler.is_compiling():
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = rotary.cos, rotary.sin
+        return x.copy_(torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2))
+    wide = x if x.dtype.itemsize >= 4 else x.float()
+    torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(torch.view_as_complex(rotary.turns))
+    return x if wide is x else x.copy_(wide)
 
 
 def fitted_table(table: Tensor, grid: Grid, trained: Grid) -> Tensor:

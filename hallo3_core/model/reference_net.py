@@ -47,7 +47,8 @@ class ReferenceNet(Trunk):
         bank = []
         for i, block in enumerate(self.blocks):
             bank.append(block.modulated_video(video, modulation[:, i]))
-            video, stream = block(video, stream, modulation[:, i], layout)
+            last = i + 1 == len(self.blocks)
+            video, stream = block(video, stream, modulation[:, i], layout, text_ends=last)
         shift, scale = modulation[:, -1, 0], modulation[:, -1, 1]
         bank.append(modulate(self.last_norm(video), shift, scale))
         return bank

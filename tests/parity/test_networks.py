@@ -11,6 +11,7 @@ from hallo3_core.checkpoints.parts import Parts, load, sort_transformer
 from hallo3_core.config import Grid
 from hallo3_core.model.attention import join_heads
 from hallo3_core.model.denoiser import Conditions, Denoiser
+from hallo3_core.model.positions import rotate_
 
 # what `small.out` multiplies by 2^-7, to make the norms' eps values visible
 SMALL = (
@@ -145,8 +146,8 @@ def self_attention_with_reference_queries(block, joined, bank, text_tokens, layo
     n = joined.shape[1]
 
     def placed(x):
-        video = block._rotate_video(x[:, :, :n], text_tokens, layout.rotary)
-        return torch.cat((video, x[:, :, n:]), 2)
+        rotate_(x[:, :, text_tokens:n], layout.rotary)
+        return x
 
     q, k = placed(block.query_norm(q)), placed(block.key_norm(k))
     return block.self_attention.out(join_heads(block.attention(q, k, v)))

@@ -1,0 +1,107 @@
+"""Seconds and memory: paths in turn, phases one after another."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def wait(device: torch.device | str) -> None:
+    """Until the device has done what it was asked."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device | str = "cpu") -> tuple[float, float]:
+    """By the clock, and of the process's threads: on a machine that others use too, the latter tells more."""
+    wait(device)
+    start, used = time.perf_counter(), time.process_time()
+    work()
+    wait(device)
+    return time.perf_counter() - start, time.process_time() - used
+
+
+def in_turn(paths: dict[str, Callable[[], Any]], runs: int, device: torch.device | str = "cpu") -> dict[str, dict]:
+    """Run each path once to warm up, then all of them `runs` times, one after another: what disturbs the machine
+    disturbs all of them alike."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
+    for work in paths.values():
+        work()
+    for _ in range(runs):
+        for name, work in paths.items():
+            found[name].append(seconds_of(work, device))
+    return {name: summary(seconds, device) for name, seconds in found.items()}
+
+
+def summary(seconds: list[tuple[float, float]], device: torch.device | str) -> dict[str, Any]:
+    """All runs, the best, and the median; on a CPU its own seconds as well."""
+    clock, used = ([round(s, 4) for s in column] for column in zip(*seconds, strict=True))
+    found = {"seconds": clock, "best": min(clock), "median": round(statistics.median(clock), 4)}
+    if torch.device(device).type == "cpu":
+        found |= {"cpu_seconds": used, "cpu_best": min(used), "cpu_median": round(statistics.median(used), 4)}
+    return found
+
+
+class Phases:
+    """Seconds and peak memory of the parts of a longer run, each by its name."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.device, self.found = torch.device(device), {}
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        """Run one phase; gives what it gives."""
+        results = []
+        reset_peak(self.device)
+        seconds, used = seconds_of(lambda: results.append(work()), self.device)
+        self.found[name] = {"seconds": round(seconds, 4), "peak_GB": peak_gb(self.device)}
+        if self.device.type == "cpu":
+            self.found[name]["cpu_seconds"] = round(used, 4)
+        return results[0]
+
+
+def reset_peak(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif CLEAR.exists():
+        CLEAR.write_text("5")
+
+
+def peak_gb(device: torch.device | str) -> float | None:
+    """Since `reset_peak`: of CUDA what was allocated, of a CPU the process's resident memory (Linux alone)."""
+    if torch.device(device).type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
+    if not CLEAR.exists():
+        return None
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return round((int(line.split()[1]) << 10) / 1e9, 3)
+
+
+def machine(device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
+    """What a figure was measured on, in general terms."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"device": name, "threads": torch.get_num_threads(), "dtype": str(dtype)[6:], "torch": torch.__version__}
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def report(result: dict[str, Any], path: Path | None = None) -> None:
+    """The result as one line of JSON, the last one; and as a file, to be read."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n")

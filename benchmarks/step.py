@@ -1,0 +1,85 @@
+"""One evaluation of the denoiser: as the original does it (`plain.py`), and as this project does, in turn.
+
+    python benchmarks/step.py [--preset cpu-medium] [--runs 5] [--device cpu] [--dtype float32] [--compile]
+
+Both have the same random weights and inputs, and are first shown to be equal. The last line is JSON: of each path all
+seconds, the best and the median. `projectors` is the part of `plain` that runs the audio and face projectors, so that
+what the blocks alone gain can be read too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import plain
+from benchmarks.measuring import in_turn, machine, report
+from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell
+from hallo3_core.compiling import compile_blocks
+from hallo3_core.model.denoiser import Denoiser
+
+TIMESTEP = 500.0
+LARGEST_DIFFERENCE = {torch.float32: 2e-5, torch.bfloat16: 0.1, torch.float16: 0.02}  # of results of about unit size
+
+
+def measure(preset: str, runs: int, device: str, dtype: torch.dtype, compiled: bool) -> dict:
+    sizes = PRESETS[preset]
+    networks, given = build_networks(sizes, device, dtype), draw_inputs(sizes, device, dtype)
+    denoiser = networks.denoiser
+    layout = denoiser.layout(sizes.denoiser.grid, dtype)
+    conditions = tell(networks, [given])
+    modulation = denoiser.modulate_steps(torch.tensor([TIMESTEP], device=device), dtype)
+    paths = {
+        "plain": lambda: plain.velocity(networks, given, given.latent, TIMESTEP, layout),
+        "fast": lambda: denoiser(given.latent, given.concat, conditions, modulation, layout),
+        "projectors": lambda: (networks.audio(given.audio), networks.face(given.face)),
+    }
+    difference = (paths["plain"]().float() - paths["fast"]().float()).abs().max().item()
+    if not difference <= LARGEST_DIFFERENCE[dtype]:
+        raise SystemExit(f"the two paths differ by {difference:.1e}: nothing was measured")
+    if compiled:
+        twin = compiled_twin(denoiser)
+        paths["compiled"] = lambda: twin(given.latent, given.concat, conditions, modulation, layout)
+    found = in_turn(paths, runs, device)
+    head = {"preset": preset, **machine(device, dtype), "largest_difference": difference}
+    return {**found, **head, "plain_over_fast": ratios(found)}
+
+
+def ratios(found: dict[str, dict]) -> dict[str, float]:
+    """How many times quicker, by each measure; and without the projectors, which `plain` runs at every step."""
+    kinds = [kind for kind in ("best", "median", "cpu_best", "cpu_median") if kind in found["plain"]]
+    plain, fast, projectors = ({kind: found[path][kind] for kind in kinds} for path in ("plain", "fast", "projectors"))
+    whole = {kind: round(plain[kind] / fast[kind], 3) for kind in kinds}
+    blocks = {f"{kind}_without_projectors": round((plain[kind] - projectors[kind]) / fast[kind], 3) for kind in kinds}
+    return whole | blocks
+
+
+def compiled_twin(denoiser: Denoiser) -> Denoiser:
+    """The same weights in a denoiser whose blocks are compiled."""
+    twin = Denoiser(denoiser.config, attention=denoiser.blocks[0].attention, device="meta")
+    twin.load_state_dict(denoiser.state_dict(), assign=True)
+    compile_blocks(twin)
+    return twin.eval()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu-medium")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="measure the same with compiled blocks too")
+    parser.add_argument("--output", type=Path, help="write the result to this file too")
+    given = parser.parse_args(arguments)
+    with torch.inference_mode():
+        result = measure(given.preset, given.runs, given.device, getattr(torch, given.dtype), given.compile)
+    report(result, given.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Every benchmark runs, at toy size and for one round, and says what it measured; the plain path is the fast one's."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from benchmarks import card, clip, plain, scaling, step
+from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell
+
+
+def last_line(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_step(capsys):
+    step.main(["--preset", "smallest", "--runs", "2"])
+    found = last_line(capsys)
+    for path in ("plain", "fast", "projectors"):
+        seconds = found[path]["seconds"]
+        assert len(seconds) == 2 and found[path]["best"] == min(seconds) <= found[path]["median"] <= max(seconds)
+    assert found["largest_difference"] < 2e-5
+
+
+def test_clip(capsys):
+    clip.main(["--preset", "smallest", "--steps", "1"])
+    phases = last_line(capsys)["phases"]
+    assert list(phases) == ["portrait", "sound and face", "what is constant", "encode", "steps", "decode"]
+    assert all(phase["seconds"] >= 0 for phase in phases.values())
+
+
+def test_scaling(capsys):
+    scaling.main(["--preset", "smallest", "--lengths", "1", "--grids", "2x3", "--steps", "1"])
+    found = last_line(capsys)
+    assert (list(found["clips"]), list(found["grid"]), list(found["steps"])) == (["1"], ["2x3"], ["1"])
+
+
+def test_card(capsys, tmp_path):
+    output = tmp_path / "card.json"
+    words = ["--preset", "smallest", "--device", "cpu", "--dtype", "float32", "--runs", "1"]
+    card.main([*words, "--modes", "in turn", "fp8", "--output", str(output)])
+    found = last_line(capsys)
+    assert found == json.loads(output.read_text())
+    assert list(found["steps"]) == ["eager", "in turn", "fp8"]
+    one, two = (found["steps"]["eager"][count]["operations"] for count in ("1", "2"))
+    assert 1.9 * one < two <= 2 * one
+    assert all(figures["roofline_share"] > 0 for mode in found["steps"].values() for figures in mode.values())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_plain_path_is_the_same_function(batch):
+    """Everything computed at each step, the portrait's tokens as queries: what the fast path must equal."""
+    sizes = PRESETS["smallest"]
+    with torch.inference_mode():
+        networks, given = build_networks(sizes), draw_inputs(sizes)
+        denoiser, latent = networks.denoiser, draw_inputs(sizes, seed=5).latent.expand(batch, -1, -1, -1, -1)
+        layout = denoiser.layout(sizes.denoiser.grid, torch.float32)
+        modulation = denoiser.modulate_steps(torch.tensor([123.0]), torch.float32)
+        fast = denoiser(latent, given.concat, tell(networks, [given] * batch), modulation, layout)
+        slow = plain.velocity(networks, given, latent, 123.0, layout)
+    assert torch.allclose(fast, slow, atol=1e-5)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="no Linux")
+def test_peak_memory_is_that_of_the_phase():
+    from benchmarks.measuring import Phases
+
+    phase = Phases()
+    phase("large", lambda: torch.ones(100_000_000).sum())
+    phase("small", lambda: torch.ones(1000).sum())
+    assert phase.found["large"]["peak_GB"] > phase.found["small"]["peak_GB"] + 0.3

@@ -1,0 +1,95 @@
+"""torch.compile of the blocks: no graph breaks, one result for all layers and clips, equal to plain running."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from hallo3_core.checkpoints import names, tiny
+from hallo3_core.checkpoints.parts import load, sort_official
+from hallo3_core.compiling import check_compiler, compile_blocks
+from hallo3_core.config import Grid
+from hallo3_core.errors import InputError
+from hallo3_core.model.denoiser import Conditions
+from hallo3_core.pipeline import stack
+
+GRID = Grid(2, 2, 3)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+    counters.clear()
+    with torch.inference_mode():
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def denoiser():
+    config = type(tiny.CONFIG)(**{**vars(tiny.CONFIG), "layers": 4, "text_tokens": 5})
+    return load(sort_official(tiny.engine_tensors(0, config)), names.DENOISER, dtype=torch.float32)
+
+
+def arguments(denoiser, seed):
+    """Of a step: two branches that differ in text and sound, of a portrait, a clip and a timestep of this seed."""
+    config, device = denoiser.config, denoiser.video_positions.device
+
+    def noise(*shape, number):
+        generator = torch.Generator().manual_seed(100 * seed + number)
+        return torch.randn(*shape, generator=generator).to(device)
+
+    bank = [noise(1, GRID.tokens_per_frame, config.hidden, number=i) for i in range(config.layers)]
+    sounds = [noise(1, GRID.frames, 4, config.audio, number=20 + i) for i in range(2)]
+    given = Conditions(
+        text=denoiser.embed_text(noise(2, config.text_tokens, config.text_width, number=10)),
+        reference=denoiser.reference_keys_values(bank),
+        face=denoiser.face_keys_values(noise(1, 4, config.face, number=11)),
+        audio=stack([denoiser.audio_keys_values(sound) for sound in sounds]),
+    )
+    modulation = denoiser.modulate_steps(torch.tensor([999.0 - seed, 500.0], device=device), torch.float32).step(0)
+    latent = noise(2, 16, GRID.frames, 2 * GRID.rows, 2 * GRID.columns, number=12)
+    return latent, latent[:1], given, modulation, denoiser.layout(GRID, torch.float32)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_one_block_serves_all_layers_and_clips(denoiser, backend):
+    clips = [arguments(denoiser, seed) for seed in (0, 1)]
+    plain = [denoiser(*clip) for clip in clips]
+    compile_blocks(denoiser, backend)
+    first = denoiser(*clips[0])
+    assert counters["stats"]["unique_graphs"] == 2  # a layer, and the last, which is shorter
+    assert not counters["graph_break"]
+    second = denoiser(*clips[1])  # another portrait, sentence, sound, timestep: as a second film
+    assert counters["stats"]["unique_graphs"] == 2
+    for found, expected in zip((first, second), plain, strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_whole_forward_has_no_graph_break(denoiser, fold, monkeypatch):
+    """As hosts compile a model: all of it. Face and sound folded, and plain as large models have their sound."""
+    monkeypatch.setattr("hallo3_core.model.denoiser.is_worth_folding", lambda *_: fold)
+    given = arguments(denoiser, 0)
+    plain = denoiser(*given)
+    denoiser.compile(backend="eager", fullgraph=True)
+    assert torch.allclose(denoiser(*given), plain, atol=1e-5)
+
+
+def test_a_missing_compiler_is_told_early():
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler found\nand much more")
+
+    with pytest.raises(InputError, match="--compile: torch cannot compile for cpu here .*leave --compile out"):
+        check_compiler("cpu", broken)
+    check_compiler("cpu", "eager")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_device_is_never_waited_for_inside_a_step(denoiser):
+    given = arguments(denoiser.to("cuda"), 0)
+    denoiser(*given)  # libraries may wait while they start
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        denoiser(*given)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
