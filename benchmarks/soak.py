@@ -41,7 +41,11 @@ class Watch(Progress):
         if step == 0:
             gc.collect()
             handles = self.process.num_handles() if sys.platform == "win32" else self.process.num_fds()
-            tensors = sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+            found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+            tensors = len(
+                {each.untyped_storage().data_ptr() for each in found}
+            )  # views are the writer's, and come and go
+            del found
             self.readings.append((self.process.memory_info().rss, handles, tensors))
 
 

@@ -15,6 +15,7 @@ from hallo3_core.animate import Options, read_scene
 from hallo3_core.checkpoints.release import Release
 from hallo3_core.fingerprint import SAME_FILM, about, differences, digest, file_identity, film_inputs, flat, versions
 from hallo3_core.guidance import Guidance, Scales
+from hallo3_core.networks import Networks
 from hallo3_core.pipeline import Settings
 
 
@@ -83,7 +84,8 @@ def test_the_versions_of_what_computes_are_there():
 
 @pytest.fixture(scope="module")
 def scene(tiny_release, portrait, short_speech):
-    return read_scene(portrait, short_speech, "A person.", Release(tiny_release), Options())
+    config = Networks(Release(tiny_release), Options()).config
+    return read_scene(portrait, short_speech, "A person.", config, Options())
 
 
 CHANGES = {
