@@ -143,9 +143,9 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def measure(sizes: str, device: str, dtype: torch.dtype, runs: int) -> dict:
+def measure(sizes: str, device: str, dtype: torch.dtype, runs: int, wanted: dict[str, Choice]) -> dict:
     """Every choice `runs` times, all in turn, after one round to warm up."""
-    bench, wanted = Bench(sizes, device, dtype), choices()
+    bench = Bench(sizes, device, dtype)
     seconds: dict[str, list[float]] = {name: [] for name in wanted}
     busy: dict[str, list[float]] = {name: [] for name in wanted}
     latents, samples = {}, {}
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    result = measure(given.sizes, given.device, getattr(torch, given.dtype), given.runs)
+    result = measure(given.sizes, given.device, getattr(torch, given.dtype), given.runs, choices())
     for name, row in result["choices"].items():
         told = "" if row["against"] is None else f", {100 * row['difference']:.1f} % from {row['against']}"
         sys.stdout.write(

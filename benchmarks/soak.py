@@ -3,8 +3,8 @@
     python benchmarks/soak.py [--clips 200] [--json FILE]
 
 One film of so many clips, kept clips and all, at the smallest size; in each clip the process's resident memory, its
-open file handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and the
-largest between.
+open file handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and
+the largest between.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def summary(readings: list[tuple[int, int, int]]) -> dict:
         "handles after the tenth": handles[0],
         "handles at the end": handles[-1],
         "most handles": max(handles),
-        "tensors after the tenth": tensors[0],
-        "most tensors": max(tensors),
+        "fewest tensors in the ten clips behind it": min(tensors[:10]),
+        "fewest tensors in the last ten": min(tensors[-10:]),  # fewest: others are on their way to the file
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from .audio import AudioFeatures, clip_audio, encode_audio
 from .background_writer import BackgroundWriter
 from .checkpoints import names
+from .checkpoints.lora import read_lora
 from .checkpoints.release import Release
 from .clip_chain import Clip, MakeClip, clip_chain, lazily
 from .clip_store import FilmPlan, beside, work_on
@@ -64,6 +65,8 @@ class Options:
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
+    metadata: Mapping[str, str] = field(default_factory=dict, metadata=SAME_FILM)  # kept in the film's file
+    ai_notice: bool = field(default=True, metadata=SAME_FILM)  # the film says that it is AI-generated
     device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
     dtype: torch.dtype = torch.float32
     compile: bool = field(default=False, metadata=SAME_FILM)  # the denoiser's block, by torch.compile
@@ -147,9 +150,10 @@ def animate(
         plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
         with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
             make = lazily(clip_maker(scene, networks, progress, team))
+            notes = dict(metadata=options.metadata, ai_notice=options.ai_notice)
             with (
                 make as make_clip,
-                FilmWriter(output, height, width, scene.recording, part=part) as film,
+                FilmWriter(output, height, width, scene.recording, part=part, **notes) as film,
                 BackgroundWriter(film) as background,
             ):
                 for frames in clip_chain(clips, make_clip, store, progress.kept):
@@ -171,12 +175,15 @@ def read_scene(image: Path, audio: Path, prompt: str, config: TransformerConfig,
     """Read and check what a film is made of.
 
     Raises:
-        InputError: a picture, recording or size that cannot serve.
+        InputError: a picture, recording, size or LoRA that cannot serve.
     """
     picture = read_image(image)[None]
     height, width = picture.shape[-2:]
     size, mode = film_frame(options.size, options.framing, config, is_square=height == width)
-    return Scene(picture, image.name, plan_framing(height, width, *size, mode), read_recording(audio), prompt)
+    framing = plan_framing(height, width, *size, mode)
+    for path, _ in options.loras:
+        read_lora(path, config)  # its list of tensors; the values are read when the denoiser is there
+    return Scene(picture, image.name, framing, read_recording(audio), prompt)
 
 
 @contextmanager

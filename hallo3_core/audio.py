@@ -6,7 +6,6 @@ Source: the released sampler normalises the whole recording, pads it with zeros 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .checkpoints.config_file import read_config, read_json
 from .checkpoints.reading import read_tensors
 from .clips import FPS, FRAMES_PER_CLIP, MOTION_FRAMES, NEW_FRAMES_PER_CLIP, clip_count, film_frames
 from .errors import InputError, require
@@ -83,8 +83,11 @@ def load_wav2vec(
     tensors = {_RENAMED.get(name, name): tensor for name, tensor in tensors.items()}
 
     transformers = require("transformers", "transformers", "wav2vec2")
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # no storage, no chance: weights come from the file
-        model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):  # no storage, no chance: weights are the file's
+            model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
+    except Exception as error:  # of which kind depends on the version of transformers
+        raise InputError(f"{weights.parent}: no wav2vec2 can be built after its config.json ({error}).") from error
     expected = model.state_dict()
     if _TRAINING_ONLY in expected:
         tensors.setdefault(_TRAINING_ONLY, torch.zeros(expected[_TRAINING_ONLY].shape))
@@ -244,11 +247,10 @@ def _weights_file(path: Path) -> Path:
 def _read_config(folder: Path):
     """The folder's `config.json` as transformers' configuration, if it is wav2vec2's and its sound is as ours."""
     path = folder / "config.json"
-    content = _read_json(path, "Get the config.json of facebook/wav2vec2-base-960h and put it beside the weights.")
-    if content.get("model_type") != "wav2vec2":
-        raise InputError(f"{path}: is a {content.get('model_type')} model, expected wav2vec2 (wav2vec2-base-960h).")
+    remedy = "Get the config.json of facebook/wav2vec2-base-960h and put it beside the weights."
+    content = read_config(path, "wav2vec2", remedy)
     extractor = folder / "preprocessor_config.json"
-    sound = _read_json(extractor, "Get it again, or remove it.") if extractor.exists() else {}
+    sound = read_json(extractor, "Get it again, or remove it.") if extractor.exists() else {}
     for key, ours in (("sampling_rate", VOICE_RATE), ("do_normalize", True)):
         if sound.get(key, ours) != ours:
             raise InputError(f"{extractor}: {key} is {sound[key]}, expected {ours} as in wav2vec2-base-960h.")
@@ -257,16 +259,6 @@ def _read_config(folder: Path):
         return transformers.Wav2Vec2Config.from_dict(content)
     except Exception as error:  # of which kind depends on the version of transformers
         raise InputError(f"{path}: not a wav2vec2 configuration ({str(error).splitlines()[-1].strip()}).") from error
-
-
-def _read_json(path: Path, remedy: str) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {'missing' if not path.exists() else f'damaged ({error})'}. {remedy}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected names and values, found a {type(content).__name__}. {remedy}")
-    return content
 
 
 def _whole_norm(layer: nn.Module, signal: Tensor, piece: int) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,8 @@ def build_parser() -> Parser:
     one.set_defaults(run=run_animate)
 
     many = commands.add_parser("batch", help="a film for each line of a file: prompt@@image@@audio")
-    many.add_argument("file", type=Path, help="paths in it are relative to the file's own folder")
+    many.add_argument("file", type=Path, help="paths in it start at the file's own folder and stay in it")
+    many.add_argument("--inputs", type=Path, action="append", default=[], help="a further folder they may lead to")
     many.add_argument("--output-dir", type=Path, required=True, help="films are named 0000.mp4, 0001.mp4, ...")
     many.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="only each N-th line, from line I on")
     add_film_options(many)
@@ -190,7 +191,7 @@ def run_batch(given: argparse.Namespace) -> int:
 
     take_card(given.device)
     part, parts = given.shard
-    lines = list(enumerate(read_batch(given.file)))[part::parts]
+    lines = list(enumerate(read_batch(given.file, given.inputs)))[part::parts]
     release, options = Release(given.models), film_options(given)
     networks = Networks(release, options, keep=can_keep_all(release, options))
     if not given.output_dir.is_dir():

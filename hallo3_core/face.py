@@ -10,9 +10,13 @@ Boxes are (x0, y0, x1, y1) in pixels: columns x0 .. x1-1, rows y0 .. y1-1.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,8 +25,7 @@ from torch import Tensor
 from .checkpoints.kinds import FACE_DETECTOR, FACE_RECOGNISER, identify_onnx
 from .checkpoints.onnx_outline import read_onnx_outline
 from .errors import InputError
-from .face_networks import DETECTOR_SIZE, Detector, Recogniser
-from .face_runtime import PROVIDERS, load_runtime
+from .face_runtime import PROVIDERS, load_model_zoo
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +37,12 @@ OVAL = (
 )  # MediaPipe's face oval, of its 478 points
 FACE_RATIO = 1.2
 EMBEDDING = 512
+DETECTOR_SIZE, CERTAIN = 640, 0.5  # pixels of the detector's square; score from which a box counts
 DETECTOR, RECOGNISER = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
 NETWORKS = {
-    FACE_DETECTOR: ("face detector", DETECTOR, Detector),
-    FACE_RECOGNISER: ("face recogniser", RECOGNISER, Recogniser),
-}  # by task: what messages call it, the official name, its class
+    FACE_DETECTOR: ("face detector", DETECTOR, "detection"),
+    FACE_RECOGNISER: ("face recogniser", RECOGNISER, "recognition"),
+}  # by task: what messages call it, the official name, what InsightFace calls it
 OFFICIAL = {name: task for task, (_, name, _) in NETWORKS.items()}
 TOY_MARK = "toy weights"  # begins the description of our own toy models
 PLACES = (".", "models", "face_analysis/models", "face_analysis")
@@ -137,23 +141,27 @@ class Face:
 
 @dataclass(frozen=True)
 class FaceAnalyser:
-    """The detector and the recogniser of a folder; see `load_face_analyser`."""
+    """InsightFace's detector and recogniser; see `load_face_analyser`."""
 
-    detector: Detector
-    recogniser: Recogniser
+    detector: Any
+    recogniser: Any
 
     def analyse(self, image: Tensor) -> list[Face]:
         """The faces of a picture ``3 h w`` in 0..1 (RGB), largest box first."""
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"expected an image 3 h w, got {list(image.shape)}")
-        picture = (image.detach().cpu().float().clamp(0, 1) * 255).round()
-        boxes, landmarks, scores = self.detector.detect(picture)
-        leftmost_first = sorted(range(len(boxes)), key=lambda i: float(boxes[i, 0] + boxes[i, 2]))
+        rgb = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+        bgr = rgb.flip(0).permute(1, 2, 0).contiguous().numpy()
+        boxes, landmarks = self.detector.detect(bgr)
+        leftmost_first = sorted(range(len(boxes)), key=lambda i: boxes[i][0] + boxes[i][2])
         faces = []
         for index, i in enumerate(leftmost_first):
-            embedding = self.recogniser.embed(picture, landmarks[i])
-            box = tuple(boxes[i].tolist())
-            faces.append(Face(embedding, box, landmarks[i], index, len(boxes), float(scores[i])))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # InsightFace's alignment calls an old scikit-image name
+                embedding = self.recogniser.get(bgr, SimpleNamespace(kps=landmarks[i]))
+            *box, score = (float(value) for value in boxes[i])
+            points = torch.tensor(landmarks[i], dtype=torch.float32)
+            faces.append(Face(torch.tensor(embedding).float(), tuple(box), points, index, len(boxes), score))
         return sorted(faces, key=_area, reverse=True)
 
 
@@ -166,12 +174,12 @@ def load_face_analyser(folder: str | Path, provider: str = "CPU") -> FaceAnalyse
     """Detector and recogniser from the ONNX files of a folder, of its `models`, or of a release.
 
     The official names are tried first, and nothing else is opened when both are there. Nothing is ever downloaded.
-    `provider` is one of `PROVIDERS`; what it cannot run falls to the CPU.
+    Works with InsightFace 0.7 and 2. `provider` is one of `PROVIDERS`; what it cannot run falls to the CPU.
 
     Raises:
         InputError: no such folder, no detector or recogniser in it, unknown or unavailable provider, missing package.
     """
-    runtime = load_runtime(provider)
+    zoo = load_model_zoo(provider)
     folder = Path(folder)
     places = [folder / place for place in PLACES]
     paths = next((found for place in places if (found := sorted(place.glob("*.onnx")))), None)
@@ -191,7 +199,9 @@ def load_face_analyser(folder: str | Path, provider: str = "CPU") -> FaceAnalyse
             raise InputError(f"{place}: no {label}, only {others}. Put the release's {expected} there.")
     if found[FACE_RECOGNISER].name != RECOGNISER:
         log.warning("%s: Hallo3 was trained with %s; the likeness may suffer", found[FACE_RECOGNISER], RECOGNISER)
-    detector, recogniser = (_open(found[task], NETWORKS[task][2], runtime, provider) for task in NETWORKS)
+    detector, recogniser = (_open(found[task], task, zoo, provider) for task in NETWORKS)
+    with contextlib.redirect_stdout(io.StringIO()):
+        detector.prepare(0, input_size=(DETECTOR_SIZE, DETECTOR_SIZE), det_thresh=CERTAIN)
     return FaceAnalyser(detector, recogniser)
 
 
@@ -206,27 +216,28 @@ def _task(path: Path) -> tuple[str, str]:
     return next(iter(kind.parts), ""), kind.detail
 
 
-def _open(path: Path, network: type, runtime: Any, provider: str) -> Any:
-    """A network's file as a session of ONNX Runtime; what works but is not what one would take it for is told.
+def _open(path: Path, task: str, zoo: ModuleType, provider: str) -> Any:
+    """A network's file through InsightFace; what works but is not what one would take it for is told.
 
     Raises:
         InputError: not a file that ONNX Runtime reads, or another network.
     """
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    names = list(dict.fromkeys((PROVIDERS[provider], PROVIDERS["CPU"])))
+    label, _, name = NETWORKS[task]
+    providers = list(dict.fromkeys((PROVIDERS[provider], PROVIDERS["CPU"])))
     try:
-        session = runtime.InferenceSession(str(path), options, providers=names)
-        opened = network(session, path)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the providers
+            model = zoo.get_model(str(path), providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: not a readable ONNX model ({reason}). Download it again.") from error
-    description = session.get_modelmeta().description
+    if getattr(model, "taskname", None) != name or not getattr(model, "use_kps", True):  # the recogniser needs the eyes
+        raise InputError(f"{path}: InsightFace finds another network in it than a {label}. Download it again.")
+    description = model.session.get_modelmeta().description
     if description.startswith(TOY_MARK):
         log.warning("%s: %s", path, description)
-    if (running := session.get_providers()[0]) != names[0]:
-        log.warning("%s: %s did not start, it runs on %s", path, names[0], running)
-    return opened
+    if (running := model.session.get_providers()[0]) != providers[0]:
+        log.warning("%s: %s did not start, it runs on %s", path, providers[0], running)
+    return model
 
 
 def choose_face(faces: list[Face], which: str | int = "largest", name: str = "portrait") -> Face:
@@ -277,4 +288,7 @@ def embed_face(
         nobody = Face(torch.zeros(EMBEDDING), (0.0, 0.0, float(width), float(height)), torch.zeros(0, 2), 0, 0, 0.0)
         return nobody, torch.ones(height, width)
     face = choose_face(faces, which, name)
+    eyes, mouth = face.landmarks[:2, 1].mean(), face.landmarks[3:, 1].mean()
+    if eyes > mouth:
+        log.warning("%s: the face looks upside down, with its eyes below its mouth: turn the picture first", name)
     return face, reference_mask(height, width, box=face.box, ratio=ratio)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from .errors import InputError
@@ -34,6 +35,12 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
     add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
+    add("--metadata", type=tag, action="append", default=[], metavar="NAME=TEXT", help="kept in the film's file")
+    add(
+        "--no-ai-notice",
+        action="store_true",
+        help="a film without its AI-generated mark (see docs/errors.md)",
+    )
     keeping = parser.add_mutually_exclusive_group()
     keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the film is whole")
     keeping.add_argument("--no-resume", action="store_true", help="keep no finished clips: a stopped run starts anew")
@@ -62,9 +69,19 @@ def size(text: str) -> tuple[int, int]:
 def lora(text: str) -> tuple[Path, float]:
     path, colon, strength = text.rpartition(":")
     try:
-        return (Path(path), float(strength)) if colon else (Path(text), 1.0)
+        file, value = (Path(path), float(strength)) if colon else (Path(text), 1.0)
     except ValueError:
         return Path(text), 1.0  # a colon of the path itself
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r}: strength {value}, expected a number such as 1")
+    return file, value
+
+
+def tag(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no metadata: expected NAME=TEXT, such as title=Greeting")
+    return name, value
 
 
 def film_options(given: argparse.Namespace):
@@ -87,6 +104,8 @@ def film_options(given: argparse.Namespace):
         framing=given.framing,
         face=given.face,
         loras=tuple(given.lora),
+        metadata=dict(given.metadata),
+        ai_notice=not given.no_ai_notice,
         device=device,
         dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
         compile=given.compile,
@@ -114,7 +133,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).item()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
     return name

@@ -29,7 +29,7 @@ ABOUT = "about "  # how the samples of a computed input begin
 SAMPLES, LEAST_SAMPLES = 256, 4  # of a computed input, of each tensor in it
 ROUNDING = 0.02
 READABLE = 80  # a value of more letters is hashed
-_PACKAGES = ("torch", "diffusers", "transformers", "onnxruntime")
+_PACKAGES = ("torch", "diffusers", "transformers", "insightface", "onnxruntime")
 
 Inputs = dict[str, str]
 

@@ -7,7 +7,6 @@ With s_r = 1 and s_a = s_t = s this is the released rule ``u + s (c - u)``, exac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +24,7 @@ class Branch(NamedTuple):
     text: bool
 
 
+LARGEST_SCALE = 20.0  # the original uses 3.5; beyond 6 it exaggerates
 NOTHING = Branch(False, False, False)
 PORTRAIT = Branch(True, False, False)
 SOUND = Branch(True, True, False)
@@ -76,11 +76,11 @@ def branch_weights(scales: Scales) -> dict[Branch, float]:
     """The weight of every evaluation that has one; they sum to 1.
 
     Raises:
-        InputError: a scale is not a finite number.
+        InputError: a scale is not a number of 0 to 20. A negative one would push the film away from what was asked.
     """
     for name, value in zip(Scales._fields, scales, strict=True):
-        if not math.isfinite(value):
-            raise InputError(f"{name} scale is {value}: expected a number (the original uses 1 / 3.5 / 3.5)")
+        if not 0 <= value <= LARGEST_SCALE:  # NaN is neither
+            raise InputError(f"{name} scale is {value:g}: choose 0 to {LARGEST_SCALE:g} (the original: 1 / 3.5 / 3.5)")
     r, a, t = scales
     weights = {NOTHING: 1 - r, PORTRAIT: r - a, SOUND: a - t, EVERYTHING: t}
     return {branch: weight for branch, weight in weights.items() if weight != 0}

@@ -6,6 +6,9 @@ cropped, square ones are scaled to its height and padded with black, and the fil
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +22,16 @@ GRID = 16  # pixels per token side: the VAE's 8 times the transformer's patch of
 MIN_SIDE = 16
 MAX_PIXELS = 80_000_000  # below Pillow's own alarm; a picture beyond it is a mistake or a decompression bomb
 MAX_ASPECT = 8
+LARGEST_SIDE = 2048  # of a film frame: twenty times the area that the model was trained on
 MODES = ("auto", "crop", "pad")
 # Formats that Pillow decodes by itself. Left out are those that start other programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF")
 
+log = logging.getLogger(__name__)
+
 
 def read_image(path: str | Path) -> Tensor:
-    """A picture file as ``3 h w``, float32, 0..1, RGB: upright as its EXIF says, first frame if it moves.
+    """A picture file as ``3 h w``, float32, 0..1, RGB: upright as its EXIF says, first frame if it moves (told).
 
     Transparency is laid over black, as the padding and the masked-out area of a reference are black. Grey of 16 bits
     is scaled, not cut off. Colour profiles are ignored, as in the original.
@@ -34,20 +40,27 @@ def read_image(path: str | Path) -> Tensor:
         InputError: no such file, no picture, damaged, too large, smaller than 16 x 16, or of values without a scale.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which is false, too, for names that no file can have
         raise InputError(f"{path}: no such picture file. Give the path of a PNG, JPEG or WebP picture.")
     images = require("PIL.Image", "pillow", "reading pictures")
     ops = require("PIL.ImageOps", "pillow", "reading pictures")
     images.init()
     formats = [name for name in FORMATS if name in images.OPEN]
     try:
-        with images.open(path, formats=formats) as picture:  # reads the header only
+        with (
+            warnings.catch_warnings(action="ignore", category=images.DecompressionBombWarning),  # there is a limit here
+            images.open(path, formats=formats) as picture,  # reads the header only
+        ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise images.DecompressionBombError(f"{picture.width}x{picture.height}")
+            if getattr(picture, "is_animated", False):
+                log.warning("%s: has several pictures or moves, the first one is taken", path)
             pixels = _rgb(ops.exif_transpose(picture), path)
     except InputError:
         raise
-    except (images.DecompressionBombError, images.DecompressionBombWarning) as error:
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read ({error.strerror}). Change its permissions.") from error
+    except images.DecompressionBombError as error:
         raise InputError(f"{path}: absurdly large ({error}). Scale it to at most 80 megapixels.") from error
     except images.UnidentifiedImageError as error:
         raise InputError(f"{path}: not a picture that can be read. Save it as PNG, JPEG or WebP.") from error
@@ -108,12 +121,14 @@ def plan_framing(image_height: int, image_width: int, height: int, width: int, m
     it can be 4:2:0.
 
     Raises:
-        InputError: an unknown mode, a frame that is not a positive multiple of 16, a portrait of no use.
+        InputError: an unknown mode, a frame that is not a multiple of 16 up to 2048, a portrait of no use.
     """
     for label, value in (("height", height), ("width", width)):
         if value < GRID or value % GRID:
             nearest = max(GRID, (value + GRID // 2) // GRID * GRID)
             raise InputError(f"{label} {value}: film frames are multiples of {GRID} pixels. Nearest: {nearest}.")
+        if value > LARGEST_SIDE:
+            raise InputError(f"{label} {value}: film frames have at most {LARGEST_SIDE} pixels a side.")
     if mode not in MODES:
         raise InputError(f"framing {mode!r}: expected one of {', '.join(MODES)}.")
     check_size(image_height, image_width)

@@ -50,7 +50,7 @@ class Networks:
     @property
     def config(self) -> TransformerConfig:
         """The denoiser's sizes, without loading it."""
-        return transformer_config(self.release.engine(), names.DENOISER)
+        return transformer_config(self.release.engine(), names.DENOISER, self.release.label)
 
     @contextmanager
     def denoiser(self, size: tuple[int, int] | None = None) -> Iterator[Denoiser]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,17 @@ from .errors import InputError, require
 
 VOICE_RATE = 16_000  # samples a second that wav2vec2 was trained on
 PIECE = 65_536  # samples handled at a time, so that only the sound itself stays in memory
+
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # beyond them a header is damaged, and resamplers fail
+LONGEST = 3 * 3600  # seconds: 5,745 clips
+MOST_VALUES = LONGEST * 48_000 * 2  # samples of all channels: 4.1 GB, which is three hours of stereo
+# What sound comes in. Left out are playlists and descriptions that make FFmpeg open further files or addresses, and
+# pictures.
+_CONTAINERS = (
+    *("wav", "w64", "aiff", "au", "caf", "mp3", "flac", "ogg", "aac", "ac3", "eac3", "amr", "ape", "wv", "tta"),
+    *("mov", "matroska", "avi", "asf", "mpegts", "mpeg", "flv"),
+)
+_OPEN = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
 
 _SILENT = 2.0**-15  # one step of 16-bit sound
 _LOUDEST = 16.0  # 24 dB above full scale: more than that is integers that nobody divided
@@ -59,16 +71,20 @@ def check_recording(recording: Recording) -> Recording:
     """The recording as float32 on the CPU, if it is sound. Silence is let through with a warning.
 
     Raises:
-        InputError: no samples, not ``channels samples``, whole numbers, values that are not finite or far above 1, or a
-            rate below 1.
+        InputError: no samples, not ``channels samples``, whole numbers, values that are not finite or far above 1, a
+            rate that is none, or more than three hours.
     """
     name, waveform, rate = recording.name, recording.waveform, recording.rate
     if waveform.ndim != 2 or not waveform.numel():
         raise InputError(f"{name}: no sound in it, expected channels x samples, found {list(waveform.shape)}.")
     if not waveform.is_floating_point():
         raise InputError(f"{name}: samples are {waveform.dtype}, expected floats of -1..1. Divide by full scale.")
-    if not isinstance(rate, Integral) or rate < 1:
-        raise InputError(f"{name}: {rate} samples a second, expected a whole number such as {VOICE_RATE}.")
+    if not isinstance(rate, Integral) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise InputError(
+            f"{name}: {rate} samples a second, expected a whole number of {LOWEST_RATE} to {HIGHEST_RATE}, such as "
+            f"{VOICE_RATE}."
+        )
+    _check_length(name, waveform.numel(), waveform.shape[1] / rate)
     waveform = waveform.detach().to("cpu", torch.float32).contiguous()
     lowest, highest = (value.item() for value in waveform.aminmax())  # NaN wins here, and nothing is copied
     if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -87,29 +103,33 @@ def check_recording(recording: Recording) -> Recording:
 
 
 def read_recording(path: str | PathLike) -> Recording:
-    """The sound of a file: wav, mp3, flac, ogg, m4a, or what a video sounds like. Damaged packets are left out.
+    """The sound of a file: wav, mp3, flac, ogg, m4a, or what a video sounds like. Damaged packets are left out, and a
+    file that holds less than it says is told in the log. No other file is opened, whatever the content asks for.
 
     Raises:
         InputError: no such file, not readable, no sound in it, or no sound that `check_recording` accepts.
     """
     av = require("av", "av", "reading sound")
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which is false, too, for names that no file can have
         raise InputError(
             f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a recording such as wav."
         )
     try:
         # An absolute path is never taken for a protocol; tags in another alphabet's bytes must not stop the sound.
-        with av.open(str(path.resolve()), metadata_errors="replace") as container:
+        with av.open(str(path.resolve()), metadata_errors="replace", options=_OPEN) as container:
             if not container.streams.audio:
                 kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
                 raise InputError(f"{path}: no sound in it (found {kinds}). Use a file with an audio stream.")
-            waveform, rate = _decode(container, path, av.error.InvalidDataError)
+            recording = check_recording(Recording(*_decode(container, path, av.error.InvalidDataError), path.name))
+            _warn_if_short(container, path, recording.seconds)
+            return recording
+    except IndexError as error:  # PyAV's, of a stream that the file's beginning does not list
+        raise InputError(f"{path}: a further stream begins on its way. Save its sound alone, as wav.") from error
     except av.error.FFmpegError as error:
-        raise InputError(
-            f"{path}: not readable as sound ({error.strerror}). Use wav, mp3, flac, ogg or m4a."
-        ) from error
-    return check_recording(Recording(waveform, rate, path.name))
+        is_foreign = isinstance(error, av.error.ArgumentError)  # what FFmpeg calls a container that is not on the list
+        reason = "of a kind that holds none" if is_foreign else error.strerror
+        raise InputError(f"{path}: not readable as sound ({reason}). Use wav, mp3, flac, ogg or m4a.") from error
 
 
 def to_mono(recording: Recording, rate: int = VOICE_RATE) -> Tensor:
@@ -160,7 +180,7 @@ def _decode(container, path: Path, damage: type[Exception]) -> tuple[Tensor, int
     """The best audio stream of an open file, whole: ``channels samples`` and its rate. `damage` is skipped."""
     stream = container.streams.best("audio")
     pieces: list[Tensor] = []
-    setup, damaged = None, 0
+    setup, damaged, samples = None, 0, 0
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -174,13 +194,36 @@ def _decode(container, path: Path, damage: type[Exception]) -> tuple[Tensor, int
                     f"{path}: changes from {setup[0]} Hz, {setup[1]} channels to {found[0]} Hz, {found[1]} channels on "
                     "its way. Save it again with one setting."
                 )
-            setup = found
+            setup, samples = found, samples + frame.samples
+            _check_length(str(path), samples * setup[1], samples / max(1, setup[0]))  # before memory is filled
             pieces.append(_samples(frame))
     if not pieces:
         raise InputError(f"{path}: no sound in it ({damaged} damaged packets). Save it again, as wav for example.")
     if damaged:
         _log.warning("%s: %d damaged packets of its sound are left out.", path, damaged)
     return torch.cat(pieces, dim=1), setup[0]
+
+
+def _check_length(name: str, values: int, seconds: float) -> None:
+    """Raises InputError for sound of more than three hours, or of more samples than three hours of stereo have."""
+    if seconds > LONGEST or values > MOST_VALUES:
+        raise InputError(
+            f"{name}: more than {LONGEST // 3600} hours of sound, or as many samples in several channels. Cut it into "
+            "parts."
+        )
+
+
+def _warn_if_short(container, path: Path, seconds: float) -> None:
+    """Tell of a file that holds less sound than it says: its download or copy may have been cut short."""
+    stream = container.streams.best("audio")
+    told = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if container.format.name == "wav":  # FFmpeg goes by the file's size there, not by what it says
+        with path.open("rb") as file:
+            claimed = int.from_bytes(file.read(8)[4:], "little") + 8
+        if claimed < 1 << 32:  # the largest numbers mean that the writer did not know
+            told = max(told, seconds * claimed / max(1, path.stat().st_size))
+    if seconds < 0.9 * told:
+        _log.warning("%s: holds %.1f s of sound but says %.1f s: was it cut short?", path, seconds, told)
 
 
 def _samples(frame) -> Tensor:

@@ -79,7 +79,7 @@ def _extrapolate(clean: Tensor, before: Tensor, a_before: float, a: float, a_nex
     """x0 extrapolated linearly in log SNR to the middle of the coming step (behind pure noise: not at all)."""
     ratio = (log_snr(a) - log_snr(a_before)) / (log_snr(a_next) - log_snr(a))
     share = 0.5 / ratio
-    return (1 + share) * clean - share * before if share else clean
+    return (1 + share) * clean - share * before
 
 
 def _stochastic_step(x: Tensor, target: Tensor, noise: Tensor, a: float, a_next: float) -> Tensor:

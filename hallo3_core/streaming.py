@@ -126,6 +126,7 @@ class StreamedBlocks(nn.Module):
 
     The block after it, in a ring, is copied meanwhile; the block before it is given back. Hence a block that was taken
     has to be used before the next one is. The blocks are no submodules: moving the model leaves them where they are.
+    `places` is all that the device holds of them.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device | str, lane: Lane | None = None):
@@ -141,8 +142,8 @@ class StreamedBlocks(nn.Module):
             self._packed.append(packed)
             self._lane.hold(packed)
         size = max(packed.nbytes for packed in self._packed)
-        self._places = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(PLACES, len(blocks)))]
-        self._held: list[int | None] = [None] * len(self._places)  # whose weights a place has, or will have
+        self.places = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(PLACES, len(blocks)))]
+        self._held: list[int | None] = [None] * len(self.places)  # whose weights a place has, or will have
         self._lent: int | None = None
 
     def __len__(self) -> int:
@@ -158,7 +159,7 @@ class StreamedBlocks(nn.Module):
         """Give everything back, on the device and in host memory."""
         self._give_back()
         self._lane.close()
-        self._places, self._packed, self._held = [], [], []
+        self.places, self._packed, self._held = [], [], []
 
     def _lend(self, index: int) -> nn.Module:
         if index == self._lent:
@@ -168,7 +169,7 @@ class StreamedBlocks(nn.Module):
             self._send(index, place=0)
         self._lane.arrived()
         place = self._held.index(index)
-        _lay(self._blocks[index], self._pieces[index], self._places[place])
+        _lay(self._blocks[index], self._pieces[index], self.places[place])
         self._lent = index
         following = (index + 1) % len(self)
         if following not in self._held:
@@ -183,7 +184,7 @@ class StreamedBlocks(nn.Module):
     def _send(self, index: int, place: int) -> None:
         self._held[place] = index
         packed = self._packed[index]
-        self._lane.send(self._places[place][: packed.nbytes], packed)
+        self._lane.send(self.places[place][: packed.nbytes], packed)
 
 
 def pack(block: nn.Module) -> tuple[list[Piece], Tensor]:

@@ -7,7 +7,6 @@ makes of that file differs from version to version.
 
 from __future__ import annotations
 
-import json
 import logging
 from bisect import bisect_right
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .checkpoints.config_file import read_config, read_json
 from .checkpoints.parts import fill
 from .checkpoints.reading import read_tensors
 from .errors import InputError, require
@@ -50,6 +50,8 @@ class Tokenizer:
                 f"the prompt holds {prompt[error.start : error.end]!a} at character {error.start + 1}, which is no "
                 "text. Type it again, or save its file as UTF-8."
             ) from error
+        if not prompt.strip():
+            log.warning("the prompt is empty: portrait and sound alone decide what is seen")
         found, room = self.split(prompt), count - 1
         if len(found) > room:
             log.warning(
@@ -178,13 +180,13 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
 
 def _build_model(folder: Path) -> nn.Module:
     """T5's encoder as `config.json` says, on the meta device: without storage, so without made-up weights."""
-    config = _read_json(folder / CONFIG)
-    kind = config.get("model_type")
-    if kind != "t5":
-        raise InputError(f"{folder / CONFIG}: describes a {kind!r} model, expected 't5'. Choose T5 v1.1's encoder.")
+    config = read_config(folder / CONFIG, "t5", "Choose the folder of T5 v1.1's encoder, or download it again.")
     transformers = require("transformers", "transformers", "the text encoder")
-    with torch.device("meta"):
-        model = transformers.T5EncoderModel(transformers.T5Config.from_dict(config))
+    try:
+        with torch.device("meta"):
+            model = transformers.T5EncoderModel(transformers.T5Config.from_dict(config))
+    except Exception as error:  # of which kind depends on the version of transformers
+        raise InputError(f"{folder / CONFIG}: no T5 can be built after it ({_reason(error)}).") from error
     model.set_input_embeddings(model.shared)  # one table; some versions make two until weights are tied
     return model
 
@@ -200,9 +202,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if (folder / WEIGHTS).is_file():
             return read_tensors(folder / WEIGHTS)
         raise InputError(f"{folder}: has neither {INDEX} nor {WEIGHTS}. Download the folder again.")
-    where = _read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise InputError(f"{index}: has no weight_map. Download it again.")
+    where = read_json(index, "Download it again.").get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
+        raise InputError(f"{index}: has no weight_map of names. Download it again.")
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(where.values())):
         if Path(shard).name != shard:
@@ -213,16 +215,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: missing. Download it.") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}). Download it again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected an object. Download it again.")
-    return content
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip()[:200] if lines else type(error).__name__
 
 
 def is_encoders(name: str) -> bool:

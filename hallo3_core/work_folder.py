@@ -44,7 +44,7 @@ class WorkFolder:
 
     def __enter__(self) -> WorkFolder:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # others see the film when it is whole
             self._lock = try_lock(self.path / LOCK)
         except OSError as error:
             raise InputError(

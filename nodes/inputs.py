@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..hallo3_core.guidance import Guidance, Scales
+from ..hallo3_core.guidance import LARGEST_SCALE, Guidance, Scales
 from ..hallo3_core.noise import MAX_SEED
 from ..hallo3_core.pipeline import Settings
 from ..hallo3_core.sampler import SAMPLERS
@@ -62,7 +62,14 @@ SAMPLER = (
 
 
 def _scale(default: float, what: str, cost: str) -> tuple[str, dict]:
-    options = {"default": default, "min": 0.0, "max": 20.0, "step": 0.1, "round": 0.01, "tooltip": f"{what} {cost}"}
+    options = {
+        "default": default,
+        "min": 0.0,
+        "max": LARGEST_SCALE,
+        "step": 0.1,
+        "round": 0.01,
+        "tooltip": f"{what} {cost}",
+    }
     return ("FLOAT", options)
 
 

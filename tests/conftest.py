@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
+quick = dict(max_examples=15, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+settings.register_profile("mutants", deadline=None, **quick)  # see tests/mutation
 settings.register_profile("project", deadline=None)  # machines are shared: no test is timed
 settings.load_profile("project")
 

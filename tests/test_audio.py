@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from hallo3_core import audio
 from hallo3_core.checkpoints.tiny_wav2vec import write_tiny_wav2vec
-from hallo3_core.clips import FRAMES_PER_CLIP, clip_count
+from hallo3_core.clips import FRAMES_PER_CLIP, clip_count, clip_span
 from hallo3_core.errors import InputError
 from hallo3_core.recording import VOICE_RATE, Recording, to_mono
 
@@ -115,9 +115,11 @@ def test_the_model_is_as_asked_for_and_chance_has_no_part_in_it(folder):
     ("spoil", "named", "reason"),
     [
         (lambda f: (f / "config.json").unlink(), "config.json", "missing"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json", "damaged"),
-        (lambda f: (f / "config.json").write_text("[]"), "config.json", "found a list"),
-        (lambda f: change_json(f / "config.json", model_type="hubert"), "config.json", "is a hubert model"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json", "not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json", "holds a list"),
+        (lambda f: change_json(f / "config.json", model_type="hubert"), "config.json", "a 'hubert' model"),
+        (lambda f: change_json(f / "config.json", num_hidden_layers=10**9), "config.json", "more than 256"),
+        (lambda f: change_json(f / "config.json", hidden_size="wide"), "", "wav2vec2"),
         (lambda f: change_json(f / "config.json", conv_dim=[16]), "config.json", "not a wav2vec2 configuration"),
         (lambda f: change_json(f / "config.json", num_hidden_layers=4), "model.safetensors", "lacks encoder.layers.3"),
         (lambda f: change_json(f / "config.json", num_hidden_layers=2), "model.safetensors", "has encoder.layers.2"),
@@ -292,6 +294,21 @@ def test_clips_are_prefix_new_frames_and_repeats(padded):
     for clip in (-1, clip_count(padded)):
         with pytest.raises(IndexError, match=f"clip {clip} does not exist"):
             audio.clip_windows(hidden, clip)
+
+
+@given(frames=st.one_of(st.integers(1, 200), st.integers(1, 2 * 3600 * 25)), share=st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_every_frame_of_a_long_film_hears_its_own_moment(frames, share):
+    """Features that are the frames' own numbers: for any length up to two hours, frame n's window has n in its middle,
+    and the two motion frames before a clip hear what they heard in the clip before."""
+    padded = audio.padded_frames(frames)
+    assert padded % 49 == 0 and frames <= padded < frames + 49
+    clip = round(share * (clip_count(frames) - 1))
+    start, stop = clip_span(clip, frames)
+    found = audio.clip_windows(torch.arange(padded, dtype=torch.float64).view(-1, 1, 1), clip)[..., 0, 0]
+    assert found[2 : 2 + stop - start, 2].tolist() == list(range(start, stop))
+    assert found[:2, 2].tolist() == ([0, 0] if clip == 0 else [start - 2, start - 1])
+    assert (found[:, 2] - found[:, 0]).max() <= 2 and found.max() <= padded - 1
 
 
 def test_a_film_has_the_clips_that_its_frames_need(wav2vec):

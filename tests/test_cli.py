@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import wave
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
 from hallo3_core.cli import main
 from hallo3_core.film import read_film
 
@@ -66,6 +63,8 @@ def test_evaluations_in_turn_make_the_same_film(make, film):
         ("--sampler", "ddim"),
         ("--sampler", "dpmpp-2m"),
         ("--steps", "3"),
+        ("--guidance-stop", "0.5"),
+        ("--fp8", "weights"),
         ("--dtype", "bf16"),
     ],
     ids=" ".join,
@@ -74,6 +73,14 @@ def test_every_choice_reaches_the_film(make, film, options):
     frames, *_ = make("--seed", "1", *options)
     assert frames.shape == film[0].shape
     assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
+
+
+def test_a_preset_reaches_the_film_and_is_told(make, film, capsys):
+    frames, *_ = make("--seed", "1", "--preset", "fast")
+    assert frames.shape == film[0].shape  # a square portrait, computed without its padding
+    assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("preset fast with your own steps: 2 steps of dpmpp-2m, guidance from 0 to 0.6 of them")
 
 
 def test_a_lora_reaches_the_film(make, film, tmp_path, caplog):
@@ -114,108 +121,11 @@ def test_batch(tiny_release, portrait, short_speech, tmp_path, capsys):
     lines = [f"A person.@@mine.png@@{short_speech}", "", f"Another.@@bad.png@@{short_speech}"]
     jobs.write_text("\n".join([*lines, f"Third.@@{portrait}@@{short_speech}"]))
     given = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), *SMALL]
-    assert main(given) == 2
+    folders = [word for path in (portrait, short_speech) for word in ("--inputs", str(path.parent))]
+    assert main([*given, *folders]) == 2
     assert sorted(p.name for p in tmp_path.glob("*.mp4")) == ["0000.mp4", "0002.mp4"]
     error = capsys.readouterr().err
     assert "jobs.txt, line 3: " in error and "1 of 3 films were not made" in error
-
-
-def silence(path, seconds=0.2, rate=16_000, values=None):
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(b"" if seconds == 0 else np.zeros(int(seconds * rate), "<i2").tobytes())
-    return path
-
-
-def picture(path, size=(64, 64)):
-    Image.new("RGB", size, (90, 120, 200)).save(path)
-    return path
-
-
-BAD = {
-    "no image": (lambda p: ["--image", p / "none.png"], "none.png"),
-    "a text as image": (lambda p: ["--image", text(p / "text.png")], "text.png"),
-    "no sound file": (lambda p: ["--audio", p / "none.wav"], "none.wav"),
-    "a text as sound": (lambda p: ["--audio", text(p / "text.wav")], "text.wav"),
-    "no samples": (lambda p: ["--audio", silence(p / "empty.wav", 0)], "empty.wav"),
-    "a picture as sound": (lambda p: ["--audio", picture(p / "flat.png")], "no sound in it"),
-    "NaN sound": (lambda p: ["--audio", nan_sound(p / "nan.wav")], "nan.wav: sample 7"),
-    "no face": (lambda p: ["--image", picture(p / "flat.png")], "flat.png: no face found"),
-    "face 5": (lambda p: ["--face", "5"], "no face 5"),
-    "no such face": (lambda p: ["--face", "prettiest"], "prettiest"),
-    "steps 0": (lambda p: ["--steps", "0"], "steps is 0"),
-    "scale NaN": (lambda p: ["--audio-cfg", "nan"], "audio scale is nan"),
-    "odd size": (lambda p: ["--size", "100x150"], "multiples of 16"),
-    "no size": (lambda p: ["--size", "big"], "height x width"),
-    "negative seed": (lambda p: ["--seed", "-1"], "seed"),
-    "sampler": (lambda p: ["--sampler", "euler"], "sampler is 'euler'"),
-    "device": (lambda p: ["--device", "toaster"], "--device toaster"),
-    "unknown option": (lambda p: ["--colour"], "--colour"),
-    "no models": (lambda p: ["--models", p / "none"], "no such folder"),
-    "empty models": (lambda p: ["--models", p], "hallo3/latest"),
-    "the VAE as engine": (lambda p: ["--models", vae_as_engine(p / "models")], "the checkpoint has no denoiser"),
-    "no LoRA": (lambda p: ["--lora", p / "none.safetensors"], "none.safetensors: no such file"),
-    "no output folder": (lambda p: ["--output", p / "none" / "film.mp4"], "none"),
-    "not mp4": (lambda p: ["--output", p / "film.avi"], ".mp4"),
-}
-
-
-def vae_as_engine(folder):
-    engine = folder / "hallo3" / "1" / "mp_rank_00_model_states.pt"
-    engine.parent.mkdir(parents=True)
-    (folder / "hallo3" / "latest").write_text("1")
-    torch.save({"state_dict": tiny_vae_tensors(0)}, engine)
-    return folder
-
-
-def text(path):
-    path.write_text("hello")
-    return path
-
-
-def nan_sound(path):
-    """A float wav file by hand: the standard library writes whole numbers only."""
-    samples = np.zeros(1600, "<f4")
-    samples[7] = np.nan
-    body = samples.tobytes()
-    head = b"fmt " + np.array([16], "<u4").tobytes() + np.array([3, 1], "<u2").tobytes()
-    head += np.array([16_000, 64_000], "<u4").tobytes() + np.array([4, 32], "<u2").tobytes()
-    size = np.array([4 + len(head) + 8 + len(body)], "<u4").tobytes()
-    path.write_bytes(b"RIFF" + size + b"WAVE" + head + b"data" + np.array([len(body)], "<u4").tobytes() + body)
-    return path
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_mistake_gets_one_line(case, tiny_release, portrait, short_speech, tmp_path, capsys):
-    options, words = BAD[case]
-    old = tmp_path / "film.mp4"
-    old.write_bytes(b"an older film")
-    given = {
-        "--image": portrait,
-        "--audio": short_speech,
-        "--prompt": "A person talks.",
-        "--models": tiny_release,
-        "--output": old,
-        "--size": "32x48",
-        "--steps": "2",
-        "--device": "cpu",
-    }
-    change = options(tmp_path)
-    flags = dict(zip(change[::2], change[1::2], strict=False))
-    arguments = [str(w) for pair in {**given, **flags}.items() for w in pair] + [
-        str(w) for w in change[len(flags) * 2 :]
-    ]
-    try:
-        code = main(["animate", *arguments])
-    except SystemExit as stop:  # argparse's own
-        code = stop.code
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert code == 2
-    assert len(errors) == 1 and words in errors[0], errors
-    assert old.read_bytes() == b"an older film"
-    assert not list(tmp_path.glob("*.part*")) and not list(tmp_path.glob(".*"))
 
 
 def test_tiny_writes_only_into_an_empty_folder(tmp_path, capsys):

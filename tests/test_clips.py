@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hallo3_core import clips
 from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP, clip_count, clip_span, film_frames
+
+
+def test_the_numbers_are_the_releases():
+    assert (clips.FPS, clips.FRAMES_PER_CLIP, clips.MOTION_FRAMES) == (25, 49, 2)
+    assert (clips.NEW_FRAMES_PER_CLIP, clips.LATENT_FRAMES) == (47, 13)
 
 
 @given(frames=st.integers(1, 200_000))
@@ -16,6 +22,28 @@ def test_clips_cover_the_film_once(frames):
     assert spans[0][0] == 0 and spans[-1][1] == frames
     assert all(stop == start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False))
     assert all(0 < stop - start <= NEW_FRAMES_PER_CLIP for start, stop in spans)
+
+
+@given(seconds=st.integers(1, 7200), rate=st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 96000, 192_000]))
+def test_sound_and_frames_do_not_drift(seconds, rate):
+    """Frame n stands at n / 25 s exactly: after hours the film ends less than one frame behind its sound."""
+    samples = seconds * rate + seconds % 7
+    behind = Fraction(film_frames(samples, rate), FPS) - Fraction(samples, rate)
+    assert 0 <= behind < Fraction(1, FPS)
+
+
+@given(frames=st.integers(1, 2 * 3600 * FPS))
+def test_clips_overlap_by_the_motion_frames_and_end_behind_the_film(frames):
+    """Every clip samples 49 frames, of which 2 repeat the clip before; no clip more than the film needs."""
+    count = clip_count(frames)
+    covered = count * clips.FRAMES_PER_CLIP - count * clips.MOTION_FRAMES
+    assert covered - NEW_FRAMES_PER_CLIP < frames <= covered
+    start, stop = clip_span(count - 1, frames)
+    assert stop == frames and 0 < stop - start <= NEW_FRAMES_PER_CLIP
+    for clip in {0, count // 2, count - 1}:
+        start, stop = clip_span(clip, frames)
+        first_sampled = start - clips.MOTION_FRAMES  # with its motion frames, a clip begins inside the one before
+        assert clip == 0 or first_sampled >= clip_span(clip - 1, frames)[0]
 
 
 @given(samples=st.integers(1, 2 * 3600 * 192_000), rate=st.sampled_from([8000, 16000, 22050, 44100, 48000, 192_000]))
@@ -35,8 +63,14 @@ def test_a_clip_that_is_not_there(clip):
         clip_span(clip, 63)
 
 
+def test_the_slowest_and_the_shortest_sound():
+    assert (film_frames(1, 1), film_frames(3, 1), film_frames(1, 192_000)) == (25, 75, 1)
+    assert clip_count(1) == 1 and clip_span(0, 1) == (0, 1)
+
+
 def test_no_film_without_sound():
-    with pytest.raises(ValueError, match="0 samples"):
-        film_frames(0, 16000)
+    for samples, rate in ((0, 16000), (-1, 16000), (9, 0), (9, -1)):
+        with pytest.raises(ValueError, match=f"{samples} samples at {rate} Hz"):
+            film_frames(samples, rate)
     with pytest.raises(ValueError, match="at least 1 frame"):
         clip_count(0)

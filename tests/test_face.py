@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -208,6 +209,17 @@ def test_no_face_is_an_error_unless_the_whole_image_will_do(analyser):
         face.embed_face(picture, analyser, when_none="guess")
 
 
+def test_a_face_that_stands_on_its_head_is_told(analyser, monkeypatch, caplog):
+    picture = paint(480, 480, [(240, 240, 100, 120)])
+    face.embed_face(picture, analyser, name="me.png")
+    assert "upside down" not in caplog.text
+    (found,) = analyser.analyse(picture)
+    turned = replace(found, landmarks=found.landmarks * torch.tensor((1, -1)) + torch.tensor((0, 480)))
+    monkeypatch.setattr(face.FaceAnalyser, "analyse", lambda *_: [turned])
+    face.embed_face(picture, analyser, name="me.png")
+    assert "me.png: the face looks upside down" in caplog.text
+
+
 def test_a_face_that_is_not_there_is_refused(analyser):
     faces = analyser.analyse(paint(480, 480, [(240, 240, 100, 120)]))
     with pytest.raises(InputError, match="me.png: no face 1, as 1 found"):
@@ -242,7 +254,7 @@ def test_models_of_other_names_are_told_by_what_they_are(models, tmp_path, caplo
     (tmp_path / "c.onnx").write_bytes(b"never reached")
     with caplog.at_level(logging.WARNING):
         found = face.load_face_analyser(tmp_path)
-    assert (found.recogniser.path.name, found.detector.path.name) == ("a.onnx", "b.onnx")
+    assert found.detector.taskname == "detection" and found.recogniser.taskname == "recognition"
     assert any("trained with glintr100.onnx" in record.message for record in caplog.records)
 
 
@@ -260,6 +272,24 @@ def test_a_folder_without_the_models_is_refused(models, tmp_path):
     with pytest.raises(InputError, match="glintr100.onnx: not a readable ONNX model") as caught:
         face.load_face_analyser(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_under_the_others_name_is_refused(models, tmp_path):
+    shutil.copy(models / face.RECOGNISER, tmp_path / face.DETECTOR)
+    shutil.copy(models / face.DETECTOR, tmp_path / face.RECOGNISER)
+    with pytest.raises(InputError, match="scrfd_10g_bnkps.onnx: InsightFace finds another network in it than"):
+        face.load_face_analyser(tmp_path)
+
+
+def test_a_detector_without_landmarks_is_refused(models, tmp_path):
+    import onnx
+
+    shutil.copy(models / face.RECOGNISER, tmp_path)
+    model = onnx.load(models / face.DETECTOR)
+    del model.graph.output[6:]
+    onnx.save(model, tmp_path / face.DETECTOR)
+    with pytest.raises(InputError, match="another network in it than a face detector"):
+        face.load_face_analyser(tmp_path)
 
 
 def test_a_provider_that_is_not_there_is_refused(models, monkeypatch):

@@ -1,73 +1,197 @@
-"""ONNX Runtime is taken in whatever build is there; what is missing is answered with the command for what is there."""
+"""InsightFace, ONNX Runtime and OpenCV are taken as installed; what is missing is answered with the commands for it."""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from importlib import metadata
-from types import SimpleNamespace
+import sysconfig
 
 import pytest
 
 from hallo3_core import errors, face_runtime
 from hallo3_core.errors import InputError
+from hallo3_core.face_runtime import NEEDS
 
-CPU_ONLY = ["CPUExecutionProvider"]
+CPU, CUDA = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
+OTHERS = {package: module for module, package in NEEDS.items()}
+RUNTIME = "def get_available_providers(): return {}\ndef set_default_logger_severity(level): pass\n"
+PIP = "/comfy/python -m pip"
+
+
+class Installation:
+    """A folder of packages, each a module and what a package manager notes of it, which is all that this Python has."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def add(self, package, module, code=""):
+        """`code` None: the package is noted, but its module is gone."""
+        notes = self.folder / f"{package.replace('-', '_')}-1.0.dist-info"
+        notes.mkdir(parents=True)
+        (notes / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (notes / "top_level.txt").write_text(f"{module}\n")
+        (self.folder / module).mkdir(exist_ok=True)
+        if code is not None:
+            (self.folder / module / "__init__.py").write_text(code)
+        importlib.invalidate_caches()
+        return self
+
+    def runtime(self, build="onnxruntime", providers=CPU):
+        return self.add(build, "onnxruntime", RUNTIME.format(providers))
+
+    def opencv(self, build="opencv-python-headless", code=""):
+        return self.add(build, "cv2", code)
+
+    def others(self, without=()):
+        for package in OTHERS.keys() - set(without):
+            self.add(package, OTHERS[package])
+        return self
+
+    def insightface(self, code=""):
+        self.add("insightface", "insightface", code)
+        (self.folder / "insightface" / "model_zoo.py").write_text("")
+        return self
 
 
 @pytest.fixture
-def install(monkeypatch):
-    """`install(packages, providers)`: what this Python would hold; providers None: no module at all."""
+def installed(tmp_path, monkeypatch):
+    """An empty Python, but for its standard library and pip."""
+    roots = {"insightface", "onnxruntime", "cv2", *NEEDS}
 
-    def arrange(packages, providers):
-        runtime = None if providers is None else SimpleNamespace(get_available_providers=lambda: providers)
-        monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-        monkeypatch.setattr(metadata, "packages_distributions", lambda: {"onnxruntime": packages} if packages else {})
-        monkeypatch.setattr(sys, "executable", "/comfy/python")
-        return runtime
+    def ours():
+        return {name: module for name, module in sys.modules.items() if name.split(".")[0] in roots}
 
-    return arrange
+    before = ours()
+    for name in before:
+        del sys.modules[name]
+    library = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *library])
+    monkeypatch.setattr(sys, "executable", "/comfy/python")
+    yield Installation(tmp_path).add("pip", "pip")
+    for name in ours():
+        del sys.modules[name]
+    sys.modules.update(before)
 
 
-def message(provider):
+def message(provider="CPU"):
     with pytest.raises(InputError) as caught:
-        face_runtime.load_runtime(provider)
+        face_runtime.load_model_zoo(provider)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
+def steps(told):
+    """The commands of a message, and the packages of each."""
+    commands = told.partition("Run ")[2].removesuffix(", and start again.").split(", then ")
+    assert all(command.startswith(PIP) for command in commands), told
+    return [command.removeprefix(f"{PIP} ").split() for command in commands]
+
+
 @pytest.mark.parametrize("build", sorted(set(face_runtime.BUILDS.values())))
-def test_any_build_serves(install, build):
-    runtime = install([build], CPU_ONLY)
-    assert face_runtime.load_runtime("CPU") is runtime
+@pytest.mark.parametrize("opencv", ["opencv-python", "opencv-python-headless", "opencv-contrib-python"])
+def test_any_builds_serve(installed, build, opencv):
+    installed.runtime(build).opencv(opencv).others().insightface()
+    assert face_runtime.load_model_zoo("CPU").__name__ == "insightface.model_zoo"
 
 
 @pytest.mark.parametrize("provider", face_runtime.PROVIDERS)
-def test_where_there_is_none_the_one_that_is_needed_is_named(install, provider):
-    install([], None)
-    command = f"Run /comfy/python -m pip install {face_runtime.BUILDS[provider]}, and start again."
-    assert message(provider).endswith(command)
+def test_with_nothing_installed_everything_is_named(installed, provider):
+    """InsightFace alone and last: it asks by name for builds that would come on top of these."""
+    first, second = steps(message(provider))
+    assert first == ["install", face_runtime.BUILDS[provider], "opencv-python-headless", *NEEDS.values()]
+    assert second == ["install", "--no-deps", "insightface"]
 
 
-def test_a_build_without_the_provider_is_exchanged_not_added_to(install):
-    install(["onnxruntime"], ["AzureExecutionProvider", *CPU_ONLY])
+@pytest.mark.parametrize("build", ["onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"])
+@pytest.mark.parametrize("opencv", ["opencv-python", "opencv-contrib-python-headless"])
+def test_no_second_build_is_ever_asked_for(installed, build, opencv):
+    installed.runtime(build, CUDA).opencv(opencv).others(without=["scipy", "onnx"])
+    for provider in ("CPU", "CUDA"):
+        told = message(provider)
+        assert told.startswith("finding faces needs the packages onnx, scipy and insightface. Run ")
+        assert steps(told) == [["install", "onnx", "scipy"], ["install", "--no-deps", "insightface"]]
+
+
+def test_only_what_is_missing_is_asked_for(installed):
+    installed.runtime().opencv().others()
+    assert (
+        message()
+        == f"finding faces needs the package insightface. Run {PIP} install --no-deps insightface, and start again."
+    )
+    installed.insightface()
+    assert face_runtime.load_model_zoo("CPU")
+
+
+def test_the_needs_of_an_older_insightface_are_told(installed):
+    installed.runtime().opencv().others().insightface("import sklearn")
+    told = message()
+    assert told.startswith("insightface is installed but cannot be loaded (No module named 'sklearn').")
+    assert steps(told) == [["install", "scikit-learn"]]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise ValueError('numpy.dtype size changed\\nmore')",  # compiled for another numpy
+        "from .thirdparty import mesh",  # a part of it is gone
+        "import types; types.ModuleType('numpy').int",  # AttributeError
+    ],
+)
+def test_an_insightface_that_cannot_be_loaded_is_exchanged(installed, code):
+    installed.runtime("onnxruntime-gpu").opencv().others().insightface(code)
+    told = message()
+    assert told.startswith("insightface is installed but cannot be loaded (")
+    assert steps(told) == [["uninstall", "insightface"], ["install", "--no-deps", "insightface"]]
+
+
+@pytest.mark.parametrize(
+    ("builds", "headless"),
+    [
+        (["opencv-python"], "opencv-python-headless"),
+        (["opencv-contrib-python", "opencv-python"], "opencv-contrib-python-headless"),
+    ],
+)
+def test_an_opencv_without_its_libraries_is_exchanged_for_the_headless_one(installed, builds, headless):
+    installed.runtime().others().insightface()
+    for build in builds:
+        installed.opencv(build, "raise ImportError('libGL.so.1: cannot open shared object file')")
+    told = message()
+    assert told.startswith("OpenCV is installed but cannot be loaded (libGL.so.1: cannot open")
+    assert steps(told) == [["uninstall", *builds], ["install", headless]]
+
+
+def test_a_build_without_the_provider_is_exchanged_not_added_to(installed):
+    installed.runtime(providers=["AzureExecutionProvider", *CPU]).opencv().others().insightface()
     told = message("CUDA")
-    assert "offers CPU" in told
-    remove, add = "/comfy/python -m pip uninstall onnxruntime", "/comfy/python -m pip install onnxruntime-gpu"
-    assert f"Run {remove}, then {add}, and start again." in told
+    assert "offers CPU." in told
+    assert steps(told) == [["uninstall", "onnxruntime"], ["install", "onnxruntime-gpu"]]
 
 
-def test_builds_that_overwrote_each_other_are_both_removed(install):
-    install(["onnxruntime-gpu", "onnxruntime"], CPU_ONLY)
+def test_builds_that_overwrote_each_other_are_both_removed(installed):
+    installed.runtime("onnxruntime-gpu").runtime("onnxruntime").opencv().others().insightface()
     told = message("CUDA")
     assert "onnxruntime and onnxruntime-gpu overwrite each other" in told
-    assert "pip uninstall onnxruntime onnxruntime-gpu, then" in told
+    assert steps(told)[0] == ["uninstall", "onnxruntime", "onnxruntime-gpu"]
 
 
-def test_a_half_removed_build_is_told(install, monkeypatch):
-    install(["onnxruntime-gpu"], None)
-    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace())  # what is left: an empty folder
+def test_a_runtime_that_cannot_be_loaded_is_exchanged(installed):
+    installed.add("onnxruntime-gpu", "onnxruntime", "raise ImportError('libcudart.so.12')")
+    installed.opencv().others().insightface()
     told = message("CUDA")
-    assert "cannot be loaded" in told and "pip uninstall onnxruntime-gpu, then" in told
+    assert "onnxruntime is installed but cannot be loaded (libcudart.so.12)" in told
+    assert steps(told) == [["uninstall", "onnxruntime-gpu"], ["install", "onnxruntime-gpu"]]
+
+
+def test_what_is_noted_as_installed_but_gone_is_uninstalled_first(installed):
+    """Uninstalling one of two builds takes the folder that both had; pip would call the other one installed."""
+    installed.runtime().opencv(code=None).others().insightface()
+    told = message()
+    assert told.startswith("finding faces needs the package opencv-python-headless.")
+    assert steps(told) == [["uninstall", "opencv-python-headless"], ["install", "opencv-python-headless"]]
+
+
+def test_an_unknown_provider_is_refused(installed):
+    assert message("TPU") == "face provider 'TPU': expected one of CPU, CUDA, ROCM, CoreML, DirectML."
 
 
 def test_the_command_is_that_of_this_python(monkeypatch):

@@ -78,6 +78,18 @@ def test_a_clap_is_seen_and_heard_at_the_same_time(tmp_path, rate, channels):
     assert abs(loud[0] - 0.4) < 0.005 and abs(loud[-1] - 1.61) < 0.005
 
 
+def test_pictures_and_sound_are_in_time_after_a_minute(tmp_path):
+    """A rate that does not divide by 25, so that rounding shows: the clap of frame 1490 is heard within it."""
+    waveform = torch.zeros(1, 60 * 22050)
+    waveform[:, round(1490 / 25 * 22050) :][:, :200] = 0.9
+    with FilmWriter(tmp_path / "a.mp4", 16, 16, Recording(waveform, 22050)) as film:
+        for _ in range(15):
+            film.write(torch.zeros(100, 16, 16, 3, dtype=torch.uint8))
+    frames, _, sound = read_film(tmp_path / "a.mp4")
+    loud = (sound.waveform[0].abs() > 0.3).nonzero()[0].item() / sound.rate
+    assert len(frames) == 1500 and abs(loud * 25 - 1490) < 0.2
+
+
 def test_frames_are_in_order(tmp_path):
     levels = torch.arange(0, 250, 5, dtype=torch.uint8)
     frames, _, sound = read_film(write(tmp_path / "a.mp4", levels[:, None, None, None].repeat(1, H, W, 3)))
@@ -115,6 +127,21 @@ def test_planes_keep_the_colours_of_2x2_pixels(seed, height, width):
     assert (from_planes(planes).int() - frame.int()).abs().max() <= 2
 
 
+def test_the_same_frames_are_the_same_film(tmp_path):
+    """x264's fast paths are not: with them about half of these differ."""
+    noise = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (6, 3, 12, 18), generator=noise).float()
+    frames = torch.nn.functional.interpolate(blocks, size=(96, 144), mode="bilinear").movedim(1, -1)
+    frames = frames.repeat_interleave(20, 0)
+    frames = (frames + 6 * torch.randn(frames.shape, generator=noise)).clamp(0, 255).to(torch.uint8)
+    films = set()
+    for number in range(8):
+        with FilmWriter(tmp_path / f"{number}.mp4", 96, 144) as film:
+            film.write(frames)
+        films.add((tmp_path / f"{number}.mp4").read_bytes())
+    assert len(films) == 1
+
+
 def test_it_is_what_players_expect(tmp_path):
     path = write(tmp_path / "a.mp4", picture((9, 9, 9), 5), tone(1, 48000, 2))
     content = path.read_bytes()
@@ -132,6 +159,13 @@ def test_metadata_is_added_to_the_notice(tmp_path):
     with av.open(str(path)) as container:
         assert container.metadata["comment"] == f"{NOTICE}. first try"
         assert container.metadata["hallo3_seed"] == "42"
+
+
+def test_the_notice_goes_only_by_name(tmp_path):
+    for metadata, left in (({}, None), ({"comment": "mine"}, "mine")):
+        path = write(tmp_path / "a.mp4", picture((9, 9, 9)), metadata=metadata, ai_notice=False)
+        with av.open(str(path)) as container:
+            assert container.metadata.get("comment") == left
 
 
 def test_further_channels_are_mixed_into_both_sides_without_clipping(tmp_path):

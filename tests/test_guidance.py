@@ -8,10 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hallo3_core.errors import InputError
-from hallo3_core.guidance import EVERYTHING, NOTHING, PORTRAIT, SOUND, Branch, Guidance, Scales, branch_weights, guide
+from hallo3_core.guidance import (
+    EVERYTHING,
+    LARGEST_SCALE,
+    NOTHING,
+    PORTRAIT,
+    SOUND,
+    Branch,
+    Guidance,
+    Scales,
+    branch_weights,
+    guide,
+)
 
 CHAIN = (NOTHING, PORTRAIT, SOUND, EVERYTHING)
-scale = st.floats(-20, 20, allow_nan=False)
+scale = st.floats(0, LARGEST_SCALE)
 
 
 def results(seed=0):
@@ -71,8 +82,17 @@ def test_together_or_in_turn_is_the_same():
         groups.append(len(branches))
         return [v[b] for b in branches]
 
-    assert torch.equal(guide(evaluate, weights, batched=True), guide(evaluate, weights, batched=False))
-    assert groups == [4, 1, 1, 1, 1]
+    together = guide(evaluate, weights)
+    assert torch.equal(together, guide(evaluate, weights, batched=False))
+    assert torch.equal(together, guide(evaluate, weights, batched=True))
+    assert groups == [4, 1, 1, 1, 1, 4]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_an_evaluation_without_a_result_is_no_zero(batched):
+    weights = branch_weights(Scales(2, 3, 4))
+    with pytest.raises(ValueError, match="shorter"):
+        guide(lambda branches: [torch.ones(1)] * (len(branches) - 1), weights, batched)
 
 
 def test_guidance_on_a_part_of_the_steps():
@@ -89,8 +109,8 @@ def test_scales_for_each_step():
         guidance.weights(0, 3)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_scale_that_is_no_number(value):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.1, LARGEST_SCALE + 0.1])
+def test_a_scale_that_is_none(value):
     with pytest.raises(InputError, match="audio scale is"):
         branch_weights(Scales(audio=value))
 
@@ -103,3 +123,29 @@ def test_a_part_that_is_none(start, stop):
 
 def test_a_branch_is_named_by_its_conditions():
     assert Branch(reference=True, audio=True, text=False) == SOUND
+    assert CHAIN == ((False, False, False), (True, False, False), (True, True, False), (True, True, True))
+
+
+def test_what_is_released_is_what_is_meant_by_nothing():
+    assert Guidance() == Guidance(Scales(reference=1, audio=3.5, text=3.5), start=0, stop=1)
+    assert LARGEST_SCALE == 20
+
+
+@pytest.mark.parametrize("scale", [0, LARGEST_SCALE])
+def test_scales_at_their_ends(scale):
+    assert math.isclose(sum(branch_weights(Scales(scale, scale, scale)).values()), 1)
+
+
+@given(
+    st.integers(1, 1000),
+    st.integers(0, 999),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda part: part[0] != part[1]).map(sorted),
+    st.tuples(scale, scale, scale),
+)
+def test_every_step_is_guided_or_plain(steps, step, part, scales):
+    """Inside the part the chain's weights, outside one evaluation; always a sum of 1, and never a weight of 0."""
+    step %= steps
+    weights = Guidance(Scales(*scales), *part).weights(step, steps)
+    inside = part[0] <= step / steps < part[1]
+    assert weights == (branch_weights(Scales(*scales)) if inside else {EVERYTHING: 1})
+    assert math.isclose(sum(weights.values()), 1, abs_tol=1e-9) and all(weights.values())

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from hallo3_core.clips import film_frames
 from hallo3_core.errors import InputError
-from hallo3_core.recording import VOICE_RATE, Recording, check_recording, read_recording, resampled, to_mono
+from hallo3_core.recording import (
+    LONGEST,
+    MOST_VALUES,
+    VOICE_RATE,
+    Recording,
+    check_recording,
+    read_recording,
+    resampled,
+    to_mono,
+)
 
 RATE = 48_000
 
@@ -114,8 +123,12 @@ def test_what_is_no_recording_is_named(tmp_path):
         (torch.full((1, 10), 3000.0), 16000, "samples reach 3000"),
         (torch.ones(1, 10), 0, "0 samples a second"),
         (torch.ones(1, 10), 44100.5, "44100.5 samples a second"),
-        (torch.tensor([[0.1, 0.2], [0.3, math.nan]]), 10, r"sample 1 \(0.10 s\) of channel 1 is nan"),
-        (torch.tensor([[0.1, -math.inf]]), 10, "sample 1 .* is -inf"),
+        (torch.ones(1, 10), 999, "999 samples a second"),
+        (torch.ones(1, 10), 2**31, "2147483648 samples a second"),
+        (torch.zeros(1, 1).expand(1, LONGEST * 1000 + 1), 1000, "more than 3 hours"),
+        (torch.zeros(1, 1).expand(3, MOST_VALUES // 3 + 1), 192_000, "more than 3 hours"),
+        (torch.tensor([[0.1, 0.2], [0.3, math.nan]]), 1000, r"sample 1 \(0.00 s\) of channel 1 is nan"),
+        (torch.tensor([[0.1, -math.inf]]), 1000, "sample 1 .* is -inf"),
     ],
 )
 def test_what_is_no_sound_is_refused(waveform, rate, reason):
@@ -164,6 +177,19 @@ def test_a_click_stays_at_its_second(rate):
         waveform[0, click] = 1
         found = to_mono(Recording(waveform, rate)).abs().argmax().item()
         assert abs(found / VOICE_RATE - click / rate) <= 1 / VOICE_RATE
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100])
+def test_a_click_stays_at_its_second_for_minutes(tmp_path, rate):
+    """Through a file: what drifts by a frame in an hour would drift by a hundredth of one here, 6 samples."""
+    waveform = np.zeros(36 * rate, "<i2")
+    waveform[click := 35 * rate + 7] = 20_000
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(waveform.tobytes())
+    found = to_mono(read_recording(tmp_path / "a.wav"))
+    assert found.shape == (36 * VOICE_RATE,)
+    assert abs(found.abs().argmax().item() / VOICE_RATE - click / rate) <= 1 / VOICE_RATE
 
 
 @pytest.mark.parametrize("rate", [22050, 44100, 48000, 96000])

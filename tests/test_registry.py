@@ -30,7 +30,7 @@ NETWORK = {"huggingface_hub": "hallo3_core/checkpoints/download.py"}  # whose on
 DYNAMIC = "hallo3_core/errors.py"  # `require` imports an optional package by the name that its caller wrote
 
 HOST = {"torch", "numpy"}  # comes with ComfyUI, and naming it could replace a CUDA build
-OPTIONAL = {"onnxruntime", "onnx", "audio_separator", "sageattention"}  # asked for where they are used
+OPTIONAL = {"insightface", "onnxruntime", "cv2", "audio_separator", "onnx", "sageattention"}  # asked for where used
 BROUGHT = {"tokenizers"}  # by transformers
 COMFY = {"comfy", "comfy_api", "folder_paths", "latent_preview", "server"}
 DISTRIBUTIONS = {"PIL": "Pillow"}  # where the module is not called as what is installed

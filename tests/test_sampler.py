@@ -15,6 +15,7 @@ STEPS = (1, 2, 7, 50)
 def test_a_schedule_goes_from_noise_to_clean(steps):
     schedule = make_schedule(steps)
     assert len(schedule) == steps and schedule.timesteps[0] == 999
+    assert len(schedule.alphas) == steps + 1 and len(schedule.wrapped) == steps
     assert schedule.alphas[0] == 0 and schedule.alphas[-1] == 1
     assert list(schedule.alphas) == sorted(schedule.alphas)
     assert list(schedule.timesteps) == sorted(set(schedule.timesteps), reverse=True)
@@ -60,6 +61,21 @@ def test_the_state_keeps_the_noise_level_of_its_step(sampler):
     assert levels == pytest.approx([1 - a * a for a in schedule.alphas[:-1]], abs=0.03)
 
 
+@pytest.mark.parametrize("sampler", [DDIM, DPMPP_2M])
+def test_the_state_of_a_deterministic_solver_is_the_answer_and_its_noise(sampler):
+    """For a network that knows x0, the state at every step is ``a x0 + sqrt(1 - a^2) noise``, of the first noise."""
+    answer, noise = torch.linspace(-2, 2, 24), torch.randn(24, generator=torch.Generator().manual_seed(3))
+    schedule, states = make_schedule(9), []
+
+    def predict(x, i):
+        states.append(x)
+        return answer
+
+    sample(noise, schedule, predict, sampler)
+    for x, a in zip(states, schedule.alphas, strict=False):
+        torch.testing.assert_close(x, a * answer + (1 - a * a) ** 0.5 * noise, atol=1e-5, rtol=0)
+
+
 def test_velocity_and_clean_are_one():
     x0, noise = torch.randn(50), torch.randn(50)
     for a in (0.0, 0.3, 0.9):
@@ -73,6 +89,19 @@ def test_deterministic_solvers_draw_nothing_and_agree_to_first_order():
     results = [sample(x, schedule, lambda x, i: torch.tanh(x) * 0.5, sampler) for sampler in (DDIM, DPMPP_2M)]
     assert (results[0] - results[1]).abs().max() < 0.02
     assert not torch.equal(*results)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_no_number_stops_at_its_step(sampler):
+    seen = []
+
+    def predict(x, i):
+        seen.append(i)
+        return x * float("nan") if i == 2 else x
+
+    with pytest.raises(InputError, match="step 3 of 5"):
+        sample(torch.ones(3), make_schedule(5), predict, sampler, lambda i: torch.zeros(3))
+    assert seen == [0, 1, 2]
 
 
 def test_an_unknown_sampler():

@@ -135,7 +135,8 @@ def test_a_batch_makes_the_films_that_single_runs_make(tiny_release, portrait, s
     ]
     (tmp_path / "jobs.txt").write_text("\n".join(lines))
     small = ["--models", str(tiny_release), "--size", "16x16", "--steps", "2", "--device", "cpu", "--seed", "3"]
-    assert main(["batch", str(tmp_path / "jobs.txt"), "--output-dir", str(tmp_path), *small]) == 2
+    folders = [word for path in (portrait, short_speech) for word in ("--inputs", str(path.parent))]
+    assert main(["batch", str(tmp_path / "jobs.txt"), "--output-dir", str(tmp_path), *folders, *small]) == 2
     words = ["--image", str(portrait), "--audio", str(short_speech), "--prompt", "A person talks."]
     assert main(["animate", *words, "--output", str(tmp_path / "single.mp4"), *small]) == 0
     films = [(tmp_path / name).read_bytes() for name in ("0000.mp4", "0001.mp4", "0003.mp4", "single.mp4")]

@@ -118,7 +118,7 @@ def test_one_block_is_lent_and_the_next_one_sent():
             assert all(torch.equal(p, q) for p, q in zip(block.parameters(), own[i], strict=True))
             sent = [packed.index(p.data_ptr()) for p in lane.sent]
             assert sent == [n % 5 for n in range(5 * turn + i + 2)]  # each once, in order, one ahead
-            assert len(stream._places) == 2
+            assert len(stream.places) == 2
     stream.close()
     assert resident(blocks) == []
 
@@ -160,7 +160,7 @@ def test_only_blocks_stay_behind_when_the_model_moves():
         assert all(p.is_meta for p in denoiser.parameters())
         assert not [name for name, _ in denoiser.named_parameters() if name.startswith("blocks.")]
         denoiser.modulation.to("meta")
-        held = sum(place.nbytes for place in denoiser.blocks._places)
+        held = sum(place.nbytes for place in denoiser.blocks.places)
         assert held == 2 * max(packed.nbytes for packed in denoiser.blocks._packed)
         assert not any(packed.is_meta for packed in denoiser.blocks._packed)
 

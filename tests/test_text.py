@@ -191,6 +191,27 @@ def test_a_missing_or_damaged_file_is_named(copy, name):
     assert name in refusal(copy)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_layers": 10**9}, "more than 256"),
+        ({"d_model": 1e300}, "more than 1,048,576"),
+        ({"d_model": "wide"}, "no T5 can be built"),
+        ({"model_type": "bert"}, "a 'bert' model"),
+    ],
+)
+def test_a_configuration_that_no_model_has_is_refused(copy, change, said):
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    message = refusal(copy)
+    assert "config.json" in message and said in message
+
+
+def test_an_empty_prompt_is_told(encoder, caplog):
+    assert torch.isfinite(encoder.encode(" ")).all()
+    assert "the prompt is empty" in caplog.text
+
+
 def test_no_folder_and_no_weights(copy, tmp_path):
     assert "no such folder" in refusal(tmp_path / "none")
     (copy / "model.safetensors.index.json").unlink()
@@ -202,6 +223,8 @@ def test_no_folder_and_no_weights(copy, tmp_path):
     [
         ("[]", "holds a list"),
         ("{}", "no weight_map"),
+        ("[" * 100_000, "nests too deep"),
+        ('{"weight_map": {"shared.weight": ["a"]}}', "no weight_map of names"),
         ("{", "not JSON"),
         ('{"weight_map": {"shared.weight": "../x.safetensors"}}', "'../x.safetensors'"),
     ],

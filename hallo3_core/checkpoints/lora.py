@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -165,7 +166,12 @@ def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
 
     A weight in eight bits would round most of a LoRA away: such a layer becomes an ordinary one in the dtype of its
     bias, twice as large.
+
+    Raises:
+        InputError: a strength that is no number.
     """
+    if not math.isfinite(strength):
+        raise InputError(f"{lora.label}: strength {strength}, expected a number such as 1")
     by_name: dict[str, list[Patch]] = {}
     for patch in lora.patches:
         by_name.setdefault(patch.target.name, []).append(patch)
@@ -226,8 +232,13 @@ def _scale(alpha: float | None, rank: int, metadata: Mapping[str, str], label: s
             raise InputError(f"{label}: a LoRA with an alpha for each layer, or DoRA, cannot be applied")
         if alpha is None:
             alpha = settings.get("lora_alpha", rank)
-        return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
-    except (AttributeError, TypeError, json.JSONDecodeError) as error:
+        scale = alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+        if not math.isfinite(scale):
+            raise ValueError(f"alpha is {alpha}")
+        return scale
+    except InputError:
+        raise
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{label}: damaged settings in its metadata ({error})") from error
 
 

@@ -128,7 +128,14 @@ def sort_transformer(tensors: Mapping[str, Tensor], part: str, parts: Parts, pre
 
 
 def build(
-    parts: Parts, part: str, *, attention: Attention = scaled_dot_product, operations=nn, device="meta", dtype=None
+    parts: Parts,
+    part: str,
+    *,
+    attention: Attention = scaled_dot_product,
+    operations=nn,
+    device="meta",
+    dtype=None,
+    label: str = "checkpoint",
 ) -> nn.Module:
     """The module of one part, on the meta device (no storage) or another, with the sizes that the tensors tell.
 
@@ -138,7 +145,7 @@ def build(
         InputError: the checkpoint lacks the part, or a tensor that tells a size.
     """
     kw = dict(operations=operations, device=device, dtype=dtype)
-    with _told_sizes(parts, part) as shapes:
+    with _told_sizes(parts, part, label) as shapes:
         if part == names.AUDIO_PROJECTOR:
             return AudioProjector(AudioProjectorConfig.from_shapes(shapes), **kw)
         if part == names.FACE_PROJECTOR:
@@ -151,27 +158,26 @@ def build(
         return module
 
 
-def transformer_config(parts: Parts, part: str) -> TransformerConfig:
+def transformer_config(parts: Parts, part: str, label: str = "checkpoint") -> TransformerConfig:
     """The sizes of the denoiser or the reference network, without building it.
 
     Raises:
         InputError: as `build`.
     """
-    with _told_sizes(parts, part) as shapes:
+    with _told_sizes(parts, part, label) as shapes:
         return TransformerConfig.from_shapes(shapes)
 
 
 @contextmanager
-def _told_sizes(parts: Parts, part: str) -> Iterator[dict[str, tuple[int, ...]]]:
+def _told_sizes(parts: Parts, part: str, label: str) -> Iterator[dict[str, tuple[int, ...]]]:
     """The shapes of a part's tensors; what is missing among them is told as the user knows it."""
     if part not in parts.tensors:
-        raise InputError(
-            f"the checkpoint has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}"
-        )
+        raise InputError(f"{label}: has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}")
     try:
         yield parts.shapes(part)
     except (KeyError, ValueError, IndexError) as error:
-        raise InputError(f"the {part.replace('_', ' ')} lacks or misshapes {error}, which tells its sizes") from error
+        name = part.replace("_", " ")
+        raise InputError(f"{label}: the {name} lacks or misshapes {error}, which tells its sizes") from error
 
 
 def fill(
@@ -221,5 +227,5 @@ def load(
     label: str = "checkpoint",
 ) -> nn.Module:
     """Build one part and fill it."""
-    module = build(parts, part, attention=attention, dtype=dtype)
+    module = build(parts, part, attention=attention, dtype=dtype, label=label)
     return fill(module, parts.tensors[part], device=device, dtype=dtype, label=f"{label}, {part.replace('_', ' ')}")

@@ -62,7 +62,7 @@ class Release:
         parts = self.engine()
         if eight_bits and part in parts.tensors:
             parts = Parts({part: fp8.rounded(parts.tensors[part])})
-        return load(parts, part, attention=attention, device=device, dtype=dtype, label=self._label)
+        return load(parts, part, attention=attention, device=device, dtype=dtype, label=self.label)
 
     def vae(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """The VAE: its own file, or the copy inside the transformers' file when that file is not there."""
@@ -72,8 +72,8 @@ class Release:
         if path.exists():
             return load_vae(read_tensors(path), device=device, dtype=dtype, label=str(path))
         if VAE in self.engine().tensors:
-            return load_vae(self.engine().tensors[VAE], device=device, dtype=dtype, label=self._label)
-        raise InputError(f"{path}: missing, and {self._label} holds no VAE either")
+            return load_vae(self.engine().tensors[VAE], device=device, dtype=dtype, label=self.label)
+        raise InputError(f"{path}: missing, and {self.label} holds no VAE either")
 
     def engine(self) -> Parts:
         """The transformers' file, or the files that `convert` made of it, sorted by part."""
@@ -104,7 +104,8 @@ class Release:
         return [self.engine_file]
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
+        """What messages call the transformers' file."""
         files = self.engine_files
         return str(files[0] if len(files) == 1 else self.folder / CONVERTED_FILES)
 

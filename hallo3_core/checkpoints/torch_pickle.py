@@ -7,7 +7,7 @@ of the instructions in Python's `pickletools`.
 
 from __future__ import annotations
 
-import pickletools
+import pickletools  # nosec B403: it names instructions and runs none
 from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple

@@ -146,7 +146,7 @@ def join() -> Iterator[Meet]:
         if is_out_of_memory(error):
             raise InputError(
                 f"process {rank} of {size}: out of memory ({str(error).splitlines()[0]}). Close other programs that "
-                "use its device, choose a smaller size, or give --sequential."
+                "use its device, choose a smaller size, or give --sequential or --stream."
             ) from error
         error.add_note(f"in process {rank} of {size}")
         raise

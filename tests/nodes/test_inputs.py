@@ -348,6 +348,7 @@ def test_what_is_no_face_is_told(engine, embed, changes, words):
         (dict(mask=torch.full((1, 60, 80), NAN)), "values outside 0..1"),
         (dict(width=100), "width 100: film frames are multiples of 16 pixels. Nearest: 96"),
         (dict(height=0), "height 0"),
+        (dict(width=4096), "width 4096: film frames have at most 2048 pixels a side"),
         (dict(framing="stretch"), "framing 'stretch'"),
         (dict(vae=object()), "expected CogVideoX's"),
     ],

@@ -180,6 +180,7 @@ def test_the_scheduler_counts_from_the_end(pack):
         (dict(clip_index=2), "clip 2 does not exist: the recording has 2 clips"),
         (dict(audio_cfg=math.nan), "audio scale is nan"),
         (dict(reference_cfg=math.inf), "reference scale is inf"),
+        (dict(text_cfg=-1), "text scale is -1: choose 0 to 20"),
         (dict(steps=0), "steps is 0"),
         (dict(sampler="heun"), "sampler is 'heun'"),
         (dict(seed=-1), "seed is -1"),

@@ -221,13 +221,13 @@ def test_without_the_separator_the_node_says_what_to_install(pack, run):
         run("hallo3_clean_vocals")
 
 
-def test_two_clips_by_hand_are_the_long_film(run, monkeypatch):
-    """The chain's colours held to the portrait half-way, as `color_hold` 0.5 does."""
-    whole = read("hallo3_long_video", "api")
-    next(e for e in whole.values() if e["class_type"] == "Hallo3LongVideo")["inputs"]["color_hold"] = 0.5
+def test_two_clips_by_hand_are_the_long_film(pack, run, monkeypatch):
+    """The chain holds its colours to the portrait half-way, as `color_hold` 0.5 does."""
     chained = run("hallo3_chained_clips")[0]["video"]
+    whole, clips, writer = read("hallo3_long_video", "api"), [], pack("nodes.host.film").FilmWriter
+    next(entry for entry in whole.values() if "color_hold" in entry["inputs"])["inputs"]["color_hold"] = 0.5
+    original = writer.write
+    monkeypatch.setattr(writer, "write", lambda self, frames: clips.append(frames) or original(self, frames))
     monkeypatch.setitem(globals(), "read", lambda name, form: whole)
-    film = run("hallo3_long_video")[0]["video"]
-    assert chained.images.shape == film.images.shape
-    assert (chained.images - film.images).abs().mean() < 0.02  # the long film went through H.264
-    torch.testing.assert_close(chained.fps, film.fps)
+    run("hallo3_long_video")
+    assert torch.equal(torch.cat(clips), pack("hallo3_core.image").to_uint8(chained.images.movedim(-1, 1)))

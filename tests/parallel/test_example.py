@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_batch.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "ray_batch.py"
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 NAME = "Hallo3 portrait and recording to film"
 DESCRIPTION = "A portrait, a recording and a sentence become a talking film, as long as the recording."
-OUTSIDE = ["LoadImage", "LoadAudio", "SaveVideo"]
+OUTSIDE = ["LoadImage", "LoadAudio", "SaveVideo", "Hallo3SampleInputs"]
 FIELDS = [
     ["CLIPTextEncode", "text"],
     ["Hallo3LongVideo", "seed"],

@@ -38,6 +38,6 @@ def _entry(key: str, node: type, title: str) -> dict[str, Any]:
         "display_name": title,
         "description": node.DESCRIPTION,
         "category": node.CATEGORY,
-        "output_node": False,
+        "output_node": getattr(node, "OUTPUT_NODE", False),
         "python_module": "custom_nodes.ComfyUI-Hallo3",
     }

@@ -15,6 +15,7 @@ from .stages import (
     note,
     prompt,
     said,
+    samples,
     save,
     scene,
     seen,
@@ -55,15 +56,16 @@ def long_video() -> Drawing:
 20 to 30 steps are enough for a look. For a long film set `color_hold` to 0.5, which keeps its colours the portrait's,
 and give `resume_key` a name: after Cancel or a crash the next run goes on with the clips that are there.
 """
-    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 200), film]], MADE, drop=250)
-    shown = Stage("Film", [[save(film["film"], "long_video")]], SHOWN, drop=514)
+    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 200), film]], MADE, drop=380)
+    shown = Stage("Film", [[save(film["film"], "long_video")]], SHOWN, drop=644)
     start = f"""
 # A portrait talks
 One picture, one recording and one sentence become a film with sound.
 {INPUTS}
 4. **Run**. The film is saved in `output/hallo3`.
 
-The green nodes are yours to change; the others work as they are.
+The green nodes are yours to change; the others work as they are. Nothing at hand? The node below puts a drawn portrait
+and a spoken sentence into the input folder: select it, Ctrl+B, Run, then R for the page to see them.
 
 ## What happens
 * **Text**: T5 reads the sentence.
@@ -74,7 +76,7 @@ The green nodes are yours to change; the others work as they are.
 
 Run again with another seed or scale: only the sampling is done again.
 """
-    return Drawing("hallo3_long_video", [[guide(start, 640)], inputs.stages, [sampling], [shown]])
+    return Drawing("hallo3_long_video", [[guide(start, 700), samples()], inputs.stages, [sampling], [shown]])
 
 
 def shown_with_sound(images, inputs: Scene, sound, name: str, drop: int = 0) -> Stage:
@@ -93,11 +95,11 @@ Samples 49 frames of the film, clip 0 first. The **latent** holds them as 13 fra
     under = lane(inputs[name] for name in ("sound", "audio", "vae", "reference"))
     beside = lane(under, drop=660)
     sound, audio, vae, reference = beside
-    sampling = Stage("Video transformer: one clip", [[note(words, 340, 150), clip, *under], beside], MADE, drop=170)
+    sampling = Stage("Video transformer: one clip", [[note(words, 340, 150), clip, *under], beside], MADE, drop=270)
     frames = Node("VAEDecode", {"samples": clip["clip"], "vae": vae}, 240)
     film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 280)
     words = "Leaves out the first 2 frames, which repeat the clip before, and the bars of a padded portrait."
-    decoded = Stage("Video VAE: latent to frames", [[frames], [film, note(words, 280, 90)]], MADE, drop=690)
+    decoded = Stage("Video VAE: latent to frames", [[frames], [film, note(words, 280, 90)]], MADE, drop=790)
     look = Node("PreviewImage", {"images": inputs["framed"]}, 340, 260, "As the film begins")
     looks = Stage("Identity: as framed", [[look]], SHOWN)
     start = f"""
@@ -121,14 +123,14 @@ Good? Take the same settings to `hallo3_long_video`, or go on with `hallo3_chain
         inputs.stages,
         [sampling, looks],
         [decoded],
-        [shown_with_sound(film["film"], inputs, sound, "single_clip", drop=690)],
+        [shown_with_sound(film["film"], inputs, sound, "single_clip", drop=790)],
     ]
     return Drawing("hallo3_single_clip", columns)
 
 
 def chained_clips() -> Drawing:
     inputs = scene(video_transformer(MODELS), said(SENTENCE), heard(), seen(SIZE))
-    bus = lane([*inputs.conditions.values(), inputs["sound"]], drop=560)
+    bus = lane([*inputs.conditions.values(), inputs["sound"]], drop=740)
     given = dict(zip(inputs.conditions, bus[:-1], strict=True))
     names = ("vae", "reference", "audio")
     # The upper row has its lanes below, the lower one above, so that both run between the rows.
@@ -141,7 +143,7 @@ def chained_clips() -> Drawing:
     motion = Node("Hallo3MotionFrames", {"frames": held["frames"]}, drop=120)
     back = Dot(motion["motion"], drop=560)
     columns = [[clip], beside, [frames], [held], [film], [motion], [back]]
-    upper = Stage("Video transformer: clip 0", columns, MADE, drop=60)
+    upper = Stage("Video transformer: clip 0", columns, MADE, drop=180)
 
     beside = lane((given[name] for name in names), drop=30)
     vae, reference, audio = beside
@@ -175,7 +177,7 @@ ends.
 
 Anything that keeps the size may stand between Color Match and Motion Frames.
 """
-    shown = shown_with_sound(film["film"], inputs, sound, "chained_clips", drop=1090)
+    shown = shown_with_sound(film["film"], inputs, sound, "chained_clips", drop=1210)
     return Drawing("hallo3_chained_clips", [[guide(start, 600)], inputs.stages, bus, rows, [shown]])
 
 
@@ -186,7 +188,7 @@ def guidance_grid() -> Drawing:
 Every combination of the lists is one cell. **Cost** of a cell: `steps` x 2 evaluations where both scales are equal, 3
 where they are not, one more where the reference scale is not 1.
 """
-    sampling = Stage("Video transformer: many scales", [[note(words, 340, 160), grid]], MADE, drop=290)
+    sampling = Stage("Video transformer: many scales", [[note(words, 340, 160), grid]], MADE, drop=420)
     look = Node("PreviewImage", {"images": grid["sheets"]}, 640, 560, "The grid")
     start = f"""
 # Which scales?
@@ -203,7 +205,7 @@ Equal audio and text scales cost least.
 
 `frames` picks which of the clip's 49 frames are shown: "8, 24, 40" shows movement.
 """
-    shown = Stage("Contact sheet", [[look]], SHOWN, drop=290)
+    shown = Stage("Contact sheet", [[look]], SHOWN, drop=420)
     return Drawing("hallo3_guidance_grid", [[guide(start, 600)], inputs.stages, [sampling], [shown]])
 
 
@@ -226,9 +228,9 @@ sentence.
     inputs.stages.insert(1, text)
     scales = {"steps": 30, "text_cfg": 6.0}
     names = ("model", "vae", "audio", "face", "reference")
-    bus = lane((inputs[name] for name in names), drop=760)
+    bus = lane((inputs[name] for name in names), drop=1010)
     films, shown = [], []
-    for letter, sentence, top in (("A", calm, 200), ("B", lively, 0)):
+    for letter, sentence, top in (("A", calm, 400), ("B", lively, 0)):
         given = dict(zip(names, bus, strict=True)) | {"text": sentence["CONDITIONING"]}
         film = Node("Hallo3LongVideo", {**given, **scales}, 340)
         films.append(Stage(f"Video transformer: sentence {letter}", [[film]], MADE, drop=top))
@@ -263,8 +265,8 @@ Clips leave the card as they finish and are written to the film: memory does not
 
 `guidance_stop` 0.8 (under advanced inputs) skips guidance in the last fifth of the steps.
 """
-    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 160), film]], MADE, drop=290)
-    shown = Stage("Film", [[save(film["film"], "low_vram")]], SHOWN, drop=514)
+    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 160), film]], MADE, drop=420)
+    shown = Stage("Film", [[save(film["film"], "low_vram")]], SHOWN, drop=644)
     start = f"""
 # On a small card
 The same film with less memory on the card.
@@ -354,11 +356,11 @@ def core_sampler() -> Drawing:
         "Video transformer: core's sampler",
         [[guider, *under], [noise, solver, sigmas, empty], [clip, note(words, 240, 90)], beside],
         MADE,
-        drop=270,
+        drop=460,
     )
     frames = Node("VAEDecode", {"samples": clip["output"], "vae": vae}, 240)
     film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 280)
-    decoded = Stage("Video VAE: latent to frames", [[frames], [film]], MADE, drop=760)
+    decoded = Stage("Video VAE: latent to frames", [[frames], [film]], MADE, drop=950)
     start = f"""
 # Core's samplers
 One clip with ComfyUI's own sampler nodes, to try its solvers and schedules on Hallo3.
@@ -379,7 +381,7 @@ Hallo3 Sample Clip samples exactly as the original; this way draws its noise oth
         inputs.stages,
         [sampling],
         [decoded],
-        [shown_with_sound(film["film"], inputs, sound, "core_sampler", drop=760)],
+        [shown_with_sound(film["film"], inputs, sound, "core_sampler", drop=950)],
     ]
     return Drawing("hallo3_core_sampler", columns)
 

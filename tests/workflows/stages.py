@@ -156,6 +156,11 @@ def lane(outputs: Iterable[Output | Dot], drop: int = 0) -> list[Dot]:
     return [Dot(output, 0 if i else drop) for i, output in enumerate(outputs)]
 
 
+def samples() -> Node:
+    """The project's own portrait and speech, for who has none: bypassed until it is wanted."""
+    return Node("Hallo3SampleInputs", width=380, height=260, title="No inputs yet? Ctrl+B, Run, R", bypassed=True)
+
+
 def create(images: Output, sound: Output | Dot) -> Node:
     return Node("CreateVideo", {"images": images, "audio": sound, "fps": 25.0})
 

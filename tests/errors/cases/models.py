@@ -1,0 +1,295 @@
+"""Checkpoints that are not what they should be: copies of the toy release with one file changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hallo3_core.checkpoints.release import ENGINE_FILE, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from hallo3_core.checkpoints.tiny_text import write_tiny_text_encoder
+from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
+from hallo3_core.checkpoints.tiny_wav2vec import write_tiny_wav2vec
+
+from . import Given, Place, case
+
+ENGINE = f"hallo3/1/{ENGINE_FILE}"
+SHARD, INDEX = "model-00001-of-00002.safetensors", "model.safetensors.index.json"
+
+
+def changed(place: Place, *removed: str) -> Path:
+    """The toy release, to be changed: files are links until they are replaced."""
+    release = place.folder / "models"
+    shutil.copytree(place.release, release, copy_function=os.link)
+    for name in removed:
+        (shutil.rmtree if (release / name).is_dir() else os.unlink)(release / name)
+    return release
+
+
+def replaced(place: Place, name: str, content: bytes) -> Given:
+    release = changed(place, name)
+    (release / name).write_bytes(content)
+    return Given({"--models": release})
+
+
+def respelt(place: Place, name: str, change: Callable[[dict], None]) -> Given:
+    """A torch or safetensors file with its tensors changed."""
+    whole, path = place.release / name, changed(place, name) / name
+    if path.suffix == ".safetensors":
+        tensors = load_file(whole)
+        change(tensors)
+        save_file(tensors, path)
+    else:
+        content = torch.load(whole, weights_only=True)
+        change(content.get("module") or content.get("state_dict") or content)
+        torch.save(content, path)
+    return Given({"--models": place.folder / "models"})
+
+
+def first(tensors: dict, part: str) -> str:
+    return next(name for name in tensors if part in name)
+
+
+def spoil(tensors: dict, part: str) -> None:
+    name = first(tensors, part)
+    tensors[name] = torch.full_like(tensors[name], torch.nan)
+
+
+class Hostile:
+    """Unpickled, it would run a program."""
+
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def lora(place: Place, **tensors: torch.Tensor) -> Given:
+    save_file(tensors, place.folder / "style.safetensors")
+    return Given({"--lora": place.folder / "style.safetensors"})
+
+
+@case("models: not there")
+def missing(place):
+    return Given({"--models": place.folder / "none"})
+
+
+@case("models: empty folder")
+def empty_folder(place):
+    return Given({"--models": place.folder})
+
+
+@case("models: denoiser cut short")
+def cut(place):
+    return replaced(place, ENGINE, (place.release / ENGINE).read_bytes()[:1_000_000])
+
+
+@case("models: denoiser file empty")
+def empty(place):
+    return replaced(place, ENGINE, b"")
+
+
+@case("models: web page instead of the denoiser")
+def page(place):
+    return replaced(place, ENGINE, b"<!DOCTYPE html><html><head><title>Sign in</title></head>" * 9)
+
+
+@case("models: pickle that runs code")
+def hostile(place):
+    release = changed(place, ENGINE)
+    torch.save({"module": {"a": torch.zeros(2)}, "state": Hostile()}, release / ENGINE)
+    return Given({"--models": release})
+
+
+@case("models: compressed archive")
+def compressed(place):
+    release = changed(place, ENGINE)
+    with zipfile.ZipFile(release / ENGINE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10_000_000))
+    return Given({"--models": release})
+
+
+@case("models: old torch file")
+def old(place):
+    release = changed(place, ENGINE)
+    torch.save({"a": torch.zeros(2)}, release / ENGINE, _use_new_zipfile_serialization=False)
+    return Given({"--models": release})
+
+
+@case("models: VAE instead of the denoiser")
+def vae_as_engine(place):
+    release = changed(place, ENGINE)
+    torch.save({"state_dict": tiny_vae_tensors(0)}, release / ENGINE)
+    return Given({"--models": release})
+
+
+@case("models: LoRA instead of the denoiser")
+def lora_as_engine(place):
+    release = changed(place, ENGINE)
+    torch.save({"transformer.transformer_blocks.0.attn1.to_v.lora_A.weight": torch.zeros(4, 64)}, release / ENGINE)
+    return Given({"--models": release})
+
+
+@case("models: denoiser lacks a tensor")
+def lacking(place):
+    return respelt(place, ENGINE, lambda t: t.pop(first(t, "model.diffusion_model.transformer.layers.0.mlp")))
+
+
+@case("models: denoiser's tensor of another shape")
+def misshapen(place):
+    def change(tensors):
+        name = first(tensors, "model.diffusion_model.transformer.layers.1.attention.dense.weight")
+        tensors[name] = tensors[name][:-1].clone()
+
+    return respelt(place, ENGINE, change)
+
+
+@case("models: NaN in the denoiser")
+def nan_denoiser(place):
+    return respelt(place, ENGINE, lambda t: spoil(t, "model.diffusion_model.transformer.layers.0.mlp"))
+
+
+@case("models: folder named by latest is elsewhere")
+def latest(place):
+    return replaced(place, "hallo3/latest", b"../../elsewhere")
+
+
+@case("models: latest not there")
+def no_latest(place):
+    return Given({"--models": changed(place, "hallo3/latest")})
+
+
+@case("models: another model instead of the VAE")
+def wrong_vae(place):
+    return replaced(place, VAE_FILE, (place.release / TEXT_FOLDER / SHARD).read_bytes())
+
+
+@case("models: VAE lacks a tensor")
+def lacking_vae(place):
+    return respelt(place, VAE_FILE, lambda t: t.pop(first(t, "decoder.conv_in.conv.weight")))
+
+
+@case("models: NaN in the VAE")
+def nan_vae(place):
+    return respelt(place, VAE_FILE, lambda t: spoil(t, "decoder.conv_out.conv.weight"))
+
+
+@case("models: T5 of another size")
+def wrong_text(place):
+    release = changed(place, TEXT_FOLDER)
+    write_tiny_text_encoder(release / TEXT_FOLDER, dim=48, heads=4)
+    return Given({"--models": release})
+
+
+@case("models: T5 shard missing")
+def shard(place):
+    return Given({"--models": changed(place, f"{TEXT_FOLDER}/{SHARD}")})
+
+
+@case("models: T5 shard cut short")
+def cut_shard(place):
+    return replaced(place, f"{TEXT_FOLDER}/{SHARD}", (place.release / TEXT_FOLDER / SHARD).read_bytes()[:9000])
+
+
+@case("models: T5 index leads elsewhere")
+def index(place):
+    return replaced(place, f"{TEXT_FOLDER}/{INDEX}", b'{"weight_map": {"shared.weight": "../../secret.safetensors"}}')
+
+
+@case("models: T5 index is a list")
+def list_index(place):
+    return replaced(place, f"{TEXT_FOLDER}/{INDEX}", b"[]")
+
+
+def configured(place: Place, folder: str, **values) -> Given:
+    config = json.loads((place.release / folder / "config.json").read_text())
+    return replaced(place, f"{folder}/config.json", json.dumps(config | values).encode())
+
+
+@case("models: configuration of another model")
+def config(place):
+    return configured(place, TEXT_FOLDER, model_type="bert")
+
+
+@case("models: configuration of a billion layers")
+def layers(place):
+    return configured(place, WAV2VEC_FOLDER, num_hidden_layers=10**9)
+
+
+@case("models: configuration names code to run")
+def remote_code(place):
+    """It is neither fetched nor run: the film is the same."""
+    return configured(place, WAV2VEC_FOLDER, auto_map={"AutoModel": "someone/repository--modeling.Model"})
+
+
+@case("models: no tokenizer")
+def tokenizer(place):
+    return Given({"--models": changed(place, f"{TEXT_FOLDER}/spiece.model")})
+
+
+@case("models: tokenizer damaged")
+def damaged_tokenizer(place):
+    return replaced(place, f"{TEXT_FOLDER}/spiece.model", bytes(range(256)))
+
+
+@case("models: NaN in T5")
+def nan_text(place):
+    return respelt(place, f"{TEXT_FOLDER}/{SHARD}", lambda t: [spoil(t, name) for name in list(t)])
+
+
+@case("models: wav2vec2 of another size")
+def wrong_wav2vec(place):
+    release = changed(place, WAV2VEC_FOLDER)
+    write_tiny_wav2vec(release / WAV2VEC_FOLDER, dim=32, layers=3)
+    return Given({"--models": release})
+
+
+@case("models: NaN in wav2vec2")
+def nan_wav2vec(place):
+    return respelt(place, f"{WAV2VEC_FOLDER}/model.safetensors", lambda t: spoil(t, "encoder.layers.0"))
+
+
+@case("models: no face models")
+def no_faces(place):
+    return Given(
+        {"--models": changed(place, *(f"face_analysis/models/{n}.onnx" for n in ("glintr100", "scrfd_10g_bnkps")))}
+    )
+
+
+@case("models: face detector cut short")
+def cut_face(place):
+    name = "face_analysis/models/scrfd_10g_bnkps.onnx"
+    return replaced(place, name, (place.release / name).read_bytes()[:5000])
+
+
+@case("LoRA: not there")
+def no_lora(place):
+    return Given({"--lora": place.folder / "none.safetensors"})
+
+
+@case("LoRA: whole model")
+def whole_model(place):
+    return Given({"--lora": place.release / ENGINE})
+
+
+@case("LoRA: of another model")
+def foreign_lora(place):
+    names = ("lora_unet_down_blocks_0_attn_to_q.lora_down.weight", "lora_unet_down_blocks_0_attn_to_q.lora_up.weight")
+    return lora(place, **dict(zip(names, (torch.zeros(4, 320), torch.zeros(320, 4)), strict=True)))
+
+
+@case("LoRA: some layers unknown")
+def partly_known(place):
+    stem = "transformer.transformer_blocks.0.attn1.to_v"
+    pair = {f"{stem}.lora_A.weight": torch.zeros(4, 64), f"{stem}.lora_B.weight": torch.zeros(64, 4)}
+    return lora(place, **pair, **{"transformer.something.lora_A.weight": torch.zeros(4, 4)})
+
+
+@case("inspect: text file")
+def inspected(place):
+    (place.folder / "x.safetensors").write_text("nothing")
+    return Given(command=["inspect", place.folder / "x.safetensors"])

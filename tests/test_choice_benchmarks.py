@@ -1,0 +1,52 @@
+"""The benchmarks of choices at toy size: what they count is so, and what they compare is alike."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import choices, second_film, streaming
+from hallo3_core.guidance import Guidance
+from hallo3_core.pipeline import Settings
+
+
+def test_choices_count_and_compare():
+    plain = Settings(steps=4)
+    wanted = {
+        choices.LOSSLESS: choices.Choice(plain),
+        "again": choices.Choice(plain, choices.LOSSLESS),
+        "half guided": choices.Choice(Settings(4, Guidance(stop=0.5)), choices.LOSSLESS),
+        "fp8": choices.Choice(plain, choices.LOSSLESS, fp8="weights"),
+        "products": choices.Choice(plain, choices.LOSSLESS, fp8="products"),
+        "square": choices.Choice(plain, native=True),
+    }
+    result = choices.measure("toy", "cpu", torch.float32, 1, wanted)
+    found = result["choices"]
+    assert [found[name]["evaluations"] for name in wanted] == [8, 8, 6, 8, 8, 8]
+    assert found["again"]["difference"] == 0 and found["square"]["difference"] is None
+    assert all(found[name]["difference"] > 0 for name in ("half guided", "fp8", "products"))
+    json.dumps(result)
+
+
+def test_every_choice_that_is_measured_is_possible():
+    for name, choice in choices.choices().items():
+        assert choice.settings.branches() and (choice.against is None or choice.against in choices.choices()), name
+
+
+def test_streaming_is_compared_with_its_equal():
+    result = streaming.measure("toy", "cpu", torch.float32, evaluations=2, runs=1)
+    assert result["equal"]
+    assert result["streamed"]["weight_bytes"] < result["resident"]["weight_bytes"]  # two of three blocks
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_films_beginning_is_measured_and_no_film_made(tiny_release, tmp_path, keep):
+    from hallo3_core.animate import Options
+    from hallo3_core.checkpoints.release import Release
+    from hallo3_core.networks import Networks
+
+    networks = Networks(Release(tiny_release), Options(Settings(steps=1), size=(32, 48)), keep)
+    clock, busy = second_film.seconds_to_sampling(networks, tmp_path)
+    assert clock > 0 and busy > 0 and not list(tmp_path.glob("*.mp4"))
