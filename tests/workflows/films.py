@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from .drawing import Dot, Drawing, Node, Stage
+from .drawing import Dot, Drawing, Node, Output, Stage
 from .stages import (
     MADE,
     SAID,
     SHOWN,
-    Scene,
     create,
     heard,
     heard_apart,
@@ -79,7 +78,7 @@ Run again with another seed or scale: only the sampling is done again.
     return Drawing("hallo3_long_video", [[guide(start, 700), samples()], inputs.stages, [sampling], [shown]])
 
 
-def shown_with_sound(images, inputs: Scene, sound, name: str, drop: int = 0) -> Stage:
+def shown_with_sound(images: Output, sound: Output | Dot, name: str, drop: int) -> Stage:
     video = create(images, sound)
     return Stage("Film", [[video], [save(video["VIDEO"], name)]], SHOWN, drop=drop)
 
@@ -123,7 +122,7 @@ Good? Take the same settings to `hallo3_long_video`, or go on with `hallo3_chain
         inputs.stages,
         [sampling, looks],
         [decoded],
-        [shown_with_sound(film["film"], inputs, sound, "single_clip", drop=790)],
+        [shown_with_sound(film["film"], sound, "single_clip", drop=790)],
     ]
     return Drawing("hallo3_single_clip", columns)
 
@@ -177,7 +176,7 @@ ends.
 
 Anything that keeps the size may stand between Color Match and Motion Frames.
 """
-    shown = shown_with_sound(film["film"], inputs, sound, "chained_clips", drop=1210)
+    shown = shown_with_sound(film["film"], sound, "chained_clips", drop=1210)
     return Drawing("hallo3_chained_clips", [[guide(start, 600)], inputs.stages, bus, rows, [shown]])
 
 
@@ -381,7 +380,7 @@ Hallo3 Sample Clip samples exactly as the original; this way draws its noise oth
         inputs.stages,
         [sampling],
         [decoded],
-        [shown_with_sound(film["film"], inputs, sound, "core_sampler", drop=950)],
+        [shown_with_sound(film["film"], sound, "core_sampler", drop=950)],
     ]
     return Drawing("hallo3_core_sampler", columns)
 
