@@ -93,3 +93,14 @@ def test_the_device_is_never_waited_for_inside_a_step(denoiser):
         denoiser(*given)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_command_line_asks_for_it():
+    from hallo3_core.cli import build_parser
+    from hallo3_core.film_options import film_options
+
+    words = ["animate", "--image", "a.png", "--audio", "a.wav", "--prompt", "p", "--output", "a.mp4", "--models", "m"]
+    asked = [
+        film_options(build_parser().parse_args([*words, "--device", "cpu", *more])) for more in ([], ["--compile"])
+    ]
+    assert [options.compile for options in asked] == [False, True]
