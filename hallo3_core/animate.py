@@ -19,6 +19,7 @@ from .checkpoints.release import Release
 from .clip_chain import Clip, MakeClip, clip_chain, lazily
 from .clip_store import FilmPlan, beside, work_on
 from .clips import clip_count
+from .color import check_strength, hold_colour
 from .config import TransformerConfig
 from .errors import InputError
 from .face import embed_face
@@ -65,6 +66,7 @@ class Options:
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
+    color_hold: float = 0.0  # strength of `hold_colour`
     metadata: Mapping[str, str] = field(default_factory=dict, metadata=SAME_FILM)  # kept in the film's file
     ai_notice: bool = field(default=True, metadata=SAME_FILM)  # the film says that it is AI-generated
     device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
@@ -142,6 +144,7 @@ def animate(
     SeededNoise(options.seed, 0)  # a bad seed, like bad settings, is told before minutes of work
     options.settings.branches()
     check_options(options)
+    check_strength(options.color_hold)
     networks = networks or Networks(release, options)
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, networks.config, options)
@@ -229,6 +232,7 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
                     cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
                     raise InputError(f"clip {clip + 1} of {len(audio_tokens)}, {error} {cause}") from error
                 decoded = decoding.first(lambda decode: decode(vae, latent))
+                decoded = hold_colour(decoded, portrait.pixels, portrait.framing, options.color_hold)
                 new = new_frames(decoded, clip, features.frames)
                 return Clip(to_uint8(crop_to(new, portrait.framing).cpu()), last_frames(decoded).cpu())
 

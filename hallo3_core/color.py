@@ -30,6 +30,12 @@ MAX_GAIN = 2.0  # a clip with less than half the portrait's contrast shows somet
 FLAT = 1e-6  # a deviation of no contrast at all
 
 
+def check_strength(strength: float) -> None:
+    """Raises InputError unless `strength` is one that `hold_colour` takes."""
+    if not 0 <= strength <= 1:  # NaN fails too
+        raise InputError(f"colour strength is {strength:g}: choose 0 (off) to 1 (held to the portrait).")
+
+
 def hold_colour(frames: Tensor, portrait: Tensor, framing: Framing, strength: float) -> Tensor:
     """A clip ``n 3 H W`` in 0..1 moved towards the colour and contrast of the portrait ``1 3 H W`` in -1..1.
 
@@ -40,8 +46,7 @@ def hold_colour(frames: Tensor, portrait: Tensor, framing: Framing, strength: fl
     Raises:
         InputError: a strength outside 0..1, or a clip that is not of the portrait's size.
     """
-    if not 0 <= strength <= 1:  # NaN fails too
-        raise InputError(f"colour strength is {strength:g}: choose 0 (off) to 1 (held to the portrait).")
+    check_strength(strength)
     if tuple(frames.shape[-2:]) != framing.size:
         height, width = frames.shape[-2:]
         raise InputError(

@@ -33,6 +33,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--sampler", help="*sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
     add("--cache", type=float, metavar="THRESHOLD", help="*skip steps that change x0 by less, such as 0.05 (default 0)")
     add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
+    add("--color-hold", type=float, default=0.0, help="colour held to the portrait's over all clips: 0 off, 1 fully")
     add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
     add("--metadata", type=tag, action="append", default=[], metavar="NAME=TEXT", help="kept in the film's file")
@@ -104,6 +105,7 @@ def film_options(given: argparse.Namespace):
         framing=given.framing,
         face=given.face,
         loras=tuple(given.lora),
+        color_hold=given.color_hold,
         metadata=dict(given.metadata),
         ai_notice=not given.no_ai_notice,
         device=device,

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from hallo3_core.cli import main
 from hallo3_core.film import read_film
+from hallo3_core.image import read_image
 
 SMALL = ["--size", "32x48", "--steps", "2", "--device", "cpu"]
 
@@ -47,6 +48,16 @@ def test_a_seed_is_a_film(make, film):
     again, other = make("--seed", "1"), make("--seed", "2")
     assert torch.equal(film[0], again[0])
     assert (film[0].int() - other[0].int()).abs().float().mean() > 1
+
+
+def test_colour_can_be_held_to_the_portrait(make, film, portrait):
+    held, *_ = make("--seed", "1", "--color-hold", "1")
+    wanted = read_image(portrait).mean(dim=(1, 2)) * 255
+
+    def off(frames):
+        return (frames.float().mean(dim=(0, 1, 2)) - wanted).abs().max()
+
+    assert off(held) < 0.5 * off(film[0])
 
 
 def test_evaluations_in_turn_make_the_same_film(make, film):

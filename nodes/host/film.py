@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...hallo3_core.clip_chain import Clip, MakeClip, clip_chain
 from ...hallo3_core.clip_store import ClipStore, FilmPlan, work_on
-from ...hallo3_core.color import hold_colour
+from ...hallo3_core.color import check_strength, hold_colour
 from ...hallo3_core.faults import Ways
 from ...hallo3_core.film import FilmWriter
 from ...hallo3_core.image import crop_to, to_uint8
@@ -37,9 +37,7 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
     Raises:
         InputError: a strength that is none, an input of another model, a full disk, or a key that is in use.
     """
-    portrait = clips.portrait
-    hold_colour((portrait.pixels + 1) / 2, portrait.pixels, portrait.framing, color_hold)  # a bad strength: told now
-
+    check_strength(color_hold)
     in_turn = replace(clips, settings=replace(clips.settings, batched=False))
     ways = Ways("sampling", {"as fast as it goes": clips, "with one evaluation after another": in_turn}, bar.again)
 
@@ -50,7 +48,7 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
 
     if not resume_key:
         return _write(clips, make, None, bar)
-    _, _, height, width = portrait.framing.keep
+    _, _, height, width = clips.portrait.framing.keep
     plan = FilmPlan(f"film {resume_key!r}", clips.features.clips, height, width, inputs_of(clips, color_hold))
     with work_on(folder_of(resume_key), plan, Keeping.UNTIL_WHOLE, "clear resume_key", log.info) as (_, store):
         return _write(clips, make, store, bar)

@@ -33,6 +33,7 @@ CHANGES = {
     "device toaster": {"--device": "toaster"},
     "device meta": {"--device": "meta"},
     "dtype fp8": {"--dtype": "fp8"},
+    "colour hold 1.5": {"--color-hold": 1.5},
     "metadata without =": {"--metadata": "title"},
     "unknown": {"--colour": ""},
     "LoRA strength NaN": {"--lora": "style.safetensors:nan"},
