@@ -118,7 +118,8 @@ def run_ours(model: Denoiser) -> Tensor:
 
 def run_theirs(model: nn.Module) -> Tensor:
     latent, concat, text, timestep = inputs()
-    rotary = tuple(x.repeat_interleave(2, dim=1) for x in rotary_table(BASE.grid, BASE.grid, BASE.head))
+    table = rotary_table(BASE.grid, BASE.grid, BASE.head)
+    rotary = tuple(x.repeat_interleave(2, dim=1) for x in table.turns.unbind(-1))
     both = torch.cat((latent, concat), dim=1).transpose(1, 2)
     return model(both, text, timestep, image_rotary_emb=rotary).sample.transpose(1, 2)
 
