@@ -189,7 +189,7 @@ def test_other_networks_are_streamed_by_the_name_of_their_blocks(tiny_release):
         assert all(torch.equal(a, b) for a, b in zip(reference_net(latent), expected, strict=True))
 
 
-def test_a_compiled_block_is_not_compiled_again(monkeypatch):
+def test_a_compiled_block_is_not_compiled_again():
     """Every lending brings new parameters, of the same sizes: after a first evaluation there is nothing to compile."""
     torch._dynamo.reset()
     expected, denoiser = evaluate(plain()), plain()
@@ -197,5 +197,5 @@ def test_a_compiled_block_is_not_compiled_again(monkeypatch):
         block.compile(backend="eager")
     with streamed(denoiser, "cpu"):
         assert torch.equal(evaluate(denoiser), expected)
-        monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
-        assert torch.equal(evaluate(denoiser), expected)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            assert torch.equal(evaluate(denoiser), expected)
