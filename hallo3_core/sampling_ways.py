@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
+from .activations import activation_bytes, free_bytes
 from .checkpoints import names
 from .model.denoiser import Denoiser
 from .networks import Networks
@@ -18,7 +19,10 @@ STREAMED = "with one evaluation after another and blocks streamed from host memo
 
 
 def sampling_ways(run: Run, denoiser: Denoiser, networks: Networks, opened: ExitStack) -> dict[str, Callable[[], Run]]:
-    """By name, what makes ready for a way and gives its run. What a way opens is closed with `opened`."""
+    """By name, what makes ready for a way and gives its run. What a way opens is closed with `opened`.
+
+    A step's evaluations together are not tried where the device tells beforehand that they would not fit.
+    """
     in_turn = replace(run, settings=replace(run.settings, batched=False))
 
     def stream() -> Run:
@@ -30,7 +34,9 @@ def sampling_ways(run: Run, denoiser: Denoiser, networks: Networks, opened: Exit
         return in_turn
 
     ways: dict[str, Callable[[], Run]] = {}
-    if run.settings.batched and len(run.settings.branches()) > 1:
+    evaluations, free = len(run.settings.branches()), free_bytes(networks.options.device)
+    need = activation_bytes(denoiser.config, run.layout.grid, evaluations, run.dtype)
+    if run.settings.batched and evaluations > 1 and (free is None or need <= free):
         ways[TOGETHER] = lambda: run
     ways[IN_TURN] = lambda: in_turn
     if not networks.options.stream:

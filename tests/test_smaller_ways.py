@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 
+from hallo3_core import sampling_ways
+from hallo3_core.activations import activation_bytes
+from hallo3_core.animate import Options
+from hallo3_core.checkpoints.release import Release
 from hallo3_core.errors import InputError
 from hallo3_core.faults import NotFinite, Ways, check_finite, is_out_of_memory, likely_cause
 from hallo3_core.guidance import Guidance, Scales
+from hallo3_core.networks import Networks
+from hallo3_core.pipeline import Portrait, Settings, prepare_run
 from hallo3_core.sampler import SAMPLERS, sample
+from hallo3_core.sampling_ways import IN_TURN, TOGETHER
 from hallo3_core.schedule import make_schedule
 from hallo3_core.tiles import OVERLAP, decode_in_tiles, halves, ramps
 from hallo3_core.vae import PIXELS
@@ -150,3 +159,24 @@ def test_the_toy_vae_in_tiles_is_nearly_itself(tiny_release):
         whole, tiled = vae.decode(latent), decode_in_tiles(vae, latent)
     assert tiled.shape == whole.shape
     assert (tiled - whole).square().mean().sqrt() < 0.25 * whole.std()
+
+
+def test_evaluations_go_in_turn_from_the_start_where_they_would_not_fit_together(tiny_release, monkeypatch):
+    settings = Settings(steps=2)
+    networks = Networks(Release(tiny_release), Options(settings=settings))
+    with torch.inference_mode(), networks.denoiser() as denoiser, ExitStack() as opened:
+        config = denoiser.config
+        bank = [torch.zeros(1, config.grid.tokens_per_frame, config.hidden)] * config.layers
+        portrait = Portrait(torch.zeros(1, 3, 16 * config.grid.rows, 16 * config.grid.columns), None, bank)
+        run = prepare_run(
+            denoiser,
+            portrait,
+            settings,
+            text=torch.zeros(1, config.text_tokens, config.text_width),
+            face_tokens=torch.zeros(1, 4, config.face),
+            null_audio_tokens=torch.zeros(1, config.grid.frames, 4, config.audio),
+        )
+        need = activation_bytes(config, run.layout.grid, 2, torch.float32)
+        for free, first in ((None, TOGETHER), (need, TOGETHER), (need - 1, IN_TURN)):
+            monkeypatch.setattr(sampling_ways, "free_bytes", lambda device, free=free: free)
+            assert next(iter(sampling_ways.sampling_ways(run, denoiser, networks, opened))) == first

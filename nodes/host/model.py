@@ -15,9 +15,10 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from ...hallo3_core.activations import activation_bytes
 from ...hallo3_core.checkpoints import names
 from ...hallo3_core.checkpoints.parts import Parts
-from ...hallo3_core.config import TransformerConfig
+from ...hallo3_core.config import Grid, TransformerConfig
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.model.denoiser import Denoiser
 from ...hallo3_core.schedule import BETA_END, BETA_START, TRAINING_STEPS, zero_terminal_alphas
@@ -33,7 +34,6 @@ EVALUATION = "hallo3"  # the network's keyword, and the key of a conditioning th
 CONCAT = "hallo3_concat"  # the key of a conditioning that carries the scaled concat latent
 PROJECTORS = "hallo3_projectors"  # an attachment
 SOURCE = "hallo3_source"  # another: the path of the weights, and the choice of their dtype
-AUDIO_TOKENS = 32  # a latent frame, of the released projector
 
 
 class HostDenoiser(Denoiser):
@@ -166,24 +166,12 @@ class Model(comfy.model_base.BaseModel):
         return timestep if told is None else told.float()
 
     def memory_required(self, input_shape, cond_shapes={}) -> float:  # noqa: B006 (the host's signature)
-        """Bytes of activations for latents of this shape; see `activation_bytes`."""
+        """Bytes of activations for latents of this shape; see `activations.py`."""
         config = self.diffusion_model.config
         check_latent(input_shape, config)  # the first that a sampler asks: a picture's latent is told here
         samples, _, frames, height, width = input_shape
-        tokens = frames * (height // config.patch) * (width // config.patch)
-        return activation_bytes(config, samples, tokens, tokens // frames) * _bytes(self.compute_dtype)
-
-
-def activation_bytes(config: TransformerConfig, samples: int, tokens: int, per_frame: int) -> int:
-    """Numbers (of the compute dtype) that are alive at once while `samples` of `tokens` video tokens are evaluated.
-
-    In a block: both streams, joint queries, keys and values, the same rotated (in float32 on the way), attention's
-    result; in the MLP four widths twice: about 20 widths a token at the most. Beside it, for all layers, the keys and
-    values of portrait and sound, which are held once by themselves and once put together for the batch.
-    """
-    block = 20 * (tokens + config.text_tokens) * config.hidden
-    sound = tokens // per_frame * AUDIO_TOKENS
-    return samples * (block + 2 * config.layers * 2 * (per_frame + sound) * config.hidden)
+        grid = Grid(frames, height // config.patch, width // config.patch)
+        return activation_bytes(config, grid, samples, self.compute_dtype)
 
 
 def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -> Any:
@@ -239,7 +227,3 @@ def projectors_of(patcher: Any) -> Projectors:
     """
     require_model(patcher)
     return patcher.get_attachment(PROJECTORS)
-
-
-def _bytes(dtype: torch.dtype) -> int:
-    return torch.finfo(dtype).bits // 8
