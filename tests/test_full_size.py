@@ -17,15 +17,14 @@ TRAINED, SQUARE = Grid(13, 30, 45), Grid(13, 30, 30)
 
 @pytest.fixture(scope="module")
 def phases():
-    """`phases(weights, batched)` of a clip, each counted once."""
+    """`phases(weights)` of a clip, each counted once."""
     known = {}
 
-    def count(weights, batched=True):
-        key = weights, batched
-        if key not in known:
+    def count(weights):
+        if weights not in known:
             with ImaginedCard():
-                known[key] = clip.measure(FULL, Settings(steps=STEPS, batched=batched), NAME, BF16, weights=weights)
-        return known[key]
+                known[weights] = clip.measure(FULL, Settings(steps=STEPS), NAME, BF16, weights=weights)
+        return known[weights]
 
     return count
 
@@ -38,11 +37,6 @@ def test_two_evaluations_fit_in_the_memory_that_was_promised(phases, weights, gi
 def test_streamed_networks_fit_in_eight_gigabytes_from_the_portrait_to_the_last_step(phases):
     found = phases("streamed")
     assert max(phase["peak_GB"] for name, phase in found.items() if name != "decode") < 8
-
-
-def test_evaluations_in_turn_need_less(phases):
-    together, in_turn = (phases("resident", batched)["steps"]["peak_GB"] for batched in (True, False))
-    assert in_turn < together - 0.5
 
 
 def test_a_step_is_spared_what_is_algebra_away(phases):
