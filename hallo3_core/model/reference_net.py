@@ -35,7 +35,7 @@ class ReferenceNet(Trunk):
         """`text` ``b m text_width`` and `timestep` ``b`` are what training gave it; sampling leaves them out."""
         config, dtype = self.config, latent.dtype
         batch, _, h, w = latent.shape
-        layout = self.layout(Grid(1, h // config.patch, w // config.patch), dtype)
+        layout = self.layout(Grid(1, h // config.patch, w // config.patch), dtype, latent.device)
         if text is None:
             text = latent.new_zeros(batch, config.text_tokens, config.text_width)
         if timestep is None:

@@ -36,14 +36,18 @@ class Trunk(nn.Module):
         self.modulation = TimeModulation(config, operations=operations, **kw)
         self.blocks = nn.ModuleList(Block(config, attention, operations=operations, **kw) for _ in range(blocks))
 
-    def layout(self, grid: Grid, dtype: torch.dtype) -> Layout:
-        """Positions of a clip on `grid`, which may be another than the trained one (`positions.py`)."""
-        config, device = self.config, self.video_positions.device
+    def layout(self, grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
+        """Positions of a clip on `grid`, which may be another than the trained one (`positions.py`).
+
+        device: where the tokens will be. The two tables may be elsewhere: they belong to no layer, and who moves a
+        network's layers one by one, as ComfyUI does where memory is short, leaves them behind.
+        """
+        config, device = self.config, device or self.video_positions.device
         rotary = rotary_table(grid, config.grid, config.head, device)
         return Layout(
             grid=grid,
-            text=self.text_positions.to(dtype),
-            video=fitted_table(self.video_positions.to(dtype), grid, config.grid),
+            text=self.text_positions.to(device, dtype),
+            video=fitted_table(self.video_positions.to(device, dtype), grid, config.grid),
             rotary=rotary,
             frame_rotary=rotary.first_frame(grid),
         )

@@ -1,11 +1,35 @@
-"""The host's attention, as it was started (PyTorch, xformers, sage, flash), behind the engine's function."""
+"""The host's attention behind the engine's function: as the host was started (PyTorch, xformers, sage, flash), or as a
+node replaced it."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ...hallo3_core.attention_backends import for_long_keys
+from ...hallo3_core.model.attention import KeysValues, attend_here
+from ...hallo3_core.model.positions import Layout
 
-def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+OVERRIDE = "optimized_attention_override"  # in transformer_options: a node's own function
+
+
+def optimized(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
     """``b h n d`` each -> ``b h n d``"""
-    return optimized_attention(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True)
+    return optimized_attention(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True, **options)
+
+
+host_attention = for_long_keys(optimized)  # the few keys of face and sound are left to torch, as on the command line
+
+
+def with_override(layout: Layout, transformer_options: dict) -> Layout:
+    """The layout whose tokens attend to each other by a node's function, where there is one."""
+    if OVERRIDE not in transformer_options:
+        return layout
+    replaced = partial(optimized, transformer_options=transformer_options)
+
+    def attend(_, qkv: list[Tensor], reference: KeysValues | None) -> Tensor:
+        return attend_here(replaced, qkv, reference)
+
+    return layout._replace(attend=attend)

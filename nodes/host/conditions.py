@@ -87,20 +87,25 @@ class Evaluation:
 
 
 def prepare_clip(
-    denoiser: Denoiser, inputs: ClipInputs, branches: Collection[Branch], timesteps: Tensor, dtype: torch.dtype
+    denoiser: Denoiser,
+    inputs: ClipInputs,
+    branches: Collection[Branch],
+    timesteps: Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> ClipConditions:
     """Everything that the evaluations of a clip share; what none of `branches` needs is not computed. timesteps: those
     of the run's steps, ``n``.
 
-    The denoiser has to be loaded: its LoRAs take part.
+    The denoiser has to be loaded: its LoRAs take part. Where it is loaded in part, its weights do not tell the `device`
+    to compute on: that is the patcher's.
 
     Raises:
         InputError: a clip that the denoiser cannot take.
     """
-    device = denoiser.video_positions.device
     texts = {True: inputs.text, False: torch.zeros_like(inputs.text)}
     return ClipConditions(
-        layout=_layout(denoiser, inputs.concat.shape, dtype),
+        layout=_layout(denoiser, inputs.concat.shape, dtype, device),
         text={b: _embed_text(denoiser, texts[b], device, dtype) for b in {branch.text for branch in branches}},
         reference={
             b: denoiser.reference_keys_values([features.to(device, dtype) for features in inputs.bank[b]])
@@ -115,14 +120,16 @@ def prepare_clip(
     )
 
 
-def prepare_text(denoiser: Denoiser, text: Tensor, shape: Sequence[int], dtype: torch.dtype) -> ClipConditions:
+def prepare_text(
+    denoiser: Denoiser, text: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> ClipConditions:
     """Text alone, as core's samplers give it: the transformer without portrait, face and sound.
 
     Raises:
         InputError: text or a latent of a shape that the denoiser cannot take.
     """
-    device = denoiser.video_positions.device
-    return ClipConditions(_layout(denoiser, shape, dtype), {True: _embed_text(denoiser, text, device, dtype)})
+    layout = _layout(denoiser, shape, dtype, device)
+    return ClipConditions(layout, {True: _embed_text(denoiser, text, device, dtype)})
 
 
 class BranchCond(comfy.conds.CONDRegular):
@@ -176,12 +183,12 @@ def check_latent(shape: Sequence[int], config: TransformerConfig) -> None:
         )
 
 
-def _layout(denoiser: Denoiser, shape: Sequence[int], dtype: torch.dtype) -> Layout:
+def _layout(denoiser: Denoiser, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Layout:
     """Positions for a latent of this shape, ``b 16 t h w``."""
     config = denoiser.config
     check_latent(shape, config)
     frames, height, width = shape[2:]
-    return denoiser.layout(Grid(frames, height // config.patch, width // config.patch), dtype)
+    return denoiser.layout(Grid(frames, height // config.patch, width // config.patch), dtype, device)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -65,7 +65,8 @@ class Guider(comfy.samplers.CFGGuider):
         """What the steps share, on the device."""
         model, told = self.inner_model, self.timesteps
         steps = torch.tensor(told) if told else model.model_sampling.timestep(self.sigmas[:-1]).float()
-        return prepare_clip(model.diffusion_model, self.inputs, branches, steps, model.compute_dtype)
+        device = self.model_patcher.load_device
+        return prepare_clip(model.diffusion_model, self.inputs, branches, steps, model.compute_dtype, device)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006 (the host's signature)
         """x0 of this step: the weighted sum of the branches."""

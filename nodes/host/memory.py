@@ -20,27 +20,28 @@ from ..types import Network
 from .attention import host_attention
 
 EVERYTHING = 1e30  # bytes: how the host itself asks for all there is
+WHOLE = 1e32  # bytes: how it says that all of a module is to be loaded
 COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 QUANTISED = {"mixed_ops": True}  # how the host's models say that their layers bring scales of their own
 
 
-def patcher_for(
-    module: nn.Module,
-    *,
-    plain: bool = False,
-    load: torch.device | None = None,
-    offload: torch.device | None = None,
-) -> Any:
-    """The host's handle of a module: the streaming kind where the host has it, for modules of the host's layers;
-    `plain` for modules of torch's layers, which are moved whole."""
+class WholePatcher(comfy.model_patcher.ModelPatcher):
+    """The handle of a module of torch's layers: all of it or nothing, whatever the user's memory setting.
+
+    The host loads what fits of a module and brings the rest as it is used, which only its own layers can do. Where a
+    whole module does not fit, the host hears that memory ran out, which it has an answer to.
+    """
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
+        return super().partially_load(device_to, WHOLE, force_patch_weights)
+
+
+def patcher_for(module: nn.Module, *, plain: bool = False) -> Any:
+    """The host's handle of a module of the host's layers: the streaming kind where the host has it, or the `plain`."""
     base = comfy.model_patcher.ModelPatcher
     kind = base if plain else getattr(comfy.model_patcher, "CoreModelPatcher", base)
-    return kind(
-        module,
-        load_device=load or management.get_torch_device(),
-        offload_device=offload or management.unet_offload_device(),
-    )
+    return kind(module, load_device=management.get_torch_device(), offload_device=management.unet_offload_device())
 
 
 @contextmanager

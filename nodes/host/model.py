@@ -24,7 +24,7 @@ from ...hallo3_core.model.denoiser import Denoiser
 from ...hallo3_core.schedule import BETA_END, BETA_START, TRAINING_STEPS, zero_terminal_alphas
 from ...hallo3_core.vae import LATENT_SCALE
 from . import memory
-from .attention import host_attention
+from .attention import host_attention, with_override
 from .checkpoint import read_engine
 from .conditions import BranchCond, Evaluation, check_latent, check_text, prepare_text
 from .projectors import Projectors
@@ -64,7 +64,8 @@ class HostDenoiser(Denoiser):
         modulation = evaluation.modulation
         if modulation is None:
             modulation = self.modulate_steps(timesteps, x.dtype)
-        return super().forward(latent, concat, evaluation.conditions, modulation, evaluation.layout)
+        layout = with_override(evaluation.layout, transformer_options)
+        return super().forward(latent, concat, evaluation.conditions, modulation, layout)
 
 
 class LatentFormat(comfy.latent_formats.LatentFormat):
@@ -133,8 +134,9 @@ class Model(comfy.model_base.BaseModel):
         if text is None:
             raise InputError("the conditioning holds no text: connect CLIPTextEncode, or use the node Hallo3 Guider")
         check_text(text.cond, self.diffusion_model)
-        shape = kwargs["noise"].shape
-        conds[EVALUATION] = BranchCond(prepare_text(self.diffusion_model, text.cond, shape, self.compute_dtype))
+        shape, device = kwargs["noise"].shape, kwargs["device"]
+        told = prepare_text(self.diffusion_model, text.cond, shape, self.compute_dtype, device)
+        conds[EVALUATION] = BranchCond(told)
         return conds
 
     def concat_cond(self, **kwargs) -> Tensor:

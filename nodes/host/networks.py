@@ -12,7 +12,7 @@ from ...hallo3_core.audio import load_wav2vec
 from ...hallo3_core.checkpoints import names
 from ..types import Network
 from .checkpoint import read_engine
-from .memory import hosted_part, on_device, patcher_for
+from .memory import WholePatcher, hosted_part, on_device
 
 
 class Holder(nn.Module):
@@ -48,10 +48,9 @@ def load_wav2vec_network(path: Path) -> Network:
         InputError: something else, or damaged.
     """
     holder = Holder(load_wav2vec(path).model)
-    patcher = patcher_for(
+    patcher = WholePatcher(
         holder,
-        plain=True,
-        load=management.text_encoder_device(),
-        offload=management.text_encoder_offload_device(),
+        load_device=management.text_encoder_device(),
+        offload_device=management.text_encoder_offload_device(),
     )
     return Network(holder, patcher, torch.float32, path.name)

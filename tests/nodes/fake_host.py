@@ -57,11 +57,25 @@ def throw_exception_if_processing_interrupted():
         raise Cancelled()
 
 
+def bytes_of(module):
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
 class ModelPatcher:
     def __init__(self, model, load_device, offload_device):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
         self.model_options = {"transformer_options": {}}
         self.patches, self.attachments = {}, {}
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
+        """Layer by layer as long as memory lasts; what belongs to no layer comes with the whole alone."""
+        if extra_memory > bytes_of(self.model):
+            self.model.to(device_to)
+            return
+        for layer in self.model.modules():
+            if not list(layer.children()) and bytes_of(layer) <= extra_memory:
+                extra_memory -= bytes_of(layer)
+                layer.to(device_to)
 
     def clone(self):
         other = type(self)(self.model, self.load_device, self.offload_device)
@@ -116,7 +130,7 @@ class Layers:
 
 
 def _cast_forward(base, layer, x):
-    weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+    weight, bias = layer.weight.to(x.device, x.dtype), layer.bias.to(x.device, x.dtype)
     if base is nn.Linear:
         return F.linear(x, weight, bias)
     if base is nn.LayerNorm:
@@ -140,8 +154,12 @@ def pick_operations(weight_dtype, compute_dtype, load_device=None, model_config=
     return ScaledLayers if getattr(model_config, "quant_config", None) else Layers
 
 
-def optimized_attention(q, k, v, heads, skip_reshape=False, skip_output_reshape=False):
+def optimized_attention(q, k, v, heads, skip_reshape=False, skip_output_reshape=False, transformer_options=None):
     assert skip_reshape and skip_output_reshape and q.shape[1] == heads
+    override = (transformer_options or {}).get("optimized_attention_override")
+    if override:
+        told = dict(skip_reshape=True, skip_output_reshape=True, transformer_options=transformer_options)
+        return override(optimized_attention, q, k, v, heads, **told)
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -208,7 +208,8 @@ def test_a_converted_release_in_fp8_computes_what_the_engine_computes(pack, conv
     host = loader.execute("hallo3/converted/", "auto")[0].model
     engine = pack("hallo3_core.checkpoints.release").Release(converted).network("denoiser", dtype=torch.float32)
     text = torch.randn(1, engine.config.text_tokens, engine.config.text_width)
-    conditions = pack("nodes.host.conditions").prepare_text(host.diffusion_model, text, (1, 16, 2, 4, 4), torch.float32)
+    place = dict(dtype=torch.float32, device=torch.device("cpu"))
+    conditions = pack("nodes.host.conditions").prepare_text(host.diffusion_model, text, (1, 16, 2, 4, 4), **place)
     latent, times = torch.randn(1, 32, 2, 4, 4), torch.tensor([500.0])
     evaluation = conditions.of((pack("hallo3_core.guidance").EVERYTHING,))
     found = host.diffusion_model(latent, times, hallo3=evaluation)
