@@ -156,11 +156,10 @@ def pick_operations(weight_dtype, compute_dtype, load_device=None, model_config=
 
 def optimized_attention(q, k, v, heads, skip_reshape=False, skip_output_reshape=False, transformer_options=None):
     assert skip_reshape and skip_output_reshape and q.shape[1] == heads
-    override = (transformer_options or {}).get("optimized_attention_override")
-    if override:
-        told = dict(skip_reshape=True, skip_output_reshape=True, transformer_options=transformer_options)
-        return override(optimized_attention, q, k, v, heads, **told)
-    return F.scaled_dot_product_attention(q, k, v)
+    override = (transformer_options or {}).get("optimized_attention_override", lambda own, *given, **told: own(*given))
+    told = dict(skip_reshape=True, skip_output_reshape=True, transformer_options=transformer_options)
+    own = lambda q, k, v, heads, **told: F.scaled_dot_product_attention(q, k, v)  # noqa: E731
+    return override(own, q, k, v, heads, **told)
 
 
 # The model ------------------------------------------------------------------------------------------------------
