@@ -11,19 +11,26 @@ import torch
 from .config import Grid, TransformerConfig
 
 AUDIO_TOKENS = 32  # a latent frame, of the released projector
+BLOCK = 9  # widths a token in a block, in the MLP as in attention: 8 are counted
 VAE_CHANNELS = 128  # of the finest level, of the released VAE
 
 
 def activation_bytes(config: TransformerConfig, grid: Grid, samples: int, dtype: torch.dtype) -> int:
     """Bytes that are alive at once while `samples` of a clip on `grid` are evaluated in `dtype`.
 
-    In a block 8 widths a token, in the MLP as in attention. Beside it, for all layers, keys and values of the portrait,
-    and those of each sample's sound.
+    A block's, and for all layers keys and values of the portrait, and those of each sample's sound.
     """
-    block = 9 * samples * (grid.tokens + config.text_tokens) * config.hidden
+    block = BLOCK * samples * (grid.tokens + config.text_tokens) * config.hidden
     portrait, sound = grid.tokens_per_frame, samples * grid.frames * AUDIO_TOKENS
     held = 2 * config.layers * (portrait + sound) * config.hidden
     return (block + held) * dtype.itemsize
+
+
+def reference_bytes(config: TransformerConfig, grid: Grid, samples: int, dtype: torch.dtype) -> int:
+    """Bytes that the reference network needs for `samples` pictures on `grid`: a block's, and the features of all
+    layers, its result."""
+    widths = BLOCK * (grid.tokens + config.text_tokens) + config.layers * grid.tokens
+    return samples * widths * config.hidden * dtype.itemsize
 
 
 def encode_bytes(frames: int, height: int, width: int, dtype: torch.dtype) -> int:

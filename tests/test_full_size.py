@@ -5,8 +5,8 @@ import torch
 
 from benchmarks import clip
 from benchmarks.imagined import NAME, ImaginedCard, flash_attention
-from benchmarks.presets import PRESETS, build_denoiser, build_vae
-from hallo3_core.activations import activation_bytes, decode_bytes, encode_bytes
+from benchmarks.presets import PRESETS, build_denoiser, build_reference_net, build_vae
+from hallo3_core.activations import activation_bytes, decode_bytes, encode_bytes, reference_bytes
 from hallo3_core.config import Grid
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.pipeline import Settings
@@ -78,6 +78,18 @@ def test_what_an_evaluation_needs_is_estimated_and_none_waits(card, grid, sample
     assert card.waits == 0
     needed = card.peak - held
     assert needed < activation_bytes(config, grid, samples, BF16) < 1.25 * needed
+
+
+@pytest.mark.parametrize("side", [30, 16])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_what_a_portrait_needs_is_estimated(card, side, samples):
+    network = build_reference_net(FULL, card.device, BF16, flash_attention)
+    latent = torch.empty(samples, 16, 2 * side, 3 * side, dtype=BF16, device=card.device)
+    held = card.held
+    card.reset()
+    network(latent)
+    needed = card.peak - held
+    assert needed < reference_bytes(network.config, Grid(1, side, 3 * side // 2), samples, BF16) < 1.25 * needed
 
 
 @pytest.mark.parametrize("pixels", [(480, 720), (256, 384)])

@@ -8,8 +8,10 @@ import comfy.model_management as management
 import torch
 from torch import Tensor, nn
 
+from ...hallo3_core.activations import reference_bytes
 from ...hallo3_core.audio import load_wav2vec
 from ...hallo3_core.checkpoints import names
+from ...hallo3_core.config import Grid
 from ..types import Network
 from .checkpoint import read_engine
 from .memory import WholePatcher, hosted_part, on_device
@@ -34,9 +36,9 @@ def load_reference_net(path: Path, choice: str) -> Network:
 
 def run_reference_net(network: Network, latent: Tensor) -> list[Tensor]:
     """``b 16 h w`` (scaled) -> the reference bank, ``b n D`` a layer, on the CPU."""
-    tokens, config = latent.shape[-1] * latent.shape[-2] // 4 + 226, network.module.config
-    memory = 20 * tokens * config.hidden * torch.finfo(network.dtype).bits // 8 * latent.shape[0]
-    with on_device(network, memory) as module:
+    config, (samples, _, h, w) = network.module.config, latent.shape
+    grid = Grid(1, h // config.patch, w // config.patch)
+    with on_device(network, reference_bytes(config, grid, samples, network.dtype)) as module:
         bank = module(latent.to(network.patcher.load_device, network.dtype))
         return [features.cpu() for features in bank]
 
