@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from .config import Grid, TransformerConfig
+from .model.modulation import PER_BLOCK, PER_HEAD
 
 AUDIO_TOKENS = 32  # a latent frame, of the released projector
 BLOCK = 9  # widths a token in a block, in the MLP as in attention: 8 are counted
@@ -24,6 +25,17 @@ def activation_bytes(config: TransformerConfig, grid: Grid, samples: int, dtype:
     portrait, sound = grid.tokens_per_frame, samples * grid.frames * AUDIO_TOKENS
     held = 2 * config.layers * (portrait + sound) * config.hidden
     return (block + held) * dtype.itemsize
+
+
+def run_bytes(
+    config: TransformerConfig, grid: Grid, portraits: int, sounds: int, steps: int, dtype: torch.dtype
+) -> int:
+    """Bytes that a run keeps beside what a single evaluation needs (`activation_bytes`): keys and values of further
+    portraits and sounds, which are the nulls, the modulation of all steps, and the learned positions."""
+    further = (portraits - 1) * grid.tokens_per_frame + (sounds - 1) * grid.frames * AUDIO_TOKENS
+    modulation = steps * (PER_BLOCK * config.layers + PER_HEAD)
+    widths = 2 * config.layers * further + modulation + grid.tokens + config.text_tokens
+    return widths * config.hidden * dtype.itemsize
 
 
 def reference_bytes(config: TransformerConfig, grid: Grid, samples: int, dtype: torch.dtype) -> int:

@@ -6,7 +6,7 @@ import torch
 from benchmarks import clip
 from benchmarks.imagined import NAME, ImaginedCard, flash_attention
 from benchmarks.presets import PRESETS, build_denoiser, build_reference_net, build_vae
-from hallo3_core.activations import activation_bytes, decode_bytes, encode_bytes, reference_bytes
+from hallo3_core.activations import activation_bytes, decode_bytes, encode_bytes, reference_bytes, run_bytes
 from hallo3_core.config import Grid
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.pipeline import Settings
@@ -78,6 +78,28 @@ def test_what_an_evaluation_needs_is_estimated_and_none_waits(card, grid, sample
     assert card.waits == 0
     needed = card.peak - held
     assert needed < activation_bytes(config, grid, samples, BF16) < 1.25 * needed
+
+
+@pytest.mark.parametrize("portraits", [1, 2])
+def test_what_a_run_keeps_is_estimated(card, portraits):
+    denoiser = build_denoiser(FULL, card.device, BF16, attention=flash_attention)
+    config, grid, steps, sounds = denoiser.config, TRAINED, 40, 2
+
+    def given(*shape):
+        return torch.empty(shape, dtype=BF16, device=card.device)
+
+    held = card.held
+    layout, modulation = denoiser.layout(grid, BF16), denoiser.modulate_steps(given(steps), BF16)
+    bank, sound = [given(1, grid.tokens_per_frame, config.hidden)] * config.layers, given(1, 13, 32, config.audio)
+    reference = [denoiser.reference_keys_values(bank) for _ in range(portraits)]
+    audio = [denoiser.audio_keys_values(sound) for _ in range(sounds)]
+    text, latent = denoiser.embed_text(given(1, config.text_tokens, config.text_width)), given(1, 16, 13, 60, 90)
+    face = denoiser.face_keys_values(given(1, 4, config.face))
+    card.reset()
+    denoiser(latent, latent, Conditions(text, reference[0], face, audio[0]), modulation.step(0), layout)
+    needed = card.peak - held
+    told = run_bytes(config, grid, portraits, sounds, steps, BF16) + activation_bytes(config, grid, 1, BF16)
+    assert needed < told < 1.1 * needed
 
 
 @pytest.mark.parametrize("side", [30, 16])

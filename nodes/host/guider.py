@@ -10,12 +10,14 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...hallo3_core.activations import run_bytes
+from ...hallo3_core.config import Grid
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.faults import check_finite
 from ...hallo3_core.guidance import EVERYTHING, Branch, Guidance, combine
 from .conditions import BranchCond, ClipConditions, ClipInputs, check_text, prepare_clip
 from .memory import only_on_device
-from .model import CONCAT, EVALUATION, TIMESTEP, require_model
+from .model import CONCAT, EVALUATION, HELD, TIMESTEP, require_model
 from .solver import timesteps_of
 
 
@@ -43,7 +45,8 @@ class Guider(comfy.samplers.CFGGuider):
         branches = self.guidance.branches(len(sigmas) - 1) if len(sigmas) > 1 else {EVERYTHING}
         self.sigmas, self.timesteps = sigmas, timesteps_of(sigmas) if len(sigmas) > 1 else None
         self.original_conds = {}
-        self.inner_set_conds({name_of(branch): [[None, {}]] for branch in sorted(branches, reverse=True)})
+        told = {HELD: self._held(branches)}
+        self.inner_set_conds({name_of(branch): [[None, told]] for branch in sorted(branches, reverse=True)})
         only_on_device(self.model_patcher)
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -107,6 +110,14 @@ class Guider(comfy.samplers.CFGGuider):
                 }
             )
         return clean
+
+    def _held(self, branches: Collection[Branch]) -> int:
+        """Bytes that the run keeps over its steps."""
+        model = self.model_patcher.model
+        config, (_, _, frames, height, width) = model.diffusion_model.config, self.inputs.concat.shape
+        grid = Grid(frames, height // config.patch, width // config.patch)
+        portraits, sounds = (len(set(each)) for each in list(zip(*branches, strict=True))[:2])
+        return run_bytes(config, grid, portraits, sounds, len(self.sigmas) - 1, model.compute_dtype)
 
     def _check(self, noise: Tensor) -> None:
         expected = self.inputs.concat.shape[1:]

@@ -31,6 +31,7 @@ from .projectors import Projectors
 
 TIMESTEP = "hallo3_timestep"  # in transformer_options: the true timestep, where the guider knows better than the host
 EVALUATION = "hallo3"  # the network's keyword, and the key of a conditioning that carries a BranchCond
+HELD = "hallo3_held"  # another: the bytes that the run keeps over its steps
 CONCAT = "hallo3_concat"  # the key of a conditioning that carries the scaled concat latent
 PROJECTORS = "hallo3_projectors"  # an attachment
 SOURCE = "hallo3_source"  # another: the path of the weights, and the choice of their dtype
@@ -167,13 +168,19 @@ class Model(comfy.model_base.BaseModel):
         told = kwargs.get(TIMESTEP)
         return timestep if told is None else told.float()
 
+    def extra_conds_shapes(self, **kwargs) -> dict[str, list[int]]:
+        """What a run keeps, asked before the model is loaded and handed on to `memory_required`."""
+        return {EVALUATION: [kwargs[HELD]]} if HELD in kwargs else {}
+
     def memory_required(self, input_shape, cond_shapes={}) -> float:  # noqa: B006 (the host's signature)
-        """Bytes of activations for latents of this shape; see `activations.py`."""
+        """Bytes of activations for latents of this shape, and what the run keeps as long as it is not there yet: at
+        each step the host gives the conditions' own sizes, which are 1."""
         config = self.diffusion_model.config
         check_latent(input_shape, config)  # the first that a sampler asks: a picture's latent is told here
         samples, _, frames, height, width = input_shape
         grid = Grid(frames, height // config.patch, width // config.patch)
-        return activation_bytes(config, grid, samples, self.compute_dtype)
+        held = max((size for (size,) in cond_shapes.get(EVALUATION, ())), default=0)
+        return held + activation_bytes(config, grid, samples, self.compute_dtype)
 
 
 def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -> Any:

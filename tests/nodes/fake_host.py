@@ -343,7 +343,11 @@ class CFGGuider:
         """Leaves `conds` and `inner_model` on the object when it is cancelled, as the host does."""
         self.conds = {name: [dict(cond) for cond in conds] for name, conds in self.original_conds.items()}
         self.inner_model = self.model_patcher.model
-        self.inner_model.memory_required(list(noise.shape))
+        shapes: dict = {}
+        for cond in (cond for conds in self.conds.values() for cond in conds):
+            for name, shape in self.inner_model.extra_conds_shapes(**cond).items():
+                shapes.setdefault(name, []).append(shape)
+        self.inner_model.memory_required(list(noise.shape), cond_shapes=shapes)
         load_models_gpu([self.model_patcher])
         patched = self.model_patcher.patched()
         plain = {key: value.clone() for key, value in self.inner_model.state_dict().items() if key in patched}

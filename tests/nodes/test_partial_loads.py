@@ -7,6 +7,7 @@ devices, as a real one does.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,3 +139,28 @@ def test_layers_brought_as_they_are_used_compute_the_same(pack, release, choice)
         x = torch.randn(1, 32, 13, 2, 4, generator=torch.Generator().manual_seed(0))
         found.append(denoiser(x, torch.zeros(1), hallo3=clip.of((guidance.EVERYTHING,), 1)))
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+
+
+def test_what_a_run_keeps_is_asked_for_before_the_model_is_loaded(pack, sampler_of, monkeypatch):
+    """A null portrait, all steps' modulation: else the weights take that memory. At each step it is there already."""
+    model, guidance = pack("nodes.host.model").Model, pack("hallo3_core.guidance")
+    run_bytes, asked, original = pack("hallo3_core.activations").run_bytes, [], model.memory_required
+
+    def listening(self, input_shape, cond_shapes={}):  # noqa: B006 (the host's signature)
+        asked.append((input_shape[0], original(self, input_shape, cond_shapes)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(model, "memory_required", listening)
+    for reference, portraits in ((1.0, 1), (1.5, 2)):
+        asked.clear()
+        sampler = sampler_of(2)
+        settings = replace(sampler.settings, guidance=guidance.Guidance(guidance.Scales(reference, 3.5, 3.5)))
+        with torch.inference_mode():
+            replace(sampler, settings=settings).sample(0, None)
+        network = sampler.patcher.model
+        config, dtype = network.diffusion_model.config, network.compute_dtype
+        grid = pack("hallo3_core.config").Grid(13, 1, 2)
+        kept = run_bytes(config, grid, portraits, sounds=2, steps=2, dtype=dtype)
+        first, *steps = [needed - original(network, (n, 16, 13, 2, 4)) for n, needed in asked]
+        assert first == kept > 0
+        assert all(more in (0, 1, kept) for more in steps)  # core's own asks for two samples too before it loads
