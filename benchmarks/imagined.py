@@ -107,6 +107,8 @@ def _answers(card: ImaginedCard | None) -> SimpleNamespace:
         max_memory_allocated=lambda device=None: card.peak,
         counted=lambda: {"TFLOP": round(card.operations / 1e12, 3), "waits": card.waits},
         get_device_name=lambda device=None: "no card",
+        manual_seed_all=lambda seed: None,
+        _is_in_bad_fork=lambda: False,
     )
 
 
