@@ -36,8 +36,8 @@ from hallo3_core.step_cache import IN_A_ROW, StepCache
 
 GAUSSIANS, MEANT, SIZE = 64, 8, 512  # of which the conditions mean `MEANT`
 WIDTHS = (0.1, 0.3, 0.5)  # of a Gaussian, where their middles are drawn with 1
-STEPS, FINE, THRESHOLD, TOY_THRESHOLD = 50, 500, 0.05, 0.2
-THRESHOLDS = (0.02, 0.05, 0.1, 0.2)
+STEPS, FINE, THRESHOLD = 50, 500, 0.05
+THRESHOLDS, TOY_THRESHOLDS = (0.02, 0.05, 0.1, 0.2), (0.1, 0.2)
 
 Way = Callable[..., PredictClean]  # called as StepCache is
 Run = tuple[Settings, Way | None]  # None: every step is computed
@@ -134,6 +134,7 @@ class Tried:
         return clean_from_velocity(x, x + velocity - x_start, wrapped)
 
 
+ALL = "all computed"
 ANY = FINE  # steps in a row
 WAYS: dict[str, Way] = {
     "built": StepCache,
@@ -173,7 +174,7 @@ def with_fewer(mixtures: list[Mixture], settings: Settings, runs: dict[str, Run]
     """`compare`, and all steps computed of as many as the first run computed."""
     found = compare(mixtures, settings, runs)
     steps = round(next(iter(found.values()))["steps"])
-    return found | compare(mixtures, settings, {f"{steps} steps, all computed": (replace(settings, steps=steps), None)})
+    return found | compare(mixtures, settings, {f"{steps} steps, {ALL}": (replace(settings, steps=steps), None)})
 
 
 def toy(settings: Settings) -> dict[str, dict]:
@@ -194,13 +195,15 @@ def measure(seeds: int) -> dict:
     result = {"gaussians": GAUSSIANS, "meant": MEANT, "size": SIZE, "widths": WIDTHS, "seeds": seeds}
     for sampler, compared in ((DPMPP_2M, with_fewer), (SDE_DPMPP_2M, compare)):
         settings = Settings(STEPS, sampler=sampler, cache=THRESHOLD)
-        result[sampler] = compared(mixtures, settings, {name: (settings, way) for name, way in WAYS.items()})
-    result["toy"] = toy(Settings(STEPS, sampler=DPMPP_2M, cache=TOY_THRESHOLD))
+        runs = {name: (settings, way) for name, way in (WAYS | {ALL: None}).items()}
+        result[sampler] = compared(mixtures, settings, runs)
+    for threshold in TOY_THRESHOLDS:
+        result[f"toy, {threshold:g}"] = toy(Settings(STEPS, sampler=DPMPP_2M, cache=threshold))
     for name, preset in presets.PRESETS.items():
         settings = Settings(preset.steps, Guidance(start=preset.guidance_start, stop=preset.guidance_stop), DPMPP_2M)
         if preset.cache:
             runs = {f"{t:g}": (replace(settings, cache=t), StepCache) for t in (preset.cache, *THRESHOLDS)}
-            result[f"preset {name}"] = with_fewer(mixtures, settings, runs | {"all computed": (settings, None)})
+            result[f"preset {name}"] = with_fewer(mixtures, settings, runs | {ALL: (settings, None)})
     return result
 
 
