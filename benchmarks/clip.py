@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -88,6 +89,7 @@ def measure(
                 dtype=dtype,
             ),
         )
+        portrait = replace(portrait, bank=())
         for leaving in (denoiser.modulation, denoiser.head_modulation, denoiser.text_embed):
             leaving.to("meta")
         concat = phase("encode", lambda: concat_latent(vae, portrait.pixels, None, noise))
