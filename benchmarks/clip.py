@@ -21,8 +21,12 @@ from benchmarks.measuring import Phases, machine, report
 from benchmarks.presets import PRESETS, Preset, build_networks, build_reference_net, build_vae, draw_inputs
 from hallo3_core.compiling import compile_blocks
 from hallo3_core.image import plan_framing
+from hallo3_core.latents import decode
 from hallo3_core.noise import SeededNoise
-from hallo3_core.pipeline import Settings, concat_latent, decode, prepare_portrait, prepare_run, sample_clip
+from hallo3_core.options import Settings
+from hallo3_core.pipeline import concat_latent, sample_clip
+from hallo3_core.portrait import prepare_portrait
+from hallo3_core.run import prepare_run
 
 
 def measure(sizes: Preset, steps: int, device: str, dtype: torch.dtype, compiled: bool = False) -> dict[str, dict]:

@@ -86,12 +86,11 @@ def tag(text: str) -> tuple[str, str]:
 
 
 def film_options(given: argparse.Namespace):
-    """The command line's words as `animate.Options`."""
+    """The command line's words as `options.Options`."""
     import torch
 
-    from .animate import Options
     from .guidance import Guidance, Scales
-    from .pipeline import Settings
+    from .options import Options, Settings
 
     given = settle(given)
     device = choose_device(given.device)

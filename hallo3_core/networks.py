@@ -6,12 +6,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from .attention_backends import check_attention, choose_attention, film_grid
+from .attention_backends import check_attention, choose_attention
 from .audio import Wav2Vec, load_wav2vec
 from .checkpoints import names
 from .checkpoints.lora import apply_lora, read_lora
@@ -21,14 +21,13 @@ from .compiling import check_compiler, compile_blocks
 from .config import Grid, TransformerConfig
 from .errors import InputError
 from .face import FaceAnalyser, load_face_analyser
+from .latents import film_grid
 from .model.attention import Attention, scaled_dot_product
 from .model.denoiser import Denoiser
 from .model.scaled_products import multiplies_in_eight_bits, multiply_in_eight_bits
+from .options import Options
 from .streaming import streamed
 from .text import TextEncoder, load_text_encoder
-
-if TYPE_CHECKING:
-    from .animate import Options
 
 WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
 STORED = 2  # bytes of a number in the release's files

@@ -10,7 +10,7 @@ from .activations import activation_bytes, free_bytes
 from .checkpoints import names
 from .model.denoiser import Denoiser
 from .networks import Networks
-from .pipeline import Run
+from .run import Run
 from .streaming import StreamedBlocks
 
 TOGETHER = "with the evaluations of a step together"

@@ -16,7 +16,6 @@ from hallo3_core.attention_backends import (
     choose_attention,
     exact_attention,
     fastest,
-    film_grid,
     for_long_keys,
     relative_error,
     sage_attention,
@@ -25,6 +24,7 @@ from hallo3_core.attention_backends import (
 )
 from hallo3_core.checkpoints.tiny import CONFIG
 from hallo3_core.errors import InputError
+from hallo3_core.latents import film_grid
 from hallo3_core.model.attention import scaled_dot_product
 
 

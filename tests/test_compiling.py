@@ -10,7 +10,7 @@ from hallo3_core.compiling import check_compiler, compile_blocks
 from hallo3_core.config import Grid
 from hallo3_core.errors import InputError
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.pipeline import stack
+from hallo3_core.run import stack
 
 GRID = Grid(2, 2, 3)
 

@@ -12,7 +12,7 @@ from hallo3_core.errors import InputError
 from hallo3_core.model.attention import Folded, is_worth_folding, scaled_dot_product
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.model.positions import Rotary, fitted_positions, fitted_table, rotary_table, rotate_
-from hallo3_core.pipeline import stack
+from hallo3_core.run import stack
 
 
 @pytest.fixture(scope="module")

@@ -125,14 +125,14 @@ def loaded(pack):
 def scene(pack, loaded):
     """A short film's inputs: 32x16 pixels, 2 clips; noise for a voice."""
     audio, recording, face = (pack(f"hallo3_core.{name}") for name in ("audio", "recording", "face"))
-    pipeline, image = pack("hallo3_core.pipeline"), pack("hallo3_core.image")
+    image = pack("hallo3_core.image")
     memory, networks, vae = (pack(f"nodes.host.{name}") for name in ("memory", "networks", "vae"))
     draw = torch.Generator().manual_seed(3)
     with torch.inference_mode():
         voice = recording.Recording(torch.randn(1, 16000 * 3, generator=draw) * 0.1, 16000, "voice")
         with memory.on_device(loaded.wav2vec) as holder:
             features = audio.encode_audio(voice, audio.Wav2Vec(holder.model))
-        portrait = pipeline.prepare_portrait(
+        portrait = pack("hallo3_core.portrait").prepare_portrait(
             torch.rand(1, 3, 60, 80, generator=draw),
             torch.ones(60, 80),
             image.plan_framing(60, 80, 16, 32),
@@ -152,7 +152,7 @@ def sampler_of(pack, loaded, scene):
     """`sampler_of(steps)`: what the sampling nodes make of the scene."""
 
     def make(steps: int):
-        settings = pack("hallo3_core.pipeline").Settings(steps=steps)
+        settings = pack("hallo3_core.options").Settings(steps=steps)
         text, audio, face, reference = scene.text, scene.audio, scene.face, scene.reference
         prepare = pack("nodes.host.sampling").prepare_sampler
         return prepare(loaded.model, text, loaded.vae, audio, face, reference, settings, seed=11)

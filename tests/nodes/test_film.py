@@ -48,10 +48,10 @@ def engine_film(pack, models, scene, seed=11) -> torch.Tensor:
     denoiser, vae = release.network("denoiser", dtype=torch.float32), release.vae(dtype=torch.float32)
     project = release.network("audio_projector", dtype=torch.float32)
     windows = [audio.clip_audio(scene.audio, clip)[None] for clip in range(scene.audio.clips)]
-    run = pipeline.prepare_run(
+    run = pack("hallo3_core.run").prepare_run(
         denoiser,
         scene.reference,
-        pipeline.Settings(steps=SETTINGS["steps"]),
+        pack("hallo3_core.options").Settings(steps=SETTINGS["steps"]),
         text=scene.text[0][0],
         face_tokens=release.network("face_projector", dtype=torch.float32)(scene.face.embedding[None]),
         null_audio_tokens=project(torch.zeros_like(windows[0])),
