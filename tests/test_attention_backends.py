@@ -26,6 +26,7 @@ from hallo3_core.checkpoints.tiny import CONFIG
 from hallo3_core.errors import InputError
 from hallo3_core.latents import film_grid
 from hallo3_core.model.attention import scaled_dot_product
+from tests.noise import noise
 
 
 class Clock:
@@ -63,10 +64,6 @@ def wrong(q, k, v):
 
 def refuses(q, k, v):
     raise RuntimeError("No available kernel. Aborting execution.")
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -12,18 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.nodes import fake_host
+from tests.nodes.importing import PACK, import_pack
+
 ROOT = Path(__file__).parents[2]
 REAL = bool(os.environ.get("COMFYUI_PATH"))
-PACK = "hallo3_pack"
-
-
-def _load(name: str, path: Path, folder: Path | None = None):
-    locations = None if folder is None else [str(folder)]
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=locations)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+SETTINGS = dict(steps=2, audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0, sampler="sde-dpmpp-2m")
 
 
 def _start_real_host(models: Path) -> None:
@@ -61,9 +54,8 @@ def pack(models):
     if REAL:
         _start_real_host(models)
     else:
-        fake = _load("hallo3_fake_host", Path(__file__).with_name("fake_host.py"))
-        fake.install(str(models))
-    root = _load(PACK, ROOT / "__init__.py", ROOT)
+        fake_host.install(str(models))
+    root = import_pack(ROOT)
 
     def module(name: str = ""):
         return importlib.import_module(f"{PACK}.{name}") if name else root
@@ -80,9 +72,8 @@ def press_cancel(pack):
 
     def press(steps: int) -> type[BaseException]:
         if not REAL:
-            state = sys.modules["hallo3_fake_host"].STATE
-            state.progress.clear()
-            state.cancel_after = steps
+            fake_host.STATE.progress.clear()
+            fake_host.STATE.cancel_after = steps
         else:
             left = [steps]
 
@@ -100,10 +91,8 @@ def press_cancel(pack):
 
 
 @pytest.fixture(autouse=True)
-def no_gradients():
+def no_gradients(no_gradients):
     """As the host's executor runs nodes."""
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -158,3 +147,15 @@ def sampler_of(pack, loaded, scene):
         return prepare(loaded.model, text, loaded.vae, audio, face, reference, settings, seed=11)
 
     return make
+
+
+@pytest.fixture
+def film(pack, loaded, scene):
+    """Run the node Hallo3LongVideo; the path of its film."""
+    node = pack("nodes.film").Hallo3LongVideo
+
+    def run(**changes) -> Path:
+        given = dict(model=loaded.model, vae=loaded.vae, seed=11, **vars(scene), **SETTINGS)
+        return Path(node().execute(**{**given, **changes})[0].get_stream_source())
+
+    return run

@@ -11,19 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SETTINGS = dict(steps=2, audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0, sampler="sde-dpmpp-2m")
-
-
-@pytest.fixture
-def film(pack, loaded, scene):
-    """Run the node Hallo3LongVideo; the path of its film."""
-    node = pack("nodes.film").Hallo3LongVideo
-
-    def run(**changes) -> Path:
-        given = dict(model=loaded.model, vae=loaded.vae, seed=11, **vars(scene), **SETTINGS)
-        return Path(node().execute(**{**given, **changes})[0].get_stream_source())
-
-    return run
+from tests.nodes.conftest import SETTINGS
 
 
 @pytest.fixture

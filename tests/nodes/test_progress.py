@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import pytest
 import torch
+
+from tests.nodes import fake_host
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (7, "0:07"), (750, "12:30"), (3723, "1:02:03")])
@@ -51,9 +52,8 @@ def previews(pack):
         yield choose
         args.preview_method = before
     else:
-        state = sys.modules["hallo3_fake_host"].STATE
-        yield lambda on: setattr(state, "previews", on)
-        state.previews = False
+        yield lambda on: setattr(fake_host.STATE, "previews", on)
+        fake_host.STATE.previews = False
 
 
 def test_the_preview_of_the_portraits_latent_is_the_portrait_in_small(pack, sampler_of, previews):

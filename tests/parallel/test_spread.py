@@ -24,6 +24,9 @@ from hallo3_core.parallel.team import backend_of, branch_groups, join, take_card
 from hallo3_core.pipeline import sample_clip
 from hallo3_core.portrait import Portrait
 from hallo3_core.run import Evaluations, prepare_run
+from tests.noise import noise
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 # 6 heads, 3 x 5 tokens a frame, 9 of text: 4 processes share none of them evenly, 2 two of them not
 CONFIG = type(tiny.CONFIG)(
@@ -32,19 +35,9 @@ CONFIG = type(tiny.CONFIG)(
 TWO, FOUR = Scales(), Scales(2.0, 3.0, 4.0)
 
 
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module")
 def denoiser():
     return load(sort_official(tiny.engine_tensors(3, CONFIG)), names.DENOISER, dtype=torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 def bank(seed=0):

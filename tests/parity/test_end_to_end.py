@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,16 +17,8 @@ from hallo3_core.portrait import encode_masked, framed, prepare_portrait
 from hallo3_core.run import prepare_run
 from hallo3_core.text import null_text
 from hallo3_core.vae import LATENT_SCALE
-
-
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"parity_{name}", Path(__file__).with_name(f"test_{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-networks_test, sampler_test = sibling("networks"), sibling("sampler")
+from tests.parity import test_networks as networks_test
+from tests.parity import test_sampler as sampler_test
 
 
 @pytest.fixture(scope="module")
