@@ -1,70 +1,108 @@
 """A whole clip of the released length, phase by phase: seconds and peak memory, with random weights.
 
     python benchmarks/clip.py [--preset cpu-medium] [--steps 2] [--device cpu] [--dtype float32] [--compile]
+                              [--weights resident] [--in-turn]
 
 Each network is there for its phase alone, as on the command line; making its random weights is not counted. The last
-line is JSON. Peak memory is what CUDA allocated, or on Linux what of the process was resident, weights included.
+line is JSON. Peak memory is what the card's tensors took, or on Linux what of the process was resident, weights
+included. With `--device imagined` it needs no card (`imagined.py`): memory, operations and the host's waits are counted
+for sizes such as `full`, in a minute, and times are not known.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.imagined import NAME as IMAGINED
+from benchmarks.imagined import ImaginedCard, flash_attention
 from benchmarks.measuring import Phases, machine, report
-from benchmarks.presets import PRESETS, Preset, build_networks, build_reference_net, build_vae, draw_inputs
+from benchmarks.presets import (
+    PRESETS,
+    Preset,
+    build_denoiser,
+    build_projectors,
+    build_reference_net,
+    build_vae,
+    draw_inputs,
+)
 from hallo3_core.compiling import compile_blocks
 from hallo3_core.image import plan_framing
 from hallo3_core.latents import decode
+from hallo3_core.model.attention import scaled_dot_product
 from hallo3_core.noise import SeededNoise
 from hallo3_core.options import Settings
 from hallo3_core.pipeline import concat_latent, sample_clip
 from hallo3_core.portrait import prepare_portrait
 from hallo3_core.run import prepare_run
+from hallo3_core.streaming import streamed
+
+RESIDENT, FP8, STREAMED = WEIGHTS = ("resident", "fp8", "streamed")
 
 
-def measure(sizes: Preset, steps: int, device: str, dtype: torch.dtype, compiled: bool = False) -> dict[str, dict]:
+def measure(
+    sizes: Preset,
+    settings: Settings,
+    device: str,
+    dtype: torch.dtype,
+    *,
+    weights: str = RESIDENT,
+    compiled: bool = False,
+) -> dict[str, dict]:
     """Seconds and peak memory of every phase of a film's first clip."""
-    phase, given, settings = Phases(device), draw_inputs(sizes, device, dtype), Settings(steps=steps)
+    phase, opened = Phases(device), ExitStack()
+    start = "cpu" if weights == STREAMED else device
+    attention = flash_attention if device == IMAGINED else scaled_dot_product
     grid = sizes.denoiser.grid
     height, width = 16 * grid.rows, 16 * grid.columns
-    picture = torch.rand(1, 3, height, width, device=device, dtype=dtype)
+    picture = torch.rand(1, 3, height, width).to(device, dtype)
     framing, mask = plan_framing(height, width, height, width, "auto"), torch.ones(height, width).to(picture)
     vae = build_vae(sizes, device, dtype)
-    reference_net = build_reference_net(sizes, device, dtype)
-    portrait = phase("portrait", lambda: prepare_portrait(picture, mask, framing, vae, reference_net))
+    reference_net = build_reference_net(sizes, start, dtype, attention)
+    with ExitStack() as lent:
+        if weights == STREAMED:
+            lent.enter_context(streamed(reference_net, device))
+        portrait = phase("portrait", lambda: prepare_portrait(picture, mask, framing, vae, reference_net))
     reference_net.to("meta")
-    networks = build_networks(sizes, device, dtype)
-    denoiser, noise = networks.denoiser, SeededNoise(0, 0)
-    tokens = phase("sound and face", lambda: (networks.audio(given.audio), networks.face(given.face)))
-    networks = replace(networks, audio=None, face=None)
-    run = phase(
-        "what is constant",
-        lambda: prepare_run(
-            denoiser,
-            portrait,
-            settings,
-            text=given.text,
-            face_tokens=tokens[1],
-            null_audio_tokens=tokens[0].flip(1),
-            dtype=dtype,
-        ),
-    )
-    denoiser.modulation.to("meta")
-    concat = phase("encode", lambda: concat_latent(vae, portrait.pixels, None, noise))
-    if compiled:
-        compile_blocks(denoiser)
-        phase("first steps", lambda: sample_clip(denoiser, run, concat, tokens[0], noise))
-    latent = phase("steps", lambda: sample_clip(denoiser, run, concat, tokens[0], noise))
-    phase("decode", lambda: sum(len(frames) for frames in decode(vae, latent.to(dtype))))
+    given = draw_inputs(sizes, device, dtype)
+    audio, face = build_projectors(sizes, device, dtype)
+    tokens = phase("sound and face", lambda: (audio(given.audio).cpu(), face(given.face)))
+    for leaving in (audio, face):
+        leaving.to("meta")
+    denoiser = build_denoiser(sizes, start, dtype, eight_bits=weights == FP8, attention=attention)
+    noise, text, given = SeededNoise(0, 0), given.text, None
+    with opened:
+        if weights == STREAMED:
+            opened.enter_context(streamed(denoiser, device))
+        run = phase(
+            "what is constant",
+            lambda: prepare_run(
+                denoiser,
+                portrait,
+                settings,
+                text=text,
+                face_tokens=tokens[1],
+                null_audio_tokens=tokens[0].flip(1),
+                dtype=dtype,
+            ),
+        )
+        for leaving in (denoiser.modulation, denoiser.head_modulation, denoiser.text_embed):
+            leaving.to("meta")
+        concat = phase("encode", lambda: concat_latent(vae, portrait.pixels, None, noise))
+        if compiled:
+            compile_blocks(denoiser)
+            phase("first steps", lambda: sample_clip(denoiser, run, concat, tokens[0], noise))
+        latent = phase("steps", lambda: sample_clip(denoiser, run, concat, tokens[0], noise))
+        phase("decode", lambda: sum(len(frames) for frames in decode(vae, latent.to(dtype))))
     found = phase.found
-    found["steps"]["seconds_per_step"] = round(found["steps"]["seconds"] / steps, 4)
+    if device != IMAGINED:
+        found["steps"]["seconds_per_step"] = round(found["steps"]["seconds"] / settings.steps, 4)
     return found
 
 
@@ -74,14 +112,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2, help="of two evaluations each")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--weights", choices=WEIGHTS, default=RESIDENT, help="where and how the blocks' weights are")
+    parser.add_argument("--in-turn", action="store_true", help="the evaluations of a step one after another")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, help="write the result to this file too")
     given = parser.parse_args(arguments)
-    dtype = getattr(torch, given.dtype)
-    with torch.inference_mode():
-        phases = measure(PRESETS[given.preset], given.steps, given.device, dtype, given.compile)
-    head = {"preset": given.preset, "steps": given.steps, "compiled": given.compile}
-    report({"phases": phases, **head, **machine(given.device, dtype)}, given.output)
+    dtype, settings = getattr(torch, given.dtype), Settings(steps=given.steps, batched=not given.in_turn)
+    with ImaginedCard() if given.device == IMAGINED else torch.inference_mode():
+        phases = measure(
+            PRESETS[given.preset], settings, given.device, dtype, weights=given.weights, compiled=given.compile
+        )
+        head = machine(given.device, dtype)
+    told = {name: getattr(given, name) for name in ("preset", "steps", "weights", "in_turn", "compile")}
+    report({"phases": phases, **told, **head}, given.output)
 
 
 if __name__ == "__main__":

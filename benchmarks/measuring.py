@@ -13,13 +13,21 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import imagined
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def is_cpu(device: torch.device | str) -> bool:
+    return torch.device(device).type == "cpu"
 
 
 def wait(device: torch.device | str) -> None:
     """Until the device has done what it was asked."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+    if not is_cpu(device):
+        torch.get_device_module(device).synchronize(device)
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device | str = "cpu") -> tuple[float, float]:
@@ -47,13 +55,14 @@ def summary(seconds: list[tuple[float, float]], device: torch.device | str) -> d
     """All runs, the best, and the median; on a CPU its own seconds as well."""
     clock, used = ([round(s, 4) for s in column] for column in zip(*seconds, strict=True))
     found = {"seconds": clock, "best": min(clock), "median": round(statistics.median(clock), 4)}
-    if torch.device(device).type == "cpu":
+    if is_cpu(device):
         found |= {"cpu_seconds": used, "cpu_best": min(used), "cpu_median": round(statistics.median(used), 4)}
     return found
 
 
 class Phases:
-    """Seconds and peak memory of the parts of a longer run, each by its name."""
+    """Seconds and peak memory of the parts of a longer run, each by its name; on a card that is not there (imagined.py)
+    its operations instead of seconds."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device, self.found = torch.device(device), {}
@@ -64,22 +73,25 @@ class Phases:
         reset_peak(self.device)
         seconds, used = seconds_of(lambda: results.append(work()), self.device)
         self.found[name] = {"seconds": round(seconds, 4), "peak_GB": peak_gb(self.device)}
-        if self.device.type == "cpu":
+        if is_cpu(self.device):
             self.found[name]["cpu_seconds"] = round(used, 4)
+        if self.device.type == imagined.NAME:
+            counted = torch.imagined.counted()
+            self.found[name] = {"peak_GB": peak_gb(self.device), **counted}
         return results[0]
 
 
 def reset_peak(device: torch.device | str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if not is_cpu(device):
+        torch.get_device_module(device).reset_peak_memory_stats(device)
     elif CLEAR.exists():
         CLEAR.write_text("5")
 
 
 def peak_gb(device: torch.device | str) -> float | None:
-    """Since `reset_peak`: of CUDA what was allocated, of a CPU the process's resident memory (Linux alone)."""
-    if torch.device(device).type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
+    """Since `reset_peak`: of a card what was allocated, of a CPU the process's resident memory (Linux alone)."""
+    if not is_cpu(device):
+        return round(torch.get_device_module(device).max_memory_allocated(device) / 1e9, 3)
     if not CLEAR.exists():
         return None
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
@@ -89,7 +101,7 @@ def peak_gb(device: torch.device | str) -> float | None:
 def machine(device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
     """What a figure was measured on, in general terms."""
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    name = processor() if is_cpu(device) else torch.get_device_module(device).get_device_name(device)
     return {"device": name, "threads": torch.get_num_threads(), "dtype": str(dtype)[6:], "torch": torch.__version__}
 
 

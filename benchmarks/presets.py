@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import imagined
 from hallo3_core.checkpoints.fp8 import FLOAT8, SCALE, is_rounded
 from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
 from hallo3_core.clips import FRAMES_PER_CLIP
@@ -103,22 +104,43 @@ def build_networks(
 ) -> Networks:
     """Random weights; with `eight_bits` the blocks' matrices are float8 with a scale, as `convert --dtype fp8` has
     them."""
-    kw = dict(device=device, dtype=dtype)
+    denoiser = build_denoiser(preset, device, dtype, eight_bits=eight_bits, attention=attention)
+    return Networks(denoiser, *build_projectors(preset, device, dtype))
+
+
+def build_denoiser(
+    preset: Preset,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    eight_bits: bool = False,
+    attention: Attention = scaled_dot_product,
+) -> Denoiser:
+    """As `build_networks`."""
     denoiser = Denoiser(preset.denoiser, attention=attention, device="meta", dtype=dtype)
     if eight_bits:
         for name in [name for name, _ in denoiser.named_parameters() if is_rounded(name)]:
             put_in_place(denoiser, name.removesuffix(".weight"))
-    return Networks(
-        draw_weights(denoiser, device),
-        draw_weights(AudioProjector(preset.audio, device="meta", dtype=kw["dtype"]), device),
-        draw_weights(FaceProjector(preset.face, device="meta", dtype=kw["dtype"]), device),
+    return draw_weights(denoiser, device)
+
+
+def build_projectors(
+    preset: Preset, device: torch.device | str, dtype: torch.dtype
+) -> tuple[AudioProjector, FaceProjector]:
+    """Random weights."""
+    audio, face = (
+        AudioProjector(preset.audio, device="meta", dtype=dtype),
+        FaceProjector(preset.face, device="meta", dtype=dtype),
     )
+    return draw_weights(audio, device), draw_weights(face, device)
 
 
-def build_reference_net(preset: Preset, device: torch.device | str, dtype: torch.dtype) -> ReferenceNet:
+def build_reference_net(
+    preset: Preset, device: torch.device | str, dtype: torch.dtype, attention: Attention = scaled_dot_product
+) -> ReferenceNet:
     """Random weights."""
     config = replace(preset.denoiser, face=None, audio=None)
-    return draw_weights(ReferenceNet(config, device="meta", dtype=dtype), device)
+    return draw_weights(ReferenceNet(config, attention=attention, device="meta", dtype=dtype), device)
 
 
 def build_vae(preset: Preset, device: torch.device | str, dtype: torch.dtype) -> VideoVae:
@@ -126,9 +148,14 @@ def build_vae(preset: Preset, device: torch.device | str, dtype: torch.dtype) ->
     return load_vae(tiny_vae_tensors(0, preset.vae), device=device, dtype=dtype)
 
 
+def seeded(device: torch.device | str, seed: int) -> torch.Generator | None:
+    """A generator on the device; none on a card that is not there, where nothing has values."""
+    return None if torch.device(device).type == imagined.NAME else torch.Generator(device).manual_seed(seed)
+
+
 def draw_weights(module: nn.Module, device: torch.device | str, seed: int = 0) -> nn.Module:
     """Noise that keeps a signal's size, norms near one; made on the device, a tensor at a time, in its own dtype."""
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = seeded(device, seed)
     module.to_empty(device=device)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(False)
@@ -152,7 +179,7 @@ def draw_inputs(
     preset: Preset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 1
 ) -> Inputs:
     """Unit normal inputs of one clip at the trained grid."""
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = seeded(device, seed)
     config, grid = preset.denoiser, preset.denoiser.grid
 
     def draw(*shape: int) -> Tensor:

@@ -1,4 +1,8 @@
-"""What the denoiser needs of a device's memory beside its weights, and what is free there."""
+"""What networks need of a device's memory beside their weights, and what is free there.
+
+The factors are counted (`benchmarks/imagined.py`; `tests/test_full_size.py` holds them to it), and a little more: what
+kernels take for themselves cannot be counted.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,30 @@ import torch
 from .config import Grid, TransformerConfig
 
 AUDIO_TOKENS = 32  # a latent frame, of the released projector
+VAE_CHANNELS = 128  # of the finest level, of the released VAE
 
 
 def activation_bytes(config: TransformerConfig, grid: Grid, samples: int, dtype: torch.dtype) -> int:
     """Bytes that are alive at once while `samples` of a clip on `grid` are evaluated in `dtype`.
 
-    In a block: both streams, joint queries, keys and values, the same rotated (in float32 on the way), attention's
-    result; in the MLP four widths twice: about 20 widths a token at the most. Beside it, for all layers, the keys and
-    values of portrait and sound, which are held once by themselves and once put together for the batch.
+    In a block 8 widths a token, in the MLP as in attention. Beside it, for all layers, keys and values of the portrait,
+    and those of each sample's sound.
     """
-    block = 20 * (grid.tokens + config.text_tokens) * config.hidden
-    held = 2 * config.layers * 2 * (grid.tokens_per_frame + grid.frames * AUDIO_TOKENS) * config.hidden
-    return samples * (block + held) * dtype.itemsize
+    block = 9 * samples * (grid.tokens + config.text_tokens) * config.hidden
+    portrait, sound = grid.tokens_per_frame, samples * grid.frames * AUDIO_TOKENS
+    held = 2 * config.layers * (portrait + sound) * config.hidden
+    return (block + held) * dtype.itemsize
+
+
+def encode_bytes(frames: int, height: int, width: int, dtype: torch.dtype) -> int:
+    """Bytes that the VAE needs to encode so many frames of these pixels in one call."""
+    return (18 + 5 * frames) * _finest_frame(height, width, dtype)
+
+
+def decode_bytes(frames: int, height: int, width: int, dtype: torch.dtype) -> int:
+    """Bytes that the VAE needs to decode so many latent frames to these pixels: a chunk of up to 9 frames, and what the
+    convolutions keep for the next one."""
+    return (40 if frames == 1 else 95) * _finest_frame(height, width, dtype)
 
 
 def free_bytes(device: torch.device | str) -> int | None:
@@ -28,3 +44,8 @@ def free_bytes(device: torch.device | str) -> int | None:
         return None
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def _finest_frame(height: int, width: int, dtype: torch.dtype) -> int:
+    """A frame at the VAE's finest level."""
+    return VAE_CHANNELS * height * width * dtype.itemsize

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from .activations import activation_bytes, encode_bytes, free_bytes
 from .attention_backends import check_attention, choose_attention
 from .audio import Wav2Vec, load_wav2vec
 from .checkpoints import names
@@ -28,6 +29,7 @@ from .model.scaled_products import multiplies_in_eight_bits, multiply_in_eight_b
 from .options import Options
 from .streaming import streamed
 from .text import TextEncoder, load_text_encoder
+from .vae import PIXELS
 
 WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
 STORED = 2  # bytes of a number in the release's files
@@ -54,55 +56,61 @@ class Networks:
     @contextmanager
     def denoiser(self, size: tuple[int, int] | None = None) -> Iterator[Denoiser]:
         """For films of `size` (height, width); None: the trained one."""
-        config = self.config
+        config, options = self.config, self.options
         grid = film_grid(*size, config) if size else config.grid
 
-        def load() -> Denoiser:
-            return load_denoiser(self.release, config, self.options, self._attention(config, grid), self._start)
+        def load(device: str) -> Denoiser:
+            return load_denoiser(self.release, config, options, self._attention(config, grid), device)
 
-        with self._lend(names.DENOISER, load, "blocks") as denoiser:
+        weights = self.release.network_bytes(names.DENOISER, dtype=options.dtype, eight_bits=options.fp8 is not None)
+        room = activation_bytes(config, grid, 1, options.dtype)
+        with self._lend(names.DENOISER, load, "blocks", weights + room) as denoiser:
             yield denoiser
 
     @contextmanager
     def part(self, part: str) -> Iterator[nn.Module]:
         """The reference network or a projector, by its name in `names.py`."""
         blocks = "blocks" if part == names.REFERENCE_NET else None
-        device = self._start if blocks else self.options.device
+        dtype = self.options.dtype
 
-        def load() -> nn.Module:
-            return self.release.network(part, device=device, dtype=self.options.dtype)
+        def load(device: str) -> nn.Module:
+            return self.release.network(part, device=device, dtype=dtype)
 
-        with self._lend(part, load, blocks) as module:
+        height, width = (PIXELS * 2 * side for side in (self.config.grid.rows, self.config.grid.columns))
+        room = encode_bytes(1, height, width, dtype)  # the VAE encodes the portrait meanwhile
+        with self._lend(part, load, blocks, self.release.network_bytes(part, dtype=dtype) + room) as module:
             yield module
 
     @contextmanager
     def vae(self) -> Iterator[nn.Module]:
-        def load() -> nn.Module:
-            return self.release.vae(device=self.options.device, dtype=self.options.dtype)
+        def load(device: str) -> nn.Module:
+            return self.release.vae(device=device, dtype=self.options.dtype)
 
         with self._lend("vae", load) as vae:
             yield vae
 
     @contextmanager
     def text_encoder(self) -> Iterator[TextEncoder]:
-        def load() -> TextEncoder:
-            place = dict(device=self._start, dtype=self.options.dtype)
-            return load_text_encoder(self.release.text_folder, tokens=self.config.text_tokens, **place)
+        folder, dtype = self.release.text_folder, self.options.dtype
 
-        with self._lend("text encoder", load, "encoder.block") as encoder:
+        def load(device: str) -> TextEncoder:
+            return load_text_encoder(folder, tokens=self.config.text_tokens, device=device, dtype=dtype)
+
+        stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        with self._lend("text encoder", load, "encoder.block", stored * dtype.itemsize // STORED) as encoder:
             yield encoder
 
     @contextmanager
     def wav2vec(self) -> Iterator[Wav2Vec]:
-        def load() -> Wav2Vec:
-            return load_wav2vec(self.release.wav2vec_folder, device=self.options.device)
+        def load(device: str) -> Wav2Vec:
+            return load_wav2vec(self.release.wav2vec_folder, device=device)
 
         with self._lend("wav2vec", load) as wav2vec:
             yield wav2vec
 
     @contextmanager
     def face_analyser(self) -> Iterator[FaceAnalyser]:
-        def load() -> FaceAnalyser:
+        def load(device: str) -> FaceAnalyser:
             return load_face_analyser(self.release.face_folder, self.options.face_provider)
 
         with self._lend("face analyser", load) as analyser:
@@ -117,11 +125,6 @@ class Networks:
         for module in () if self._keep else modules:
             module.to("meta")
 
-    @property
-    def _start(self) -> str:
-        """Where a network with blocks is loaded to: the device, or where its blocks stay."""
-        return "cpu" if self.options.stream else self.options.device
-
     def _attention(self, config: TransformerConfig, grid: Grid) -> Attention:
         settings = self.options.settings
         evaluations = len(settings.branches()) if settings.batched else 1
@@ -129,20 +132,36 @@ class Networks:
         return choose_attention(self.options.attention, config, grid, evaluations=evaluations, **place)
 
     @contextmanager
-    def _lend(self, name: str, load: Callable[[], T], blocks: str | None = None) -> Iterator[T]:
-        """What `load` gives; its list of blocks of that name is streamed if networks are."""
-        loaded = self._kept[name] if name in self._kept else load()
-        if self._keep:
+    def _lend(self, name: str, load: Callable[[str], T], blocks: str | None = None, needs: int = 0) -> Iterator[T]:
+        """What `load` gives on a device. Its list of blocks of that name is streamed if that was asked for, or where
+        the device has not the bytes that the network `needs`."""
+        device = self.options.device
+        stream = blocks is not None and name not in self._kept and (self.options.stream or self._is_short(name, needs))
+        loaded = self._kept[name] if name in self._kept else load("cpu" if stream else device)
+        if self._keep and not stream:
             self._kept[name] = loaded
         module = getattr(loaded, "model", loaded)  # text encoder and wav2vec come with what prepares their inputs
         try:
             with ExitStack() as stack:
-                if blocks and self.options.stream:
-                    stack.enter_context(streamed(module, self.options.device, blocks))
+                if stream:
+                    stack.enter_context(streamed(module, device, blocks))
                 yield loaded
         finally:
             if isinstance(module, nn.Module):
                 self.let_go(module)
+
+    def _is_short(self, name: str, needs: int) -> bool:
+        free = free_bytes(self.options.device)
+        if free is None or needs <= free:
+            return False
+        log.warning(
+            "%s needs %.1f GB, %s has %.1f GB free: its blocks are streamed from host memory",
+            name.replace("_", " "),
+            needs / 1e9,
+            self.options.device,
+            free / 1e9,
+        )
+        return True
 
 
 def check_options(options: Options) -> None:

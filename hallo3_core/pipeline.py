@@ -69,7 +69,10 @@ def sample_clip(
     if run.settings.cache:
         steps, guidance = len(run.schedule), run.settings.guidance
         predict_clean = StepCache(
-            predict_clean, steps, run.settings.cache, rule=lambda step: tuple(guidance.weights(step, steps).items())
+            predict_clean,
+            run.schedule,
+            run.settings.cache,
+            rule=lambda step: tuple(guidance.weights(step, steps).items()),
         )
     return sample(
         noise.initial(concat.shape).to(device),

@@ -39,6 +39,6 @@ def sampling_ways(run: Run, denoiser: Denoiser, networks: Networks, opened: Exit
     if run.settings.batched and evaluations > 1 and (free is None or need <= free):
         ways[TOGETHER] = lambda: run
     ways[IN_TURN] = lambda: in_turn
-    if not networks.options.stream:
+    if not isinstance(denoiser.blocks, StreamedBlocks):
         ways[STREAMED] = stream
     return ways

@@ -1,9 +1,9 @@
 """The causal video VAE: frames to latents, 8 x 8 pixels to one, and four frames to one after the first.
 
-The network is diffusers' AutoencoderKLCogVideoX, with one module exchanged for an equal one (`spatial_norm.py`); what
-is ours beside it is how it is called. The release encodes all frames in one call, and decodes pair by pair with the
-convolutions' last frames carried over. Group norms see the frames of one call, so these cuts are part of the result:
-diffusers' own `encode` and `decode` give another one.
+The network is diffusers' AutoencoderKLCogVideoX, with two modules exchanged for equal ones that need less time and
+memory (`spatial_norm.py`, `causal_conv.py`); what is ours beside them is how it is called. The release encodes all
+frames in one call, and decodes pair by pair with the convolutions' last frames carried over. Group norms see the frames
+of one call, so these cuts are part of the result: diffusers' own `encode` and `decode` give another one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .causal_conv import exchange_causal_convs
 from .checkpoints.parts import fill
 from .checkpoints.vae_names import LEVELS, in_diffusers_names
 from .errors import InputError, require
@@ -137,17 +138,30 @@ class VideoVae(nn.Module):
         frames = 4 * latent.shape[2] - 3
         if latent.shape[2] % 2 == 0:
             latent = torch.cat((latent, latent[:, :, -1:]), dim=2)
-        caches = None  # each causal convolution's last input frames, which stay on the device
+        caches = Caches()
         for start, stop in chunk_spans(latent.shape[2]):
-            chunk, caches = self.autoencoder.decoder(latent[:, :, start:stop], conv_cache=caches)
-            if stop == latent.shape[2]:
-                caches = None  # 2.8 GB at full size, not to be held while the last frames are looked at
+            chunk, left = self.autoencoder.decoder(latent[:, :, start:stop], conv_cache=caches)
+            caches = Caches(left if stop < latent.shape[2] else {})
+            del left
             yield chunk[:, :, :frames]
             frames -= chunk.shape[2]
+            del chunk
 
     def _placed(self, tensor: Tensor) -> Tensor:
         weight = self.autoencoder.decoder.conv_in.conv.weight
         return tensor.to(device=weight.device, dtype=weight.dtype)
+
+
+class Caches(dict):
+    """Each causal convolution's last input frames, in dictionaries within each other; they stay on the device.
+
+    Each is given out once, to be let go as soon as it was read: the next chunk's are being made meanwhile, and all
+    together take 2.8 GB at full size.
+    """
+
+    def get(self, name: str, default: object = None) -> object:
+        value = self.pop(name, default)
+        return Caches(value) if isinstance(value, dict) else value
 
 
 def chunk_spans(frames: int) -> list[tuple[int, int]]:
@@ -173,6 +187,7 @@ def build_vae(config: VaeConfig, *, device: torch.device | str = "meta", dtype: 
             norm_num_groups=config.norm_groups,
         )
     exchange_spatial_norms(autoencoder.decoder)
+    exchange_causal_convs(autoencoder)
     return VideoVae(autoencoder).to(dtype=dtype).requires_grad_(False).eval()
 
 

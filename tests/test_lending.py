@@ -95,6 +95,35 @@ def test_what_is_streamed(tiny_release):
         assert another is not denoiser
 
 
+def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, plain, tiny_release, monkeypatch, caplog):
+    """The denoiser's weights fit, but not with what it computes; then the others have room."""
+    release = Release(tiny_release)
+    free = iter([release.network_bytes(names.DENOISER, dtype=torch.float32), 10**9, 10**9])
+    monkeypatch.setattr("hallo3_core.networks.free_bytes", lambda device: next(free))
+    networks = Networks(release, OPTIONS, keep=True)
+    with networks.denoiser() as denoiser, networks.part(names.REFERENCE_NET) as net, networks.text_encoder() as text:
+        streamed = [
+            isinstance(each, StreamedBlocks) for each in (denoiser.blocks, net.blocks, text.model.encoder.block)
+        ]
+    assert streamed == [True, False, False]
+    assert "denoiser needs 0.0 GB, cpu has 0.0 GB free: its blocks are streamed from host memory" in caplog.text
+    with networks.part(names.REFERENCE_NET) as kept:  # asks no more
+        assert kept is net
+    monkeypatch.setattr("hallo3_core.networks.free_bytes", lambda device: 0)
+    assert torch.equal(make(networks=Networks(release, OPTIONS)), plain)
+
+
+@pytest.mark.parametrize(("part", "eight_bits"), [(names.DENOISER, False), (names.DENOISER, True), ("vae", False)])
+def test_the_size_of_a_network_is_known_before_it_is_read(tiny_release, part, eight_bits):
+    release = Release(tiny_release)
+    if part == "vae":
+        assert release.network_bytes(part, dtype=torch.float16) == 0  # a file of its own
+        return
+    module = release.network(part, dtype=torch.bfloat16, eight_bits=eight_bits)
+    size = sum(p.nbytes for name, p in module.named_parameters() if not name.endswith("weight_scale"))
+    assert release.network_bytes(part, dtype=torch.bfloat16, eight_bits=eight_bits) == size
+
+
 class Casts(TorchDispatchMode):
     """Counts copies from one device or type to another."""
 

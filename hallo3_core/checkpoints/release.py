@@ -64,6 +64,13 @@ class Release:
             parts = Parts({part: fp8.rounded(parts.tensors[part])})
         return load(parts, part, attention=attention, device=device, dtype=dtype, label=self.label)
 
+    def network_bytes(self, part: str, *, dtype: torch.dtype, eight_bits: bool = False) -> int:
+        """What the weights of `network` take, without reading them."""
+        return sum(
+            tensor.numel() * (1 if tensor.itemsize == 1 or (eight_bits and fp8.is_rounded(name)) else dtype.itemsize)
+            for name, tensor in self.engine().tensors.get(part, {}).items()
+        )
+
     def vae(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """The VAE: its own file, or the copy inside the transformers' file when that file is not there."""
         from ..vae import load_vae

@@ -62,15 +62,19 @@ def is_worth_folding(config: TransformerConfig, tokens: Tensor) -> bool:
     return rows < config.hidden and kept <= FOLDED_BYTES
 
 
-# the attention function, then q, k, v of text and video, and the portrait's -> as attention
-JointAttention = Callable[[Attention, Tensor, Tensor, Tensor, KeysValues | None], Tensor]
+# the attention function, then q, k, v of text and video, taken out of the list, and the portrait's -> as attention
+JointAttention = Callable[[Attention, list[Tensor], KeysValues | None], Tensor]
 
 
-def attend_here(attention: Attention, q: Tensor, k: Tensor, v: Tensor, reference: KeysValues | None) -> Tensor:
-    """Self-attention where all tokens are at hand; the portrait's are further keys and values, never queries."""
+def attend_here(attention: Attention, qkv: list[Tensor], reference: KeysValues | None) -> Tensor:
+    """Self-attention where all tokens are at hand; the portrait's are further keys and values, never queries.
+
+    What was copied beside the portrait's is let go before the next is: hence the list, which leaves the caller none.
+    """
+    v, k, q = qkv.pop(), qkv.pop(), qkv.pop()
     if reference is not None:
-        k = torch.cat((k, reference.keys.expand(k.shape[0], -1, -1, -1)), dim=2)
         v = torch.cat((v, reference.values.expand(v.shape[0], -1, -1, -1)), dim=2)
+        k = torch.cat((k, reference.keys.expand(k.shape[0], -1, -1, -1)), dim=2)
     return attention(q, k, v)
 
 

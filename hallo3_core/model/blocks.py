@@ -52,7 +52,7 @@ class Block(nn.Module):
     def reference_keys_values(self, features: Tensor) -> KeysValues:
         """The portrait's features ``b n D``, used as they are: neither normalised nor modulated nor rotated."""
         _, keys, values = self._queries_keys_values(features)
-        return KeysValues(self.key_norm(keys), values)
+        return KeysValues(self.key_norm(keys), values.contiguous())  # a view would keep queries and keys in memory
 
     def face_keys_values(self, tokens: Tensor, fold: bool = False) -> KeysValues | Folded:
         """Face tokens ``b n c``: one set for all frames of all clips."""
@@ -102,9 +102,11 @@ class Block(nn.Module):
         m, n = text.shape[1], video.shape[1]
         q, k, v = self._queries_keys_values(self.modulated(video, text, modulation))
         q, k = self.query_norm(q[:, :, m:] if text_ends else q), self.key_norm(k)
-        for x in (q, k):
-            rotate_(x[:, :, -n:], layout.rotary)
-        out = self.self_attention.out(join_heads(layout.attend(self.attention, q, k, v, reference)))
+        rotate_(q[:, :, -n:], layout.rotary)
+        rotate_(k[:, :, -n:], layout.rotary)
+        qkv = [q, k, v]
+        del q, k, v
+        out = self.self_attention.out(join_heads(layout.attend(self.attention, qkv, reference)))
         video = torch.addcmul(video, video_gate, out[:, -n:])
         return video, None if text_ends else torch.addcmul(text, text_gate, out[:, :m])
 
@@ -153,7 +155,7 @@ class Block(nn.Module):
 
     def _cross_keys_values(self, attention: CrossAttention, tokens: Tensor, fold: bool) -> KeysValues | Folded:
         keys, values = (split_heads(x, self.heads) for x in attention.key_value(tokens).chunk(2, dim=-1))
-        keys_values = KeysValues(self.key_norm(keys), values)
+        keys_values = KeysValues(self.key_norm(keys), values.contiguous())
         return attention.fold(keys_values) if fold else keys_values
 
     def _frame_queries(self, attention: CrossAttention, video: Tensor, layout: Layout) -> Tensor:

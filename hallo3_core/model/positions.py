@@ -15,6 +15,8 @@ from torch import Tensor
 from ..config import Grid
 from .attention import JointAttention, attend_here
 
+PIECES = 8  # of queries or keys in half precision, widened one after another
+
 
 class Rotary(NamedTuple):
     """Cosines and sines of all video tokens, in (frame, row, column) order."""
@@ -87,16 +89,21 @@ def rotary_table(grid: Grid, trained: Grid, head: int, device: torch.device | st
 def rotate_(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate neighbouring pairs of entries in place, ``... n d``: (a, b) -> (a cos - b sin, b cos + a sin).
 
-    In float32 at least, as products of complex numbers, which take a single pass over memory. torch's compiler knows no
-    complex numbers, and makes a single pass of the formula itself.
+    In float32 at least, as products of complex numbers, which take a single pass over memory; shorter numbers are
+    widened some heads at a time. torch's compiler knows no complex numbers, and makes a single pass of the formula
+    itself.
     """
     if torch.compiler.is_compiling():
         a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
         cos, sin = rotary.cos, rotary.sin
         return x.copy_(torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2))
-    wide = x if x.dtype.itemsize >= 4 else x.float()
-    torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(torch.view_as_complex(rotary.turns))
-    return x if wide is x else x.copy_(wide)
+    turns = torch.view_as_complex(rotary.turns)
+    for part in (x,) if x.dtype.itemsize >= 4 else x.view(-1, *x.shape[-2:]).chunk(PIECES):
+        wide = part.float() if part.dtype.itemsize < 4 else part
+        torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(turns)
+        if wide is not part:
+            part.copy_(wide)
+    return x
 
 
 def fitted_table(table: Tensor, grid: Grid, trained: Grid) -> Tensor:

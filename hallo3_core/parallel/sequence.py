@@ -107,9 +107,7 @@ def attend_over_heads(
     videos: list[int],
     texts: list[int],
     attention: Attention,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: list[Tensor],
     reference: KeysValues | None,
 ) -> Tensor:
     """Self-attention where each process has all `heads` of some tokens, and computes some heads of all tokens.
@@ -117,14 +115,14 @@ def attend_over_heads(
     `heads`, `videos` and `texts` say how many each process has; reference keys and values are of its own heads.
     Queries may be those of the video alone. Attention does not ask for an order of its tokens.
     """
+    v, k, q = qkv.pop(), qkv.pop(), qkv.pop()
     keys = [text + video for text, video in zip(texts, videos, strict=True)]
     queries = keys if q.shape[2] == keys[group.rank] else videos
     batch, width, own = q.shape[0], q.shape[3], heads[group.rank]
     parcels = zip(*(x.split(heads, dim=1) for x in (q, k, v)), strict=True)
     shapes = [[(batch, own, n, width) for n in (nq, nk, nk)] for nq, nk in zip(queries, keys, strict=True)]
     pieces = zip(*group.exchange(list(parcels), shapes), strict=True)
-    q, k, v = (torch.cat(tokens, dim=2) for tokens in pieces)
-    out = attend_here(attention, q, k, v, reference)
+    out = attend_here(attention, [torch.cat(tokens, dim=2) for tokens in pieces], reference)
     parcels = [[piece] for piece in out.split(queries, dim=2)]
     shapes = [[(batch, count, queries[group.rank], width)] for count in heads]
     return torch.cat([piece for (piece,) in group.exchange(parcels, shapes)], dim=1)

@@ -11,6 +11,7 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
+from ...hallo3_core.activations import decode_bytes, encode_bytes
 from ...hallo3_core.checkpoints.detect import expect
 from ...hallo3_core.checkpoints.parts import VAE, sort_tensors
 from ...hallo3_core.checkpoints.reading import read_tensors
@@ -20,7 +21,6 @@ from ...hallo3_core.vae import PIXELS, VideoVae, load_vae
 from .memory import patcher_for
 
 LATENT_CHANNELS = 16
-FULL_CHANNELS = 128  # of the finest level, at the released size
 
 
 class FirstStage(nn.Module):
@@ -53,7 +53,7 @@ class HostVae(comfy.sd.VAE):
         self.downscale_ratio = (lambda t: max(0, (t + 3) // 4), PIXELS, PIXELS)
         self.upscale_index_formula = self.downscale_index_formula = (4, PIXELS, PIXELS)
         self.crop_input = False  # it would cut the time of 5-D input too; `_checked` asks for multiples of 16
-        self.memory_used_encode, self.memory_used_decode = encode_bytes, decode_bytes
+        self.memory_used_encode, self.memory_used_decode = encode_memory, decode_memory
         self.device, self.output_device = management.vae_device(), management.intermediate_device()
         self.vae_dtype = management.vae_dtype(self.device, [torch.bfloat16, torch.float32])
         self.first_stage_model = FirstStage(vae).to(self.vae_dtype).eval()
@@ -65,18 +65,18 @@ class HostVae(comfy.sd.VAE):
         )
 
 
-def encode_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> float:
-    """Memory to encode ``b 3 t H W``: all frames go through the finest level at once, a handful of copies."""
+def encode_memory(shape: tuple[int, ...], dtype: torch.dtype) -> float:
+    """Bytes to encode ``b 3 t H W``."""
     batch, _, frames, height, width = shape
-    return 6 * FULL_CHANNELS * batch * frames * height * width * torch.finfo(dtype).bits / 8
+    return batch * encode_bytes(frames, height, width, dtype)
 
 
-def decode_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> float:
-    """Memory to decode ``b 16 t h w``: a chunk of at most 9 frames at the finest level, and the frames themselves."""
+def decode_memory(shape: tuple[int, ...], dtype: torch.dtype) -> float:
+    """Bytes to decode ``b 16 t h w``: what the VAE needs, and all frames twice, in chunks and joined."""
     batch, _, frames, height, width = shape
-    pixels = batch * height * width * PIXELS * PIXELS
-    chunk = 8 * FULL_CHANNELS * 9 * pixels
-    return (chunk + 3 * (4 * frames - 3) * pixels) * torch.finfo(dtype).bits / 8
+    height, width = PIXELS * height, PIXELS * width
+    pictures = 2 * 3 * (4 * frames - 3) * height * width * dtype.itemsize
+    return batch * (decode_bytes(frames, height, width, dtype) + pictures)
 
 
 def load_host_vae(path: Path) -> HostVae:

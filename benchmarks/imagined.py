@@ -1,0 +1,140 @@
+"""A card that is not there: tensors of a size and a device, without values; memory, products and waits are counted.
+
+    with ImaginedCard() as card:
+        x = torch.empty(1, 17776, 3072, dtype=torch.bfloat16, device=card.device)
+
+What torch calls fake tensors runs the same code as on a card, at full size and in seconds, and refuses an operation on
+tensors of two devices. Memory is that of every tensor on the card from the operation that makes it until it is let go,
+in pieces of 512 bytes as torch's CUDA allocator gives it. What kernels take for themselves while they run, what the
+allocator cannot use between pieces, and CUDA's own memory are not in it; times are not known.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+NAME = "imagined"
+PIECE = 512  # bytes
+aten = torch.ops.aten
+
+
+class ImaginedCard(TorchDispatchMode):
+    """A context. `torch.imagined` answers what `torch.cuda` does for its card, as far as the benchmarks ask.
+
+    held, peak: bytes now, and the most since `reset`. Since then, too: operations, two a multiplication; waits, how
+    often the host asked for a value or a tensor of the card (every value is 1, so that what is checked passes).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.held = self.peak = self.waits = self.operations = 0
+        self._pieces: dict[int, int] = {}
+        self._opened = ExitStack()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(NAME)
+
+    def reset(self) -> None:
+        self.peak, self.waits, self.operations = self.held, 0, 0
+
+    def __enter__(self) -> ImaginedCard:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        _register()
+        opened = self._opened
+        opened.enter_context(torch.no_grad())
+        opened.enter_context(patch.object(nn.Module, "_apply", _apply))
+        opened.enter_context(patch.object(torch, NAME, _answers(self)))
+        opened.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._opened.close()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is aten._local_scalar_dense.default and args[0].device.type == NAME:
+            self.waits += 1
+            return 1
+        result = function(*args, **(kwargs or {}))
+        if count := flop_registry.get(function._overloadpacket):
+            self.operations += count(*args, **(kwargs or {}), out_val=result)
+        tensors = result if isinstance(result, (tuple, list)) else (result,)
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                self._see(tensor)
+        if function in (aten._to_copy.default, aten.copy_.default) and result.device.type == "cpu":
+            source = args[1] if function is aten.copy_.default else args[0]
+            self.waits += source.device.type == NAME
+        return result
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if tensor.device.type != NAME or storage._cdata in self._pieces:
+            return
+        size = -(-storage.nbytes() // PIECE) * PIECE
+        self._pieces[storage._cdata] = size
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._let_go, storage._cdata)
+
+    def _let_go(self, storage: int) -> None:
+        self.held -= self._pieces.pop(storage)
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The denoiser's attention function as a card computes it, without a table of all scores."""
+    return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)[0]
+
+
+def _answers(card: ImaginedCard | None) -> SimpleNamespace:
+    """`torch.imagined`. It says that it is not available, lest torch tries to put values on it."""
+    return SimpleNamespace(
+        is_available=lambda: False,
+        is_initialized=lambda: False,
+        synchronize=lambda device=None: None,
+        reset_peak_memory_stats=lambda device=None: card.reset(),
+        max_memory_allocated=lambda device=None: card.peak,
+        counted=lambda: {"TFLOP": round(card.operations / 1e12, 3), "waits": card.waits},
+        get_device_name=lambda device=None: "no card",
+    )
+
+
+def _register() -> None:
+    """Make torch know the device; once in a process."""
+    from torch.utils import backend_registration
+
+    class Hook(torch._C._acc.PrivateUse1Hooks):
+        def is_available(self) -> bool:
+            return False
+
+        def has_primary_context(self, device: int) -> bool:
+            return True
+
+        def is_built(self) -> bool:
+            return True
+
+    if not hasattr(torch, NAME):
+        backend_registration._setup_privateuseone_for_python_backend(NAME, _answers(None), Hook())
+
+
+def _apply(self: nn.Module, change, recurse: bool = True) -> nn.Module:
+    """In place of torch's, which moves a module by exchanging its tensors' insides, and cannot with fake ones."""
+    for module in self.modules() if recurse else (self,):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(change(parameter), requires_grad=False)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = change(buffer)
+    return self
