@@ -125,9 +125,18 @@ def join_branches(
 
 def stack(branches: Sequence[Sequence[KeysValues | Folded]]) -> Sequence[KeysValues | Folded]:
     """Keys and values of several branches as one batch; where all have the same, it stays a batch of 1."""
-    if all(branch is branches[0] for branch in branches):
-        return branches[0]
-    return [
-        type(layer[0])(*(torch.cat(tensors) for tensors in zip(*layer, strict=True)))
-        for layer in zip(*branches, strict=True)
-    ]
+    return branches[0] if all(branch is branches[0] for branch in branches) else Stacked(branches)
+
+
+class Stacked(Sequence):
+    """Each layer's tensors are put together when the layer is reached, lest those of all layers are there twice."""
+
+    def __init__(self, branches: Sequence[Sequence[KeysValues | Folded]]):
+        self._branches = branches
+
+    def __len__(self) -> int:
+        return len(self._branches[0])
+
+    def __getitem__(self, layer: int) -> KeysValues | Folded:
+        each = [branch[layer] for branch in self._branches]
+        return type(each[0])(*(torch.cat(tensors) for tensors in zip(*each, strict=True)))

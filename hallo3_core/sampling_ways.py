@@ -6,8 +6,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from .activations import activation_bytes, free_bytes
+from .activations import activation_bytes
 from .checkpoints import names
+from .devices import free_bytes
 from .model.denoiser import Denoiser
 from .networks import Networks
 from .run import Run

@@ -52,6 +52,17 @@ def test_rounding_the_input_costs_what_three_bits_of_mantissa_cost():
 
 
 @torch.inference_mode()
+def test_rows_are_rounded_in_pieces_as_in_one(monkeypatch):
+    x = noise(10, 64, seed=2).bfloat16()
+    whole = round_rows(x)
+    monkeypatch.setattr("hallo3_core.model.scaled_products.PIECE", 3)
+    for found, expected in zip(round_rows(x), whole, strict=True):
+        assert torch.equal(found.float(), expected.float())
+    compiled = torch.compile(round_rows, backend="eager", fullgraph=True)
+    assert all(torch.equal(a.float(), b.float()) for a, b in zip(compiled(x), whole, strict=True))
+
+
+@torch.inference_mode()
 def test_a_large_row_costs_the_others_nothing():
     x = noise(4, 64, seed=2).bfloat16()
     loud = x.clone()

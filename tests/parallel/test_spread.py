@@ -14,6 +14,7 @@ from hallo3_core.config import Grid
 from hallo3_core.errors import InputError
 from hallo3_core.guidance import Guidance, Scales
 from hallo3_core.image import plan_framing
+from hallo3_core.model.attention import attend_here
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.noise import SeededNoise
 from hallo3_core.options import Settings
@@ -173,6 +174,16 @@ def test_only_self_attention_and_the_result_are_exchanged(together, denoiser):
         result = [batch * 16 * 13 * 4 * (8, 7)[rank]] * 2
         # in the last layer the text asks for nothing
         assert found == layer(tokens) * (CONFIG.layers - 1) + layer(videos) + [result]
+
+
+def test_a_strip_that_is_the_whole_picture_is_exchanged_with_nobody(together, denoiser):
+    """As where each of two cards has a branch of its own."""
+
+    def layout():
+        return side_by_side(lambda group: SequenceDenoiser(denoiser, Group([0])).layout(CONFIG.grid, torch.float32))
+
+    (alone,) = together(1, lambda: layout().attend is attend_here)
+    assert alone
 
 
 def test_a_process_keeps_the_portrait_for_its_own_heads(together, denoiser):
