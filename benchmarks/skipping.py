@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.choices import Bench, Choice, difference
 from hallo3_core import pipeline, presets
 from hallo3_core.guidance import EVERYTHING, Guidance
-from hallo3_core.pipeline import Settings
+from hallo3_core.options import Settings
 from hallo3_core.sampler import DPMPP_2M, SDE_DPMPP_2M, PredictClean, clean_from_velocity, log_snr, sample
 from hallo3_core.schedule import make_schedule
 from hallo3_core.step_cache import IN_A_ROW, StepCache

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .clips import LATENT_FRAMES
 from .config import Grid, TransformerConfig
 from .errors import InputError, require
 from .model.attention import Attention, scaled_dot_product
@@ -174,12 +173,6 @@ def sample_inputs(
         return torch.randn(evaluations, config.heads, count, config.head, generator=draw, device=device, dtype=dtype)
 
     return normal(queries), normal(keys), normal(keys)
-
-
-def film_grid(height: int, width: int, config: TransformerConfig) -> Grid:
-    """The tokens of a clip of these pixels."""
-    side = 8 * config.patch
-    return Grid(LATENT_FRAMES, height // side, width // side)
 
 
 def fastest(

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from .faults import free_cached_memory
+from .latents import decode_tiled, decode_whole
 from .model.denoiser import Denoiser
-from .pipeline import as_frames, decode, unscaled
 from .streaming import StreamedBlocks
-from .tiles import decode_in_tiles
 from .vae import VideoVae
 
 WHOLE = "whole"
@@ -34,10 +33,6 @@ def decoding_ways(denoiser: Denoiser, device: torch.device | str) -> dict[str, D
     return ways
 
 
-def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:
-    return torch.cat(list(decode(vae, latent)))
-
-
 def decode_alone(denoiser: Denoiser, device: torch.device | str, vae: VideoVae, latent: Tensor) -> Tensor:
     """The denoiser's blocks leave the device and come back, which takes seconds."""
     if isinstance(denoiser.blocks, StreamedBlocks):  # since sampling met the end of the memory too
@@ -48,8 +43,3 @@ def decode_alone(denoiser: Denoiser, device: torch.device | str, vae: VideoVae, 
         return decode_whole(vae, latent)
     finally:
         denoiser.blocks.to(device)
-
-
-def decode_tiled(vae: VideoVae, latent: Tensor) -> Tensor:
-    """In a fraction of the memory, to the CPU."""
-    return as_frames(decode_in_tiles(vae, unscaled(latent)))

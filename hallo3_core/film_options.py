@@ -85,13 +85,12 @@ def tag(text: str) -> tuple[str, str]:
 
 
 def film_options(given: argparse.Namespace):
-    """The command line's words as `animate.Options`."""
+    """The command line's words as `options.Options`."""
     import torch
 
-    from .animate import Options
     from .devices import automatic_dtype, choose_device
     from .guidance import Guidance, Scales
-    from .pipeline import Settings
+    from .options import Options, Settings
 
     given = settle(given)
     device = choose_device(given.device)

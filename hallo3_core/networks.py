@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from .activations import activation_bytes, encode_bytes
-from .attention_backends import check_attention, choose_attention, film_grid
+from .attention_backends import check_attention, choose_attention
 from .audio import Wav2Vec, load_wav2vec
 from .checkpoints import names
 from .checkpoints.lora import apply_lora, read_lora
@@ -23,15 +23,14 @@ from .devices import all_bytes, check_dtype, free_bytes
 from .errors import InputError
 from .face import FaceAnalyser, load_face_analyser
 from .faults import free_cached_memory
+from .latents import film_grid
 from .model.attention import Attention, scaled_dot_product
 from .model.denoiser import Denoiser
 from .model.scaled_products import multiplies_in_eight_bits, multiply_in_eight_bits
+from .options import Options
 from .streaming import streamed
 from .text import TextEncoder, load_text_encoder
 from .vae import PIXELS
-
-if TYPE_CHECKING:
-    from .animate import Options
 
 WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
 STORED = 2  # bytes of a number in the release's files

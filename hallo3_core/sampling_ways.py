@@ -11,7 +11,7 @@ from .checkpoints import names
 from .devices import free_bytes
 from .model.denoiser import Denoiser
 from .networks import Networks
-from .pipeline import Run
+from .run import Run
 from .streaming import StreamedBlocks
 
 TOGETHER = "with the evaluations of a step together"

@@ -16,7 +16,6 @@ from hallo3_core.attention_backends import (
     choose_attention,
     exact_attention,
     fastest,
-    film_grid,
     for_long_keys,
     gpu_backends,
     relative_error,
@@ -26,7 +25,9 @@ from hallo3_core.attention_backends import (
 )
 from hallo3_core.checkpoints.tiny import CONFIG
 from hallo3_core.errors import InputError
+from hallo3_core.latents import film_grid
 from hallo3_core.model.attention import scaled_dot_product
+from tests.noise import noise
 
 
 class Clock:
@@ -68,10 +69,6 @@ def refuses(q, k, v):
 
 def fails(q, k, v):
     raise Exception("a compiler's own error")  # of no class that could be named
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

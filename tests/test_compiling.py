@@ -10,7 +10,7 @@ from hallo3_core.compiling import check_compiler, compile_blocks
 from hallo3_core.config import Grid
 from hallo3_core.errors import InputError
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.pipeline import stack
+from hallo3_core.run import stack
 
 GRID = Grid(2, 2, 3)
 
@@ -79,7 +79,9 @@ def test_a_missing_compiler_is_told_early():
     def broken(graph, inputs):
         raise RuntimeError("no compiler found\nand much more")
 
-    with pytest.raises(InputError, match="--compile: torch cannot compile for cpu here .no compiler found.*leave --compile out"):
+    with pytest.raises(
+        InputError, match="--compile: torch cannot compile for cpu here .no compiler found.*leave --compile out"
+    ):
         check_compiler("cpu", broken)
     check_compiler("cpu", "eager")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hallo3_core.animate import Options, animate
+from hallo3_core.animate import animate
 from hallo3_core.checkpoints import names
 from hallo3_core.checkpoints.release import Release
 from hallo3_core.devices import all_bytes
@@ -16,7 +16,7 @@ from hallo3_core.film import read_film
 from hallo3_core.guidance import Guidance
 from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.networks import Networks, can_keep_all
-from hallo3_core.pipeline import Settings
+from hallo3_core.options import Options, Settings
 from hallo3_core.streaming import StreamedBlocks
 from hallo3_core.work_folder import Keeping
 

@@ -14,10 +14,7 @@ from hallo3_core.model.scaled_products import (
     multiply_in_eight_bits,
     round_rows,
 )
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.noise import noise
 
 
 def layer(inputs=64, outputs=96, bias=True, kind=ScaledProductLinear):

@@ -13,7 +13,7 @@ from benchmarks.choices import difference
 from benchmarks.skipping import Mixture
 from hallo3_core.errors import InputError
 from hallo3_core.guidance import Guidance
-from hallo3_core.pipeline import Settings
+from hallo3_core.options import Settings
 from hallo3_core.sampler import DDIM, DPMPP_2M, SAMPLERS, SDE_DPMPP_2M, log_snr, sample
 from hallo3_core.schedule import make_schedule
 from hallo3_core.step_cache import IN_A_ROW, StepCache, check_threshold
