@@ -102,6 +102,8 @@ def _answers(card: ImaginedCard | None) -> SimpleNamespace:
     return SimpleNamespace(
         is_available=lambda: False,
         is_initialized=lambda: False,
+        _is_in_bad_fork=lambda: False,
+        manual_seed_all=lambda seed: None,
         synchronize=lambda device=None: None,
         reset_peak_memory_stats=lambda device=None: card.reset(),
         max_memory_allocated=lambda device=None: card.peak,

@@ -35,6 +35,7 @@ HOMES = {
     "WorkFolder": "work_folder",
     "load_denoiser": "networks",
     "to_uint8": "pipeline",
+    "decode_whole": "decoding_ways",
 }
 
 
