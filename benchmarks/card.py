@@ -5,7 +5,8 @@
 Random weights, made on the device. In the same run the rate of one large matrix product is measured; a step's products
 at that rate would be the roofline, and `roofline_share` is how near a step comes. Writes `results/<device>.json` beside
 this file (or --output), and the same as the last line. Modes: `eager`; `compiled`; `in turn`, the evaluations of a step
-one after another; `fp8`, the blocks' matrices kept in eight bits.
+one after another; `fp8`, the blocks' matrices kept in eight bits; `streamed`, the blocks in pinned host memory.
+What the card has no room for is null.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,11 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measuring import in_turn, machine, peak_gb, report, reset_peak
-from benchmarks.presets import PRESETS, Preset, build_networks, draw_inputs, tell
+from benchmarks.presets import PRESETS, Networks, Preset, build_denoiser, build_projectors, draw_inputs, tell
 from hallo3_core.compiling import compile_blocks
+from hallo3_core.streaming import streamed
 
-EAGER, COMPILED, IN_TURN, FP8 = "eager", "compiled", "in turn", "fp8"
-MODES = (EAGER, COMPILED, IN_TURN, FP8)
+EAGER, COMPILED, IN_TURN, FP8, STREAMED = MODES = ("eager", "compiled", "in turn", "fp8", "streamed")
 EVALUATIONS = (1, 2, 4)
 MATRIX = {"cuda": 8192, "cpu": 1024}  # rows, columns and depth of the product whose rate is measured
 
@@ -40,9 +42,18 @@ def matmul_rate(device: str, dtype: torch.dtype, runs: int) -> float:
     return 2 * size**3 / found["product"]["best"]
 
 
-def measure(sizes: Preset, mode: str, device: str, dtype: torch.dtype, runs: int) -> dict[int, dict]:
-    """Seconds, peak memory and operations of a step, by its number of evaluations."""
-    networks = build_networks(sizes, device, dtype, eight_bits=mode == FP8)
+def measure(sizes: Preset, mode: str, device: str, dtype: torch.dtype, runs: int) -> dict[int, dict | None]:
+    """Seconds, peak memory and operations of a step, by its number of evaluations; None: out of memory."""
+    projectors = build_projectors(sizes, device, dtype)
+    denoiser = build_denoiser(sizes, "cpu" if mode == STREAMED else device, dtype, eight_bits=mode == FP8)
+    with streamed(denoiser, device) if mode == STREAMED else nullcontext():
+        return measure_steps(sizes, Networks(denoiser, *projectors), mode, device, dtype, runs)
+
+
+def measure_steps(
+    sizes: Preset, networks: Networks, mode: str, device: str, dtype: torch.dtype, runs: int
+) -> dict[int, dict | None]:
+    """The same, of networks that are in place."""
     denoiser = networks.denoiser
     layout = denoiser.layout(sizes.denoiser.grid, dtype)
     modulation = denoiser.modulate_steps(torch.tensor([500.0], device=device), dtype)
@@ -63,14 +74,17 @@ def measure(sizes: Preset, mode: str, device: str, dtype: torch.dtype, runs: int
     found = {}
     for count in EVALUATIONS:
         work = step(count)
-        work()  # compiles, and finds its kernels
-        reset_peak(device)
-        work()
-        found[count] = {"peak_GB": peak_gb(device), **in_turn({"step": work}, runs, device)["step"]}
-        if mode == EAGER:
-            with FlopCounterMode(display=False) as counter:
-                work()
-            found[count]["operations"] = counter.get_total_flops()
+        try:
+            work()  # compiles, and finds its kernels
+            reset_peak(device)
+            work()
+            found[count] = {"peak_GB": peak_gb(device), **in_turn({"step": work}, runs, device)["step"]}
+            if mode == EAGER:
+                with FlopCounterMode(display=False) as counter:
+                    work()
+                found[count]["operations"] = counter.get_total_flops()
+        except torch.OutOfMemoryError:
+            found[count] = None
     return found
 
 
@@ -90,6 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
         steps = {mode: measure(PRESETS[given.preset], mode, given.device, dtype, given.runs) for mode in modes}
     for found in steps.values():
         for count, figures in found.items():
+            if figures is None or steps[EAGER][count] is None:
+                continue
             roofline = steps[EAGER][count]["operations"] / rate
             figures["roofline_share"] = round(roofline / figures["best"], 3)
     head = machine(given.device, dtype)

@@ -32,7 +32,10 @@ from hallo3_core.image import plan_framing
 from hallo3_core.model.scaled import ScaledLinear, put_in_place
 from hallo3_core.model.scaled_products import multiplies_in_eight_bits, multiply_in_eight_bits
 from hallo3_core.noise import SeededNoise
-from hallo3_core.pipeline import Portrait, Settings, prepare_run, sample_clip
+from hallo3_core.options import Settings
+from hallo3_core.pipeline import sample_clip
+from hallo3_core.portrait import Portrait
+from hallo3_core.run import prepare_run
 from hallo3_core.sampler import DPMPP_2M
 
 LOSSLESS, FEWER = "lossless", "50 steps of dpmpp-2m"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,9 +35,13 @@ from benchmarks.presets import (
 )
 from hallo3_core.compiling import compile_blocks
 from hallo3_core.image import plan_framing
+from hallo3_core.latents import decode
 from hallo3_core.model.attention import scaled_dot_product
 from hallo3_core.noise import SeededNoise
-from hallo3_core.pipeline import Settings, concat_latent, decode, prepare_portrait, prepare_run, sample_clip
+from hallo3_core.options import Settings
+from hallo3_core.pipeline import concat_latent, sample_clip
+from hallo3_core.portrait import prepare_portrait
+from hallo3_core.run import prepare_run
 from hallo3_core.streaming import streamed
 
 RESIDENT, FP8, STREAMED = WEIGHTS = ("resident", "fp8", "streamed")
@@ -88,6 +93,7 @@ def measure(
                 dtype=dtype,
             ),
         )
+        portrait = replace(portrait, bank=())
         for leaving in (denoiser.modulation, denoiser.head_modulation, denoiser.text_embed):
             leaving.to("meta")
         concat = phase("encode", lambda: concat_latent(vae, portrait.pixels, None, noise))

@@ -102,13 +102,13 @@ def _answers(card: ImaginedCard | None) -> SimpleNamespace:
     return SimpleNamespace(
         is_available=lambda: False,
         is_initialized=lambda: False,
+        _is_in_bad_fork=lambda: False,
+        manual_seed_all=lambda seed: None,
         synchronize=lambda device=None: None,
         reset_peak_memory_stats=lambda device=None: card.reset(),
         max_memory_allocated=lambda device=None: card.peak,
         counted=lambda: {"TFLOP": round(card.operations / 1e12, 3), "waits": card.waits},
         get_device_name=lambda device=None: "no card",
-        manual_seed_all=lambda seed: None,
-        _is_in_bad_fork=lambda: False,
     )
 
 

@@ -22,7 +22,7 @@ from hallo3_core.model.denoiser import Conditions, Denoiser
 from hallo3_core.model.projectors import AudioProjector, FaceProjector
 from hallo3_core.model.reference_net import ReferenceNet
 from hallo3_core.model.scaled import put_in_place
-from hallo3_core.pipeline import stack
+from hallo3_core.run import stack
 from hallo3_core.vae import VaeConfig, VideoVae, load_vae
 
 WINDOW = (5, 12, 768)  # wav2vec frames of a window, layers, width

@@ -23,7 +23,10 @@ from hallo3_core.clips import NEW_FRAMES_PER_CLIP
 from hallo3_core.config import Grid
 from hallo3_core.image import plan_framing
 from hallo3_core.noise import SeededNoise
-from hallo3_core.pipeline import Settings, film_clips, prepare_portrait, prepare_run
+from hallo3_core.options import Settings
+from hallo3_core.pipeline import film_clips
+from hallo3_core.portrait import prepare_portrait
+from hallo3_core.run import prepare_run
 
 
 class Film:

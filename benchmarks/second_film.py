@@ -21,10 +21,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hallo3_core.animate import Options, Progress, animate
+from hallo3_core.animate import Progress, animate
 from hallo3_core.checkpoints.release import Release
 from hallo3_core.networks import Networks
-from hallo3_core.pipeline import Settings
+from hallo3_core.options import Options, Settings
 from hallo3_core.work_folder import Keeping
 
 ROOT = Path(__file__).parents[1]

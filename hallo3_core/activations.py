@@ -1,4 +1,4 @@
-"""What networks need of a device's memory beside their weights, and what is free there.
+"""What networks need of a device's memory beside their weights.
 
 The factors are counted (`benchmarks/imagined.py`; `tests/test_full_size.py` holds them to it), and a little more: what
 kernels take for themselves cannot be counted.
@@ -54,15 +54,6 @@ def decode_bytes(frames: int, height: int, width: int, dtype: torch.dtype) -> in
     """Bytes that the VAE needs to decode so many latent frames to these pixels: a chunk of up to 9 frames, and what the
     convolutions keep for the next one."""
     return (40 if frames == 1 else 95) * _finest_frame(height, width, dtype)
-
-
-def free_bytes(device: torch.device | str) -> int | None:
-    """What torch could still take of a CUDA device, or has taken and does not use; None where that cannot be told."""
-    device = torch.device(device)
-    if device.type != "cuda":
-        return None
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def _finest_frame(height: int, width: int, dtype: torch.dtype) -> int:

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .clips import LATENT_FRAMES
 from .config import Grid, TransformerConfig
 from .errors import InputError, require
 from .model.attention import Attention, scaled_dot_product
@@ -101,7 +100,10 @@ def gpu_backends() -> list[Backend]:
     """Those that auto chooses among: torch's own but the slow exact one, and FlashAttention 3 where it is installed."""
     backends = [Backend(name, torch_backend(kind)) for name, kind in _SDPA.items() if kind != SDPBackend.MATH]
     if importlib.util.find_spec(_FA3_MODULE):
-        backends.append(_named(_FA3))
+        try:
+            backends.append(_named(_FA3))
+        except InputError as error:
+            log.warning("%s; left out", error)
     return backends
 
 
@@ -119,11 +121,14 @@ def flash_attention_3() -> Attention:
     """FlashAttention 3, for Hopper cards.
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is not installed, or for another torch.
     """
     if not importlib.util.find_spec(_FA3_MODULE):
         raise InputError("attention fa3 needs FlashAttention 3, which is not installed: build it from its source")
-    package = importlib.import_module(_FA3_MODULE)
+    try:
+        package = importlib.import_module(_FA3_MODULE)
+    except (ImportError, OSError) as error:
+        raise InputError(f"FlashAttention 3 cannot be loaded ({error}): build it for this torch") from error
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = package.flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
@@ -168,12 +173,6 @@ def sample_inputs(
         return torch.randn(evaluations, config.heads, count, config.head, generator=draw, device=device, dtype=dtype)
 
     return normal(queries), normal(keys), normal(keys)
-
-
-def film_grid(height: int, width: int, config: TransformerConfig) -> Grid:
-    """The tokens of a clip of these pixels."""
-    side = 8 * config.patch
-    return Grid(LATENT_FRAMES, height // side, width // side)
 
 
 def fastest(
@@ -234,12 +233,14 @@ class Checked:
 
     def __init__(self, attention: Attention, checks: int, name: str, limit: float = SAGE_ERROR):
         self._attention, self._left, self._name, self._limit = attention, checks, name, limit
-        self._compared = torch.compiler.disable(self._compare)  # not as a decorator: it imports the whole compiler
+        # Compiled code would be made anew for each count of comparisons. (Not as a decorator: it imports the compiler.)
+        self._attend = torch.compiler.disable(self._attend)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self._left == 0:
-            return self._attention(q, k, v)
-        return self._compared(q, k, v)
+        return self._attend(q, k, v)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._attention(q, k, v) if self._left == 0 else self._compare(q, k, v)
 
     def _compare(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The result while it is still compared; an error of the function itself counts as a bad result."""
@@ -248,7 +249,7 @@ class Checked:
             result = self._attention(q, k, v)
             error = relative_error(result, q, k, v)
             reason = f"its error is {error:.2g} of the result, more than {self._limit:g}"
-        except (RuntimeError, ValueError, NotImplementedError, AssertionError) as refusal:
+        except Exception as refusal:  # Triton's errors have no class in common
             error, reason = float("inf"), str(refusal).partition("\n")[0]
         if error <= self._limit:
             return result

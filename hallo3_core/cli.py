@@ -155,11 +155,13 @@ class Bar:
 def run_animate(given: argparse.Namespace) -> None:
     from .animate import animate, assist
     from .checkpoints.release import Release
+    from .devices import stay_on_the_card
     from .parallel.team import join, take_card
 
     with join() as meet:
         take_card(given.device)
         release, options = Release(given.models), film_options(given)
+        stay_on_the_card(options.device)
         team = meet(options.device, len(options.settings.branches()))
         if team is not None and not team.leads:
             return assist(team, release, options)
@@ -181,6 +183,7 @@ def run_batch(given: argparse.Namespace) -> int:
     from .animate import animate
     from .batch import read_batch
     from .checkpoints.release import Release
+    from .devices import stay_on_the_card
     from .networks import Networks, can_keep_all
     from .parallel.team import take_card
     from .workers import make_films
@@ -193,6 +196,7 @@ def run_batch(given: argparse.Namespace) -> int:
     part, parts = given.shard
     lines = list(enumerate(read_batch(given.file, given.inputs)))[part::parts]
     release, options = Release(given.models), film_options(given)
+    stay_on_the_card(options.device)
     networks = Networks(release, options, keep=can_keep_all(release, options))
     if not given.output_dir.is_dir():
         raise InputError(f"{given.output_dir}: no such folder for the films")

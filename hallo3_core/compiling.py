@@ -11,21 +11,26 @@ from collections.abc import Callable
 import torch
 
 from .errors import InputError
+from .model.scaled import ScaledLinear
 from .model.trunk import Trunk
 
 INDUCTOR = "inductor"
 
 
-def check_compiler(device: torch.device | str, backend: str | Callable = INDUCTOR) -> None:
-    """Compile next to nothing: what is missing is told before long work.
+def check_compiler(device: torch.device | str, backend: str | Callable = INDUCTOR, *, eight_bits: bool = False) -> None:
+    """Compile next to nothing, and with `eight_bits` what reads such weights: what is missing is told before long work.
 
     Raises:
         InputError: torch cannot compile for this device here.
     """
     try:
         torch.compile(torch.sin, backend=backend)(torch.zeros(8, device=device))
+        if eight_bits:
+            layer = ScaledLinear(16, 16, device=device, dtype=torch.bfloat16)
+            torch.compile(layer, backend=backend)(torch.zeros(1, 16, device=device, dtype=torch.bfloat16))
     except Exception as error:  # compilers fail in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = getattr(error, "inner_exception", error)  # torch's own says no more than whose it is
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise InputError(
             f"--compile: torch cannot compile for {device} here ({reason[:200]}). Install a C++ compiler (and Triton "
             "for a GPU), or leave --compile out."

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from .causal_conv import caches_in_host_memory
 from .faults import free_cached_memory
+from .latents import decode_tiled, decode_whole
 from .model.denoiser import Denoiser
-from .pipeline import as_frames, decode, unscaled
 from .streaming import StreamedBlocks
-from .tiles import decode_in_tiles
 from .vae import VideoVae
 
 WHOLE = "whole"
 ALONE = "whole, with the denoiser in host memory meanwhile"
+LEAN = "whole, with all that is not computed with in host memory"
 TILED = "in tiles"
 
 Decode = Callable[[VideoVae, Tensor], Tensor]  # a scaled latent -> its frames ``n 3 H W`` in 0..1
@@ -25,31 +26,33 @@ Decode = Callable[[VideoVae, Tensor], Tensor]  # a scaled latent -> its frames `
 def decoding_ways(denoiser: Denoiser, device: torch.device | str) -> dict[str, Decode]:
     """By name. The frames are the same but for tiles, which are nearly so.
 
-    The VAE needs 8 GB for a 480x720 clip, which is less than what the denoiser's weights take.
+    A 480x720 clip takes 7.4 GB beside the VAE's weights, which is more than a card may have left beside the denoiser;
+    without the frames that the VAE keeps between chunks 4.8, and in tiles a third of it.
     """
-    ways: dict[str, Decode] = {WHOLE: decode_whole}
-    if torch.device(device).type != "cpu" and not isinstance(denoiser.blocks, StreamedBlocks):
-        ways[ALONE] = partial(decode_alone, denoiser, device)
-    ways[TILED] = decode_tiled
-    return ways
+
+    def alone(vae: VideoVae, latent: Tensor) -> Tensor:
+        with elsewhere(denoiser, device):
+            return decode_whole(vae, latent)
+
+    def lean(vae: VideoVae, latent: Tensor) -> Tensor:
+        with elsewhere(denoiser, device), caches_in_host_memory(vae.autoencoder):
+            return decode_whole(vae, latent)
+
+    if torch.device(device).type == "cpu":
+        return {WHOLE: decode_whole, TILED: decode_tiled}
+    return {WHOLE: decode_whole, ALONE: alone, LEAN: lean, TILED: decode_tiled}
 
 
-def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:
-    return torch.cat(list(decode(vae, latent)))
-
-
-def decode_alone(denoiser: Denoiser, device: torch.device | str, vae: VideoVae, latent: Tensor) -> Tensor:
-    """The denoiser's blocks leave the device and come back, which takes seconds."""
-    if isinstance(denoiser.blocks, StreamedBlocks):  # since sampling met the end of the memory too
-        return decode_whole(vae, latent)
+@contextmanager
+def elsewhere(denoiser: Denoiser, device: torch.device | str) -> Iterator[None]:
+    """The denoiser's blocks leave the device, and come back at the end, which takes seconds. Streamed ones stay, since
+    two of them are all that is there."""
+    if isinstance(denoiser.blocks, StreamedBlocks):
+        yield
+        return
     denoiser.blocks.to("cpu")
     free_cached_memory()
     try:
-        return decode_whole(vae, latent)
+        yield
     finally:
         denoiser.blocks.to(device)
-
-
-def decode_tiled(vae: VideoVae, latent: Tensor) -> Tensor:
-    """In a fraction of the memory, to the CPU."""
-    return as_frames(decode_in_tiles(vae, unscaled(latent)))

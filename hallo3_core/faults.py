@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 Way, Result = TypeVar("Way"), TypeVar("Result")
 
 STRONG = 8.0  # a guidance scale beyond this is a likely cause; 3.5 is usual
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # of MPS, CPU and drivers
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory"),  # of MPS, CPU and drivers
+    *("status_alloc_failed", "unable to find an engine"),  # cuBLAS; cuDNN, which tries others and then says only this
+)
 
 
 class NotFinite(InputError):

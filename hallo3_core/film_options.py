@@ -6,7 +6,6 @@ import argparse
 import math
 from pathlib import Path
 
-from .errors import InputError
 from .presets import DEFAULT, PRESETS, settle
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -86,16 +85,15 @@ def tag(text: str) -> tuple[str, str]:
 
 
 def film_options(given: argparse.Namespace):
-    """The command line's words as `animate.Options`."""
+    """The command line's words as `options.Options`."""
     import torch
 
-    from .animate import Options
+    from .devices import automatic_dtype, choose_device
     from .guidance import Guidance, Scales
-    from .pipeline import Settings
+    from .options import Options, Settings
 
     given = settle(given)
     device = choose_device(given.device)
-    automatic = "fp32" if device == "cpu" else "bf16"
     scales = Scales(given.reference_cfg, given.audio_cfg, given.text_cfg)
     guidance = Guidance(scales, given.guidance_start, given.guidance_stop)
     return Options(
@@ -109,7 +107,7 @@ def film_options(given: argparse.Namespace):
         metadata=dict(given.metadata),
         ai_notice=not given.no_ai_notice,
         device=device,
-        dtype=getattr(torch, DTYPES[automatic if given.dtype == "auto" else given.dtype]),
+        dtype=automatic_dtype(device) if given.dtype == "auto" else getattr(torch, DTYPES[given.dtype]),
         compile=given.compile,
         attention=given.attention,
         fp8=given.fp8,
@@ -122,20 +120,3 @@ def keeping_of(given: argparse.Namespace):
     from .work_folder import Keeping
 
     return Keeping.NEVER if given.no_resume else Keeping.ALWAYS if given.keep_work else Keeping.UNTIL_WHOLE
-
-
-def choose_device(name: str) -> str:
-    """The device to compute on.
-
-    Raises:
-        InputError: a device that torch does not know or this machine does not have.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()  # "meta" has no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
-    return name

@@ -12,16 +12,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import __version__
-
-if TYPE_CHECKING:
-    from .animate import Options, Scene
-    from .checkpoints.release import Release
 
 SAME_FILM = {"same_film": True}  # metadata of a field that says how a film is computed, not which film
 END = 65_536  # bytes of a large file's beginning and end that are looked at
@@ -32,20 +28,6 @@ READABLE = 80  # a value of more letters is hashed
 _PACKAGES = ("torch", "diffusers", "transformers", "insightface", "onnxruntime")
 
 Inputs = dict[str, str]
-
-
-def film_inputs(scene: Scene, release: Release, options: Options) -> Inputs:
-    """Everything that the clips of a film from the command line depend on."""
-    return {
-        "portrait": digest(scene.picture),
-        "recording": digest(scene.recording.waveform, scene.recording.rate),
-        "prompt": f"{scene.prompt!r}",
-        "framing of the portrait": describe(scene.framing),
-        **flat(options),
-        "device": torch.device(options.device).type,
-        **{path.relative_to(release.folder).as_posix(): file_identity(path) for path in release.files()},
-        **versions(),
-    }
 
 
 def versions() -> Inputs:

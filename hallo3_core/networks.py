@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from .activations import activation_bytes, encode_bytes, free_bytes
-from .attention_backends import check_attention, choose_attention, film_grid
+from .activations import activation_bytes, encode_bytes
+from .attention_backends import check_attention, choose_attention
 from .audio import Wav2Vec, load_wav2vec
 from .checkpoints import names
 from .checkpoints.lora import apply_lora, read_lora
@@ -20,17 +19,18 @@ from .checkpoints.parts import transformer_config
 from .checkpoints.release import Release
 from .compiling import check_compiler, compile_blocks
 from .config import Grid, TransformerConfig
+from .devices import all_bytes, check_dtype, free_bytes
 from .errors import InputError
 from .face import FaceAnalyser, load_face_analyser
+from .faults import free_cached_memory
+from .latents import film_grid
 from .model.attention import Attention, scaled_dot_product
 from .model.denoiser import Denoiser
 from .model.scaled_products import multiplies_in_eight_bits, multiply_in_eight_bits
+from .options import Options
 from .streaming import streamed
 from .text import TextEncoder, load_text_encoder
 from .vae import PIXELS
-
-if TYPE_CHECKING:
-    from .animate import Options
 
 WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
 STORED = 2  # bytes of a number in the release's files
@@ -150,6 +150,7 @@ class Networks:
         finally:
             if isinstance(module, nn.Module):
                 self.let_go(module)
+                free_cached_memory()  # in whole pieces again, for the next network
 
     def _is_short(self, name: str, needs: int) -> bool:
         free = free_bytes(self.options.device)
@@ -166,9 +167,11 @@ class Networks:
 
 
 def check_options(options: Options) -> None:
-    """Raises InputError for a choice of kernel, eight bits or compiling that cannot be, before anything is loaded."""
+    """Raises InputError for a choice of dtype, kernel, eight bits or compiling that cannot be, before anything is
+    loaded."""
+    check_dtype(options.dtype, options.device)
     if options.compile:
-        check_compiler(options.device)
+        check_compiler(options.device, eight_bits=options.fp8 is not None)
     check_attention(options.attention, options.device)
     if options.fp8 not in (None, *EIGHT_BITS):
         raise InputError(f"fp8 is {options.fp8!r}: choose one of {', '.join(EIGHT_BITS)}")
@@ -202,16 +205,4 @@ def load_denoiser(
 def can_keep_all(release: Release, options: Options) -> bool:
     """Whether all networks together take at most half of the device's memory; the rest is for what they compute."""
     size = sum(path.stat().st_size for path in release.files()) * max(1, options.dtype.itemsize / STORED)
-    return size <= device_memory(options.device) / 2
-
-
-def device_memory(device: torch.device | str) -> int:
-    """Bytes in all, of a CUDA device, or of this machine for each of torchrun's processes on it; 0 where that cannot be
-    told."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    try:
-        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return here // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 0
+    return size <= all_bytes(options.device) / 2

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from .activations import activation_bytes, free_bytes
+from .activations import activation_bytes
 from .checkpoints import names
+from .devices import free_bytes
 from .model.denoiser import Denoiser
 from .networks import Networks
-from .pipeline import Run
+from .run import Run
 from .streaming import StreamedBlocks
 
 TOGETHER = "with the evaluations of a step together"

@@ -85,7 +85,9 @@ class CudaLane:
         """Pinned where it lies: torch's own pinned memory comes in powers of two, which wastes up to half."""
         if not self._can_pin:
             return
-        if int(self._library.cudaHostRegister(packed.data_ptr(), packed.nbytes, 0)) == 0:
+        with torch.cuda.device(self._device):  # not in the memory of another card
+            failed = int(self._library.cudaHostRegister(packed.data_ptr(), packed.nbytes, 0))
+        if not failed:
             self._pinned.append(packed)
             return
         self._can_pin = False

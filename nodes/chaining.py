@@ -10,7 +10,8 @@ from ..hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, clip_span
 from ..hallo3_core.color import hold_colour
 from ..hallo3_core.errors import InputError
 from ..hallo3_core.image import crop_to
-from ..hallo3_core.pipeline import Portrait, last_frames
+from ..hallo3_core.pipeline import last_frames, new_frames
+from ..hallo3_core.portrait import Portrait
 from . import inputs, types
 from .images import image_of, pixels_of
 
@@ -28,7 +29,7 @@ def motion_of(frames: Tensor, count: int) -> types.Motion:
         raise InputError(f"count is {count}: the model takes 1 or {MOTION_FRAMES} motion frames.")
     if len(frames) < count:
         raise InputError(f"frames: only {len(frames)}, but count is {count}. Connect the whole decoded clip.")
-    return types.Motion(last_frames(pixels_of(frames[-count:], "frames"), count).cpu())
+    return types.Motion(pixels_of(last_frames(frames, count), "frames").cpu())
 
 
 def append_clip(
@@ -45,12 +46,12 @@ def append_clip(
         raise InputError(f"clip {index} does not exist: the recording has {audio.clips} clips, counted from 0.")
     if len(clip) != FRAMES_PER_CLIP:
         raise InputError(f"clip: {len(clip)} frames, expected {FRAMES_PER_CLIP}. Connect the whole decoded clip.")
-    start, stop = clip_span(index, audio.frames)
+    start, _ = clip_span(index, audio.frames)
     found = 0 if film is None else len(film)
     if found != start:
         advice = "Leave film open for the first clip." if index == 0 else "Append the clips one by one, in order."
         raise InputError(f"film: {found} frames, but clip {index} begins at frame {start}. {advice}")
-    pixels = pixels_of(clip[MOTION_FRAMES : MOTION_FRAMES + stop - start], "clip")
+    pixels = pixels_of(new_frames(clip, index, audio.frames), "clip")
     if portrait is not None:
         pixels = crop_to(checked_size(pixels, portrait), portrait.framing)
     new = image_of(pixels)

@@ -46,12 +46,7 @@ class Hallo3LongVideo:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "model": inputs.MODEL,
-                "text": inputs.TEXT,
-                "vae": inputs.VAE,
-                "audio": inputs.AUDIO,
-                "face": inputs.FACE,
-                "reference": inputs.REFERENCE,
+                **inputs.PREPARED,
                 "seed": inputs.SEED,
                 "steps": inputs.STEPS,
                 **inputs.SCALES,

@@ -15,7 +15,6 @@ from ..hallo3_core.guidance import Guidance, Scales, branch_weights
 from . import inputs
 from .images import image_of
 from .inputs import settings_of
-from .sampling import CLIP
 
 MAX_CELLS = 36
 MAX_SCALE = 20.0  # as the widgets have it
@@ -118,7 +117,7 @@ class Hallo3GuidanceGrid:
         frames = "Frames of the clip to show, 0 to 48, side by side: at most 4, with commas between."
         return {
             "required": {
-                **CLIP,
+                **inputs.CLIP,
                 "steps": ("INT", {**inputs.STEPS[1], "default": 12, "tooltip": steps}),
                 "audio_cfgs": _list_of_scales("1, 3.5, 6", "values of audio_cfg"),
                 "text_cfgs": _list_of_scales("1, 3.5", "values of text_cfg"),

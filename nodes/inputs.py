@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..hallo3_core.guidance import LARGEST_SCALE, Guidance, Scales
 from ..hallo3_core.noise import MAX_SEED
-from ..hallo3_core.pipeline import Settings
+from ..hallo3_core.options import Settings
 from ..hallo3_core.sampler import SAMPLERS
 from . import types
 
@@ -111,6 +111,8 @@ GUIDANCE_STOP = (
     },
 )
 
+PREPARED = {"model": MODEL, "text": TEXT, "vae": VAE, "audio": AUDIO, "face": FACE, "reference": REFERENCE}
+CLIP = {**PREPARED, "clip_index": CLIP_INDEX, "seed": SEED}
 SCALES = {"audio_cfg": AUDIO_CFG, "text_cfg": TEXT_CFG, "reference_cfg": REFERENCE_CFG}
 GUIDED_PART = {"guidance_start": GUIDANCE_START, "guidance_stop": GUIDANCE_STOP}
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from ..hallo3_core.pipeline import Settings
+from ..hallo3_core.options import Settings
 from ..hallo3_core.schedule import make_schedule
 from . import inputs
 from .inputs import guidance_of, settings_of
 
 CATEGORY = "Hallo3/sampling"
-CLIP = {
-    "model": inputs.MODEL,
-    "text": inputs.TEXT,
-    "vae": inputs.VAE,
-    "audio": inputs.AUDIO,
-    "face": inputs.FACE,
-    "reference": inputs.REFERENCE,
-    "clip_index": inputs.CLIP_INDEX,
-    "seed": inputs.SEED,
-}
 
 
 class Hallo3SampleClip:
@@ -37,7 +27,7 @@ class Hallo3SampleClip:
     @classmethod
     def INPUT_TYPES(cls):
         return {
-            "required": {**CLIP, "steps": inputs.STEPS, **inputs.SCALES, "sampler": inputs.SAMPLER},
+            "required": {**inputs.CLIP, "steps": inputs.STEPS, **inputs.SCALES, "sampler": inputs.SAMPLER},
             "optional": {"motion": inputs.MOTION, **inputs.GUIDED_PART},
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -90,7 +80,7 @@ class Hallo3Guider:
     @classmethod
     def INPUT_TYPES(cls):
         return {
-            "required": {**CLIP, **inputs.SCALES},
+            "required": {**inputs.CLIP, **inputs.SCALES},
             "optional": {"motion": inputs.MOTION, **inputs.GUIDED_PART},
         }
 

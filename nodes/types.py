@@ -13,7 +13,7 @@ WAV2VEC = "HALLO3_WAV2VEC"  # Network: its module's `model` is transformers' wav
 FACE_ANALYSIS = "HALLO3_FACE_ANALYSIS"  # hallo3_core.face.FaceAnalyser
 AUDIO = "HALLO3_AUDIO"  # hallo3_core.audio.AudioFeatures
 FACE = "HALLO3_FACE"  # hallo3_core.face.Face
-REFERENCE = "HALLO3_REFERENCE"  # hallo3_core.pipeline.Portrait, on the CPU, with the bank of the null
+REFERENCE = "HALLO3_REFERENCE"  # hallo3_core.portrait.Portrait, on the CPU, with the bank of the null
 MOTION = "HALLO3_MOTION"  # Motion
 
 

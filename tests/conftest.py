@@ -48,3 +48,12 @@ def short_speech(tmp_path_factory) -> Path:
         file.setframerate(rate)
         file.writeframes((tone * 20_000).astype("<i2").tobytes())
     return path
+
+
+@pytest.fixture
+def no_gradients():
+    """The test in inference mode."""
+    import torch
+
+    with torch.inference_mode():
+        yield

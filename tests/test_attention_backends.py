@@ -16,8 +16,8 @@ from hallo3_core.attention_backends import (
     choose_attention,
     exact_attention,
     fastest,
-    film_grid,
     for_long_keys,
+    gpu_backends,
     relative_error,
     sage_attention,
     sample_inputs,
@@ -25,7 +25,9 @@ from hallo3_core.attention_backends import (
 )
 from hallo3_core.checkpoints.tiny import CONFIG
 from hallo3_core.errors import InputError
+from hallo3_core.latents import film_grid
 from hallo3_core.model.attention import scaled_dot_product
+from tests.noise import noise
 
 
 class Clock:
@@ -65,8 +67,8 @@ def refuses(q, k, v):
     raise RuntimeError("No available kernel. Aborting execution.")
 
 
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def fails(q, k, v):
+    raise Exception("a compiler's own error")  # of no class that could be named
 
 
 @pytest.fixture
@@ -169,6 +171,20 @@ def test_a_missing_package_is_named(monkeypatch):
         choose("fa3", "cuda", dtype=torch.bfloat16)
 
 
+def test_a_package_built_for_another_torch_is_left_out(monkeypatch, tmp_path, caplog):
+    (tmp_path / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn_interface", raising=False)
+    names = [backend.name for backend in gpu_backends()]
+    assert "flash" in names and "fa3" not in names
+    assert (
+        "FlashAttention 3 cannot be loaded (undefined symbol: _ZN3c10): build it for this torch; left out"
+        in caplog.text
+    )
+    with pytest.raises(InputError, match="FlashAttention 3 cannot be loaded.*build it for this torch"):
+        choose("fa3", "cuda", dtype=torch.bfloat16)
+
+
 def test_the_sample_is_of_self_attentions_size():
     grid = film_grid(96, 144, CONFIG)
     q, k, v = sample_inputs(CONFIG, grid, 2, "cpu", torch.float32)
@@ -192,13 +208,29 @@ def test_a_lossy_one_that_is_good_enough_stays(sample, caplog):
     assert len(calls) == 5 and not caplog.records
 
 
-@pytest.mark.parametrize("attention", [wrong, refuses, lambda q, k, v: q * float("nan")])
+@pytest.mark.parametrize("attention", [wrong, refuses, fails, lambda q, k, v: q * float("nan")])
 def test_one_that_is_not_is_replaced_with_a_warning(sample, caplog, attention):
     checked = Checked(attention, checks=2, name="sage")
     for _ in range(3):
         assert torch.equal(checked(*sample), scaled_dot_product(*sample))
     assert len(caplog.records) == 1
     assert "attention sage does not serve here" in caplog.text and "torch's own takes its place" in caplog.text
+
+
+def test_comparing_makes_no_compiled_code_anew(sample):
+    """The count of comparisons left is nothing that code is compiled for: 14 layers are two pieces of it."""
+    torch._dynamo.reset()
+    compiled, checked = [], Checked(eight_bits, checks=14, name="sage")
+
+    def keep(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    layer = torch.compile(lambda q, k, v: checked(q * 2, k, v) + 1, backend=keep)
+    for _ in range(16):
+        layer(*sample)
+    torch._dynamo.reset()
+    assert len(compiled) == 2  # before and behind
 
 
 def test_every_layer_of_the_first_evaluation_is_compared(sample, caplog):

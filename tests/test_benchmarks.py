@@ -39,10 +39,10 @@ def test_scaling(capsys):
 def test_card(capsys, tmp_path):
     output = tmp_path / "card.json"
     words = ["--preset", "smallest", "--device", "cpu", "--dtype", "float32", "--runs", "1"]
-    card.main([*words, "--modes", "in turn", "fp8", "--output", str(output)])
+    card.main([*words, "--modes", "in turn", "fp8", "streamed", "--output", str(output)])
     found = last_line(capsys)
     assert found == json.loads(output.read_text())
-    assert list(found["steps"]) == ["eager", "in turn", "fp8"]
+    assert list(found["steps"]) == ["eager", "in turn", "fp8", "streamed"]
     one, two = (found["steps"]["eager"][count]["operations"] for count in ("1", "2"))
     assert 1.9 * one < two <= 2 * one
     assert all(figures["roofline_share"] > 0 for mode in found["steps"].values() for figures in mode.values())

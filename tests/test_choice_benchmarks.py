@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
-from benchmarks import choices, second_film, streaming
+from benchmarks import choices, second_film, skipping, streaming
 from hallo3_core.guidance import Guidance
-from hallo3_core.pipeline import Settings
+from hallo3_core.options import Settings
+from hallo3_core.sampler import DPMPP_2M, SAMPLERS
 
 
 def test_choices_count_and_compare():
@@ -35,6 +36,27 @@ def test_every_choice_that_is_measured_is_possible():
         assert choice.settings.branches() and (choice.against is None or choice.against in choices.choices()), name
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_way_that_is_built_is_among_those_that_are_tried(sampler):
+    settings = Settings(20, Guidance(stop=0.6), sampler, cache=0.1)
+    film = skipping.Mixture(0, 0.3).film(settings, skipping.StepCache)
+    again = skipping.Mixture(0, 0.3).film(settings, skipping.Tried)
+    torch.testing.assert_close(again.latent, film.latent)
+    assert (again.steps, again.evaluations) == (film.steps, film.evaluations) and film.steps < 20
+
+
+def test_ways_of_skipping_are_compared_on_the_same_films():
+    mixtures, settings = [skipping.Mixture(seed, 0.3) for seed in range(2)], Settings(12, sampler=DPMPP_2M, cache=0.1)
+    runs = {name: (settings, way) for name, way in (skipping.WAYS | {skipping.ALL: None}).items()}
+    found = skipping.with_fewer(mixtures, settings, runs)
+    assert found[skipping.ALL]["evaluations"] == 24 and found[skipping.ALL]["largest"] == 0
+    assert len(found) == len(runs) + 1
+    assert all(
+        row["steps"] < 12 and 0 < row["median"] <= row["largest"] for name, row in found.items() if name != skipping.ALL
+    )
+    json.dumps(found)
+
+
 def test_streaming_is_compared_with_its_equal():
     result = streaming.measure("toy", "cpu", torch.float32, evaluations=2, runs=1)
     assert result["equal"]
@@ -43,9 +65,9 @@ def test_streaming_is_compared_with_its_equal():
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_films_beginning_is_measured_and_no_film_made(tiny_release, tmp_path, keep):
-    from hallo3_core.animate import Options
     from hallo3_core.checkpoints.release import Release
     from hallo3_core.networks import Networks
+    from hallo3_core.options import Options
 
     networks = Networks(Release(tiny_release), Options(Settings(steps=1), size=(32, 48)), keep)
     clock, busy = second_film.seconds_to_sampling(networks, tmp_path)

@@ -10,7 +10,7 @@ from hallo3_core.compiling import check_compiler, compile_blocks
 from hallo3_core.config import Grid
 from hallo3_core.errors import InputError
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.pipeline import stack
+from hallo3_core.run import stack
 
 GRID = Grid(2, 2, 3)
 
@@ -79,9 +79,25 @@ def test_a_missing_compiler_is_told_early():
     def broken(graph, inputs):
         raise RuntimeError("no compiler found\nand much more")
 
-    with pytest.raises(InputError, match="--compile: torch cannot compile for cpu here .*leave --compile out"):
+    with pytest.raises(
+        InputError, match="--compile: torch cannot compile for cpu here .no compiler found.*leave --compile out"
+    ):
         check_compiler("cpu", broken)
     check_compiler("cpu", "eager")
+
+
+def test_a_compiler_that_knows_no_eight_bits_is_told_early():
+    """As Triton on cards before the RTX 40 series."""
+
+    def picky(graph, inputs):
+        if any(x.dtype == torch.float8_e4m3fn for x in inputs):
+            raise RuntimeError("type fp8e4nv not supported in this architecture")
+        return graph.forward
+
+    check_compiler("cpu", picky)
+    check_compiler("cpu", "eager", eight_bits=True)
+    with pytest.raises(InputError, match="type fp8e4nv not supported"):
+        check_compiler("cpu", picky, eight_bits=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

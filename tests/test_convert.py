@@ -22,9 +22,13 @@ from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
 from hallo3_core.checkpoints.vae_names import in_diffusers_names
 from hallo3_core.checkpoints.writing import Entry, verify, write_streamed
 from hallo3_core.errors import InputError
+from hallo3_core.latents import encode
 from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.noise import SeededNoise
-from hallo3_core.pipeline import Portrait, Settings, concat_latent, encode, prepare_run, sample_clip
+from hallo3_core.options import Settings
+from hallo3_core.pipeline import concat_latent, sample_clip
+from hallo3_core.portrait import Portrait
+from hallo3_core.run import prepare_run
 
 DTYPES = ("bf16", "fp16", "fp8")
 # Error of a clip's latent against the bfloat16 release's, as a share of its spread, after two steps of guidance 3.5.

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hallo3_core.animate import Options, animate
+from hallo3_core.animate import animate
 from hallo3_core.checkpoints import names
 from hallo3_core.checkpoints.release import Release
+from hallo3_core.devices import all_bytes
 from hallo3_core.film import read_film
 from hallo3_core.guidance import Guidance
 from hallo3_core.model.scaled import ScaledLinear
-from hallo3_core.networks import Networks, can_keep_all, device_memory
-from hallo3_core.pipeline import Settings
+from hallo3_core.networks import Networks, can_keep_all
+from hallo3_core.options import Options, Settings
 from hallo3_core.streaming import StreamedBlocks
 from hallo3_core.work_folder import Keeping
 
@@ -167,11 +168,11 @@ def test_room_for_all_networks_is_half_of_the_memory(tiny_release, monkeypatch):
     size = sum(path.stat().st_size for path in release.files())
     for memory, fits in ((4 * size, True), (3 * size, False)):  # float32: twice the files
         with monkeypatch.context() as patched:
-            patched.setattr("hallo3_core.networks.device_memory", lambda device, memory=memory: memory)
+            patched.setattr("hallo3_core.networks.all_bytes", lambda device, memory=memory: memory)
             assert can_keep_all(release, OPTIONS) == fits
-    alone = device_memory("cpu")
+    alone = all_bytes("cpu")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert alone > 1 << 28 and device_memory("cpu") == alone // 4
+    assert alone > 1 << 28 and all_bytes("cpu") == alone // 4
 
 
 def test_choices_reach_the_steps(make, plain, monkeypatch):

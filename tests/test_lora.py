@@ -17,6 +17,8 @@ from hallo3_core.model.denoiser import Conditions, Denoiser
 from hallo3_core.model.positions import rotary_table
 from hallo3_core.model.scaled import ScaledLinear, put_in_place
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 RANK = 3
 BASE = TransformerConfig(
     hidden=32,
@@ -44,12 +46,6 @@ LAYERS = {  # of diffusers' transformer that a LoRA may change: rows and columns
     **{f"transformer_blocks.{n}.ff.net.2": (32, 128) for n in range(2)},
     **{f"transformer_blocks.{n}.norm{i}.linear": (192, 24) for n in range(2) for i in (1, 2)},
 }
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,10 @@ from hallo3_core.errors import InputError
 from hallo3_core.model.attention import Folded, is_worth_folding, scaled_dot_product
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.model.positions import Rotary, fitted_positions, fitted_table, rotary_table, rotate_
-from hallo3_core.pipeline import stack
+from hallo3_core.run import stack
+from tests.noise import noise
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +31,6 @@ def parts(tensors):
 @pytest.fixture(scope="module")
 def denoiser(parts):
     return load(parts, names.DENOISER, dtype=torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 GRID = Grid(3, 2, 4)

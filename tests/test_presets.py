@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import pytest
 
-from hallo3_core.animate import film_frame
 from hallo3_core.checkpoints.tiny import CONFIG
 from hallo3_core.cli import build_parser
 from hallo3_core.errors import InputError
@@ -14,6 +13,7 @@ from hallo3_core.film_options import film_options
 from hallo3_core.networks import check_options
 from hallo3_core.presets import PRESETS, settle, summary
 from hallo3_core.sampler import SAMPLERS
+from hallo3_core.scene import film_frame
 
 REQUIRED = "animate --image a.png --audio a.wav --prompt A --output a.mp4 --models m --device cpu".split()
 

@@ -122,14 +122,11 @@ def test_what_is_published_works_by_itself(tmp_path):
         (pack / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, pack / name)
     code = f"""
-import importlib.util, sys
-def load(name, path, folder=None):
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder and [folder])
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-load("fake", r"{ROOT / "tests/nodes/fake_host.py"}").install(r"{tmp_path}")
-pack = load("hallo3_pack", r"{pack / "__init__.py"}", r"{pack}")
+import sys
+sys.path.insert(0, r"{ROOT / "tests/nodes"}")
+import fake_host, importing
+fake_host.install(r"{tmp_path}")
+pack = importing.import_pack(r"{pack}")
 assert len(pack.NODE_CLASS_MAPPINGS) == {len(list((ROOT / "web/docs").glob("*.md")))}
 """
     for words in (["-c", code], ["-m", "hallo3_core", "samples", str(tmp_path)]):

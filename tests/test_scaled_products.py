@@ -14,10 +14,7 @@ from hallo3_core.model.scaled_products import (
     multiply_in_eight_bits,
     round_rows,
 )
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.noise import noise
 
 
 def layer(inputs=64, outputs=96, bias=True, kind=ScaledProductLinear):
@@ -52,6 +49,17 @@ def test_rounding_the_input_costs_what_three_bits_of_mantissa_cost():
     x = noise(300, 64, seed=2).bfloat16()
     exact, found = layer(kind=ScaledLinear)(x), layer()(x)
     assert 1e-3 < relative(found, exact) < 0.04  # a rounding of at most 2**-4 of each value, averaged over 64
+
+
+@torch.inference_mode()
+def test_rows_are_rounded_in_pieces_as_in_one(monkeypatch):
+    x = noise(10, 64, seed=2).bfloat16()
+    whole = round_rows(x)
+    monkeypatch.setattr("hallo3_core.model.scaled_products.PIECE", 3)
+    for found, expected in zip(round_rows(x), whole, strict=True):
+        assert torch.equal(found.float(), expected.float())
+    compiled = torch.compile(round_rows, backend="eager", fullgraph=True)
+    assert all(torch.equal(a.float(), b.float()) for a, b in zip(compiled(x), whole, strict=True))
 
 
 @torch.inference_mode()

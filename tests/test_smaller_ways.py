@@ -9,13 +9,14 @@ import torch
 
 from hallo3_core import sampling_ways
 from hallo3_core.activations import activation_bytes
-from hallo3_core.animate import Options
 from hallo3_core.checkpoints.release import Release
 from hallo3_core.errors import InputError
 from hallo3_core.faults import NotFinite, Ways, check_finite, is_out_of_memory, likely_cause
 from hallo3_core.guidance import Guidance, Scales
 from hallo3_core.networks import Networks
-from hallo3_core.pipeline import Portrait, Settings, prepare_run
+from hallo3_core.options import Options, Settings
+from hallo3_core.portrait import Portrait
+from hallo3_core.run import prepare_run
 from hallo3_core.sampler import SAMPLERS, sample
 from hallo3_core.sampling_ways import IN_TURN, TOGETHER
 from hallo3_core.schedule import make_schedule
@@ -72,6 +73,8 @@ def test_other_failures_are_not_tried_again():
         (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
         (RuntimeError("expected scalar type Half"), False),
         (ValueError("out of memory"), False),
         (KeyboardInterrupt(), False),

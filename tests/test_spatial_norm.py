@@ -8,11 +8,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSpat
 from hallo3_core.spatial_norm import SpatialNorm, exchange_spatial_norms
 from hallo3_core.vae import VaeConfig, build_vae
 
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.mark.parametrize(("latent", "activation"), [(1, 1), (3, 3), (3, 5), (3, 9), (2, 2), (2, 4), (2, 8), (5, 17)])

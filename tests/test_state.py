@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hallo3_core.animate import Options, Progress, animate
+from hallo3_core.animate import Progress, animate
 from hallo3_core.checkpoints.release import Release
 from hallo3_core.cli import main
 from hallo3_core.errors import InputError
 from hallo3_core.guidance import Guidance, Scales
-from hallo3_core.pipeline import Settings
+from hallo3_core.options import Options, Settings
 
 SMALL = Options(settings=Settings(steps=2), size=(16, 16), seed=3)
 

@@ -11,19 +11,12 @@ from hallo3_core.checkpoints.parts import Parts, load, sort_official
 from hallo3_core.config import Grid
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.streaming import ALIGNMENT, PlainLane, StreamedBlocks, pack, streamed
+from tests.noise import noise
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 GRID = Grid(2, 2, 3)
 CONFIG = type(tiny.CONFIG)(**{**vars(tiny.CONFIG), "layers": 5})
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def plain(dtype=torch.float32):

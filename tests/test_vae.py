@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hallo3_core.checkpoints.tiny_vae import CONFIG, CONTRAST, tiny_vae_tensors
 from hallo3_core.checkpoints.vae_names import in_diffusers_names, to_diffusers, to_original
 from hallo3_core.errors import InputError
-from hallo3_core.vae import LOG_VARIANCE, VaeConfig, build_vae, chunk_spans, load_vae
+from hallo3_core.vae import LOG_VARIANCE, VaeConfig, build_vae, channels_last, chunk_spans, load_vae
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +174,17 @@ def test_an_even_latents_last_half_pair_is_completed_by_itself(vae):
 def test_decoding_is_diffusers_own_where_that_is_the_releases(vae):
     latent = latents(7)
     assert torch.allclose(vae.decode(latent), vae.autoencoder.decode(latent).sample, atol=1e-5)
+
+
+def test_cudnns_order_of_weights_changes_nothing(vae, tensors):
+    ordered = load_vae(tensors)
+    channels_last(ordered)
+    convolutions = [
+        m.weight for m in ordered.modules() if isinstance(m, torch.nn.Conv3d) and m.weight[0, 0].numel() > 1
+    ]
+    assert convolutions and all(w.is_contiguous(memory_format=torch.channels_last_3d) for w in convolutions)
+    latent = torch.randn(1, 16, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(ordered.decode(latent), vae.decode(latent), atol=1e-4)
 
 
 def test_encoding_is_one_call(vae):

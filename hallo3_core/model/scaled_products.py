@@ -9,6 +9,7 @@ from .scaled import ScaledLinear
 
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FLOAT8).max
+PIECE = 2048  # rows that are rounded at a time: the float32 numbers between take four times the room of the result
 MULTIPLE = 16  # of both of a layer's sizes: what the matrix units take
 
 
@@ -32,7 +33,16 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """``n i`` -> float8 ``n i`` and the scales ``n 1``, float32, whose product is about `x`."""
     largest = x.abs().amax(dim=-1, keepdim=True).float()
     scale = torch.where(largest > 0, largest / LARGEST, 1.0)
-    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FLOAT8), scale
+    if torch.compiler.is_compiling():  # which makes a single pass of it
+        return _rounded(x, scale), scale
+    rows = torch.empty_like(x, dtype=FLOAT8)
+    for part, own, out in zip(x.split(PIECE), scale.split(PIECE), rows.split(PIECE), strict=True):
+        out.copy_(_rounded(part, own))
+    return rows, scale
+
+
+def _rounded(x: Tensor, scale: Tensor) -> Tensor:
+    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FLOAT8)
 
 
 def multiply_in_eight_bits(module: nn.Module) -> int:

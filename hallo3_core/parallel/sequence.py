@@ -53,13 +53,15 @@ class SequenceDenoiser:
             return frames.narrow(1, start_of(tokens, rank), tokens[rank]).flatten(0, 1).contiguous()
 
         rotary = Rotary(*map(own, whole.rotary))
+        videos = [grid.frames * n for n in tokens]
+        exchange = partial(attend_over_heads, self._group, self._heads, videos, self._texts)
         return Layout(
             grid=strip,
             text=self._own_text(whole.text, 0),
             video=own(whole.video),
             rotary=rotary,
             frame_rotary=rotary.first_frame(strip),
-            attend=partial(attend_over_heads, self._group, self._heads, [grid.frames * n for n in tokens], self._texts),
+            attend=exchange if self._group.size > 1 else attend_here,
         )
 
     def embed_text(self, text: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..guidance import Branch
 from ..model.denoiser import Denoiser
-from ..pipeline import Evaluations, Portrait, Run, Settings, prepare_run
+from ..options import Settings
+from ..portrait import Portrait
+from ..run import Evaluations, Run, prepare_run
 from .groups import shares, start_of
 from .sequence import SequenceDenoiser
 from .team import Team

@@ -18,7 +18,8 @@ from ...hallo3_core.model.attention import KeysValues
 from ...hallo3_core.model.denoiser import Conditions, Denoiser, ReferenceBank
 from ...hallo3_core.model.modulation import Modulation
 from ...hallo3_core.model.positions import Layout
-from ...hallo3_core.pipeline import join_branches
+from ...hallo3_core.run import join_branches
+from ...hallo3_core.text import null_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,7 @@ def prepare_clip(
     Raises:
         InputError: a clip that the denoiser cannot take.
     """
-    texts = {True: inputs.text, False: torch.zeros_like(inputs.text)}
+    texts = {True: inputs.text, False: null_text(inputs.text)}
     return ClipConditions(
         layout=_layout(denoiser, inputs.concat.shape, dtype, device),
         text={b: _embed_text(denoiser, texts[b], device, dtype) for b in {branch.text for branch in branches}},

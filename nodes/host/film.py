@@ -15,11 +15,10 @@ from torch import Tensor
 
 from ...hallo3_core.clip_chain import Clip, MakeClip, clip_chain
 from ...hallo3_core.clip_store import ClipStore, FilmPlan, work_on
-from ...hallo3_core.color import check_strength, hold_colour
+from ...hallo3_core.color import check_strength
 from ...hallo3_core.faults import Ways
 from ...hallo3_core.film import FilmWriter
-from ...hallo3_core.image import crop_to, to_uint8
-from ...hallo3_core.pipeline import last_frames, new_frames
+from ...hallo3_core.pipeline import finish_clip
 from ...hallo3_core.work_folder import Keeping
 from ..types import Motion
 from .progress import StepBar
@@ -44,7 +43,8 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
     def make(clip: int, motion: Tensor | None) -> Clip:
         before = None if motion is None else Motion(motion)
         latent = ways.first(lambda way: way.sample(clip, before, bar.callback()))
-        return finish_clip(clips, clip, latent, color_hold)
+        decoded = decode(clips.vae.vae, latent)
+        return finish_clip(decoded, clip, clips.features.frames, clips.portrait, color_hold)
 
     if not resume_key:
         return _write(clips, make, None, bar)
@@ -60,14 +60,6 @@ def _write(clips: ClipSampler, make: MakeClip, store: ClipStore | None, bar: Ste
         for frames in clip_chain(clips.features.clips, make, store, bar.kept):
             film.write(frames)
     return film.path
-
-
-def finish_clip(clips: ClipSampler, clip: int, latent: Tensor, color_hold: float) -> Clip:
-    """What VAEDecode, Color Match and Append Clip make of a latent."""
-    portrait = clips.portrait
-    frames = hold_colour(decode(clips.vae.vae, latent), portrait.pixels, portrait.framing, color_hold)
-    new = new_frames(frames, clip, clips.features.frames)
-    return Clip(to_uint8(crop_to(new, portrait.framing)), last_frames(frames).clone())  # a view would keep the clip
 
 
 def decode(vae: Any, latent: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ...hallo3_core.pipeline import encode
+from ...hallo3_core.latents import encode
 from ...hallo3_core.preview import fit_colours
 from .model import LatentFormat
 from .vae import EngineVae

@@ -15,7 +15,9 @@ from ...hallo3_core.errors import InputError
 from ...hallo3_core.face import Face
 from ...hallo3_core.faults import NotFinite, likely_cause
 from ...hallo3_core.noise import SeededNoise
-from ...hallo3_core.pipeline import Portrait, Settings, concat_latent
+from ...hallo3_core.options import Settings
+from ...hallo3_core.pipeline import concat_latent
+from ...hallo3_core.portrait import Portrait
 from ...hallo3_core.schedule import make_schedule
 from ..types import Motion
 from .conditions import ClipInputs, check_text

@@ -30,7 +30,13 @@ STAGES = {  # where an exception is raised -> clips that are finished by then
     "FilmWriter.close": 3,
     "WorkFolder.clear 2": 3,  # of a film that is whole
 }
-HOMES = {"ClipStore": "clip_store", "WorkFolder": "work_folder", "load_denoiser": "networks"}
+HOMES = {
+    "ClipStore": "clip_store",
+    "WorkFolder": "work_folder",
+    "load_denoiser": "networks",
+    "to_uint8": "pipeline",
+    "decode_whole": "decoding_ways",
+}
 
 
 def at(name: str, call: int = 1) -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -12,18 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.nodes import fake_host
+from tests.nodes.importing import PACK, import_pack
+
 ROOT = Path(__file__).parents[2]
 REAL = bool(os.environ.get("COMFYUI_PATH"))
-PACK = "hallo3_pack"
-
-
-def _load(name: str, path: Path, folder: Path | None = None):
-    locations = None if folder is None else [str(folder)]
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=locations)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+SETTINGS = dict(steps=2, audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0, sampler="sde-dpmpp-2m")
 
 
 def _start_real_host(models: Path) -> None:
@@ -61,9 +54,8 @@ def pack(models):
     if REAL:
         _start_real_host(models)
     else:
-        fake = _load("hallo3_fake_host", Path(__file__).with_name("fake_host.py"))
-        fake.install(str(models))
-    root = _load(PACK, ROOT / "__init__.py", ROOT)
+        fake_host.install(str(models))
+    root = import_pack(ROOT)
 
     def module(name: str = ""):
         return importlib.import_module(f"{PACK}.{name}") if name else root
@@ -80,9 +72,8 @@ def press_cancel(pack):
 
     def press(steps: int) -> type[BaseException]:
         if not REAL:
-            state = sys.modules["hallo3_fake_host"].STATE
-            state.progress.clear()
-            state.cancel_after = steps
+            fake_host.STATE.progress.clear()
+            fake_host.STATE.cancel_after = steps
         else:
             left = [steps]
 
@@ -100,10 +91,8 @@ def press_cancel(pack):
 
 
 @pytest.fixture(autouse=True)
-def no_gradients():
+def no_gradients(no_gradients):
     """As the host's executor runs nodes."""
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -125,14 +114,14 @@ def loaded(pack):
 def scene(pack, loaded):
     """A short film's inputs: 32x16 pixels, 2 clips; noise for a voice."""
     audio, recording, face = (pack(f"hallo3_core.{name}") for name in ("audio", "recording", "face"))
-    pipeline, image = pack("hallo3_core.pipeline"), pack("hallo3_core.image")
+    image = pack("hallo3_core.image")
     memory, networks, vae = (pack(f"nodes.host.{name}") for name in ("memory", "networks", "vae"))
     draw = torch.Generator().manual_seed(3)
     with torch.inference_mode():
         voice = recording.Recording(torch.randn(1, 16000 * 3, generator=draw) * 0.1, 16000, "voice")
         with memory.on_device(loaded.wav2vec) as holder:
             features = audio.encode_audio(voice, audio.Wav2Vec(holder.model))
-        portrait = pipeline.prepare_portrait(
+        portrait = pack("hallo3_core.portrait").prepare_portrait(
             torch.rand(1, 3, 60, 80, generator=draw),
             torch.ones(60, 80),
             image.plan_framing(60, 80, 16, 32),
@@ -152,9 +141,21 @@ def sampler_of(pack, loaded, scene):
     """`sampler_of(steps)`: what the sampling nodes make of the scene."""
 
     def make(steps: int):
-        settings = pack("hallo3_core.pipeline").Settings(steps=steps)
+        settings = pack("hallo3_core.options").Settings(steps=steps)
         text, audio, face, reference = scene.text, scene.audio, scene.face, scene.reference
         prepare = pack("nodes.host.sampling").prepare_sampler
         return prepare(loaded.model, text, loaded.vae, audio, face, reference, settings, seed=11)
 
     return make
+
+
+@pytest.fixture
+def film(pack, loaded, scene):
+    """Run the node Hallo3LongVideo; the path of its film."""
+    node = pack("nodes.film").Hallo3LongVideo
+
+    def run(**changes) -> Path:
+        given = dict(model=loaded.model, vae=loaded.vae, seed=11, **vars(scene), **SETTINGS)
+        return Path(node().execute(**{**given, **changes})[0].get_stream_source())
+
+    return run

@@ -1,6 +1,6 @@
 """A small host: exactly the calls of ComfyUI that the pack makes, doing on a CPU what ComfyUI documents of them.
 
-Written from the calls' contracts, not from ComfyUI's source. `test_host_calls.py` checks that the pack uses no other
+Written from the calls' contracts, not from ComfyUI's source. `test_pack.py` checks that the pack uses no other
 names; with COMFYUI_PATH set the same tests run on the real one.
 """
 

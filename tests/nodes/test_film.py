@@ -11,19 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SETTINGS = dict(steps=2, audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0, sampler="sde-dpmpp-2m")
-
-
-@pytest.fixture
-def film(pack, loaded, scene):
-    """Run the node Hallo3LongVideo; the path of its film."""
-    node = pack("nodes.film").Hallo3LongVideo
-
-    def run(**changes) -> Path:
-        given = dict(model=loaded.model, vae=loaded.vae, seed=11, **vars(scene), **SETTINGS)
-        return Path(node().execute(**{**given, **changes})[0].get_stream_source())
-
-    return run
+from tests.nodes.conftest import SETTINGS
 
 
 @pytest.fixture
@@ -48,10 +36,10 @@ def engine_film(pack, models, scene, seed=11) -> torch.Tensor:
     denoiser, vae = release.network("denoiser", dtype=torch.float32), release.vae(dtype=torch.float32)
     project = release.network("audio_projector", dtype=torch.float32)
     windows = [audio.clip_audio(scene.audio, clip)[None] for clip in range(scene.audio.clips)]
-    run = pipeline.prepare_run(
+    run = pack("hallo3_core.run").prepare_run(
         denoiser,
         scene.reference,
-        pipeline.Settings(steps=SETTINGS["steps"]),
+        pack("hallo3_core.options").Settings(steps=SETTINGS["steps"]),
         text=scene.text[0][0],
         face_tokens=release.network("face_projector", dtype=torch.float32)(scene.face.embedding[None]),
         null_audio_tokens=project(torch.zeros_like(windows[0])),

@@ -19,7 +19,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 @pytest.fixture(scope="module")
 def engine(pack, models):
     """The engine's modules that these tests compare with."""
-    names = ("audio", "color", "face", "image", "noise", "pipeline", "recording", "clips")
+    names = ("audio", "color", "face", "image", "noise", "options", "pipeline", "portrait", "recording", "run", "clips")
     modules = {name: pack(f"hallo3_core.{name}") for name in names}
     release = pack("hallo3_core.checkpoints.release").Release(models / "hallo3" / "tiny")
     return SimpleNamespace(release=release, error=pack("hallo3_core.errors").InputError, **modules)
@@ -189,7 +189,7 @@ def test_the_reference_is_the_engines(engine, refer, size, framing):
     network = engine.release.network("reference_net", dtype=torch.float32)
     plan = engine.image.plan_framing(*size, HEIGHT, WIDTH, framing)
     vae = engine.release.vae(dtype=torch.float32)
-    expected = engine.pipeline.prepare_portrait(image.movedim(-1, 1), mask[0], plan, vae, network, with_null=True)
+    expected = engine.portrait.prepare_portrait(image.movedim(-1, 1), mask[0], plan, vae, network, with_null=True)
     assert torch.equal(reference.pixels, expected.pixels) and reference.framing == plan
     for found, wanted in ((reference.bank, expected.bank), (reference.null_bank, expected.null_bank)):
         torch.testing.assert_close(list(found), list(wanted), atol=1e-5, rtol=0)
@@ -220,10 +220,10 @@ def test_a_film_chained_by_hand_is_the_engines(engine, node, loaded, scene, refe
         network(name, dtype=torch.float32) for name in ("denoiser", "audio_projector", "face_projector")
     )
     windows = [engine.audio.clip_audio(features, clip)[None] for clip in range(features.clips)]
-    run = engine.pipeline.prepare_run(
+    run = engine.run.prepare_run(
         denoiser,
         reference,
-        engine.pipeline.Settings(steps=2, sampler="dpmpp-2m"),
+        engine.options.Settings(steps=2, sampler="dpmpp-2m"),
         text=scene.text[0][0],
         face_tokens=tokens(scene.face.embedding[None]),
         null_audio_tokens=project(torch.zeros_like(windows[0])),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 
 # Every name of the host that the pack may use. Each is in ComfyUI 0.8.0 and 0.33.0; what came later is asked for with
 # getattr. The fake host has these and no others.
@@ -160,15 +160,12 @@ def test_keys_and_sockets_are_those_that_workflows_depend_on(nodes):
 def test_importing_the_pack_loads_nothing_heavy(tmp_path):
     """Behind torch, which the host has loaded long before; under 0.3 s of processor time."""
     code = f"""
-import sys, time, importlib.util, torch, einops
-def load(name, path, folder=None):
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder and [folder])
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-load("fake", r"{Path(__file__).with_name("fake_host.py")}").install(r"{tmp_path}")
+import sys, time, torch, einops
+sys.path.insert(0, r"{HERE}")
+import fake_host, importing
+fake_host.install(r"{tmp_path}")
 before, start = set(sys.modules), time.process_time()
-pack = load("hallo3_pack", r"{ROOT / "__init__.py"}", r"{ROOT}")
+pack = importing.import_pack(r"{ROOT}")
 seconds = time.process_time() - start
 heavy = {{"transformers", "diffusers", "onnxruntime", "insightface", "cv2", "av", "onnx", "PIL", "scipy"}}
 found = heavy & ({{name.split(".")[0] for name in set(sys.modules) - before}})
@@ -181,22 +178,19 @@ assert seconds < 0.3, seconds
 
 
 WITHOUT = """
-import importlib.util, sys
+import sys
+
+sys.path.insert(0, {here!r})
+import fake_host, importing
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {packages!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
-def load(name, path, folder=None):
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder and [folder])
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-load("fake", {fake!r}).install({models!r})
+fake_host.install({models!r})
 sys.meta_path.insert(0, Absent())
-pack = load("hallo3_pack", {init!r}, {root!r})
+pack = importing.import_pack({root!r})
 for node in pack.NODE_CLASS_MAPPINGS.values():
     node.INPUT_TYPES()
 print(*sorted(pack.NODE_CLASS_MAPPINGS))
@@ -208,7 +202,6 @@ LATE = {"diffusers", "transformers", "sentencepiece", "safetensors", "huggingfac
 @pytest.mark.parametrize("packages", [OPTIONAL, OPTIONAL | LATE], ids=["optional", "all but einops"])
 def test_a_missing_package_hides_no_node(nodes, tmp_path, packages):
     """What is not installed is told by the node that needs it, when it runs."""
-    places = dict(fake=str(Path(__file__).with_name("fake_host.py")), init=str(ROOT / "__init__.py"), root=str(ROOT))
-    code = WITHOUT.format(packages=packages, models=str(tmp_path), **places)
+    code = WITHOUT.format(packages=packages, models=str(tmp_path), here=str(HERE), root=str(ROOT))
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == sorted(nodes), result.stderr

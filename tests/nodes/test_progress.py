@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import pytest
 import torch
+
+from tests.nodes import fake_host
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (7, "0:07"), (750, "12:30"), (3723, "1:02:03")])
@@ -51,16 +52,15 @@ def previews(pack):
         yield choose
         args.preview_method = before
     else:
-        state = sys.modules["hallo3_fake_host"].STATE
-        yield lambda on: setattr(state, "previews", on)
-        state.previews = False
+        yield lambda on: setattr(fake_host.STATE, "previews", on)
+        fake_host.STATE.previews = False
 
 
 def test_the_preview_of_the_portraits_latent_is_the_portrait_in_small(pack, sampler_of, previews):
     previews(True)
     sampler = sampler_of(steps=2)
     pixels = sampler.portrait.pixels
-    latent = pack("hallo3_core.pipeline").encode(sampler.vae, pixels[:, :, None])
+    latent = pack("hallo3_core.latents").encode(sampler.vae, pixels[:, :, None])
     shown = pack("nodes.host.progress").StepBar(sampler)._previewer.decode_latent_to_preview_image("JPEG", latent)[1]
     assert shown.size == (latent.shape[-1], latent.shape[-2])
     small = torch.nn.functional.adaptive_avg_pool2d((pixels[0] + 1) / 2 * 255, latent.shape[-2:])

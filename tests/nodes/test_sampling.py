@@ -35,7 +35,7 @@ def engine(pack, models, loaded, scene):
 
     def film(settings, seed=11):
         windows = [audio.clip_audio(scene.audio, clip)[None] for clip in range(scene.audio.clips)]
-        run = pipeline.prepare_run(
+        run = pack("hallo3_core.run").prepare_run(
             denoiser,
             scene.reference,
             settings,
@@ -63,7 +63,7 @@ SCALES = [(1.0, 3.5, 3.5), (1.5, 2.0, 3.0), (1.0, 1.0, 1.0)]
 @pytest.mark.parametrize(("reference", "audio", "text"), SCALES)
 def test_a_clip_equals_the_engines(pack, sample, engine, loaded, reference, audio, text):
     guidance = pack("hallo3_core.guidance")
-    settings = pack("hallo3_core.pipeline").Settings(
+    settings = pack("hallo3_core.options").Settings(
         steps=3, guidance=guidance.Guidance(guidance.Scales(reference, audio, text))
     )
     latent = sample(reference_cfg=reference, audio_cfg=audio, text_cfg=text)
@@ -72,7 +72,7 @@ def test_a_clip_equals_the_engines(pack, sample, engine, loaded, reference, audi
 
 
 def test_a_chain_by_hand_equals_the_engines_film(pack, sample, engine, loaded, scene, sampler="dpmpp-2m"):
-    settings = pack("hallo3_core.pipeline").Settings(steps=3, sampler=sampler)
+    settings = pack("hallo3_core.options").Settings(steps=3, sampler=sampler)
     motion_of = pack("nodes.types").Motion
     motion, frames = None, []
     for clip in range(scene.audio.clips):
@@ -118,8 +118,8 @@ def test_guidance_can_end_early(pack, sample, evaluated):
 
 
 def test_the_cost_that_is_told_is_the_cost(pack):
-    guidance, pipeline = pack("hallo3_core.guidance"), pack("hallo3_core.pipeline")
-    settings = pipeline.Settings(steps=4, guidance=guidance.Guidance(guidance.Scales(), 0, 0.5))
+    guidance = pack("hallo3_core.guidance")
+    settings = pack("hallo3_core.options").Settings(steps=4, guidance=guidance.Guidance(guidance.Scales(), 0, 0.5))
     assert pack("nodes.host.sampling").cost(settings) == "1 to 2 of 4 evaluations a step, 6 in all"
 
 

@@ -14,13 +14,20 @@ from hallo3_core.config import Grid
 from hallo3_core.errors import InputError
 from hallo3_core.guidance import Guidance, Scales
 from hallo3_core.image import plan_framing
+from hallo3_core.model.attention import attend_here
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.noise import SeededNoise
+from hallo3_core.options import Settings
 from hallo3_core.parallel.groups import Group, shares
 from hallo3_core.parallel.sequence import SequenceDenoiser, from_strip, to_strip
 from hallo3_core.parallel.spread import follow, lead_run
 from hallo3_core.parallel.team import backend_of, branch_groups, join, take_card
-from hallo3_core.pipeline import Evaluations, Portrait, Settings, prepare_run, sample_clip
+from hallo3_core.pipeline import sample_clip
+from hallo3_core.portrait import Portrait
+from hallo3_core.run import Evaluations, prepare_run
+from tests.noise import noise
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 # 6 heads, 3 x 5 tokens a frame, 9 of text: 4 processes share none of them evenly, 2 two of them not
 CONFIG = type(tiny.CONFIG)(
@@ -29,19 +36,9 @@ CONFIG = type(tiny.CONFIG)(
 TWO, FOUR = Scales(), Scales(2.0, 3.0, 4.0)
 
 
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module")
 def denoiser():
     return load(sort_official(tiny.engine_tensors(3, CONFIG)), names.DENOISER, dtype=torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 def bank(seed=0):
@@ -128,10 +125,12 @@ def test_a_film_over_two_processes_is_that_of_one(together, tiny_release, speech
     """Two clips, frame by frame before they are encoded."""
     from pathlib import Path
 
-    from hallo3_core.animate import Options, Progress, assist, clip_maker, read_scene
+    from hallo3_core.animate import Progress, assist, clip_maker
     from hallo3_core.checkpoints.release import Release
     from hallo3_core.clip_chain import clip_chain
     from hallo3_core.networks import Networks
+    from hallo3_core.options import Options
+    from hallo3_core.scene import read_scene
 
     image = Path(__file__).parents[2] / "assets" / "portrait.jpg"
     release, options = Release(tiny_release), Options(Settings(steps=2), size=(16, 32))
@@ -175,6 +174,16 @@ def test_only_self_attention_and_the_result_are_exchanged(together, denoiser):
         result = [batch * 16 * 13 * 4 * (8, 7)[rank]] * 2
         # in the last layer the text asks for nothing
         assert found == layer(tokens) * (CONFIG.layers - 1) + layer(videos) + [result]
+
+
+def test_a_strip_that_is_the_whole_picture_is_exchanged_with_nobody(together, denoiser):
+    """As where each of two cards has a branch of its own."""
+
+    def layout():
+        return side_by_side(lambda group: SequenceDenoiser(denoiser, Group([0])).layout(CONFIG.grid, torch.float32))
+
+    (alone,) = together(1, lambda: layout().attend is attend_here)
+    assert alone
 
 
 def test_a_process_keeps_the_portrait_for_its_own_heads(together, denoiser):

@@ -9,13 +9,13 @@ import signal
 import pytest
 import torch
 
-from hallo3_core.animate import Film, Options, Progress, animate
+from hallo3_core.animate import Film, Progress, animate
 from hallo3_core.batch import Job
 from hallo3_core.checkpoints.release import Release
 from hallo3_core.cli import main
 from hallo3_core.errors import InputError
 from hallo3_core.film import read_film
-from hallo3_core.pipeline import Settings
+from hallo3_core.options import Options, Settings
 from hallo3_core.workers import claim, make_films, take
 
 FILMS = 5

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
-import torch
 
-_spec = importlib.util.spec_from_file_location("parity_golden", Path(__file__).with_name("golden.py"))
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
+from tests.parity import golden
 
 TABLE = golden.Table()
 
@@ -52,9 +48,8 @@ def table() -> golden.Table:
 
 
 @pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
+def _inference(no_gradients):
+    """Of every test."""
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from einops import rearrange
 
-from hallo3_core import pipeline
 from hallo3_core.checkpoints import names
 from hallo3_core.clips import FRAMES_PER_CLIP, LATENT_FRAMES, NEW_FRAMES_PER_CLIP, clip_count
 from hallo3_core.image import crop_to, to_uint8
-from hallo3_core.pipeline import Settings
+from hallo3_core.options import Settings
+from hallo3_core.pipeline import concat_latent, film_clips, last_frames
+from hallo3_core.portrait import encode_masked, framed, prepare_portrait
+from hallo3_core.run import prepare_run
 from hallo3_core.text import null_text
-
-
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"parity_{name}", Path(__file__).with_name(f"test_{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-networks_test, sampler_test = sibling("networks"), sibling("sampler")
+from hallo3_core.vae import LATENT_SCALE
+from tests.parity import test_networks as networks_test
+from tests.parity import test_sampler as sampler_test
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +96,11 @@ def test_whole_film(dtype, recorded, golden_config, golden_dir, table):
     framing = plan_framing(*image.shape[-2:], height, width, "auto")
     landmarks = recording["in.landmarks_normalised"].double() * torch.tensor([image.shape[3], image.shape[2]])
     mask = reference_mask(*image.shape[-2:], oval_landmarks=landmarks)
-    masked = pipeline.framed(image * mask, framing)
+    masked = framed(image * mask, framing)
     table.meets(recording, "ref.masked_face_pixels", masked[:, :, None])
     noise = recording["draw.ref.encode_noise"]
-    table.meets(recording, "ref.latent", pipeline.encode_masked(image, mask, framing, vae, noise)[:, :, None])
-    portrait = pipeline.prepare_portrait(image.to(dtype), mask.to(dtype), framing, vae, reference_net, noise=noise)
+    table.meets(recording, "ref.latent", encode_masked(image, mask, framing, vae, noise)[:, :, None])
+    portrait = prepare_portrait(image.to(dtype), mask.to(dtype), framing, vae, reference_net, noise=noise)
 
     features = encode_audio(
         Sound(recording["in.waveform"][None], 16000), load_wav2vec(golden_dir / "audio_tiny_wav2vec")
@@ -117,7 +110,7 @@ def test_whole_film(dtype, recorded, golden_config, golden_dir, table):
     table.meets(recording, "uc_text", null_text(recording["text"]))
     settings = Settings(steps=int(recording.metadata["steps"]))
     silence = torch.zeros(1, *clip_windows(features.hidden, 0).shape)
-    run = pipeline.prepare_run(
+    run = prepare_run(
         networks.denoiser,
         portrait,
         settings,
@@ -137,13 +130,13 @@ def test_whole_film(dtype, recorded, golden_config, golden_dir, table):
     every_frame = clips * NEW_FRAMES_PER_CLIP
     assert clips >= clip_count(features.frames)
     draws = partial(RecordedNoise, recording)
-    made = pipeline.film_clips(networks.denoiser, watched, run, portrait, every_frame, audio_tokens, draws)
+    made = film_clips(networks.denoiser, watched, run, portrait, every_frame, audio_tokens, draws)
     film = torch.cat(list(made))[: features.frames]
     if framing.mode == "pad":  # the original cuts a square portrait's film back to the square
         film = crop_to(film, framing)
     film = to_uint8(film)
     if f"draw.cond{clips}.encode_noise" in recording:  # the next motion frames, which the original makes and never uses
-        pipeline.concat_latent(watched, portrait.pixels, watched.motion, draws(clips))
+        concat_latent(watched, portrait.pixels, watched.motion, draws(clips))
     meets_bytes(recording, film, table, dtype)
 
 
@@ -169,25 +162,23 @@ class Watched:
     def encode(self, pixels, noise=None):
         latent = self.vae.encode(pixels, noise)
         self.table.meets(self.recording, f"cond{self.clip}.encode_pixels", pixels)
-        self.table.meets(self.recording, f"cond{self.clip}.latent", latent * pipeline.LATENT_SCALE)
+        self.table.meets(self.recording, f"cond{self.clip}.latent", latent * LATENT_SCALE)
         concat = torch.cat((latent, latent.new_zeros(1, latent.shape[1], LATENT_FRAMES - 1, *latent.shape[3:])), 2)
         self.table.meets(
             self.recording,
             f"clip{self.clip}.concat",
-            rearrange(concat * pipeline.LATENT_SCALE, "b c t h w -> b t c h w"),
+            rearrange(concat * LATENT_SCALE, "b c t h w -> b t c h w"),
         )
         return latent
 
     def decode_chunks(self, latent):
         name = f"clip{self.clip}"
-        self.table.meets(
-            self.recording, f"{name}.latent", rearrange(latent * pipeline.LATENT_SCALE, "b c t h w -> b t c h w")
-        )
+        self.table.meets(self.recording, f"{name}.latent", rearrange(latent * LATENT_SCALE, "b c t h w -> b t c h w"))
         chunks = list(self.vae.decode_chunks(latent))
         frames = torch.cat(chunks, 2)
         assert frames.shape[2] == FRAMES_PER_CLIP
         self.table.meets(self.recording, f"{name}.frames", frames)
-        self.motion = pipeline.last_frames(((frames[0] + 1) / 2).clamp(0, 1).transpose(0, 1))
+        self.motion = last_frames(((frames[0] + 1) / 2).clamp(0, 1).transpose(0, 1))
         self.clip += 1
         self.table.meets(self.recording, f"cond{self.clip}.motion_pixels", self.motion.transpose(0, 1)[None] * 2 - 1)
         return iter(chunks)

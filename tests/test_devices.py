@@ -1,0 +1,64 @@
+"""What a device can and has: dtypes by a card's age, and the limit that Windows needs. Cards are told, not there."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hallo3_core import devices
+from hallo3_core.devices import automatic_dtype, check_dtype, choose_device, stay_on_the_card
+from hallo3_core.errors import InputError
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """`card(major)`: CUDA devices are of this compute capability."""
+
+    def of(major):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("device", "major", "dtype"),
+    [
+        ("cpu", None, torch.float32),
+        ("mps", None, torch.bfloat16),
+        ("cuda", 7, torch.float16),  # Turing: kernels for bfloat16 are missing, or slow
+        ("cuda:1", 8, torch.bfloat16),
+        ("cuda", 12, torch.bfloat16),
+    ],
+)
+def test_what_is_computed_in_where_nothing_was_asked_for(card, device, major, dtype):
+    card(major)
+    assert automatic_dtype(device) == dtype
+    check_dtype(dtype, device)
+
+
+def test_an_old_card_is_told_before_anything_is_loaded(card):
+    card(7)
+    with pytest.raises(InputError, match="--dtype bf16: cuda:0 is older than NVIDIA's RTX 30 series.*choose fp16"):
+        check_dtype(torch.bfloat16, "cuda:0")
+    check_dtype(torch.float16, "cuda:0")
+
+
+@pytest.mark.parametrize("name", ["cuda", "nonsense", "meta"])
+def test_a_device_that_is_not_here_is_refused(name):
+    if name == "cuda" and torch.cuda.is_available():
+        pytest.skip("it is here")
+    with pytest.raises(InputError, match=f"--device {name}: not available here"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(("system", "device", "limits"), [("nt", "cuda:1", [(0.75, 1)]), ("posix", "cuda:1", [])])
+def test_windows_is_told_to_stay_on_the_card(monkeypatch, system, device, limits):
+    told = []
+    monkeypatch.setattr(devices.os, "name", system)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (5 << 30, 8 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 1 << 30)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: told.append(given))
+    stay_on_the_card(device)
+    stay_on_the_card("cpu")
+    monkeypatch.undo()
+    assert told == limits
