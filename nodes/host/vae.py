@@ -17,7 +17,7 @@ from ...hallo3_core.checkpoints.parts import VAE, sort_tensors
 from ...hallo3_core.checkpoints.reading import read_tensors
 from ...hallo3_core.checkpoints.release import Release
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.vae import PIXELS, VideoVae, load_vae
+from ...hallo3_core.vae import PIXELS, VideoVae, channels_last, load_vae
 from .memory import WholePatcher
 
 LATENT_CHANNELS = 16
@@ -57,6 +57,8 @@ class HostVae(comfy.sd.VAE):
         self.device, self.output_device = management.vae_device(), management.intermediate_device()
         self.vae_dtype = management.vae_dtype(self.device, [torch.bfloat16, torch.float32])
         self.first_stage_model = FirstStage(vae).to(self.vae_dtype).eval()
+        if self.device.type == "cuda":
+            channels_last(vae)
         self.patcher = WholePatcher(  # diffusers' layers are torch's
             self.first_stage_model, load_device=self.device, offload_device=management.vae_offload_device()
         )
