@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -48,8 +49,6 @@ class ImaginedCard(TorchDispatchMode):
         self.peak, self.waits, self.operations = self.held, 0, 0
 
     def __enter__(self) -> ImaginedCard:
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
         _register()
         opened = self._opened
         opened.enter_context(torch.no_grad())
@@ -63,8 +62,8 @@ class ImaginedCard(TorchDispatchMode):
         self._opened.close()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is aten._local_scalar_dense.default and args[0].device.type == NAME:
-            self.waits += 1
+        if function is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            self.waits += args[0].device.type == NAME
             return 1
         result = function(*args, **(kwargs or {}))
         if count := flop_registry.get(function._overloadpacket):

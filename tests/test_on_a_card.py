@@ -1,0 +1,86 @@
+"""From a picture and a recording to a film's clips on a card that is not there: every tensor where it is computed with.
+
+What a card would refuse, an operation on tensors of two devices, is refused here too; what needs values is left out:
+the face's detection, wav2vec2, and the file.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks.imagined import NAME, ImaginedCard, flash_attention
+from hallo3_core import animate, encoding, networks
+from hallo3_core.animate import Progress, clip_maker
+from hallo3_core.checkpoints.release import Release
+from hallo3_core.guidance import Guidance, Scales
+from hallo3_core.networks import Networks
+from hallo3_core.options import Options, Settings
+from hallo3_core.scene import read_scene
+
+SIZE = (64, 96)
+TWO_STEPS, HALF = dict(settings=Settings(steps=2)), dict(dtype=torch.bfloat16)
+FOUR = Settings(steps=2, guidance=Guidance(Scales(2, 3, 4)))
+WAYS = {
+    "half precision, colour held": TWO_STEPS | HALF | dict(color_hold=1.0),
+    "streamed, in turn": dict(stream=True, settings=Settings(steps=2, batched=False)),
+    "eight bits, four evaluations": HALF | dict(fp8="weights", settings=FOUR),
+    "without noise, with a cache": dict(settings=Settings(steps=6, sampler="dpmpp-2m", cache=0.5)),
+}
+
+
+@pytest.fixture
+def clips(tiny_release, portrait, speech, monkeypatch):
+    """`clips(**options)` makes a film's first two clips."""
+
+    def found(image, analyser, *given, **named):
+        return SimpleNamespace(embedding=torch.empty(512)), torch.empty(image.shape[-2:])
+
+    monkeypatch.setattr(encoding, "embed_face", found)
+    monkeypatch.setattr(networks, "choose_attention", lambda *given, **named: flash_attention)
+
+    def make(**choices):
+        options = Options(size=SIZE, device=NAME, **choices)
+        release = Release(tiny_release)
+        scene = read_scene(portrait, speech, "A person.", Networks(release, options).config, options)
+        heard = encoding.encode_recording(scene.recording, Networks(release, Options(settings=Settings(steps=1))))
+        monkeypatch.setattr(animate, "encode_recording", lambda *given: heard)
+        with ImaginedCard() as card, clip_maker(scene, Networks(release, options), Progress()) as make:
+            first = make(0, None)
+            second = make(1, first.motion)
+            return first, second, card.peak
+
+    return make
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_is_where_it_is_computed_with(clips, way):
+    first, second, peak = clips(**WAYS[way])
+    height, width = first.frames.shape[1:3]
+    assert len(first.frames) == 47 and len(second.frames) == 43
+    for clip in (first, second):
+        assert clip.frames.dtype == torch.uint8 and clip.motion.shape[-2:] == SIZE
+        assert clip.frames.device.type == clip.motion.device.type == "cpu"
+    assert height <= SIZE[0] and width <= SIZE[1] and peak > 0
+
+
+def test_a_film_goes_on_in_the_smallest_ways_there_too(clips, monkeypatch):
+    """Memory runs out at both of the first ways to sample, and at all whole ways to decode."""
+    full = torch.OutOfMemoryError("CUDA out of memory.")
+    sample, calls = animate.sample_clip, []
+
+    def sampled(denoiser, *given):
+        calls.append(type(denoiser.blocks).__name__)
+        if len(calls) < 3:
+            raise full
+        return sample(denoiser, *given)
+
+    def whole(vae, latent):
+        calls.append("whole")
+        raise full
+
+    monkeypatch.setattr(animate, "sample_clip", sampled)
+    monkeypatch.setattr("hallo3_core.decoding_ways.decode_whole", whole)
+    first, second, _ = clips(**TWO_STEPS)
+    assert calls == ["ModuleList", "ModuleList", "StreamedBlocks", "whole", "whole", "whole", "StreamedBlocks"]
+    assert (len(first.frames), len(second.frames)) == (47, 43)
