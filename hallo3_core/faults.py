@@ -82,7 +82,7 @@ class Ways(Generic[Way]):
                     ) from error
             # Here the exception is gone, and with it all that its traceback held.
             self._ways = others
-            free_cached_memory()
+            free_memory()
             text = f"out of memory while {self._what} {name}: once more, {others[0][0]}"
             log.warning(text)
             self._tell(text)
@@ -95,9 +95,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
+def free_memory() -> None:
+    """Let go of what a failed attempt left, and give it back."""
+    gc.collect()
+    free_cached_memory()
+
+
 def free_cached_memory() -> None:
     """Give back what torch keeps of memory that is not in use."""
-    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
