@@ -30,7 +30,7 @@ def test_thirty_random_moments_of_six_clips(forges, make_whole, tmp_path):
 
 
 def killed_and_resumed(stage: Set, whole, moment: float) -> int:
-    """Clips that were finished when the run was killed: so many of them are waited for, then a share of a clip's time."""
+    """Clips that were finished when the run was killed: as many as `moment` counts are waited for, then its share."""
     run = stage.start()
     clips, share = divmod(moment, 1)
     while finished(stage) < clips:
