@@ -194,7 +194,7 @@ def test_no_clips_are_kept_on_request(stage, whole):
 def test_a_second_run_is_refused_while_the_first_lives(stage, whole):
     first = stage.start(faults=[{"kind": "slow_down", "target": "hallo3_core.animate:sample_clip", "seconds": 600}])
     deadline = time.monotonic() + 120
-    while not (stage.work / "film.part.mp4").exists() and time.monotonic() < deadline:
+    while not (stage.work / "lock").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     code, said = stage.make()
     assert code == 2 and "another run is making it" in said
