@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .causal_conv import caches_in_host_memory
-from .faults import free_cached_memory
+from .devices import free_cached_memory
 from .latents import decode_tiled, decode_whole
 from .model.denoiser import Denoiser
 from .streaming import StreamedBlocks

@@ -83,3 +83,11 @@ def stay_on_the_card(device: torch.device | str) -> None:
     free, total = torch.cuda.mem_get_info(index)
     share = min(1.0, (free + torch.cuda.memory_reserved(index)) / total)
     torch.cuda.set_per_process_memory_fraction(share, index)
+
+
+def free_cached_memory() -> None:
+    """Give back what torch keeps of memory that is not in use."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from .devices import free_cached_memory
 from .errors import InputError
 from .guidance import Guidance, Scales
 
@@ -99,11 +100,3 @@ def free_memory() -> None:
     """Let go of what a failed attempt left, and give it back."""
     gc.collect()
     free_cached_memory()
-
-
-def free_cached_memory() -> None:
-    """Give back what torch keeps of memory that is not in use."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()

@@ -19,17 +19,16 @@ from .checkpoints.parts import transformer_config
 from .checkpoints.release import Release
 from .compiling import check_compiler, compile_blocks
 from .config import Grid, TransformerConfig
-from .devices import all_bytes, check_dtype, free_bytes
+from .devices import all_bytes, check_dtype, free_bytes, free_cached_memory
 from .errors import InputError
 from .face import FaceAnalyser, load_face_analyser
-from .faults import free_cached_memory
 from .latents import film_grid
 from .model.attention import Attention, scaled_dot_product
 from .model.denoiser import Denoiser
 from .model.scaled_products import multiplies_in_eight_bits, multiply_in_eight_bits
 from .options import Options
 from .streaming import streamed
-from .text import TextEncoder, load_text_encoder
+from .text import TextEncoder, encoder_bytes, load_text_encoder
 from .vae import PIXELS
 
 WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
@@ -77,7 +76,9 @@ class Networks:
         def load(device: str) -> nn.Module:
             return self.release.network(part, device=device, dtype=dtype)
 
-        height, width = (PIXELS * 2 * side for side in (self.config.grid.rows, self.config.grid.columns))
+        config = self.config
+        side = PIXELS * config.patch
+        height, width = self.options.size or (side * config.grid.rows, side * config.grid.columns)
         room = encode_bytes(1, height, width, dtype)  # the VAE encodes the portrait meanwhile
         with self._lend(part, load, blocks, self.release.network_bytes(part, dtype=dtype) + room) as module:
             yield module
@@ -97,8 +98,7 @@ class Networks:
         def load(device: str) -> TextEncoder:
             return load_text_encoder(folder, tokens=self.config.text_tokens, device=device, dtype=dtype)
 
-        stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        with self._lend("text encoder", load, "encoder.block", stored * dtype.itemsize // STORED) as encoder:
+        with self._lend("text encoder", load, "encoder.block", encoder_bytes(folder, dtype)) as encoder:
             yield encoder
 
     @contextmanager

@@ -92,19 +92,12 @@ class Evaluations:
             True: denoiser.audio_keys_values(audio_tokens.to(concat.device, run.dtype)),
             False: run.null_audio,
         }
-        self._stacked: dict[tuple[Branch, ...], Conditions] = {}  # of the combinations that this clip evaluates
 
     def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
         run = self._run
         batch = x.to(run.dtype).expand(len(branches), -1, -1, -1, -1)
-        given = self._conditions(tuple(branches))
+        given = join_branches(branches, run.text, run.reference, run.face, self._audio)
         return self._denoiser(batch, self._concat, given, run.modulation.step(step), run.layout).split(1)
-
-    def _conditions(self, branches: tuple[Branch, ...]) -> Conditions:
-        if branches not in self._stacked:
-            run = self._run
-            self._stacked[branches] = join_branches(branches, run.text, run.reference, run.face, self._audio)
-        return self._stacked[branches]
 
 
 def join_branches(

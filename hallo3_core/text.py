@@ -100,6 +100,20 @@ def null_text(like: Tensor) -> Tensor:
     return torch.zeros_like(like)
 
 
+def encoder_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """What the weights of `load_text_encoder` take, without reading them."""
+    return sum(
+        tensor.numel() * (torch.float32 if _is_wide(name, dtype) else dtype).itemsize
+        for name, tensor in read_weights(folder).items()
+        if is_encoders(name)
+    )
+
+
+def _is_wide(name: str, dtype: torch.dtype | None) -> bool:
+    """T5 overflows float16 in this one matrix of each layer: there it computes in float32 and goes on with that."""
+    return dtype == torch.float16 and ".wo." in name
+
+
 def load_text_encoder(
     folder: Path | str,
     *,
@@ -125,8 +139,7 @@ def load_text_encoder(
             "from the same release."
         )
     tensors = {name: tensor for name, tensor in read_weights(folder).items() if is_encoders(name)}
-    # T5 overflows float16 in this one matrix of each layer: there it computes in float32 and goes on with that
-    wide = {name: tensor.float() for name, tensor in tensors.items() if dtype == torch.float16 and ".wo." in name}
+    wide = {name: tensor.float() for name, tensor in tensors.items() if _is_wide(name, dtype)}
     fill(model, tensors, device=device, dtype=dtype, label=str(folder))
     for name, tensor in wide.items():
         model.get_parameter(name).data = tensor.to(device)

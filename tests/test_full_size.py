@@ -143,7 +143,7 @@ def test_the_card_counts_what_is_there_and_no_longer(card):
     card.reset()
     assert card.held == card.peak == 4_000_256  # in whole pieces
     b = a @ a
-    assert card.peak == 2 * card.held // 2 and card.operations == 2 * 1000**3
+    assert card.peak == card.held == 2 * 4_000_256 and card.operations == 2 * 1000**3
     del a, b
     assert card.held == 4_000_256 and card.peak == 2 * card.held
     del view

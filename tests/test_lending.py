@@ -18,6 +18,7 @@ from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.networks import Networks, can_keep_all
 from hallo3_core.options import Options, Settings
 from hallo3_core.streaming import StreamedBlocks
+from hallo3_core.text import encoder_bytes, load_text_encoder
 from hallo3_core.work_folder import Keeping
 
 OPTIONS = Options(Settings(steps=2), size=(32, 48))
@@ -114,15 +115,19 @@ def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, pla
     assert torch.equal(make(networks=Networks(release, OPTIONS)), plain)
 
 
-@pytest.mark.parametrize(("part", "eight_bits"), [(names.DENOISER, False), (names.DENOISER, True), ("vae", False)])
-def test_the_size_of_a_network_is_known_before_it_is_read(tiny_release, part, eight_bits):
-    release = Release(tiny_release)
-    if part == "vae":
-        assert release.network_bytes(part, dtype=torch.float16) == 0  # a file of its own
-        return
-    module = release.network(part, dtype=torch.bfloat16, eight_bits=eight_bits)
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_the_size_of_a_network_is_known_before_it_is_read(tiny_release, eight_bits):
+    release, kept = Release(tiny_release), dict(dtype=torch.bfloat16, eight_bits=eight_bits)
+    module = release.network(names.DENOISER, **kept)
     size = sum(p.nbytes for name, p in module.named_parameters() if not name.endswith("weight_scale"))
-    assert release.network_bytes(part, dtype=torch.bfloat16, eight_bits=eight_bits) == size
+    assert release.network_bytes(names.DENOISER, **kept) == size
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_so_is_that_of_the_text_encoder(tiny_release, dtype):
+    folder = Release(tiny_release).text_folder
+    model = load_text_encoder(folder, dtype=dtype).model
+    assert encoder_bytes(folder, dtype) == sum(p.nbytes for p in model.parameters())
 
 
 class Casts(TorchDispatchMode):

@@ -98,11 +98,12 @@ def rotate_(x: Tensor, rotary: Rotary) -> Tensor:
         cos, sin = rotary.cos, rotary.sin
         return x.copy_(torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2))
     turns = torch.view_as_complex(rotary.turns)
-    for part in (x,) if x.dtype.itemsize >= 4 else x.view(-1, *x.shape[-2:]).chunk(PIECES):
-        wide = part.float() if part.dtype.itemsize < 4 else part
-        torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(turns)
-        if wide is not part:
-            part.copy_(wide)
+    if x.dtype.itemsize >= 4:
+        torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turns)
+        return x
+    for part in x.view(-1, *x.shape[-2:]).chunk(PIECES):
+        wide = torch.view_as_complex(part.float().unflatten(-1, (-1, 2)))
+        part.copy_(torch.view_as_real(wide.mul_(turns)).flatten(-2))
     return x
 
 
