@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measuring import in_turn, machine, peak_gb, report, reset_peak
 from benchmarks.presets import PRESETS, Networks, Preset, build_denoiser, build_projectors, draw_inputs, tell
-from hallo3_core.compiling import compile_blocks
-from hallo3_core.streaming import streamed
+from hallo3_core.runtime.compiling import compile_blocks
+from hallo3_core.runtime.streaming import streamed
 
 EAGER, COMPILED, IN_TURN, FP8, STREAMED = MODES = ("eager", "compiled", "in turn", "fp8", "streamed")
 EVALUATIONS = (1, 2, 4)

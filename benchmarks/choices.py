@@ -24,19 +24,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.presets import PRESETS as SIZES
 from benchmarks.presets import build_networks, draw_inputs
-from hallo3_core import presets
-from hallo3_core.checkpoints import fp8
-from hallo3_core.config import Grid
-from hallo3_core.guidance import Guidance
-from hallo3_core.image import plan_framing
+from hallo3_core.cli import presets
+from hallo3_core.inputs.image import plan_framing
+from hallo3_core.inputs.portrait import Portrait
+from hallo3_core.model.config import Grid
 from hallo3_core.model.scaled import ScaledLinear, put_in_place
-from hallo3_core.model.scaled_products import multiplies_in_eight_bits, multiply_in_eight_bits
-from hallo3_core.noise import SeededNoise
-from hallo3_core.options import Settings
-from hallo3_core.pipeline import sample_clip
-from hallo3_core.portrait import Portrait
-from hallo3_core.run import prepare_run
-from hallo3_core.sampler import DPMPP_2M
+from hallo3_core.pipeline.clip import sample_clip
+from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.runtime.fp8_matmul import multiplies_in_eight_bits, multiply_in_eight_bits
+from hallo3_core.sampling.guidance import Guidance
+from hallo3_core.sampling.noise import SeededNoise
+from hallo3_core.sampling.sampler import DPMPP_2M
+from hallo3_core.weights import fp8
 
 LOSSLESS, FEWER = "lossless", "50 steps of dpmpp-2m"
 

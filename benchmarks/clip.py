@@ -33,16 +33,16 @@ from benchmarks.presets import (
     build_vae,
     draw_inputs,
 )
-from hallo3_core.compiling import compile_blocks
-from hallo3_core.image import plan_framing
-from hallo3_core.latents import decode
+from hallo3_core.inputs.image import plan_framing
+from hallo3_core.inputs.portrait import prepare_portrait
 from hallo3_core.model.attention import scaled_dot_product
-from hallo3_core.noise import SeededNoise
-from hallo3_core.options import Settings
-from hallo3_core.pipeline import concat_latent, sample_clip
-from hallo3_core.portrait import prepare_portrait
-from hallo3_core.run import prepare_run
-from hallo3_core.streaming import streamed
+from hallo3_core.pipeline.clip import concat_latent, sample_clip
+from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.runtime.compiling import compile_blocks
+from hallo3_core.runtime.streaming import streamed
+from hallo3_core.sampling.noise import SeededNoise
+from hallo3_core.vae.latents import decode
 
 RESIDENT, FP8, STREAMED = WEIGHTS = ("resident", "fp8", "streamed")
 

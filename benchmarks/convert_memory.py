@@ -25,13 +25,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hallo3_core.checkpoints import names
-from hallo3_core.checkpoints.release import ENGINE_FILE, ENGINE_FOLDER, VAE_FILE
-from hallo3_core.checkpoints.tiny import Draw, transformer_tensors
-from hallo3_core.checkpoints.vae_names import to_original
-from hallo3_core.checkpoints.writing import Entry, header
-from hallo3_core.config import Grid, TransformerConfig
+from hallo3_core.model.config import Grid, TransformerConfig
 from hallo3_core.model.positions import rotary_table
+from hallo3_core.release.layout import ENGINE_FILE, ENGINE_FOLDER, VAE_FILE
+from hallo3_core.toy.noise_release import Draw, transformer_tensors
+from hallo3_core.weights import names
+from hallo3_core.weights.vae_names import to_original
+from hallo3_core.weights.writing import Entry, header
 
 LAYERS = 42
 PROJECTORS = {  # the released sizes: window 5 x 12 layers x 768, 32 tokens of 768; 4 tokens of 1024
@@ -150,7 +150,7 @@ def make_release(folder: Path, kind: str, shapes: Shapes, config: TransformerCon
 
 MEASURED = """
 import json, sys, time
-from hallo3_core.checkpoints.{verb} import {verb}
+from hallo3_core.release.{verb} import {verb}
 
 def peak():  # bytes resident at most so far, mapped files included
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -163,7 +163,7 @@ json.dump(found | {{"above_interpreter_GB": round((peak() - before) / 1e9, 3)}},
 
 
 def measure(verb: str, *arguments: object) -> dict[str, float]:
-    """Call `hallo3_core.checkpoints.<verb>.<verb>` in its own process."""
+    """Call `hallo3_core.release.<verb>.<verb>` in its own process."""
     command = [sys.executable, "-c", MEASURED.format(verb=verb), *map(str, arguments)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     if done.returncode:

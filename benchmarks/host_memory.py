@@ -85,9 +85,11 @@ class Phases:
 def measure(release: Path, given: argparse.Namespace, phases: Phases) -> None:
     """One clip of noise for a portrait, noise for a voice, and zeros for a sentence."""
     height, width = (int(side) for side in given.size.split("x"))
-    audio = of_pack("hallo3_core.audio")
-    recording = of_pack("hallo3_core.recording").Recording(torch.randn(1, int(16000 * SECONDS)) * 0.1, 16000, "noise")
-    face = of_pack("hallo3_core.face").Face(torch.randn(512), (0.0, 0.0, 9.0, 9.0), torch.zeros(5, 2), 0, 1, 0.9)
+    audio = of_pack("hallo3_core.inputs.audio")
+    recording = of_pack("hallo3_core.inputs.recording").Recording(
+        torch.randn(1, int(16000 * SECONDS)) * 0.1, 16000, "noise"
+    )
+    face = of_pack("hallo3_core.inputs.face").Face(torch.randn(512), (0.0, 0.0, 9.0, 9.0), torch.zeros(5, 2), 0, 1, 0.9)
     with phases.phase("load"):
         model = of_pack("nodes.host.model").load_model(str(release), given.weight_dtype)
         reference_net = of_pack("nodes.host.networks").load_reference_net(release, given.weight_dtype)
@@ -100,7 +102,7 @@ def measure(release: Path, given: argparse.Namespace, phases: Phases) -> None:
         portrait = of_pack("nodes.reference").make_reference(image, mask, vae, reference_net, height, width, "crop")
     text = [[torch.zeros(1, config.text_tokens, config.text_width), {}]]
     features = audio.AudioFeatures(hidden, recording.frames, recording)
-    settings = of_pack("hallo3_core.options").Settings(steps=given.steps)
+    settings = of_pack("hallo3_core.pipeline.options").Settings(steps=given.steps)
     with phases.phase("sound and face to tokens"):
         sampler = of_pack("nodes.host.sampling").prepare_sampler(
             model, text, vae, features, face, portrait, settings, seed=0

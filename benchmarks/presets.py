@@ -13,17 +13,17 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import imagined
-from hallo3_core.checkpoints.fp8 import FLOAT8, SCALE, is_rounded
-from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
 from hallo3_core.clips import FRAMES_PER_CLIP
-from hallo3_core.config import AudioProjectorConfig, FaceProjectorConfig, Grid, TransformerConfig
 from hallo3_core.model.attention import Attention, scaled_dot_product
+from hallo3_core.model.config import AudioProjectorConfig, FaceProjectorConfig, Grid, TransformerConfig
 from hallo3_core.model.denoiser import Conditions, Denoiser
 from hallo3_core.model.projectors import AudioProjector, FaceProjector
 from hallo3_core.model.reference_net import ReferenceNet
 from hallo3_core.model.scaled import put_in_place
-from hallo3_core.run import stack
-from hallo3_core.vae import VaeConfig, VideoVae, load_vae
+from hallo3_core.pipeline.conditions import stack
+from hallo3_core.toy.noise_vae import tiny_vae_tensors
+from hallo3_core.vae.autoencoder import VaeConfig, VideoVae, load_vae
+from hallo3_core.weights.fp8 import FLOAT8, SCALE, is_rounded
 
 WINDOW = (5, 12, 768)  # wav2vec frames of a window, layers, width
 

@@ -22,10 +22,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hallo3_core.animate import Progress, animate
-from hallo3_core.checkpoints.release import Release
-from hallo3_core.networks import Networks
-from hallo3_core.options import Options, Settings
-from hallo3_core.work_folder import Keeping
+from hallo3_core.film.work_folder import Keeping
+from hallo3_core.pipeline.networks import Networks
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.release.layout import Release
 
 ROOT = Path(__file__).parents[1]
 

@@ -27,12 +27,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.choices import Bench, Choice, difference
-from hallo3_core import pipeline, presets
-from hallo3_core.guidance import EVERYTHING, Guidance
-from hallo3_core.options import Settings
-from hallo3_core.sampler import DPMPP_2M, SDE_DPMPP_2M, PredictClean, clean_from_velocity, log_snr, sample
-from hallo3_core.schedule import make_schedule
-from hallo3_core.step_cache import IN_A_ROW, StepCache
+from hallo3_core.cli import presets
+from hallo3_core.pipeline import clip as pipeline
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.sampling.guidance import EVERYTHING, Guidance
+from hallo3_core.sampling.sampler import DPMPP_2M, SDE_DPMPP_2M, PredictClean, clean_from_velocity, log_snr, sample
+from hallo3_core.sampling.schedule import make_schedule
+from hallo3_core.sampling.step_cache import IN_A_ROW, StepCache
 
 GAUSSIANS, MEANT, SIZE = 64, 8, 512  # of which the conditions mean `MEANT`
 WIDTHS = (0.1, 0.3, 0.5)  # of a Gaussian, where their middles are drawn with 1

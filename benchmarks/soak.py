@@ -21,10 +21,10 @@ import psutil
 import torch
 
 from hallo3_core.animate import Progress, animate
-from hallo3_core.checkpoints.release import Release
-from hallo3_core.checkpoints.tiny import write_tiny_release
 from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP
-from hallo3_core.options import Options, Settings
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.release.layout import Release
+from hallo3_core.toy.noise_release import write_tiny_release
 
 WARM = 10  # clips after which memory has to stay
 PORTRAIT = Path(__file__).parents[1] / "assets" / "portrait.jpg"

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import plain
 from benchmarks.measuring import in_turn, machine, report
 from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell
-from hallo3_core.compiling import compile_blocks
 from hallo3_core.model.denoiser import Denoiser
+from hallo3_core.runtime.compiling import compile_blocks
 
 TIMESTEP = 500.0
 LARGEST_DIFFERENCE = {torch.float32: 2e-5, torch.bfloat16: 0.1, torch.float16: 0.02}  # of results of about unit size

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.presets import PRESETS as SIZES
 from benchmarks.presets import build_networks, draw_inputs
 from hallo3_core.model.denoiser import Conditions, Denoiser
-from hallo3_core.streaming import streamed
+from hallo3_core.runtime.streaming import streamed
 
 
 def step_of(denoiser: Denoiser, sizes: str, evaluations: int, device: str, dtype: torch.dtype) -> Callable[[], Tensor]:

@@ -1,5 +1,5 @@
 """`python -m hallo3_core`"""
 
-from .cli import entry
+from .cli.main import entry
 
 entry()

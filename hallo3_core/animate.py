@@ -10,27 +10,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .background_writer import BackgroundWriter
-from .checkpoints.release import Release
-from .clip_chain import Clip, MakeClip, clip_chain, lazily
-from .clip_store import FilmPlan, beside, work_on
 from .clips import clip_count
-from .color import check_strength
-from .decoding_ways import decoding_ways
-from .encoding import encode_portrait, encode_prompt, encode_recording, project_audio
 from .errors import InputError
-from .faults import NotFinite, Ways, likely_cause
-from .film import FilmWriter, check_output
-from .networks import Networks, check_options
-from .noise import SeededNoise
-from .options import Options
+from .film.background_writer import BackgroundWriter
+from .film.clip_chain import Clip, MakeClip, clip_chain, lazily
+from .film.clip_store import FilmPlan, beside, work_on
+from .film.color import check_strength
+from .film.work_folder import Keeping
+from .film.writer import FilmWriter, check_output
 from .parallel.spread import follow, lead_run
 from .parallel.team import Team
-from .pipeline import concat_latent, finish_clip, sample_clip
-from .run import Run, prepare_run
-from .sampling_ways import sampling_ways
-from .scene import Scene, film_inputs, read_scene
-from .work_folder import Keeping
+from .pipeline.causes import likely_cause
+from .pipeline.clip import concat_latent, finish_clip, sample_clip
+from .pipeline.conditions import Run, prepare_run
+from .pipeline.decoding_fallbacks import decoding_ways
+from .pipeline.encoding import encode_portrait, encode_prompt, encode_recording, project_audio
+from .pipeline.networks import Networks, check_options
+from .pipeline.options import Options
+from .pipeline.sampling_fallbacks import sampling_ways
+from .pipeline.scene import Scene, film_inputs, read_scene
+from .release.layout import Release
+from .runtime.fallback import Ways
+from .sampling.finite import NotFinite
+from .sampling.noise import SeededNoise
 
 
 class Progress:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..hallo3_core.audio import AudioFeatures, Wav2Vec, encode_audio
 from ..hallo3_core.errors import InputError
-from ..hallo3_core.recording import Recording
+from ..hallo3_core.inputs.audio import AudioFeatures, Wav2Vec, encode_audio
+from ..hallo3_core.inputs.recording import Recording
 from . import types
 
 ENCODE_BYTES = 400_000_000  # wav2vec2's convolutions at work on one piece of the sound

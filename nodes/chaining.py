@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..hallo3_core.audio import AudioFeatures
 from ..hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, clip_span
-from ..hallo3_core.color import hold_colour
 from ..hallo3_core.errors import InputError
-from ..hallo3_core.image import crop_to
-from ..hallo3_core.pipeline import last_frames, new_frames
-from ..hallo3_core.portrait import Portrait
+from ..hallo3_core.film.color import hold_colour
+from ..hallo3_core.inputs.audio import AudioFeatures
+from ..hallo3_core.inputs.image import crop_to
+from ..hallo3_core.inputs.portrait import Portrait
+from ..hallo3_core.pipeline.clip import last_frames, new_frames
 from . import inputs, types
 from .images import image_of, pixels_of
 

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from ..hallo3_core.errors import InputError
-from ..hallo3_core.face import FACE_RATIO, Face, FaceAnalyser, embed_face
+from ..hallo3_core.inputs.face import FACE_RATIO, Face, FaceAnalyser, embed_face
 from . import types
 from .images import image_of, marked, portrait_of
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..hallo3_core.clips import FRAMES_PER_CLIP
-from ..hallo3_core.contact_sheet import contact_sheet
 from ..hallo3_core.errors import InputError
-from ..hallo3_core.guidance import Guidance, Scales, branch_weights
+from ..hallo3_core.film.contact_sheet import contact_sheet
+from ..hallo3_core.sampling.guidance import Guidance, Scales, branch_weights
 from . import inputs
 from .images import image_of
 from .inputs import settings_of

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..hallo3_core.errors import InputError
-from ..hallo3_core.face import box_mask, reference_mask
-from ..hallo3_core.image import MAX_PIXELS, check_size
+from ..hallo3_core.inputs.face import box_mask, reference_mask
+from ..hallo3_core.inputs.image import MAX_PIXELS, check_size
 
 GREEN = (0.2, 0.9, 0.4)
 BRIGHTEST = 2.0  # corrections overshoot 1 a little and are cut off; beyond this the values have another scale

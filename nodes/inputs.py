@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..hallo3_core.guidance import LARGEST_SCALE, Guidance, Scales
-from ..hallo3_core.noise import MAX_SEED
-from ..hallo3_core.options import Settings
-from ..hallo3_core.sampler import SAMPLERS
+from ..hallo3_core.pipeline.options import Settings
+from ..hallo3_core.sampling.guidance import LARGEST_SCALE, Guidance, Scales
+from ..hallo3_core.sampling.noise import MAX_SEED
+from ..hallo3_core.sampling.sampler import SAMPLERS
 from . import types
 
 MODEL = (

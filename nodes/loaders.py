@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..hallo3_core.checkpoints.release import FACE_FOLDER, TEXT_FOLDER, WAV2VEC_FOLDER
-from ..hallo3_core.face import PROVIDERS, load_face_analyser
+from ..hallo3_core.inputs.face import PROVIDERS, load_face_analyser
+from ..hallo3_core.release.layout import FACE_FOLDER, TEXT_FOLDER, WAV2VEC_FOLDER
 from . import types
 
 CATEGORY = "Hallo3/loaders"

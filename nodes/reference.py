@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..hallo3_core.image import GRID, LARGEST_SIDE, MODES, plan_framing
-from ..hallo3_core.portrait import Portrait, prepare_portrait
+from ..hallo3_core.inputs.image import GRID, LARGEST_SIDE, MODES, plan_framing
+from ..hallo3_core.inputs.portrait import Portrait, prepare_portrait
 from . import inputs, types
 from .images import face_mask_of, image_of, portrait_of
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..hallo3_core.image import read_image
-from ..hallo3_core.recording import read_recording
-from ..hallo3_core.samples import copy_samples
+from ..hallo3_core.inputs.image import read_image
+from ..hallo3_core.inputs.recording import read_recording
+from ..hallo3_core.inputs.samples import copy_samples
 from .audio import audio_of
 from .images import image_of
 

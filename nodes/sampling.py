@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..hallo3_core.options import Settings
-from ..hallo3_core.schedule import make_schedule
+from ..hallo3_core.pipeline.options import Settings
+from ..hallo3_core.sampling.schedule import make_schedule
 from . import inputs
 from .inputs import guidance_of, settings_of
 

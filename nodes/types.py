@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 REFERENCE_NET = "HALLO3_REFERENCE_NET"  # Network: a ReferenceNet
 WAV2VEC = "HALLO3_WAV2VEC"  # Network: its module's `model` is transformers' wav2vec2
-FACE_ANALYSIS = "HALLO3_FACE_ANALYSIS"  # hallo3_core.face.FaceAnalyser
-AUDIO = "HALLO3_AUDIO"  # hallo3_core.audio.AudioFeatures
-FACE = "HALLO3_FACE"  # hallo3_core.face.Face
-REFERENCE = "HALLO3_REFERENCE"  # hallo3_core.portrait.Portrait, on the CPU, with the bank of the null
+FACE_ANALYSIS = "HALLO3_FACE_ANALYSIS"  # hallo3_core.inputs.face.FaceAnalyser
+AUDIO = "HALLO3_AUDIO"  # hallo3_core.inputs.audio.AudioFeatures
+FACE = "HALLO3_FACE"  # hallo3_core.inputs.face.Face
+REFERENCE = "HALLO3_REFERENCE"  # hallo3_core.inputs.portrait.Portrait, on the CPU, with the bank of the null
 MOTION = "HALLO3_MOTION"  # Motion
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..hallo3_core.errors import InputError, require
-from ..hallo3_core.recording import Recording, check_recording, read_recording
+from ..hallo3_core.inputs.recording import Recording, check_recording, read_recording
 from .audio import audio_of, recording_of
 
 FULL_SCALE = 32767  # of 16-bit sound

@@ -19,7 +19,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 @pytest.fixture(scope="session")
 def tiny_release(tmp_path_factory) -> Path:
-    from hallo3_core.checkpoints.tiny import write_tiny_release
+    from hallo3_core.toy.noise_release import write_tiny_release
 
     return write_tiny_release(tmp_path_factory.mktemp("models") / "tiny")
 

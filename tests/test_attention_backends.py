@@ -8,7 +8,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from hallo3_core.attention_backends import (
+from hallo3_core.errors import InputError
+from hallo3_core.model.attention import scaled_dot_product
+from hallo3_core.runtime.attention_backends import (
     CHOICES,
     ROUNDING,
     Backend,
@@ -23,10 +25,8 @@ from hallo3_core.attention_backends import (
     sample_inputs,
     torch_backend,
 )
-from hallo3_core.checkpoints.tiny import CONFIG
-from hallo3_core.errors import InputError
-from hallo3_core.latents import film_grid
-from hallo3_core.model.attention import scaled_dot_product
+from hallo3_core.toy.noise_release import CONFIG
+from hallo3_core.vae.latents import film_grid
 from tests.noise import noise
 
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hallo3_core import audio
-from hallo3_core.checkpoints.tiny_wav2vec import write_tiny_wav2vec
 from hallo3_core.clips import FRAMES_PER_CLIP, clip_count, clip_span
 from hallo3_core.errors import InputError
-from hallo3_core.recording import VOICE_RATE, Recording, to_mono
+from hallo3_core.inputs import audio
+from hallo3_core.inputs.recording import VOICE_RATE, Recording, to_mono
+from hallo3_core.toy.noise_wav2vec import write_tiny_wav2vec
 
 transformers = pytest.importorskip("transformers")
 

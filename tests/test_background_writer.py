@@ -7,9 +7,9 @@ import threading
 import pytest
 import torch
 
-from hallo3_core.background_writer import BackgroundWriter
 from hallo3_core.errors import InputError
-from hallo3_core.film import FilmWriter
+from hallo3_core.film.background_writer import BackgroundWriter
+from hallo3_core.film.writer import FilmWriter
 
 H, W = 32, 48
 

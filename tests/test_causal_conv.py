@@ -5,9 +5,9 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
 
-from hallo3_core import causal_conv
-from hallo3_core.causal_conv import CausalConv, exchange_causal_convs
-from hallo3_core.vae import Caches, VaeConfig, build_vae
+from hallo3_core.vae import causal_conv
+from hallo3_core.vae.autoencoder import Caches, VaeConfig, build_vae
+from hallo3_core.vae.causal_conv import CausalConv, exchange_causal_convs
 
 CONFIG = VaeConfig((32, 32, 64, 32), 1)
 

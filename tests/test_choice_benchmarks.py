@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks import choices, second_film, skipping, streaming
-from hallo3_core.guidance import Guidance
-from hallo3_core.options import Settings
-from hallo3_core.sampler import DPMPP_2M, SAMPLERS
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.sampling.guidance import Guidance
+from hallo3_core.sampling.sampler import DPMPP_2M, SAMPLERS
 
 
 def test_choices_count_and_compare():
@@ -65,9 +65,9 @@ def test_streaming_is_compared_with_its_equal():
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_films_beginning_is_measured_and_no_film_made(tiny_release, tmp_path, keep):
-    from hallo3_core.checkpoints.release import Release
-    from hallo3_core.networks import Networks
-    from hallo3_core.options import Options
+    from hallo3_core.pipeline.networks import Networks
+    from hallo3_core.pipeline.options import Options
+    from hallo3_core.release.layout import Release
 
     networks = Networks(Release(tiny_release), Options(Settings(steps=1), size=(32, 48)), keep)
     clock, busy = second_film.seconds_to_sampling(networks, tmp_path)

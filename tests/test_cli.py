@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hallo3_core.cli import main
-from hallo3_core.film import read_film
-from hallo3_core.image import read_image
+from hallo3_core.cli.main import main
+from hallo3_core.film.writer import read_film
+from hallo3_core.inputs.image import read_image
 
 SMALL = ["--size", "32x48", "--steps", "2", "--device", "cpu"]
 
@@ -170,11 +170,11 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-import hallo3_core, hallo3_core.cli
+import hallo3_core, hallo3_core.cli.main
 assert "torch" not in sys.modules
-import hallo3_core.pipeline, hallo3_core.animate
+import hallo3_core.pipeline.clip, hallo3_core.animate
 from hallo3_core.errors import InputError
-from hallo3_core.recording import read_recording
+from hallo3_core.inputs.recording import read_recording
 try:
     read_recording(__FILE__)
 except InputError as error:

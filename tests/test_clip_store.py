@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hallo3_core import work_folder
-from hallo3_core.clip_chain import Clip, clip_chain, lazily
-from hallo3_core.clip_store import ClipStore, FilmPlan, beside, decode_frames, encode_frames, work_on
 from hallo3_core.errors import InputError
-from hallo3_core.work_folder import Keeping, WorkFolder, clip_bytes
+from hallo3_core.film import work_folder
+from hallo3_core.film.clip_chain import Clip, clip_chain, lazily
+from hallo3_core.film.clip_store import ClipStore, FilmPlan, beside, decode_frames, encode_frames, work_on
+from hallo3_core.film.work_folder import Keeping, WorkFolder, clip_bytes
 
 INPUTS = {"seed": "5", "portrait": "a" * 64}
 PLAN = FilmPlan("film.mp4", 3, 4, 6, INPUTS)

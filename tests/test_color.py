@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hallo3_core.color import from_oklab, hold_colour, statistics, straight, to_oklab
 from hallo3_core.errors import InputError
-from hallo3_core.image import plan_framing
+from hallo3_core.film.color import from_oklab, hold_colour, statistics, straight, to_oklab
+from hallo3_core.inputs.image import plan_framing
 
 HEIGHT, WIDTH = 32, 48
 WHOLE = plan_framing(HEIGHT, WIDTH, HEIGHT, WIDTH, "crop")

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from hallo3_core.checkpoints import names, tiny
-from hallo3_core.checkpoints.parts import load, sort_official
-from hallo3_core.compiling import check_compiler, compile_blocks
-from hallo3_core.config import Grid
 from hallo3_core.errors import InputError
+from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.run import stack
+from hallo3_core.pipeline.conditions import stack
+from hallo3_core.runtime.compiling import check_compiler, compile_blocks
+from hallo3_core.toy import noise_release as tiny
+from hallo3_core.weights import names
+from hallo3_core.weights.parts import load, sort_official
 
 GRID = Grid(2, 2, 3)
 
@@ -112,8 +113,8 @@ def test_the_device_is_never_waited_for_inside_a_step(denoiser):
 
 
 def test_the_command_line_asks_for_it():
-    from hallo3_core.cli import build_parser
-    from hallo3_core.film_options import film_options
+    from hallo3_core.cli.film_options import film_options
+    from hallo3_core.cli.main import build_parser
 
     words = ["animate", "--image", "a.png", "--audio", "a.wav", "--prompt", "p", "--output", "a.mp4", "--models", "m"]
     asked = [

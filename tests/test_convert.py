@@ -10,25 +10,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from hallo3_core.checkpoints import convert as conversion
-from hallo3_core.checkpoints import fp8, names
-from hallo3_core.checkpoints.convert import FILES, convert
-from hallo3_core.checkpoints.kinds import ENGINE_PARTS
-from hallo3_core.checkpoints.parts import VAE, Parts, load, sort_official, sort_tensors
-from hallo3_core.checkpoints.reading import read_metadata, read_tensors
-from hallo3_core.checkpoints.release import ENGINE_FILE, ENGINE_FOLDER, VAE_FILE, Release
-from hallo3_core.checkpoints.tiny import engine_tensors
-from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
-from hallo3_core.checkpoints.vae_names import in_diffusers_names
-from hallo3_core.checkpoints.writing import Entry, verify, write_streamed
 from hallo3_core.errors import InputError
-from hallo3_core.latents import encode
+from hallo3_core.inputs.portrait import Portrait
 from hallo3_core.model.scaled import ScaledLinear
-from hallo3_core.noise import SeededNoise
-from hallo3_core.options import Settings
-from hallo3_core.pipeline import concat_latent, sample_clip
-from hallo3_core.portrait import Portrait
-from hallo3_core.run import prepare_run
+from hallo3_core.pipeline.clip import concat_latent, sample_clip
+from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.release import convert as conversion
+from hallo3_core.release.convert import FILES, convert
+from hallo3_core.release.layout import ENGINE_FILE, ENGINE_FOLDER, VAE_FILE, Release
+from hallo3_core.sampling.noise import SeededNoise
+from hallo3_core.toy.noise_release import engine_tensors
+from hallo3_core.toy.noise_vae import tiny_vae_tensors
+from hallo3_core.vae.latents import encode
+from hallo3_core.weights import fp8, names
+from hallo3_core.weights.kinds import ENGINE_PARTS
+from hallo3_core.weights.parts import VAE, Parts, load, sort_official, sort_tensors
+from hallo3_core.weights.reading import read_metadata, read_tensors
+from hallo3_core.weights.vae_names import in_diffusers_names
+from hallo3_core.weights.writing import Entry, verify, write_streamed
 
 DTYPES = ("bf16", "fp16", "fp8")
 # Error of a clip's latent against the bfloat16 release's, as a share of its spread, after two steps of guidance 3.5.
@@ -266,7 +266,7 @@ def test_one_flipped_bit_is_found(converted, tmp_path, position):
 
 def test_what_does_not_read_back_gets_no_name(release, tmp_path, monkeypatch):
     """The disk flips a bit between writing and reading back."""
-    monkeypatch.setattr("hallo3_core.checkpoints.writing._settle", flip_last_byte)
+    monkeypatch.setattr("hallo3_core.weights.writing._settle", flip_last_byte)
     with pytest.raises(InputError, match="checksum"):
         convert(release, tmp_path, "bf16")
     assert list(tmp_path.iterdir()) == []

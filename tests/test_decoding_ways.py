@@ -5,8 +5,8 @@ import torch
 
 from benchmarks.imagined import ImaginedCard
 from benchmarks.presets import PRESETS, build_denoiser, build_vae
-from hallo3_core.decoding_ways import ALONE, LEAN, TILED, WHOLE, decoding_ways, elsewhere
-from hallo3_core.streaming import StreamedBlocks
+from hallo3_core.pipeline.decoding_fallbacks import ALONE, LEAN, TILED, WHOLE, decoding_ways, elsewhere
+from hallo3_core.runtime.streaming import StreamedBlocks
 
 TOY, FULL = PRESETS["toy"], PRESETS["full"]
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hallo3_core.checkpoints import names, tiny
-from hallo3_core.checkpoints.detect import expect, find_files, identify_file
-from hallo3_core.checkpoints.kinds import (
+from hallo3_core.errors import InputError
+from hallo3_core.release.detect import expect, find_files, identify_file
+from hallo3_core.toy import noise_release as tiny
+from hallo3_core.toy.noise_vae import tiny_vae_tensors
+from hallo3_core.weights import names
+from hallo3_core.weights.kinds import (
     ENGINE_PARTS,
     FACE_DETECTOR,
     FACE_RECOGNISER,
@@ -22,12 +25,10 @@ from hallo3_core.checkpoints.kinds import (
     identify,
     identify_onnx,
 )
-from hallo3_core.checkpoints.onnx_outline import OnnxOutline, read_onnx_outline
-from hallo3_core.checkpoints.parts import TEXT, VAE, sort_official
-from hallo3_core.checkpoints.reading import Entry
-from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
-from hallo3_core.checkpoints.vae_names import in_diffusers_names
-from hallo3_core.errors import InputError
+from hallo3_core.weights.onnx_outline import OnnxOutline, read_onnx_outline
+from hallo3_core.weights.parts import TEXT, VAE, sort_official
+from hallo3_core.weights.reading import Entry
+from hallo3_core.weights.vae_names import in_diffusers_names
 
 DENOISER_PREFIX, REFERENCE_PREFIX = names.PREFIXES
 T5 = {

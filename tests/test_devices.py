@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hallo3_core import devices
-from hallo3_core.devices import automatic_dtype, check_dtype, choose_device, stay_on_the_card
 from hallo3_core.errors import InputError
+from hallo3_core.runtime import devices
+from hallo3_core.runtime.devices import automatic_dtype, check_dtype, choose_device, stay_on_the_card
 
 
 @pytest.fixture

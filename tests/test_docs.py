@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hallo3_core.cli import build_parser
+from hallo3_core.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

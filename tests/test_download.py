@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hallo3_core.checkpoints.download import PARTS, REPOSITORY, download, plan, plan_text
-from hallo3_core.checkpoints.release import Release
 from hallo3_core.errors import InputError
+from hallo3_core.release.download import PARTS, REPOSITORY, download, plan, plan_text
+from hallo3_core.release.layout import Release
 
 UNUSED = {"README.md": b"read me", "wav2vec/wav2vec2-base-960h/pytorch_model.bin": b"the same weights as a pickle"}
 

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hallo3_core import face
-from hallo3_core.checkpoints.tiny_face import write_tiny_face
 from hallo3_core.errors import InputError
+from hallo3_core.inputs import face
+from hallo3_core.toy.noise_face import write_tiny_face
 
 SKIN, COOL = (0.88, 0.67, 0.55), (0.35, 0.5, 0.65)
 

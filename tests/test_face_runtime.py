@@ -8,9 +8,10 @@ import sysconfig
 
 import pytest
 
-from hallo3_core import errors, face_runtime
+from hallo3_core import errors
 from hallo3_core.errors import InputError
-from hallo3_core.face_runtime import NEEDS
+from hallo3_core.inputs import face_runtime
+from hallo3_core.inputs.face_runtime import NEEDS
 
 CPU, CUDA = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
 OTHERS = {package: module for module, package in NEEDS.items()}

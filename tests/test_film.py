@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hallo3_core.errors import InputError
-from hallo3_core.film import (
+from hallo3_core.film.writer import (
     FALLBACK_RATE,
     NOTICE,
     SOUND_RATES,
@@ -25,7 +25,7 @@ from hallo3_core.film import (
     read_film,
     to_planes,
 )
-from hallo3_core.recording import Recording, read_recording
+from hallo3_core.inputs.recording import Recording, read_recording
 
 H, W = 32, 48
 
@@ -297,8 +297,8 @@ def test_what_is_no_film_is_named(tmp_path, caplog):
 
 MEMORY = """
 import resource, sys, torch
-from hallo3_core.film import FilmWriter
-from hallo3_core.recording import Recording
+from hallo3_core.film.writer import FilmWriter
+from hallo3_core.inputs.recording import Recording
 
 sound = Recording(torch.rand(2, 80 * 48000) - 0.5, 48000)
 frame = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hallo3_core.checkpoints.release import Release
-from hallo3_core.fingerprint import SAME_FILM, about, differences, digest, file_identity, flat, versions
-from hallo3_core.guidance import Guidance, Scales
-from hallo3_core.networks import Networks
-from hallo3_core.options import Options, Settings
-from hallo3_core.scene import film_inputs, read_scene
+from hallo3_core.film.fingerprint import SAME_FILM, about, differences, digest, file_identity, flat, versions
+from hallo3_core.pipeline.networks import Networks
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.pipeline.scene import film_inputs, read_scene
+from hallo3_core.release.layout import Release
+from hallo3_core.sampling.guidance import Guidance, Scales
 
 
 @pytest.mark.parametrize("change", ["value", "shape", "dtype"])

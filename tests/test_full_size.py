@@ -6,10 +6,10 @@ import torch
 from benchmarks import clip
 from benchmarks.imagined import NAME, ImaginedCard, flash_attention
 from benchmarks.presets import PRESETS, build_denoiser, build_reference_net, build_vae
-from hallo3_core.activations import activation_bytes, decode_bytes, encode_bytes, reference_bytes, run_bytes
-from hallo3_core.config import Grid
+from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.options import Settings
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.runtime.activations import activation_bytes, decode_bytes, encode_bytes, reference_bytes, run_bytes
 
 FULL, BF16, STEPS = PRESETS["full"], torch.bfloat16, 2
 TRAINED, SQUARE = Grid(13, 30, 45), Grid(13, 30, 30)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hallo3_core.errors import InputError
-from hallo3_core.guidance import (
+from hallo3_core.sampling.guidance import (
     EVERYTHING,
     LARGEST_SCALE,
     NOTHING,

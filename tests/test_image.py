@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hallo3_core import image
 from hallo3_core.errors import InputError
+from hallo3_core.inputs import image
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (20, 28, 3), dtype=np.uint8)

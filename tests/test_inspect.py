@@ -8,14 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hallo3_core.checkpoints import names, tiny
-from hallo3_core.checkpoints.inspect import inspect
-from hallo3_core.checkpoints.kinds import ENGINE_PARTS
-from hallo3_core.checkpoints.parts import TEXT, VAE, build, sort_official
-from hallo3_core.checkpoints.release import ENGINE_FILE, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
-from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
-from hallo3_core.checkpoints.vae_names import in_diffusers_names
 from hallo3_core.errors import InputError
+from hallo3_core.release.inspect import inspect
+from hallo3_core.release.layout import ENGINE_FILE, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from hallo3_core.toy import noise_release as tiny
+from hallo3_core.toy.noise_vae import tiny_vae_tensors
+from hallo3_core.weights import names
+from hallo3_core.weights.kinds import ENGINE_PARTS
+from hallo3_core.weights.parts import TEXT, VAE, build, sort_official
+from hallo3_core.weights.vae_names import in_diffusers_names
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from hallo3_core.interruption import Terminated, sigterm_raises
+from hallo3_core.cli.interruption import Terminated, sigterm_raises
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there SIGTERM cannot be sent")
 

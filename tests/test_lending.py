@@ -9,17 +9,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hallo3_core.animate import animate
-from hallo3_core.checkpoints import names
-from hallo3_core.checkpoints.release import Release
-from hallo3_core.devices import all_bytes
-from hallo3_core.film import read_film
-from hallo3_core.guidance import Guidance
+from hallo3_core.film.work_folder import Keeping
+from hallo3_core.film.writer import read_film
+from hallo3_core.inputs.text import encoder_bytes, load_text_encoder
 from hallo3_core.model.scaled import ScaledLinear
-from hallo3_core.networks import Networks, can_keep_all
-from hallo3_core.options import Options, Settings
-from hallo3_core.streaming import StreamedBlocks
-from hallo3_core.text import encoder_bytes, load_text_encoder
-from hallo3_core.work_folder import Keeping
+from hallo3_core.pipeline.networks import Networks, can_keep_all
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.release.layout import Release
+from hallo3_core.runtime.devices import all_bytes
+from hallo3_core.runtime.streaming import StreamedBlocks
+from hallo3_core.sampling.guidance import Guidance
+from hallo3_core.weights import names
 
 OPTIONS = Options(Settings(steps=2), size=(32, 48))
 
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, pla
     """The denoiser's weights fit, but not with what it computes; then the others have room."""
     release = Release(tiny_release)
     free = iter([release.network_bytes(names.DENOISER, dtype=torch.float32), 10**9, 10**9])
-    monkeypatch.setattr("hallo3_core.networks.free_bytes", lambda device: next(free))
+    monkeypatch.setattr("hallo3_core.pipeline.networks.free_bytes", lambda device: next(free))
     networks = Networks(release, OPTIONS, keep=True)
     with networks.denoiser() as denoiser, networks.part(names.REFERENCE_NET) as net, networks.text_encoder() as text:
         streamed = [
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, pla
     assert "denoiser needs 0.0 GB, cpu has 0.0 GB free: its blocks are streamed from host memory" in caplog.text
     with networks.part(names.REFERENCE_NET) as kept:  # asks no more
         assert kept is net
-    monkeypatch.setattr("hallo3_core.networks.free_bytes", lambda device: 0)
+    monkeypatch.setattr("hallo3_core.pipeline.networks.free_bytes", lambda device: 0)
     assert torch.equal(make(networks=Networks(release, OPTIONS)), plain)
 
 
@@ -173,7 +173,7 @@ def test_room_for_all_networks_is_half_of_the_memory(tiny_release, monkeypatch):
     size = sum(path.stat().st_size for path in release.files())
     for memory, fits in ((4 * size, True), (3 * size, False)):  # float32: twice the files
         with monkeypatch.context() as patched:
-            patched.setattr("hallo3_core.networks.all_bytes", lambda device, memory=memory: memory)
+            patched.setattr("hallo3_core.pipeline.networks.all_bytes", lambda device, memory=memory: memory)
             assert can_keep_all(release, OPTIONS) == fits
     alone = all_bytes("cpu")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

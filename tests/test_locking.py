@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hallo3_core.locking import try_lock
+from hallo3_core.film.locking import try_lock
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
 import sys, time
 from pathlib import Path
-from hallo3_core.locking import try_lock
+from hallo3_core.film.locking import try_lock
 lock = try_lock(Path(sys.argv[1]))
 print(lock is not None, flush=True)
 time.sleep(600)
@@ -56,7 +56,7 @@ def test_a_lock_dies_with_its_process(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
 def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
     """The owner removes the file between our opening it and locking it: we would hold a file without a name."""
-    import hallo3_core.locking as locking
+    import hallo3_core.film.locking as locking
 
     original, first = locking._lock, [True]
 

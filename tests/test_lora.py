@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hallo3_core.checkpoints import fp8
-from hallo3_core.checkpoints.lora import apply_lora, lora_targets, match_lora, read_lora, weight_shapes
-from hallo3_core.config import Grid, TransformerConfig
 from hallo3_core.errors import InputError
+from hallo3_core.model.config import Grid, TransformerConfig
 from hallo3_core.model.denoiser import Conditions, Denoiser
 from hallo3_core.model.positions import rotary_table
 from hallo3_core.model.scaled import ScaledLinear, put_in_place
+from hallo3_core.release.lora import apply_lora, lora_targets, match_lora, read_lora, weight_shapes
+from hallo3_core.weights import fp8
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 

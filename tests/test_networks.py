@@ -5,14 +5,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from hallo3_core.checkpoints import names, tiny
-from hallo3_core.checkpoints.parts import build, fill, load, sort_official
-from hallo3_core.config import Grid, TransformerConfig
 from hallo3_core.errors import InputError
 from hallo3_core.model.attention import Folded, is_worth_folding, scaled_dot_product
+from hallo3_core.model.config import Grid, TransformerConfig
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.model.positions import Rotary, fitted_positions, fitted_table, rotary_table, rotate_
-from hallo3_core.run import stack
+from hallo3_core.pipeline.conditions import stack
+from hallo3_core.toy import noise_release as tiny
+from hallo3_core.weights import names
+from hallo3_core.weights.parts import build, fill, load, sort_official
 from tests.noise import noise
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from benchmarks.imagined import NAME, ImaginedCard, flash_attention
-from hallo3_core import animate, encoding, networks
+from hallo3_core import animate
 from hallo3_core.animate import Progress, clip_maker
-from hallo3_core.checkpoints.release import Release
-from hallo3_core.guidance import Guidance, Scales
-from hallo3_core.networks import Networks
-from hallo3_core.options import Options, Settings
-from hallo3_core.scene import read_scene
+from hallo3_core.pipeline import encoding, networks
+from hallo3_core.pipeline.networks import Networks
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.pipeline.scene import read_scene
+from hallo3_core.release.layout import Release
+from hallo3_core.sampling.guidance import Guidance, Scales
 
 SIZE = (64, 96)
 TWO_STEPS, HALF = dict(settings=Settings(steps=2)), dict(dtype=torch.bfloat16)
@@ -80,7 +81,7 @@ def test_a_film_goes_on_in_the_smallest_ways_there_too(clips, monkeypatch):
         raise full
 
     monkeypatch.setattr(animate, "sample_clip", sampled)
-    monkeypatch.setattr("hallo3_core.decoding_ways.decode_whole", whole)
+    monkeypatch.setattr("hallo3_core.pipeline.decoding_fallbacks.decode_whole", whole)
     first, second, _ = clips(**TWO_STEPS)
     assert calls == ["ModuleList", "ModuleList", "StreamedBlocks", "whole", "whole", "whole", "StreamedBlocks"]
     assert (len(first.frames), len(second.frames)) == (47, 43)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hallo3_core.image import crop_to, plan_framing, to_uint8
-from hallo3_core.pipeline import finish_clip
-from hallo3_core.portrait import Portrait
+from hallo3_core.inputs.image import crop_to, plan_framing, to_uint8
+from hallo3_core.inputs.portrait import Portrait
+from hallo3_core.pipeline.clip import finish_clip
 
 
 def test_a_clip_leaves_its_new_frames_without_bars_and_its_end_without_the_rest():

@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 import pytest
 
-from hallo3_core.checkpoints.tiny import CONFIG
-from hallo3_core.cli import build_parser
+from hallo3_core.cli.film_options import film_options
+from hallo3_core.cli.main import build_parser
+from hallo3_core.cli.presets import PRESETS, settle, summary
 from hallo3_core.errors import InputError
-from hallo3_core.film_options import film_options
-from hallo3_core.networks import check_options
-from hallo3_core.presets import PRESETS, settle, summary
-from hallo3_core.sampler import SAMPLERS
-from hallo3_core.scene import film_frame
+from hallo3_core.pipeline.networks import check_options
+from hallo3_core.pipeline.scene import film_frame
+from hallo3_core.sampling.sampler import SAMPLERS
+from hallo3_core.toy.noise_release import CONFIG
 
 REQUIRED = "animate --image a.png --audio a.wav --prompt A --output a.mp4 --models m --device cpu".split()
 

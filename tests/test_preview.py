@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hallo3_core.preview import fit_colours
+from hallo3_core.vae.preview import fit_colours
 
 
 def test_a_linear_latent_is_shown_exactly():

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from hallo3_core.checkpoints import mapping, safetensors_format
-from hallo3_core.checkpoints.reading import read_header, read_metadata, read_tensors
 from hallo3_core.errors import InputError
+from hallo3_core.weights import mapping, safetensors_format
+from hallo3_core.weights.reading import read_header, read_metadata, read_tensors
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.int64, torch.uint8, torch.bool]
 tensor_tables = st.dictionaries(
@@ -269,7 +269,7 @@ def test_tensors_are_mapped_and_not_copied(tmp_path, suffix):
     tensors = {"x": torch.zeros(size // 4)}
     torch.save(tensors, path) if suffix == ".pt" else save_file(tensors, path)
     code = (
-        "import sys; from hallo3_core.checkpoints.reading import read_tensors\n"
+        "import sys; from hallo3_core.weights.reading import read_tensors\n"
         "own = lambda: next(int(l.split()[1]) << 10 for l in open('/proc/self/status') if l.startswith('RssAnon'))\n"
         "before = own(); x = read_tensors(sys.argv[1])['x']; x.sum().item(); print(own() - before, len(x))"
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hallo3_core.clips import film_frames
 from hallo3_core.errors import InputError
-from hallo3_core.recording import (
+from hallo3_core.inputs.recording import (
     LONGEST,
     MOST_VALUES,
     VOICE_RATE,

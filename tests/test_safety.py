@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hallo3_core.work_folder import WorkFolder
+from hallo3_core.film.work_folder import WorkFolder
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("hallo3_core", "nodes") for path in (ROOT / folder).rglob("*.py"))

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hallo3_core.errors import InputError
-from hallo3_core.noise import MAX_SEED, SeededNoise
-from hallo3_core.sampler import DDIM, DPMPP_2M, SAMPLERS, SDE_DPMPP_2M, clean_from_velocity, sample
-from hallo3_core.schedule import TRAINING_STEPS, make_schedule
+from hallo3_core.sampling.noise import MAX_SEED, SeededNoise
+from hallo3_core.sampling.sampler import DDIM, DPMPP_2M, SAMPLERS, SDE_DPMPP_2M, clean_from_velocity, sample
+from hallo3_core.sampling.schedule import TRAINING_STEPS, make_schedule
 
 STEPS = (1, 2, 7, 50)
 

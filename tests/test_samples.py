@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hallo3_core.cli import main
+from hallo3_core.cli.main import main
 from hallo3_core.errors import InputError
-from hallo3_core.image import read_image
-from hallo3_core.recording import read_recording
-from hallo3_core.samples import NAMES, copy_samples
+from hallo3_core.inputs.image import read_image
+from hallo3_core.inputs.recording import read_recording
+from hallo3_core.inputs.samples import NAMES, copy_samples
 
 
 def test_the_samples_are_copied_whole(tmp_path, capsys):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hallo3_core.checkpoints import fp8, names
-from hallo3_core.checkpoints.release import Release
 from hallo3_core.model.scaled import ScaledLinear
-from hallo3_core.model.scaled_products import (
+from hallo3_core.release.layout import Release
+from hallo3_core.runtime.fp8_matmul import (
     ScaledProductLinear,
     multiplies_in_eight_bits,
     multiply_in_eight_bits,
     round_rows,
 )
+from hallo3_core.weights import fp8, names
 from tests.noise import noise
 
 
@@ -55,7 +55,7 @@ def test_rounding_the_input_costs_what_three_bits_of_mantissa_cost():
 def test_rows_are_rounded_in_pieces_as_in_one(monkeypatch):
     x = noise(10, 64, seed=2).bfloat16()
     whole = round_rows(x)
-    monkeypatch.setattr("hallo3_core.model.scaled_products.PIECE", 3)
+    monkeypatch.setattr("hallo3_core.runtime.fp8_matmul.PIECE", 3)
     for found, expected in zip(round_rows(x), whole, strict=True):
         assert torch.equal(found.float(), expected.float())
     compiled = torch.compile(round_rows, backend="eager", fullgraph=True)

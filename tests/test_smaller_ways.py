@@ -7,21 +7,23 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from hallo3_core import sampling_ways
-from hallo3_core.activations import activation_bytes
-from hallo3_core.checkpoints.release import Release
 from hallo3_core.errors import InputError
-from hallo3_core.faults import NotFinite, Ways, check_finite, is_out_of_memory, likely_cause
-from hallo3_core.guidance import Guidance, Scales
-from hallo3_core.networks import Networks
-from hallo3_core.options import Options, Settings
-from hallo3_core.portrait import Portrait
-from hallo3_core.run import prepare_run
-from hallo3_core.sampler import SAMPLERS, sample
-from hallo3_core.sampling_ways import IN_TURN, TOGETHER
-from hallo3_core.schedule import make_schedule
-from hallo3_core.tiles import OVERLAP, decode_in_tiles, halves, ramps
-from hallo3_core.vae import PIXELS
+from hallo3_core.inputs.portrait import Portrait
+from hallo3_core.pipeline import sampling_fallbacks as sampling_ways
+from hallo3_core.pipeline.causes import likely_cause
+from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.networks import Networks
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.pipeline.sampling_fallbacks import IN_TURN, TOGETHER
+from hallo3_core.release.layout import Release
+from hallo3_core.runtime.activations import activation_bytes
+from hallo3_core.runtime.fallback import Ways, is_out_of_memory
+from hallo3_core.sampling.finite import NotFinite, check_finite
+from hallo3_core.sampling.guidance import Guidance, Scales
+from hallo3_core.sampling.sampler import SAMPLERS, sample
+from hallo3_core.sampling.schedule import make_schedule
+from hallo3_core.vae.autoencoder import PIXELS
+from hallo3_core.vae.tiles import OVERLAP, decode_in_tiles, halves, ramps
 
 
 class Memory:
@@ -154,7 +156,7 @@ def test_halves_cover_a_side_and_their_weights_fade(side):
 
 
 def test_the_toy_vae_in_tiles_is_nearly_itself(tiny_release):
-    from hallo3_core.checkpoints.release import Release
+    from hallo3_core.release.layout import Release
 
     vae = Release(tiny_release).vae(dtype=torch.float32)
     latent = torch.randn(1, 16, 3, 24, 34, generator=torch.Generator().manual_seed(0))

@@ -5,8 +5,8 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSpatialNorm3D
 
-from hallo3_core.spatial_norm import SpatialNorm, exchange_spatial_norms
-from hallo3_core.vae import VaeConfig, build_vae
+from hallo3_core.vae.autoencoder import VaeConfig, build_vae
+from hallo3_core.vae.spatial_norm import SpatialNorm, exchange_spatial_norms
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 

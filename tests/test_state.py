@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from hallo3_core.animate import Progress, animate
-from hallo3_core.checkpoints.release import Release
-from hallo3_core.cli import main
+from hallo3_core.cli.main import main
 from hallo3_core.errors import InputError
-from hallo3_core.guidance import Guidance, Scales
-from hallo3_core.options import Options, Settings
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.release.layout import Release
+from hallo3_core.sampling.guidance import Guidance, Scales
 
 SMALL = Options(settings=Settings(steps=2), size=(16, 16), seed=3)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hallo3_core.checkpoints import fp8, names, tiny
-from hallo3_core.checkpoints.lora import apply_lora, match_lora
-from hallo3_core.checkpoints.parts import Parts, load, sort_official
-from hallo3_core.config import Grid
+from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.streaming import ALIGNMENT, PlainLane, StreamedBlocks, pack, streamed
+from hallo3_core.release.lora import apply_lora, match_lora
+from hallo3_core.runtime.streaming import ALIGNMENT, PlainLane, StreamedBlocks, pack, streamed
+from hallo3_core.toy import noise_release as tiny
+from hallo3_core.weights import fp8, names
+from hallo3_core.weights.parts import Parts, load, sort_official
 from tests.noise import noise
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -169,7 +170,7 @@ def test_packed_weights_are_aligned_and_whole():
 
 
 def test_other_networks_are_streamed_by_the_name_of_their_blocks(tiny_release):
-    from hallo3_core.text import load_text_encoder
+    from hallo3_core.inputs.text import load_text_encoder
 
     encoder = load_text_encoder(tiny_release / "t5-v1_1-xxl")
     expected = encoder.encode("A person talks.")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hallo3_core.checkpoints.tiny_text import write_tiny_text_encoder
 from hallo3_core.errors import InputError
-from hallo3_core.text import TEXT_TOKENS, load_text_encoder, null_text, read_tokenizer
+from hallo3_core.inputs.text import TEXT_TOKENS, load_text_encoder, null_text, read_tokenizer
+from hallo3_core.toy.noise_text import write_tiny_text_encoder
 
 DIM = 40
 PROMPT = "A person is talking to the camera."

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hallo3_core.checkpoints.tiny_vae import CONFIG, CONTRAST, tiny_vae_tensors
-from hallo3_core.checkpoints.vae_names import in_diffusers_names, to_diffusers, to_original
 from hallo3_core.errors import InputError
-from hallo3_core.vae import LOG_VARIANCE, VaeConfig, build_vae, channels_last, chunk_spans, load_vae
+from hallo3_core.toy.noise_vae import CONFIG, CONTRAST, tiny_vae_tensors
+from hallo3_core.vae.autoencoder import LOG_VARIANCE, VaeConfig, build_vae, channels_last, chunk_spans, load_vae
+from hallo3_core.weights.vae_names import in_diffusers_names, to_diffusers, to_original
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ class Worker:
 
     def run(self, worker: int, workers: int, words: Sequence[str]) -> int:
         """Run `batch` as this worker, and give its exit code."""
-        from hallo3_core.cli import main
+        from hallo3_core.cli.main import main
 
         os.environ.update(RANK=str(worker), WORLD_SIZE=str(workers))
         try:

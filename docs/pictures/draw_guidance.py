@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from hallo3_core.guidance import Scales, branch_weights  # noqa: E402 (the project's own, wherever this is run)
+from hallo3_core.sampling.guidance import Scales, branch_weights  # noqa: E402 (the project's own, wherever this is run)
 
 WIDTH, HEIGHT, FINE = 960, 540, 2  # drawn twice as large, then scaled, for smooth edges
 INK, SOFT, LINE, PAPER = (30, 42, 58), (96, 110, 126), (196, 206, 216), (255, 255, 255)

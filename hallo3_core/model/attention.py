@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
+from .config import TransformerConfig
 
 FOLDED_BYTES = 2**29  # of all layers together
 

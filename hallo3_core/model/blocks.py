@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
 from .attention import Attention, CrossAttention, Folded, KeysValues, SelfAttention, join_heads, split_heads
+from .config import TransformerConfig
 from .modulation import modulate
 from .positions import Layout, rotate_
 

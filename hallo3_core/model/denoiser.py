@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
 from .attention import Attention, Folded, KeysValues, is_worth_folding, scaled_dot_product
+from .config import TransformerConfig
 from .modulation import PER_HEAD, Modulation, modulate
 from .positions import Layout
 from .trunk import Trunk

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
+from .config import TransformerConfig
 
 PER_BLOCK = 12  # (shift, scale, gate) x (attention, MLP) for video, then the same for text
 PER_HEAD = 2  # shift, scale

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import Grid
 from .attention import JointAttention, attend_here
+from .config import Grid
 
 PIECES = 8  # of queries or keys in half precision, widened one after another
 

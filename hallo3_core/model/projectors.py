@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import AudioProjectorConfig, FaceProjectorConfig
+from .config import AudioProjectorConfig, FaceProjectorConfig
 
 
 class AudioProjector(nn.Module):

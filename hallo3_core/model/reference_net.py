@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import Grid, TransformerConfig
 from .attention import Attention, scaled_dot_product
+from .config import Grid, TransformerConfig
 from .modulation import modulate
 from .trunk import Trunk
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import Grid, TransformerConfig
 from .attention import Attention, scaled_dot_product
 from .blocks import Block
+from .config import Grid, TransformerConfig
 from .modulation import TimeModulation
 from .positions import Layout, fitted_table, rotary_table
 

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..config import Grid
 from ..errors import InputError
 from ..model.attention import Attention, KeysValues, attend_here
+from ..model.config import Grid
 from ..model.denoiser import Conditions, Denoiser, ReferenceBank
 from ..model.modulation import Modulation
 from ..model.positions import Layout, Rotary

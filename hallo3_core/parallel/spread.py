@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..guidance import Branch
+from ..inputs.portrait import Portrait
 from ..model.denoiser import Denoiser
-from ..options import Settings
-from ..portrait import Portrait
-from ..run import Evaluations, Run, prepare_run
+from ..pipeline.conditions import Evaluations, Run, prepare_run
+from ..pipeline.options import Settings
+from ..sampling.guidance import Branch
 from .groups import shares, start_of
 from .sequence import SequenceDenoiser
 from .team import Team

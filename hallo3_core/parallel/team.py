@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError
-from ..faults import is_out_of_memory
+from ..runtime.fallback import is_out_of_memory
 from .groups import Group, PartnerLost, talking
 
 START = timedelta(minutes=5)  # until all processes are there

@@ -8,9 +8,9 @@ from functools import partial
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...hallo3_core.attention_backends import for_long_keys
 from ...hallo3_core.model.attention import KeysValues, attend_here
 from ...hallo3_core.model.positions import Layout
+from ...hallo3_core.runtime.attention_backends import for_long_keys
 
 OVERRIDE = "optimized_attention_override"  # in transformer_options: a node's own function
 

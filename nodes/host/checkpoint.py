@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...hallo3_core.checkpoints import names
-from ...hallo3_core.checkpoints.detect import expect
-from ...hallo3_core.checkpoints.parts import Parts, sort_tensors
-from ...hallo3_core.checkpoints.reading import read_tensors
-from ...hallo3_core.checkpoints.release import Release
 from ...hallo3_core.errors import InputError
+from ...hallo3_core.release.detect import expect
+from ...hallo3_core.release.layout import Release
+from ...hallo3_core.weights import names
+from ...hallo3_core.weights.parts import Parts, sort_tensors
+from ...hallo3_core.weights.reading import read_tensors
 
 PROJECTORS_FILE = "hallo3_projectors.safetensors"
 SAVED_PREFIX = "model.diffusion_model."  # what core's ModelSave puts before our names

@@ -14,11 +14,11 @@ import comfy.sd1_clip
 import comfy.text_encoders.sd3_clip
 from torch import Tensor
 
-from ...hallo3_core.checkpoints.detect import expect
-from ...hallo3_core.checkpoints.parts import TEXT
-from ...hallo3_core.checkpoints.reading import read_tensors
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.text import TEXT_TOKENS, Tokenizer, is_encoders, read_tokenizer, read_weights
+from ...hallo3_core.inputs.text import TEXT_TOKENS, Tokenizer, is_encoders, read_tokenizer, read_weights
+from ...hallo3_core.release.detect import expect
+from ...hallo3_core.weights.parts import TEXT
+from ...hallo3_core.weights.reading import read_tensors
 
 KEY = "t5xxl"  # how the host calls this family, whatever its size
 SIZES = ("d_ff", "d_kv", "d_model", "num_heads", "num_layers", "vocab_size")

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from ...hallo3_core.clips import LATENT_FRAMES
-from ...hallo3_core.config import Grid, TransformerConfig
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.guidance import EVERYTHING, Branch
+from ...hallo3_core.inputs.text import null_text
 from ...hallo3_core.model.attention import KeysValues
+from ...hallo3_core.model.config import Grid, TransformerConfig
 from ...hallo3_core.model.denoiser import Conditions, Denoiser, ReferenceBank
 from ...hallo3_core.model.modulation import Modulation
 from ...hallo3_core.model.positions import Layout
-from ...hallo3_core.run import join_branches
-from ...hallo3_core.text import null_text
+from ...hallo3_core.pipeline.conditions import join_branches
+from ...hallo3_core.sampling.guidance import EVERYTHING, Branch
 
 
 @dataclass(frozen=True, eq=False)

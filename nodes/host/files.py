@@ -13,8 +13,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ...hallo3_core.checkpoints.release import CONVERTED_FILES, ENGINE_FOLDER
 from ...hallo3_core.errors import InputError
+from ...hallo3_core.release.layout import CONVERTED_FILES, ENGINE_FOLDER
 
 OWN_KIND = "hallo3"
 TENSOR_FILES = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")

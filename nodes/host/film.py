@@ -13,13 +13,13 @@ import folder_paths
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ...hallo3_core.clip_chain import Clip, MakeClip, clip_chain
-from ...hallo3_core.clip_store import ClipStore, FilmPlan, work_on
-from ...hallo3_core.color import check_strength
-from ...hallo3_core.faults import Ways
-from ...hallo3_core.film import FilmWriter
-from ...hallo3_core.pipeline import finish_clip
-from ...hallo3_core.work_folder import Keeping
+from ...hallo3_core.film.clip_chain import Clip, MakeClip, clip_chain
+from ...hallo3_core.film.clip_store import ClipStore, FilmPlan, work_on
+from ...hallo3_core.film.color import check_strength
+from ...hallo3_core.film.work_folder import Keeping
+from ...hallo3_core.film.writer import FilmWriter
+from ...hallo3_core.pipeline.clip import finish_clip
+from ...hallo3_core.runtime.fallback import Ways
 from ..types import Motion
 from .progress import StepBar
 from .resume import folder_of, inputs_of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...hallo3_core.guidance import Branch, Guidance, Scales
+from ...hallo3_core.sampling.guidance import Branch, Guidance, Scales
 from ..types import Motion
 from .conditions import ClipConditions, ClipInputs
 from .film import decode

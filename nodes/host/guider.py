@@ -10,11 +10,11 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...hallo3_core.activations import run_bytes
-from ...hallo3_core.config import Grid
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.faults import check_finite
-from ...hallo3_core.guidance import EVERYTHING, Branch, Guidance, combine
+from ...hallo3_core.model.config import Grid
+from ...hallo3_core.runtime.activations import run_bytes
+from ...hallo3_core.sampling.finite import check_finite
+from ...hallo3_core.sampling.guidance import EVERYTHING, Branch, Guidance, combine
 from .conditions import BranchCond, ClipConditions, ClipInputs, check_text, prepare_clip
 from .memory import only_on_device
 from .model import CONCAT, EVALUATION, HELD, TIMESTEP, require_model

@@ -10,8 +10,8 @@ import comfy.lora
 import torch
 from torch import Tensor
 
-from ...hallo3_core.checkpoints.lora import Lora, read_lora
 from ...hallo3_core.errors import InputError
+from ...hallo3_core.release.lora import Lora, read_lora
 from .model import require_model
 
 log = logging.getLogger(__name__)

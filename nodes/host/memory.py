@@ -13,9 +13,9 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ...hallo3_core.checkpoints import fp8
-from ...hallo3_core.checkpoints.parts import Parts, build, fill
 from ...hallo3_core.errors import InputError
+from ...hallo3_core.weights import fp8
+from ...hallo3_core.weights.parts import Parts, build, fill
 from ..types import Network
 from .attention import host_attention
 

@@ -15,14 +15,14 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ...hallo3_core.activations import activation_bytes
-from ...hallo3_core.checkpoints import names
-from ...hallo3_core.checkpoints.parts import Parts
-from ...hallo3_core.config import Grid, TransformerConfig
 from ...hallo3_core.errors import InputError
+from ...hallo3_core.model.config import Grid, TransformerConfig
 from ...hallo3_core.model.denoiser import Denoiser
-from ...hallo3_core.schedule import BETA_END, BETA_START, TRAINING_STEPS, zero_terminal_alphas
-from ...hallo3_core.vae import LATENT_SCALE
+from ...hallo3_core.runtime.activations import activation_bytes
+from ...hallo3_core.sampling.schedule import BETA_END, BETA_START, TRAINING_STEPS, zero_terminal_alphas
+from ...hallo3_core.vae.autoencoder import LATENT_SCALE
+from ...hallo3_core.weights import names
+from ...hallo3_core.weights.parts import Parts
 from . import memory
 from .attention import host_attention, with_override
 from .checkpoint import read_engine

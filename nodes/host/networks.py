@@ -8,10 +8,10 @@ import comfy.model_management as management
 import torch
 from torch import Tensor, nn
 
-from ...hallo3_core.activations import reference_bytes
-from ...hallo3_core.audio import load_wav2vec
-from ...hallo3_core.checkpoints import names
-from ...hallo3_core.config import Grid
+from ...hallo3_core.inputs.audio import load_wav2vec
+from ...hallo3_core.model.config import Grid
+from ...hallo3_core.runtime.activations import reference_bytes
+from ...hallo3_core.weights import names
 from ..types import Network
 from .checkpoint import read_engine
 from .memory import WholePatcher, hosted_part, on_device

@@ -7,8 +7,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ...hallo3_core.latents import encode
-from ...hallo3_core.preview import fit_colours
+from ...hallo3_core.vae.latents import encode
+from ...hallo3_core.vae.preview import fit_colours
 from .model import LatentFormat
 from .vae import EngineVae
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...hallo3_core.audio import WINDOW, AudioFeatures, clip_audio
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.face import Face
+from ...hallo3_core.inputs.audio import WINDOW, AudioFeatures, clip_audio
+from ...hallo3_core.inputs.face import Face
 from ..types import Network
 from .memory import on_device
 

@@ -10,8 +10,8 @@ from typing import Any
 import folder_paths
 from torch import Tensor
 
-from ...hallo3_core.checkpoints.release import Release
-from ...hallo3_core.fingerprint import Inputs, about, describe, digest, file_identity, flat, spread, versions
+from ...hallo3_core.film.fingerprint import Inputs, about, describe, digest, file_identity, flat, spread, versions
+from ...hallo3_core.release.layout import Release
 from .checkpoint import PROJECTORS_FILE
 from .model import SOURCE
 from .sampling import ClipSampler

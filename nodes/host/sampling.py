@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...hallo3_core.audio import AudioFeatures
 from ...hallo3_core.clips import MOTION_FRAMES
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.face import Face
-from ...hallo3_core.faults import NotFinite, likely_cause
-from ...hallo3_core.noise import SeededNoise
-from ...hallo3_core.options import Settings
-from ...hallo3_core.pipeline import concat_latent
-from ...hallo3_core.portrait import Portrait
-from ...hallo3_core.schedule import make_schedule
+from ...hallo3_core.inputs.audio import AudioFeatures
+from ...hallo3_core.inputs.face import Face
+from ...hallo3_core.inputs.portrait import Portrait
+from ...hallo3_core.pipeline.causes import likely_cause
+from ...hallo3_core.pipeline.clip import concat_latent
+from ...hallo3_core.pipeline.options import Settings
+from ...hallo3_core.sampling.finite import NotFinite
+from ...hallo3_core.sampling.noise import SeededNoise
+from ...hallo3_core.sampling.schedule import make_schedule
 from ..types import Motion
 from .conditions import ClipInputs, check_text
 from .guider import Guider

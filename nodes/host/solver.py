@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.noise import ClipNoise
-from ...hallo3_core.sampler import check_sampler, sample
-from ...hallo3_core.schedule import TRAINING_STEPS, Schedule, nearest, step_timesteps, zero_terminal_alphas
+from ...hallo3_core.sampling.noise import ClipNoise
+from ...hallo3_core.sampling.sampler import check_sampler, sample
+from ...hallo3_core.sampling.schedule import TRAINING_STEPS, Schedule, nearest, step_timesteps, zero_terminal_alphas
 
 # What stands for pure noise: the host divides by a = 1 / sqrt(1 + sigma^2), so a cannot be 0. At 1e5 it is 0 to all
 # that matters, and core's samplers, whose state is this large in float32, keep the digits of the next level (at 1e8

@@ -11,13 +11,13 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
-from ...hallo3_core.activations import decode_bytes, encode_bytes
-from ...hallo3_core.checkpoints.detect import expect
-from ...hallo3_core.checkpoints.parts import VAE, sort_tensors
-from ...hallo3_core.checkpoints.reading import read_tensors
-from ...hallo3_core.checkpoints.release import Release
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.vae import PIXELS, VideoVae, channels_last, load_vae
+from ...hallo3_core.release.detect import expect
+from ...hallo3_core.release.layout import Release
+from ...hallo3_core.runtime.activations import decode_bytes, encode_bytes
+from ...hallo3_core.vae.autoencoder import PIXELS, VideoVae, channels_last, load_vae
+from ...hallo3_core.weights.parts import VAE, sort_tensors
+from ...hallo3_core.weights.reading import read_tensors
 from .memory import WholePatcher
 
 LATENT_CHANNELS = 16

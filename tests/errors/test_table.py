@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hallo3_core.cli import main
+from hallo3_core.cli.main import main
 from hallo3_core.errors import InputError
-from hallo3_core.film import read_film
+from hallo3_core.film.writer import read_film
 
 HERE = Path(__file__).parent
 TABLE = HERE.parents[1] / "docs" / "errors.md"
@@ -122,7 +122,7 @@ def test_what_happens_is_what_the_table_says(row, place, capsys, caplog):
 def test_a_reader_refuses_with_the_same_words(place):
     """Where a row runs a reader alone, an InputError stands for exit 2; the command line makes it so."""
     with pytest.raises(InputError):
-        from hallo3_core.recording import read_recording
+        from hallo3_core.inputs.recording import read_recording
 
         read_recording(place.folder)
     assert run(place, cases.Given({"--audio": place.folder})) == 2

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from hallo3_core.film import read_film
+from hallo3_core.film.writer import read_film
 
 STEPS = 2
 if not hasattr(os, "fork"):

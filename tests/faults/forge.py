@@ -31,7 +31,7 @@ def main() -> None:
     import transformers  # noqa: F401
 
     import hallo3_core.animate
-    import hallo3_core.cli  # noqa: F401
+    import hallo3_core.cli.main  # noqa: F401
 
     torch.set_num_threads(1)
     _import_lazy_classes()
@@ -62,7 +62,7 @@ def _run_child(job: dict) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for fault in job.get("faults", ()):
             FAULTS[fault["kind"]](**{key: value for key, value in fault.items() if key != "kind"})
-        from hallo3_core.cli import main as command_line
+        from hallo3_core.cli.main import main as command_line
 
         code = command_line(job["command"])
     except Injected:
@@ -141,7 +141,7 @@ def spoil(target: str, call: int) -> None:
 
 def fill_disk(size: int) -> None:
     """The disk has room for so many bytes of kept clips."""
-    import hallo3_core.clip_store as clip_store
+    import hallo3_core.film.clip_store as clip_store
 
     left = [size]
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hallo3_core.film import read_film
+from hallo3_core.film.writer import read_film
 
 OLD = b"an older film"
 STAGES = {  # where an exception is raised -> clips that are finished by then
@@ -31,11 +31,11 @@ STAGES = {  # where an exception is raised -> clips that are finished by then
     "WorkFolder.clear 2": 3,  # of a film that is whole
 }
 HOMES = {
-    "ClipStore": "clip_store",
-    "WorkFolder": "work_folder",
-    "load_denoiser": "networks",
-    "to_uint8": "pipeline",
-    "decode_whole": "decoding_ways",
+    "ClipStore": "film.clip_store",
+    "WorkFolder": "film.work_folder",
+    "load_denoiser": "pipeline.networks",
+    "to_uint8": "pipeline.clip",
+    "decode_whole": "pipeline.decoding_fallbacks",
 }
 
 
@@ -229,7 +229,7 @@ def test_out_of_memory_while_decoding_decodes_in_tiles(stage, whole):
 
 
 def test_values_that_are_no_numbers_stop_the_run_and_are_named(stage, whole):
-    faults = [{"kind": "spoil", "target": "hallo3_core.pipeline:clean_from_velocity", "call": 4}]
+    faults = [{"kind": "spoil", "target": "hallo3_core.pipeline.clip:clean_from_velocity", "call": 4}]
     code, said = stage.make(faults=faults)
     assert code == 2 and "error: clip 2 of 3, step 2 of 2: the latent holds values that are NaN" in said
     assert "Perhaps weights are damaged" in said

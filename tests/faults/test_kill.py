@@ -59,7 +59,7 @@ def finished(stage: Set) -> int:
 @pytest.mark.parametrize("call", [1, 2, 3, 6, 10])
 def test_between_two_steps_of_keeping_a_clip(stage, whole, call, after):
     """Frames, motion frames and manifest of three clips, and the film last: ten files get their names in this order."""
-    faults = [{"kind": "kill", "target": "hallo3_core.clip_store:os.replace", "call": call, "after": after}]
+    faults = [{"kind": "kill", "target": "hallo3_core.film.clip_store:os.replace", "call": call, "after": after}]
     code, _ = stage.make(faults=faults)
     assert code == -signal.SIGKILL
     assert stage.output.exists() == (call == 10 and after)

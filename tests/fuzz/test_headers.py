@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from hallo3_core.checkpoints import tiny
-from hallo3_core.checkpoints.detect import identify_file
-from hallo3_core.checkpoints.onnx_outline import read_onnx_outline
-from hallo3_core.checkpoints.reading import read_header, read_tensors
-from hallo3_core.checkpoints.safetensors_format import HEADER_LIMIT
-from hallo3_core.checkpoints.torch_format import PICKLE_LIMIT
 from hallo3_core.errors import InputError
+from hallo3_core.release.detect import identify_file
+from hallo3_core.toy import noise_release as tiny
+from hallo3_core.weights.onnx_outline import read_onnx_outline
+from hallo3_core.weights.reading import read_header, read_tensors
+from hallo3_core.weights.safetensors_format import HEADER_LIMIT
+from hallo3_core.weights.torch_format import PICKLE_LIMIT
 
 CASES = 10_000
 MEMORY = 1 << 30  # bytes of growth
@@ -164,7 +164,7 @@ def test_the_costliest_header_stays_in_bounds(tmp_path, form):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a/data.pkl", b"\x80\x02" + b"}" * (PICKLE_LIMIT - 3) + b".")
     code = (
-        "import resource, sys; from hallo3_core.checkpoints.reading import read_header\n"
+        "import resource, sys; from hallo3_core.weights.reading import read_header\n"
         "unit = 1 if sys.platform == 'darwin' else 1024\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit\n"
         "before = peak()\n"
@@ -180,7 +180,7 @@ def test_the_costliest_header_stays_in_bounds(tmp_path, form):
 
 def test_mutated_onnx_files_are_read_or_refused(tmp_path):
     """The same for the walk over ONNX files, which has no limits but the file's own."""
-    from hallo3_core.checkpoints.tiny_face import write_tiny_face
+    from hallo3_core.toy.noise_face import write_tiny_face
 
     detector, _ = write_tiny_face(tmp_path)
     whole, draw, path = detector.read_bytes(), random.Random(0), tmp_path / "mutant.onnx"

@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from hallo3_core.batch import read_batch
-from hallo3_core.checkpoints.tiny_text import tiny_config, train_pieces
+from hallo3_core.cli.batch import read_batch
 from hallo3_core.errors import InputError
-from hallo3_core.image import MAX_PIXELS, read_image
-from hallo3_core.recording import read_recording
-from hallo3_core.text import load_text_encoder, read_tokenizer, read_weights
+from hallo3_core.inputs.image import MAX_PIXELS, read_image
+from hallo3_core.inputs.recording import read_recording
+from hallo3_core.inputs.text import load_text_encoder, read_tokenizer, read_weights
+from hallo3_core.toy.noise_text import tiny_config, train_pieces
 
 CASES = {"picture": 5000, "recording": 4000, "batch": 700, "configuration": 200, "index": 50, "tokenizer": 50}
 # Bytes of growth: a damaged header may tell a picture of the largest size that is read, as bytes and then as floats.

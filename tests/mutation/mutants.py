@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "hallo3_core"
 TESTS = {  # the quickest to tell first
     "clips": ("tests/test_clips.py",),
-    "guidance": ("tests/test_guidance.py",),
-    "schedule": ("tests/test_sampler.py", "tests/parity/test_sampler.py"),
-    "sampler": ("tests/test_sampler.py", "tests/parity/test_sampler.py"),
+    "sampling.guidance": ("tests/test_guidance.py",),
+    "sampling.schedule": ("tests/test_sampler.py", "tests/parity/test_sampler.py"),
+    "sampling.sampler": ("tests/test_sampler.py", "tests/parity/test_sampler.py"),
 }
 OPTIONS = ("-x", "-q", "--tb=no", "--assert=plain", "--hypothesis-profile=mutants")
 SLOWEST = 120  # seconds of a mutant, after which it counts as found: it does not end
@@ -181,7 +181,7 @@ def survives(module: str, mutant: Mutant) -> bool:
 
 def check(module: str, same: dict[str, str]) -> tuple[int, list[str], list[str]]:
     """All mutants of a module: how many, those that no test finds, and those of `same` that are found after all."""
-    source = (ROOT / PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    source = (ROOT / PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     count, alive, found = 0, [], set()
     for mutant in mutants(source):
         count += 1

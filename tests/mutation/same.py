@@ -5,8 +5,8 @@ from __future__ import annotations
 UNREACHED = "sample: raise AssertionError('a schedule has at least one step') -> pass"
 
 SAME: dict[str, dict[str, str]] = {
-    "guidance": {
+    "sampling.guidance": {
         "branch_weights: True -> False": "zip's strict, over three names and the three values of a named tuple of them",
     },
-    "sampler": {UNREACHED: "the last step returns before, and no schedule is without a step"},
+    "sampling.sampler": {UNREACHED: "the last step returns before, and no schedule is without a step"},
 }

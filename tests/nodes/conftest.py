@@ -40,7 +40,7 @@ def _start_real_host(models: Path) -> None:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
     """A models folder with the toy release in `hallo3/tiny`."""
-    tiny = importlib.import_module("hallo3_core.checkpoints.tiny")
+    tiny = importlib.import_module("hallo3_core.toy.noise_release")
     folder = tmp_path_factory.mktemp("models")
     for kind in ("diffusion_models", "checkpoints", "vae", "text_encoders", "audio_encoders", "loras", "hallo3"):
         (folder / kind).mkdir()
@@ -113,15 +113,15 @@ def loaded(pack):
 @pytest.fixture(scope="session")
 def scene(pack, loaded):
     """A short film's inputs: 32x16 pixels, 2 clips; noise for a voice."""
-    audio, recording, face = (pack(f"hallo3_core.{name}") for name in ("audio", "recording", "face"))
-    image = pack("hallo3_core.image")
+    audio, recording, face = (pack(f"hallo3_core.inputs.{name}") for name in ("audio", "recording", "face"))
+    image = pack("hallo3_core.inputs.image")
     memory, networks, vae = (pack(f"nodes.host.{name}") for name in ("memory", "networks", "vae"))
     draw = torch.Generator().manual_seed(3)
     with torch.inference_mode():
         voice = recording.Recording(torch.randn(1, 16000 * 3, generator=draw) * 0.1, 16000, "voice")
         with memory.on_device(loaded.wav2vec) as holder:
             features = audio.encode_audio(voice, audio.Wav2Vec(holder.model))
-        portrait = pack("hallo3_core.portrait").prepare_portrait(
+        portrait = pack("hallo3_core.inputs.portrait").prepare_portrait(
             torch.rand(1, 3, 60, 80, generator=draw),
             torch.ones(60, 80),
             image.plan_framing(60, 80, 16, 32),
@@ -141,7 +141,7 @@ def sampler_of(pack, loaded, scene):
     """`sampler_of(steps)`: what the sampling nodes make of the scene."""
 
     def make(steps: int):
-        settings = pack("hallo3_core.options").Settings(steps=steps)
+        settings = pack("hallo3_core.pipeline.options").Settings(steps=steps)
         text, audio, face, reference = scene.text, scene.audio, scene.face, scene.reference
         prepare = pack("nodes.host.sampling").prepare_sampler
         return prepare(loaded.model, text, loaded.vae, audio, face, reference, settings, seed=11)

@@ -31,15 +31,16 @@ def temp_films() -> set[Path]:
 
 def engine_film(pack, models, scene, seed=11) -> torch.Tensor:
     """The film of the engine without any host, ``t 3 H W``."""
-    release = pack("hallo3_core.checkpoints.release").Release(models / "hallo3" / "tiny")
-    pipeline, noise, audio = (pack(f"hallo3_core.{name}") for name in ("pipeline", "noise", "audio"))
+    release = pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
+    places = ("pipeline.clip", "sampling.noise", "inputs.audio")
+    pipeline, noise, audio = (pack(f"hallo3_core.{place}") for place in places)
     denoiser, vae = release.network("denoiser", dtype=torch.float32), release.vae(dtype=torch.float32)
     project = release.network("audio_projector", dtype=torch.float32)
     windows = [audio.clip_audio(scene.audio, clip)[None] for clip in range(scene.audio.clips)]
-    run = pack("hallo3_core.run").prepare_run(
+    run = pack("hallo3_core.pipeline.conditions").prepare_run(
         denoiser,
         scene.reference,
-        pack("hallo3_core.options").Settings(steps=SETTINGS["steps"]),
+        pack("hallo3_core.pipeline.options").Settings(steps=SETTINGS["steps"]),
         text=scene.text[0][0],
         face_tokens=release.network("face_projector", dtype=torch.float32)(scene.face.embedding[None]),
         null_audio_tokens=project(torch.zeros_like(windows[0])),
@@ -59,11 +60,11 @@ def engine_film(pack, models, scene, seed=11) -> torch.Tensor:
 def test_the_film_is_the_engines(pack, models, scene, film, written):
     """The frames are those that the command line writes: rounding may move a value to the next of 256 levels."""
     path = film()
-    expected = pack("hallo3_core.image").to_uint8(engine_film(pack, models, scene))
+    expected = pack("hallo3_core.inputs.image").to_uint8(engine_film(pack, models, scene))
     found = torch.cat(written)
     assert (found.int() - expected.int()).abs().max() <= 1
 
-    frames, rate, sound = pack("hallo3_core.film").read_film(path)
+    frames, rate, sound = pack("hallo3_core.film.writer").read_film(path)
     assert frames.shape == expected.shape and rate == 25
     assert abs(sound.seconds - len(frames) / 25) < 0.1
     distances = torch.cdist(frames.flatten(1).float(), found.flatten(1).float())
@@ -83,13 +84,13 @@ def test_a_chain_of_nodes_gives_the_same_film(pack, loaded, scene, film, written
         frames = chaining.Hallo3ColorMatch().execute(frames, scene.reference, strength)[0]
         motion = chaining.Hallo3MotionFrames().execute(frames, 2)[0]
         whole = chaining.Hallo3AppendClip().execute(frames, scene.audio, clip, whole, scene.reference)[0]
-    assert torch.equal(torch.cat(written), pack("hallo3_core.image").to_uint8(whole.movedim(-1, 1)))
+    assert torch.equal(torch.cat(written), pack("hallo3_core.inputs.image").to_uint8(whole.movedim(-1, 1)))
 
 
 def test_bars_of_a_padded_portrait_are_not_in_the_film(pack, scene, film):
-    plan = pack("hallo3_core.image").plan_framing(60, 60, 16, 32)
+    plan = pack("hallo3_core.inputs.image").plan_framing(60, 60, 16, 32)
     path = film(reference=replace(scene.reference, framing=plan))
-    frames = pack("hallo3_core.film").read_film(path)[0]
+    frames = pack("hallo3_core.film.writer").read_film(path)[0]
     assert frames.shape == (scene.audio.frames, *plan.keep[2:], 3) and plan.keep[3] < 32
 
 
@@ -254,7 +255,7 @@ def test_a_reference_scale_in_any_cell_asks_for_the_null_first(pack, scene, grid
 
 
 def test_a_sheet_holds_every_picture_unchanged(pack):
-    sheet_of = pack("hallo3_core.contact_sheet").contact_sheet
+    sheet_of = pack("hallo3_core.film.contact_sheet").contact_sheet
     pictures = [[torch.rand(3, 30, 40) for _ in range(3)] for _ in range(2)]
     sheet = sheet_of(pictures, ["audio 1", "audio 3.5"], ["text 1", "text 2", "text 3"], "reference 1")
     windows = sheet.unfold(1, 30, 1).unfold(2, 40, 1)

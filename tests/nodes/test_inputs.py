@@ -19,9 +19,10 @@ ASSETS = Path(__file__).parents[2] / "assets"
 @pytest.fixture(scope="module")
 def engine(pack, models):
     """The engine's modules that these tests compare with."""
-    names = ("audio", "color", "face", "image", "noise", "options", "pipeline", "portrait", "recording", "run", "clips")
-    modules = {name: pack(f"hallo3_core.{name}") for name in names}
-    release = pack("hallo3_core.checkpoints.release").Release(models / "hallo3" / "tiny")
+    places = ("inputs.audio", "film.color", "inputs.face", "inputs.image", "sampling.noise", "pipeline.options")
+    places += ("pipeline.clip", "inputs.portrait", "inputs.recording", "pipeline.conditions", "clips")
+    modules = {place.rpartition(".")[2]: pack(f"hallo3_core.{place}") for place in places}
+    release = pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
     return SimpleNamespace(release=release, error=pack("hallo3_core.errors").InputError, **modules)
 
 
@@ -220,7 +221,7 @@ def test_a_film_chained_by_hand_is_the_engines(engine, node, loaded, scene, refe
         network(name, dtype=torch.float32) for name in ("denoiser", "audio_projector", "face_projector")
     )
     windows = [engine.audio.clip_audio(features, clip)[None] for clip in range(features.clips)]
-    run = engine.run.prepare_run(
+    run = engine.conditions.prepare_run(
         denoiser,
         reference,
         engine.options.Settings(steps=2, sampler="dpmpp-2m"),
@@ -228,7 +229,7 @@ def test_a_film_chained_by_hand_is_the_engines(engine, node, loaded, scene, refe
         face_tokens=tokens(scene.face.embedding[None]),
         null_audio_tokens=project(torch.zeros_like(windows[0])),
     )
-    clips = engine.pipeline.film_clips(
+    clips = engine.clip.film_clips(
         denoiser,
         engine.release.vae(dtype=torch.float32),
         run,

@@ -14,7 +14,7 @@ TINY = "hallo3/tiny/"
 
 @pytest.fixture(scope="module")
 def release(pack, models):
-    return pack("hallo3_core.checkpoints.release").Release(models / "hallo3" / "tiny")
+    return pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
 
 
 def test_the_vae_is_the_engines(pack, loaded, release):
@@ -57,7 +57,7 @@ def test_the_engines_view_of_a_host_vae_is_the_engines_vae(pack, loaded, release
 
 @pytest.mark.parametrize("prompt", ["", "a (smiling:1.4) person [talks]", "word " * 300])
 def test_the_clip_gives_the_engines_text(pack, loaded, release, prompt):
-    encoder = pack("hallo3_core.text").load_text_encoder(release.text_folder, dtype=torch.float32)
+    encoder = pack("hallo3_core.inputs.text").load_text_encoder(release.text_folder, dtype=torch.float32)
     ((text, _),) = loaded.clip.encode_from_tokens_scheduled(loaded.clip.tokenize(prompt))
     torch.testing.assert_close(text, encoder.encode(prompt), atol=1e-4, rtol=0)
 
@@ -109,7 +109,7 @@ def test_what_model_save_writes_loads_again(pack, loaded, release, in_models):
 
 
 def test_fp8_keeps_the_small_tensors_and_is_the_engines_rounding(pack, scene, loaded, release):
-    fp8 = pack("hallo3_core.checkpoints.fp8")
+    fp8 = pack("hallo3_core.weights.fp8")
     network = pack("nodes.host.networks").load_reference_net(release.folder, "fp8")
     latent = torch.randn(1, 16, 4, 6)
     engine = release.network("reference_net", dtype=torch.float32)
@@ -122,7 +122,7 @@ def test_fp8_keeps_the_small_tensors_and_is_the_engines_rounding(pack, scene, lo
 
 
 def test_a_lora_changes_what_the_engine_would_change(pack, loaded, release, in_models):
-    lora, config = pack("hallo3_core.checkpoints.lora"), loaded.model.model.diffusion_model.config
+    lora, config = pack("hallo3_core.release.lora"), loaded.model.model.diffusion_model.config
     d, draw = config.hidden, torch.Generator().manual_seed(2)
     layers = {
         "attn1.to_k": (d, d),
@@ -184,7 +184,7 @@ def test_a_file_of_another_kind_is_told(pack, loaded, in_models):
 def test_tensors_that_do_not_fit_are_refused_before_loading(pack, release):
     """The host's own loading would log missing tensors and, with late weights, accept any shape."""
     memory, error = pack("nodes.host.memory"), pack("hallo3_core.errors").InputError
-    parts_type = pack("hallo3_core.checkpoints.parts").Parts
+    parts_type = pack("hallo3_core.weights.parts").Parts
     tensors = dict(release.engine().tensors["denoiser"])
     lacking = {name: tensor for name, tensor in tensors.items() if name != "head.bias"}
     with pytest.raises(error, match=r"1 missing \(head.bias\)"):
@@ -198,7 +198,7 @@ def test_tensors_that_do_not_fit_are_refused_before_loading(pack, release):
 def converted(pack, models, release):
     """The toy release in eight bits, as `convert` writes it."""
     folder = models / "hallo3" / "converted"
-    pack("hallo3_core.checkpoints.convert").convert(release.folder, folder, "fp8")
+    pack("hallo3_core.release.convert").convert(release.folder, folder, "fp8")
     yield folder
     shutil.rmtree(folder)
 
@@ -206,12 +206,12 @@ def converted(pack, models, release):
 def test_a_converted_release_in_fp8_computes_what_the_engine_computes(pack, converted):
     loader = pack("nodes.loaders").Hallo3ModelLoader()
     host = loader.execute("hallo3/converted/", "auto")[0].model
-    engine = pack("hallo3_core.checkpoints.release").Release(converted).network("denoiser", dtype=torch.float32)
+    engine = pack("hallo3_core.release.layout").Release(converted).network("denoiser", dtype=torch.float32)
     text = torch.randn(1, engine.config.text_tokens, engine.config.text_width)
     place = dict(dtype=torch.float32, device=torch.device("cpu"))
     conditions = pack("nodes.host.conditions").prepare_text(host.diffusion_model, text, (1, 16, 2, 4, 4), **place)
     latent, times = torch.randn(1, 32, 2, 4, 4), torch.tensor([500.0])
-    evaluation = conditions.of((pack("hallo3_core.guidance").EVERYTHING,))
+    evaluation = conditions.of((pack("hallo3_core.sampling.guidance").EVERYTHING,))
     found = host.diffusion_model(latent, times, hallo3=evaluation)
     own = pack("hallo3_core.model.denoiser").Conditions(text=engine.embed_text(text))
     modulation = engine.modulate_steps(times, torch.float32)

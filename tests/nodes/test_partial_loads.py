@@ -61,7 +61,7 @@ def clip_inputs(pack, config):
 @pytest.mark.parametrize("choice", ["auto", "bf16"])
 @pytest.mark.parametrize("share", SHARES)
 def test_the_denoiser_computes_where_the_card_is(pack, release, share, choice):
-    guidance = pack("hallo3_core.guidance")
+    guidance = pack("hallo3_core.sampling.guidance")
     patcher = pack("nodes.host.model").load_model(str(release), choice)
     denoiser = patcher.model.diffusion_model
     branches = (guidance.EVERYTHING, guidance.PORTRAIT)
@@ -128,7 +128,7 @@ def test_layers_that_the_host_cannot_bring_are_loaded_whole(pack, release, netwo
 @pytest.mark.parametrize("choice", ["auto", "fp8"])
 def test_layers_brought_as_they_are_used_compute_the_same(pack, release, choice):
     """Values, which the card has not; each layer by itself, the blocks' own calls among them."""
-    guidance, found = pack("hallo3_core.guidance"), []
+    guidance, found = pack("hallo3_core.sampling.guidance"), []
     for share in (2.0, 0.4):
         patcher = pack("nodes.host.model").load_model(str(release), choice)
         denoiser = patcher.model.diffusion_model
@@ -143,8 +143,8 @@ def test_layers_brought_as_they_are_used_compute_the_same(pack, release, choice)
 
 def test_what_a_run_keeps_is_asked_for_before_the_model_is_loaded(pack, sampler_of, monkeypatch):
     """A null portrait, all steps' modulation: else the weights take that memory. At each step it is there already."""
-    model, guidance = pack("nodes.host.model").Model, pack("hallo3_core.guidance")
-    run_bytes, asked, original = pack("hallo3_core.activations").run_bytes, [], model.memory_required
+    model, guidance = pack("nodes.host.model").Model, pack("hallo3_core.sampling.guidance")
+    run_bytes, asked, original = pack("hallo3_core.runtime.activations").run_bytes, [], model.memory_required
 
     def listening(self, input_shape, cond_shapes={}):  # noqa: B006 (the host's signature)
         asked.append((input_shape[0], original(self, input_shape, cond_shapes)))
@@ -159,7 +159,7 @@ def test_what_a_run_keeps_is_asked_for_before_the_model_is_loaded(pack, sampler_
             replace(sampler, settings=settings).sample(0, None)
         network = sampler.patcher.model
         config, dtype = network.diffusion_model.config, network.compute_dtype
-        grid = pack("hallo3_core.config").Grid(13, 1, 2)
+        grid = pack("hallo3_core.model.config").Grid(13, 1, 2)
         kept = run_bytes(config, grid, portraits, sounds=2, steps=2, dtype=dtype)
         first, *steps = [needed - original(network, (n, 16, 13, 2, 4)) for n, needed in asked]
         assert first == kept > 0

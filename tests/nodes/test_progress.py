@@ -60,7 +60,7 @@ def test_the_preview_of_the_portraits_latent_is_the_portrait_in_small(pack, samp
     previews(True)
     sampler = sampler_of(steps=2)
     pixels = sampler.portrait.pixels
-    latent = pack("hallo3_core.latents").encode(sampler.vae, pixels[:, :, None])
+    latent = pack("hallo3_core.vae.latents").encode(sampler.vae, pixels[:, :, None])
     shown = pack("nodes.host.progress").StepBar(sampler)._previewer.decode_latent_to_preview_image("JPEG", latent)[1]
     assert shown.size == (latent.shape[-1], latent.shape[-2])
     small = torch.nn.functional.adaptive_avg_pool2d((pixels[0] + 1) / 2 * 255, latent.shape[-2:])

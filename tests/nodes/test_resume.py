@@ -67,7 +67,7 @@ def test_another_film_under_the_key_starts_afresh(film, sampled, press_cancel, k
 
 
 def test_every_input_of_the_node_counts(pack, loaded, scene, sampler_of):
-    resume, differences = pack("nodes.host.resume"), pack("hallo3_core.fingerprint").differences
+    resume, differences = pack("nodes.host.resume"), pack("hallo3_core.film.fingerprint").differences
     clips = sampler_of(2)
     before = resume.inputs_of(clips, 0.0)
     assert not differences(before, resume.inputs_of(sampler_of(2), 0.0))
@@ -125,7 +125,7 @@ def test_no_two_keys_share_a_folder(pack):
 
 def test_a_key_that_is_in_use_is_refused(pack, film, key, folder):
     with (
-        pack("hallo3_core.work_folder").WorkFolder(folder, "other"),
+        pack("hallo3_core.film.work_folder").WorkFolder(folder, "other"),
         pytest.raises(pack("hallo3_core.errors").InputError, match="another run is making it"),
     ):
         film(resume_key=key)

@@ -27,15 +27,16 @@ def sample(pack, loaded, scene):
 @pytest.fixture(scope="module")
 def engine(pack, models, loaded, scene):
     """The engine without any host, on the same inputs: `engine(settings)` yields the film clip by clip."""
-    release = pack("hallo3_core.checkpoints.release").Release(models / "hallo3" / "tiny")
-    pipeline, noise, audio = (pack(f"hallo3_core.{name}") for name in ("pipeline", "noise", "audio"))
+    release = pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
+    places = ("pipeline.clip", "sampling.noise", "inputs.audio")
+    pipeline, noise, audio = (pack(f"hallo3_core.{place}") for place in places)
     denoiser, vae = release.network("denoiser", dtype=torch.float32), release.vae(dtype=torch.float32)
     project = release.network("audio_projector", dtype=torch.float32)
     face = release.network("face_projector", dtype=torch.float32)(scene.face.embedding[None])
 
     def film(settings, seed=11):
         windows = [audio.clip_audio(scene.audio, clip)[None] for clip in range(scene.audio.clips)]
-        run = pack("hallo3_core.run").prepare_run(
+        run = pack("hallo3_core.pipeline.conditions").prepare_run(
             denoiser,
             scene.reference,
             settings,
@@ -62,8 +63,8 @@ SCALES = [(1.0, 3.5, 3.5), (1.5, 2.0, 3.0), (1.0, 1.0, 1.0)]
 
 @pytest.mark.parametrize(("reference", "audio", "text"), SCALES)
 def test_a_clip_equals_the_engines(pack, sample, engine, loaded, reference, audio, text):
-    guidance = pack("hallo3_core.guidance")
-    settings = pack("hallo3_core.options").Settings(
+    guidance = pack("hallo3_core.sampling.guidance")
+    settings = pack("hallo3_core.pipeline.options").Settings(
         steps=3, guidance=guidance.Guidance(guidance.Scales(reference, audio, text))
     )
     latent = sample(reference_cfg=reference, audio_cfg=audio, text_cfg=text)
@@ -72,7 +73,7 @@ def test_a_clip_equals_the_engines(pack, sample, engine, loaded, reference, audi
 
 
 def test_a_chain_by_hand_equals_the_engines_film(pack, sample, engine, loaded, scene, sampler="dpmpp-2m"):
-    settings = pack("hallo3_core.options").Settings(steps=3, sampler=sampler)
+    settings = pack("hallo3_core.pipeline.options").Settings(steps=3, sampler=sampler)
     motion_of = pack("nodes.types").Motion
     motion, frames = None, []
     for clip in range(scene.audio.clips):
@@ -118,8 +119,10 @@ def test_guidance_can_end_early(pack, sample, evaluated):
 
 
 def test_the_cost_that_is_told_is_the_cost(pack):
-    guidance = pack("hallo3_core.guidance")
-    settings = pack("hallo3_core.options").Settings(steps=4, guidance=guidance.Guidance(guidance.Scales(), 0, 0.5))
+    guidance = pack("hallo3_core.sampling.guidance")
+    settings = pack("hallo3_core.pipeline.options").Settings(
+        steps=4, guidance=guidance.Guidance(guidance.Scales(), 0, 0.5)
+    )
     assert pack("nodes.host.sampling").cost(settings) == "1 to 2 of 4 evaluations a step, 6 in all"
 
 
@@ -144,8 +147,8 @@ def test_cores_samplers_run_the_guider_to_the_same_place(pack, loaded, scene, sa
         model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **scales
     )[0]
     sigmas = nodes.Hallo3Scheduler().execute(3, 1.0)[0]
-    draws = pack("hallo3_core.noise").SeededNoise(11, 0)
-    exact = solver.ExactSolver(pack("hallo3_core.schedule").make_schedule(3), SETTINGS["sampler"], draws)
+    draws = pack("hallo3_core.sampling.noise").SeededNoise(11, 0)
+    exact = solver.ExactSolver(pack("hallo3_core.sampling.schedule").make_schedule(3), SETTINGS["sampler"], draws)
     start = draws.initial((1, 16, 13, 2, 4))
     found = guider.sample(start, torch.zeros_like(start), exact, sigmas, disable_pbar=True, seed=11)
     torch.testing.assert_close(found, sample(), atol=1e-5, rtol=0)
@@ -160,7 +163,7 @@ def test_cores_euler_on_our_sigmas_is_ddim(pack, loaded, scene, sample):
     scales = dict(audio_cfg=1.0, text_cfg=1.0, reference_cfg=1.0)
     given = dict(model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **scales)
     guider = nodes.Hallo3Guider().execute(**given)[0]
-    start = pack("hallo3_core.noise").SeededNoise(11, 0).initial((1, 16, 13, 2, 4))
+    start = pack("hallo3_core.sampling.noise").SeededNoise(11, 0).initial((1, 16, 13, 2, 4))
     euler, sigmas = comfy.samplers.sampler_object("euler"), nodes.Hallo3Scheduler().execute(6, 1.0)[0]
     found = guider.sample(start, torch.zeros_like(start), euler, sigmas, disable_pbar=True, seed=11)
     torch.testing.assert_close(found, sample(steps=6, sampler="ddim", **scales), atol=0.02, rtol=0)
@@ -229,7 +232,7 @@ def test_a_latent_of_another_size_is_told(pack, loaded, scene):
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_a_schedule_is_known_by_its_noise_levels(pack, steps):
-    solver, schedule = pack("nodes.host.solver"), pack("hallo3_core.schedule").make_schedule(steps)
+    solver, schedule = pack("nodes.host.solver"), pack("hallo3_core.sampling.schedule").make_schedule(steps)
     sigmas = solver.sigmas_of(schedule)
     assert solver.timesteps_of(sigmas) == list(schedule.timesteps)
     if steps > 2:  # a piece of it too, as SplitSigmas cuts it

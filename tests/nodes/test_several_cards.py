@@ -30,7 +30,7 @@ def conditions(pack, sampler_of, monkeypatch):
 
 
 def test_conditions_follow_their_evaluation_to_its_device(pack, conditions):
-    guidance = pack("hallo3_core.guidance")
+    guidance = pack("hallo3_core.sampling.guidance")
     branches = (guidance.EVERYTHING, guidance.PORTRAIT)
     conditions.step = 1
     here = conditions.of(branches)
@@ -46,14 +46,14 @@ def test_conditions_follow_their_evaluation_to_its_device(pack, conditions):
 
 
 def test_they_are_copied_once_a_clip(pack, conditions):
-    everything = (pack("hallo3_core.guidance").EVERYTHING,)
+    everything = (pack("hallo3_core.sampling.guidance").EVERYTHING,)
     first, second = (conditions.of(everything).to("meta") for _ in range(2))
     assert first.clip is second.clip and first.conditions is second.conditions
 
 
 def test_a_condition_batched_by_the_host_can_be_moved(pack, conditions):
     """The host joins conditions first and then moves what has a `to`."""
-    guidance, cond = pack("hallo3_core.guidance"), pack("nodes.host.conditions").BranchCond
+    guidance, cond = pack("hallo3_core.sampling.guidance"), pack("nodes.host.conditions").BranchCond
     one, two = cond(conditions, (guidance.EVERYTHING,)), cond(conditions, (guidance.PORTRAIT,))
     joined = one.concat([two])
     assert hasattr(joined, "to") and len(joined.to("meta").conditions.text) == 2

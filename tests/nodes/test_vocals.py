@@ -47,7 +47,7 @@ def toy(pack, monkeypatch):
                 self.download_file_if_not_exists("https://example.invalid", str(self.models / name))
 
         def separate(self, path, names):
-            waveform = pack("hallo3_core.recording").read_recording(path)
+            waveform = pack("hallo3_core.inputs.recording").read_recording(path)
             silent = type(waveform)(torch.zeros_like(waveform.waveform), waveform.rate)
             write = pack("nodes.vocals").write_wav
             for stem, sound in (("Vocals", waveform), ("Instrumental", silent)):

@@ -150,7 +150,7 @@ def test_the_thumbnail_is_small_and_of_the_browsers_shape(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loaders_say_where_their_files_are_from_and_belong(name):
-    from hallo3_core.checkpoints.download import PARTS, REPOSITORY
+    from hallo3_core.release.download import PARTS, REPOSITORY
 
     for node in read(name)["nodes"]:
         if node["type"] not in LOADERS:
@@ -230,4 +230,4 @@ def test_two_clips_by_hand_are_the_long_film(pack, run, monkeypatch):
     monkeypatch.setattr(writer, "write", lambda self, frames: clips.append(frames) or original(self, frames))
     monkeypatch.setitem(globals(), "read", lambda name, form: whole)
     run("hallo3_long_video")
-    assert torch.equal(torch.cat(clips), pack("hallo3_core.image").to_uint8(chained.images.movedim(-1, 1)))
+    assert torch.equal(torch.cat(clips), pack("hallo3_core.inputs.image").to_uint8(chained.images.movedim(-1, 1)))

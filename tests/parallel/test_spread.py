@@ -8,23 +8,24 @@ import signal
 import pytest
 import torch
 
-from hallo3_core.checkpoints import names, tiny
-from hallo3_core.checkpoints.parts import load, sort_official
-from hallo3_core.config import Grid
 from hallo3_core.errors import InputError
-from hallo3_core.guidance import Guidance, Scales
-from hallo3_core.image import plan_framing
+from hallo3_core.inputs.image import plan_framing
+from hallo3_core.inputs.portrait import Portrait
 from hallo3_core.model.attention import attend_here
+from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.noise import SeededNoise
-from hallo3_core.options import Settings
 from hallo3_core.parallel.groups import Group, shares
 from hallo3_core.parallel.sequence import SequenceDenoiser, from_strip, to_strip
 from hallo3_core.parallel.spread import follow, lead_run
 from hallo3_core.parallel.team import backend_of, branch_groups, join, take_card
-from hallo3_core.pipeline import sample_clip
-from hallo3_core.portrait import Portrait
-from hallo3_core.run import Evaluations, prepare_run
+from hallo3_core.pipeline.clip import sample_clip
+from hallo3_core.pipeline.conditions import Evaluations, prepare_run
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.sampling.guidance import Guidance, Scales
+from hallo3_core.sampling.noise import SeededNoise
+from hallo3_core.toy import noise_release as tiny
+from hallo3_core.weights import names
+from hallo3_core.weights.parts import load, sort_official
 from tests.noise import noise
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -126,11 +127,11 @@ def test_a_film_over_two_processes_is_that_of_one(together, tiny_release, speech
     from pathlib import Path
 
     from hallo3_core.animate import Progress, assist, clip_maker
-    from hallo3_core.checkpoints.release import Release
-    from hallo3_core.clip_chain import clip_chain
-    from hallo3_core.networks import Networks
-    from hallo3_core.options import Options
-    from hallo3_core.scene import read_scene
+    from hallo3_core.film.clip_chain import clip_chain
+    from hallo3_core.pipeline.networks import Networks
+    from hallo3_core.pipeline.options import Options
+    from hallo3_core.pipeline.scene import read_scene
+    from hallo3_core.release.layout import Release
 
     image = Path(__file__).parents[2] / "assets" / "portrait.jpg"
     release, options = Release(tiny_release), Options(Settings(steps=2), size=(16, 32))
@@ -223,7 +224,7 @@ def test_branches_come_apart_first(processes, branches, groups):
 
 
 def test_a_mistake_gets_one_line_from_all(together, tiny_release, tmp_path, short_speech):
-    from hallo3_core.cli import main
+    from hallo3_core.cli.main import main
 
     given = ["animate", "--audio", str(short_speech), "--prompt", "x", "--models", str(tiny_release), "--device", "cpu"]
     given += ["--output", str(tmp_path / "film.mp4")]

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from hallo3_core.animate import Film, Progress, animate
-from hallo3_core.batch import Job
-from hallo3_core.checkpoints.release import Release
-from hallo3_core.cli import main
+from hallo3_core.cli.batch import Job
+from hallo3_core.cli.main import main
+from hallo3_core.cli.workers import claim, make_films, take
 from hallo3_core.errors import InputError
-from hallo3_core.film import read_film
-from hallo3_core.options import Options, Settings
-from hallo3_core.workers import claim, make_films, take
+from hallo3_core.film.writer import read_film
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.release.layout import Release
 
 FILMS = 5
 

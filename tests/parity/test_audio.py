@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hallo3_core import audio, clips
-from hallo3_core.recording import VOICE_RATE, Recording, to_mono
+from hallo3_core import clips
+from hallo3_core.inputs import audio
+from hallo3_core.inputs.recording import VOICE_RATE, Recording, to_mono
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import pytest
 import torch
 from einops import rearrange
 
-from hallo3_core.checkpoints import names
 from hallo3_core.clips import FRAMES_PER_CLIP, LATENT_FRAMES, NEW_FRAMES_PER_CLIP, clip_count
-from hallo3_core.image import crop_to, to_uint8
-from hallo3_core.options import Settings
-from hallo3_core.pipeline import concat_latent, film_clips, last_frames
-from hallo3_core.portrait import encode_masked, framed, prepare_portrait
-from hallo3_core.run import prepare_run
-from hallo3_core.text import null_text
-from hallo3_core.vae import LATENT_SCALE
+from hallo3_core.inputs.image import crop_to, to_uint8
+from hallo3_core.inputs.portrait import encode_masked, framed, prepare_portrait
+from hallo3_core.inputs.text import null_text
+from hallo3_core.pipeline.clip import concat_latent, film_clips, last_frames
+from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.vae.autoencoder import LATENT_SCALE
+from hallo3_core.weights import names
 from tests.parity import test_networks as networks_test
 from tests.parity import test_sampler as sampler_test
 
@@ -80,11 +80,11 @@ def test_whole_film(dtype, recorded, golden_config, golden_dir, table):
     """float32 meets every recorded tensor. Two machines' float32 differ by 1e-6 in a film, which alone moves about one
     byte in ten thousand over the edge to its neighbour; so the share of such bytes is asked of the float64 film, whose
     own rounding does not count."""
-    from hallo3_core.audio import clip_windows, encode_audio, load_wav2vec
-    from hallo3_core.face import reference_mask
-    from hallo3_core.image import plan_framing
-    from hallo3_core.recording import Recording as Sound
-    from hallo3_core.vae import load_vae
+    from hallo3_core.inputs.audio import clip_windows, encode_audio, load_wav2vec
+    from hallo3_core.inputs.face import reference_mask
+    from hallo3_core.inputs.image import plan_framing
+    from hallo3_core.inputs.recording import Recording as Sound
+    from hallo3_core.vae.autoencoder import load_vae
 
     recording = recorded("long_video")
     vae = load_vae(recorded("vae_tiny_weights").weights(), dtype=dtype)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hallo3_core import face
-from hallo3_core.image import crop_to, frame_pixels, pixel_dropout, plan_framing
+from hallo3_core.inputs import face
+from hallo3_core.inputs.image import crop_to, frame_pixels, pixel_dropout, plan_framing
 
 # MediaPipe's outer outline of the lips. Its box was recorded too, though sampling never uses it.
 LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409)

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from hallo3_core.checkpoints import names
-from hallo3_core.checkpoints.inspect import inspect
-from hallo3_core.checkpoints.kinds import ENGINE_PARTS
-from hallo3_core.checkpoints.parts import TEXT, VAE, build, sort_official
+from hallo3_core.release.inspect import inspect
+from hallo3_core.weights import names
+from hallo3_core.weights.kinds import ENGINE_PARTS
+from hallo3_core.weights.parts import TEXT, VAE, build, sort_official
 
 
 @pytest.fixture(scope="module")

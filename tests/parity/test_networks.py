@@ -6,12 +6,12 @@ import pytest
 import torch
 from einops import rearrange
 
-from hallo3_core.checkpoints import names
-from hallo3_core.checkpoints.parts import Parts, load, sort_transformer
-from hallo3_core.config import Grid
 from hallo3_core.model.attention import join_heads
+from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions, Denoiser
 from hallo3_core.model.positions import rotate_
+from hallo3_core.weights import names
+from hallo3_core.weights.parts import Parts, load, sort_transformer
 
 # what `small.out` multiplies by 2^-7, to make the norms' eps values visible
 SMALL = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hallo3_core import guidance, schedule
-from hallo3_core.sampler import clean_from_velocity, sample
+from hallo3_core.sampling import guidance, schedule
+from hallo3_core.sampling.sampler import clean_from_velocity, sample
 
 
 def test_noise_schedule_of_training(recorded, table):

@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
-from hallo3_core.checkpoints.vae_names import to_diffusers, to_original
-from hallo3_core.vae import LATENT_SCALE, VaeConfig, build_vae, chunk_spans, load_vae
+from hallo3_core.toy.noise_vae import tiny_vae_tensors
+from hallo3_core.vae.autoencoder import LATENT_SCALE, VaeConfig, build_vae, chunk_spans, load_vae
+from hallo3_core.weights.vae_names import to_diffusers, to_original
 
 PREFIX = "first_stage_model."
 

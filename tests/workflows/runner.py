@@ -63,16 +63,16 @@ class Runner:
         """A film that a node wrote to a file, read back; anything else as it is."""
         if not hasattr(value, "get_stream_source"):
             return value
-        frames, fps, sound = self.engine("film").read_film(value.get_stream_source())
+        frames, fps, sound = self.engine("film.writer").read_film(value.get_stream_source())
         audio = sound and {"waveform": sound.waveform[None], "sample_rate": sound.rate}
         return Made(frames / 255, audio, float(fps))
 
     def _LoadImage(self, image: str) -> tuple:
-        picture = self.engine("image").read_image(ASSETS / image.removeprefix("hallo3_"))
+        picture = self.engine("inputs.image").read_image(ASSETS / image.removeprefix("hallo3_"))
         return picture.movedim(0, -1)[None], torch.zeros(1, 64, 64)
 
     def _LoadAudio(self, audio: str) -> tuple:
-        sound = self.engine("recording").read_recording(ASSETS / audio.removeprefix("hallo3_"))
+        sound = self.engine("inputs.recording").read_recording(ASSETS / audio.removeprefix("hallo3_"))
         return ({"waveform": sound.waveform[None], "sample_rate": sound.rate},)
 
     def _CLIPTextEncode(self, clip, text: str) -> tuple:

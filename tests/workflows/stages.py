@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hallo3_core.checkpoints.download import REPOSITORY
-from hallo3_core.checkpoints.release import FACE_FOLDER, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from hallo3_core.release.download import REPOSITORY
+from hallo3_core.release.layout import FACE_FOLDER, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
 
 from .drawing import Dot, Node, Output, Stage
 

@@ -6,8 +6,8 @@ import onnx
 import torch
 from PIL import Image
 
-from hallo3_core.face import DETECTOR, embed_face, load_face_analyser
-from hallo3_core.image import read_image
+from hallo3_core.inputs.face import DETECTOR, embed_face, load_face_analyser
+from hallo3_core.inputs.image import read_image
 
 from . import Given, case
 from .models import changed

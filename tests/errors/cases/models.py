@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from hallo3_core.checkpoints.release import ENGINE_FILE, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
-from hallo3_core.checkpoints.tiny_text import write_tiny_text_encoder
-from hallo3_core.checkpoints.tiny_vae import tiny_vae_tensors
-from hallo3_core.checkpoints.tiny_wav2vec import write_tiny_wav2vec
+from hallo3_core.release.layout import ENGINE_FILE, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from hallo3_core.toy.noise_text import write_tiny_text_encoder
+from hallo3_core.toy.noise_vae import tiny_vae_tensors
+from hallo3_core.toy.noise_wav2vec import write_tiny_wav2vec
 
 from . import Given, Place, case
 

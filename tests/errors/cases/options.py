@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import av
 
-from hallo3_core.film import NOTICE, read_film
-from hallo3_core.noise import MAX_SEED
+from hallo3_core.film.writer import NOTICE, read_film
+from hallo3_core.sampling.noise import MAX_SEED
 
 from . import Given, Place, case
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms
 
-from hallo3_core.image import read_image
+from hallo3_core.inputs.image import read_image
 
 from . import Given, Place, case
 from .files import encoded, noise, picture, png, text

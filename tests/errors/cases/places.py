@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hallo3_core.film import read_film
+from hallo3_core.film.writer import read_film
 
 from . import Given, Place, case
 

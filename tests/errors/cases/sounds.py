@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hallo3_core.recording import read_recording
+from hallo3_core.inputs.recording import read_recording
 
 from . import Given, Place, case
 from .files import encoded, float_wav, patched, picture, text, tone, wav

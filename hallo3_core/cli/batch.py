@@ -1,0 +1,76 @@
+"""Batch files: a film a line, `prompt@@image@@audio`, the format of the original's examples.
+
+Whoever runs a batch file need not be the one who wrote it. So its paths stay inside the file's own folder, links
+followed, unless the command line names further folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+
+SEPARATOR = "@@"
+SIZE_LIMIT = 4 << 20  # bytes: some 20,000 lines
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of a batch file."""
+
+    line: int
+    prompt: str
+    image: Path
+    audio: Path
+
+
+def read_batch(path: Path, inputs: Sequence[Path] = ()) -> list[Job]:
+    """The jobs of a batch file; empty lines are passed over, relative paths start at the file's folder, and all lead
+    into it or into one of the folders `inputs`.
+
+    Raises:
+        InputError: no such file, too large, not text, no lines, a line of another form, or a path that leads elsewhere.
+    """
+    folders = [folder.resolve() for folder in (path.parent, *inputs)]
+    jobs = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        parts = [part.strip() for part in line.split(SEPARATOR)]
+        if len(parts) != 3 or not all(parts):
+            raise InputError(f"{place}: expected prompt@@image@@audio, found {line[:80]!r}")
+        prompt, image, audio = parts
+        jobs.append(Job(number, prompt, _inside(image, path, folders, place), _inside(audio, path, folders, place)))
+    if not jobs:
+        raise InputError(f"{path}: no lines of the form prompt@@image@@audio")
+    return jobs
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines as editors count them; a byte order mark, which some of them write, is not part of the first."""
+    try:
+        if path.stat().st_size > SIZE_LIMIT:
+            raise InputError(f"{path}: larger than {SIZE_LIMIT >> 20} MB, which no batch file is")
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8") from error
+
+
+def _inside(name: str, path: Path, folders: Sequence[Path], place: str) -> Path:
+    """The path that a line names, if it lies in one of the folders."""
+    named = path.parent / name
+    try:
+        real = named.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # NUL in it, too long, or links that lead in a circle
+        raise InputError(f"{place}: {name[:80]!r} is no path ({error})") from error
+    if not any(real.is_relative_to(folder) for folder in folders):
+        raise InputError(
+            f"{place}: {name[:80]!r} leads out of {folders[0]}. Move the file there, or name its folder: "
+            f"--inputs {real.parent}"
+        )
+    return named

@@ -1,0 +1,122 @@
+"""The options of the command line that a film depends on, shared by `animate` and `batch`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from .presets import DEFAULT, PRESETS, settle
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+FRAMINGS = ("auto", "crop", "pad", "native")
+EIGHT_BITS = ("weights", "products")
+
+
+def add_film_options(parser: argparse.ArgumentParser) -> None:
+    """The options that animate and batch share."""
+    add = parser.add_argument
+    add("--models", type=Path, required=True, help="the release's folder")
+    add("--seed", type=seed, default=0, help="same seed, same film (default 0)")
+    add("--preset", choices=PRESETS, default=DEFAULT, help="quality for speed: sets the options marked with * below")
+    add("--steps", type=int, help="*1 to 1000; time grows with it (default 50)")
+    add("--audio-cfg", type=float, default=3.5, help="how much the lips follow the sound (default 3.5)")
+    add("--text-cfg", type=float, default=3.5, help="how much the scene follows the sentence (default 3.5)")
+    add("--reference-cfg", type=float, default=1.0, help="how much the person follows the portrait (default 1)")
+    add("--guidance-start", type=float, metavar="SHARE", help="*guidance begins at this share of the steps (default 0)")
+    add("--guidance-stop", type=float, metavar="SHARE", help="*and ends at this one: fewer evaluations (default 1)")
+    add("--size", type=size, metavar="HxW", help="height x width, multiples of 16 (default: the trained size, 480x720)")
+    framing = "*auto: square portraits are padded, others cropped; native: square ones make a square film, a third less"
+    add("--framing", choices=FRAMINGS, help=framing)
+    add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
+    add("--sampler", help="*sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
+    add("--cache", type=float, metavar="THRESHOLD", help="*skip steps that change x0 by less, such as 0.05 (default 0)")
+    add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
+    add("--color-hold", type=float, default=0.0, help="colour held to the portrait's over all clips: 0 off, 1 fully")
+    add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
+    add("--metadata", type=tag, action="append", default=[], metavar="NAME=TEXT", help="kept in the film's file")
+    add(
+        "--no-ai-notice",
+        action="store_true",
+        help="a film without its AI-generated mark (see docs/errors.md)",
+    )
+    keeping = parser.add_mutually_exclusive_group()
+    keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the film is whole")
+    keeping.add_argument("--no-resume", action="store_true", help="keep no finished clips: a stopped run starts anew")
+    add("--compile", action="store_true", help="torch.compile: a wait at the first steps, quicker ones after it")
+    add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
+    add("--stream", action="store_true", help="weights stay in host memory; the device holds two blocks at a time")
+    add("--fp8", choices=EIGHT_BITS, help="the denoiser's matrices in eight bits; products: multiplied so too (lossy)")
+    add("--attention", default="auto", metavar="KERNEL", help="auto: the quickest exact one by trial; sage: lossy")
+
+
+def seed(text: str) -> int:
+    from ..sampling.noise import MAX_SEED
+
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: choose 0 to {MAX_SEED}")
+    return int(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected height x width, such as 480x720")
+    return int(height), int(width)
+
+
+def lora(text: str) -> tuple[Path, float]:
+    path, colon, strength = text.rpartition(":")
+    try:
+        file, value = (Path(path), float(strength)) if colon else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0  # a colon of the path itself
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r}: strength {value}, expected a number such as 1")
+    return file, value
+
+
+def tag(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no metadata: expected NAME=TEXT, such as title=Greeting")
+    return name, value
+
+
+def film_options(given: argparse.Namespace):
+    """The command line's words as `options.Options`."""
+    import torch
+
+    from ..pipeline.options import Options, Settings
+    from ..runtime.devices import automatic_dtype, choose_device
+    from ..sampling.guidance import Guidance, Scales
+
+    given = settle(given)
+    device = choose_device(given.device)
+    scales = Scales(given.reference_cfg, given.audio_cfg, given.text_cfg)
+    guidance = Guidance(scales, given.guidance_start, given.guidance_stop)
+    return Options(
+        settings=Settings(given.steps, guidance, given.sampler, batched=not given.sequential, cache=given.cache),
+        seed=given.seed,
+        size=given.size,
+        framing=given.framing,
+        face=given.face,
+        loras=tuple(given.lora),
+        color_hold=given.color_hold,
+        metadata=dict(given.metadata),
+        ai_notice=not given.no_ai_notice,
+        device=device,
+        dtype=automatic_dtype(device) if given.dtype == "auto" else getattr(torch, DTYPES[given.dtype]),
+        compile=given.compile,
+        attention=given.attention,
+        fp8=given.fp8,
+        stream=given.stream and device != "cpu",  # where the weights are in the right place already
+    )
+
+
+def keeping_of(given: argparse.Namespace):
+    """How long finished clips stay, as `work_folder.Keeping`."""
+    from ..film.work_folder import Keeping
+
+    return Keeping.NEVER if given.no_resume else Keeping.ALWAYS if given.keep_work else Keeping.UNTIL_WHOLE

@@ -1,0 +1,292 @@
+"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo | samples`.
+
+Exit codes: 0 done, 2 not done (one line says why), 130 interrupted (Ctrl-C), 143 asked to end (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InputError
+from ..inputs.samples import PORTRAIT, SPEECH
+from .film_options import add_film_options, film_options, keeping_of, seed
+from .interruption import Terminated, sigterm_raises
+from .presets import summary
+
+NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
+DEMO_PROMPT = "A friendly person is talking to the camera."
+DEMO_STEPS = 12
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        with sigterm_raises():
+            return options.run(options) or 0
+    except InputError as error:
+        say(f"error: {error}", sys.stderr)
+        return NOT_DONE
+    except KeyboardInterrupt as stop:
+        say("interrupted", sys.stderr)
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+def say(text: str, stream=None) -> None:
+    """A line for the person at the terminal."""
+    (stream or sys.stdout).write(text + "\n")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is answered with one line."""
+
+    def error(self, message: str):
+        if os.environ.get("RANK", "0") != "0":
+            self.exit(2)  # rank 0 of the processes that torchrun started says it for all
+        self.exit(2, f"error: {message} ({self.prog} --help lists the options)\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="hallo3", description="A portrait, a recording and a sentence become a film.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    one = commands.add_parser("animate", help="one portrait and one recording to a film")
+    one.add_argument("--image", type=Path, required=True, help="the portrait")
+    one.add_argument("--audio", type=Path, required=True, help="the recording, or a film whose sound to take")
+    one.add_argument("--prompt", required=True, help="a sentence about person and scene")
+    one.add_argument("--output", type=Path, required=True, help="the film to write, .mp4")
+    add_film_options(one)
+    one.set_defaults(run=run_animate)
+
+    many = commands.add_parser("batch", help="a film for each line of a file: prompt@@image@@audio")
+    many.add_argument("file", type=Path, help="paths in it start at the file's own folder and stay in it")
+    many.add_argument("--inputs", type=Path, action="append", default=[], help="a further folder they may lead to")
+    many.add_argument("--output-dir", type=Path, required=True, help="films are named 0000.mp4, 0001.mp4, ...")
+    many.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="only each N-th line, from line I on")
+    add_film_options(many)
+    many.set_defaults(run=run_batch)
+
+    smaller = commands.add_parser("convert", help="the release to four safetensors files, in bf16, fp16 or fp8")
+    smaller.add_argument("source", type=Path, help="the release's folder, or its engine or VAE file")
+    smaller.add_argument("target", type=Path, help="the folder to write to")
+    smaller.add_argument("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16", help="fp8: the blocks' matrices")
+    smaller.set_defaults(run=run_convert)
+
+    fetch = commands.add_parser("download", help="the release's files from the Hugging Face hub, about 40 GB")
+    fetch.add_argument("folder", type=Path, nargs="?", help="where to; a broken download goes on where it stopped")
+    fetch.add_argument("--parts", nargs="+", metavar="PART", help="only these (see --list)")
+    fetch.add_argument("--list", action="store_true", help="parts, sizes and licences; needs no network")
+    fetch.add_argument("--dry-run", action="store_true", help="the same, and the room in the folder; fetches nothing")
+    fetch.set_defaults(run=run_download)
+
+    tiny = commands.add_parser("tiny", help="write the toy release: official layout, toy sizes, seeded noise")
+    tiny.add_argument("folder", type=Path)
+    tiny.add_argument("--seed", type=seed, default=0)
+    tiny.set_defaults(run=run_tiny)
+
+    demo = commands.add_parser("demo", help="the toy release makes a film of the portrait and speech in assets/")
+    demo.add_argument("--output", type=Path, default=Path("demo.mp4"))
+    demo.add_argument("--models", type=Path, help="an existing release; without it a toy one is written and removed")
+    demo.set_defaults(run=run_demo)
+
+    samples = commands.add_parser(
+        "samples", help="put the project's portrait and recording into ComfyUI's input folder"
+    )
+    samples.add_argument("folder", type=Path, help="that folder; files of these names that are there stay")
+    samples.set_defaults(run=run_samples)
+
+    look = commands.add_parser("inspect", help="what a file or folder is, and whether it can be used")
+    look.add_argument("path", type=Path)
+    look.set_defaults(run=run_inspect)
+    return parser
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Which of how many parts, counted from 0; people count from 1."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: the parts of four are 1/4, 2/4, 3/4 and 4/4")
+    return int(part) - 1, int(parts)
+
+
+class Bar:
+    """Progress on the terminal: the stages, then one bar over all steps of all clips with the time left."""
+
+    def __init__(self):
+        self._bar, self._steps, self._kept = None, 0, 0
+
+    def stage(self, text: str) -> None:
+        say(f"{text} ...", sys.stderr)
+
+    def start(self, clips: int, steps: int) -> None:
+        from tqdm import tqdm
+
+        self._clips, self._steps = clips, steps
+        form = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} to go"
+        self._bar = tqdm(total=clips * steps, initial=self._kept * steps, bar_format=form, smoothing=0.05)
+        self._show(self._kept, 0)
+
+    def kept(self, clip: int) -> None:
+        self._kept = clip + 1
+        if self._bar is not None:
+            self._show(clip, self._steps)
+
+    def step(self, clip: int, step: int, clean) -> None:
+        self._show(clip, step + 1)
+
+    def _show(self, clip: int, steps: int) -> None:
+        """So many steps of a clip are done; fewer than before where it is made again in another way."""
+        self._bar.set_description(f"clip {clip + 1}/{self._clips}", refresh=False)
+        self._bar.update(clip * self._steps + steps - self._bar.n)
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def run_animate(given: argparse.Namespace) -> None:
+    from ..animate import animate, assist
+    from ..parallel.team import join, take_card
+    from ..release.layout import Release
+    from ..runtime.devices import stay_on_the_card
+
+    with join() as meet:
+        take_card(given.device)
+        release, options = Release(given.models), film_options(given)
+        stay_on_the_card(options.device)
+        team = meet(options.device, len(options.settings.branches()))
+        if team is not None and not team.leads:
+            return assist(team, release, options)
+        inputs = (given.image, given.audio, given.prompt, release, given.output)
+        tell(animate(*inputs, options, Bar(), keeping_of(given), team))
+        say(summary(given))
+
+
+def tell(film) -> None:
+    from ..clips import FPS
+
+    say(
+        f"{film.path}: {film.frames} frames ({film.frames / FPS:.2f} s), {film.width}x{film.height}, {film.clips} clips"
+    )
+
+
+def run_batch(given: argparse.Namespace) -> int:
+    """A line that fails is told and passed over; the exit code says whether a film is missing at the end."""
+    from ..animate import animate
+    from ..parallel.team import take_card
+    from ..pipeline.networks import Networks, can_keep_all
+    from ..release.layout import Release
+    from ..runtime.devices import stay_on_the_card
+    from .batch import read_batch
+    from .workers import make_films
+
+    def make(job, film):
+        inputs = (job.image, job.audio, job.prompt, release, film)
+        return animate(*inputs, options, Bar(), keeping_of(given), networks=networks)
+
+    take_card(given.device)
+    part, parts = given.shard
+    lines = list(enumerate(read_batch(given.file, given.inputs)))[part::parts]
+    release, options = Release(given.models), film_options(given)
+    stay_on_the_card(options.device)
+    networks = Networks(release, options, keep=can_keep_all(release, options))
+    if not given.output_dir.is_dir():
+        raise InputError(f"{given.output_dir}: no such folder for the films")
+    jobs = {given.output_dir / f"{number:04d}.mp4": job for number, job in lines}
+    for film in filter(Path.exists, jobs):
+        say(f"{film}: there already, and kept (remove it to make it anew)", sys.stderr)
+    worker, workers = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    for film, made in make_films(jobs, make, worker, workers):
+        if isinstance(made, InputError):
+            say(f"error: {given.file}, line {jobs[film].line}: {made}", sys.stderr)
+        else:
+            tell(made)
+    say(summary(given))
+    missing = sum(not film.exists() for film in jobs)
+    if missing:
+        say(f"{missing} of {len(jobs)} films were not made", sys.stderr)
+    return 2 if missing else 0
+
+
+def run_tiny(given: argparse.Namespace) -> None:
+    from ..toy.noise_release import write_tiny_release
+
+    say(f"{write_tiny_release(given.folder, given.seed)}: a toy release (seeded noise, for trying the program only)")
+
+
+def run_demo(given: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        if given.models is None:
+            given.models = Path(scratch) / "tiny"
+            run_tiny(argparse.Namespace(folder=given.models, seed=0))
+        words = ["animate", "--image", str(PORTRAIT), "--audio", str(SPEECH)]
+        words += ["--prompt", DEMO_PROMPT, "--models", str(given.models), "--output", str(given.output)]
+        run_animate(build_parser().parse_args([*words, "--steps", str(DEMO_STEPS), "--device", "cpu"]))
+        say("The weights are noise: this shows that everything works, not what the real model makes.")
+
+
+def run_samples(given: argparse.Namespace) -> None:
+    from ..inputs.samples import copy_samples
+
+    for path in copy_samples(given.folder):
+        say(str(path))
+
+
+def run_inspect(given: argparse.Namespace) -> int:
+    from ..release.inspect import inspect
+
+    report = inspect(given.path)
+    say(report.text())
+    return 0 if report.usable else 2
+
+
+def run_convert(given: argparse.Namespace) -> None:
+    from ..release.convert import convert
+
+    with byte_bar() as progress:
+        files = convert(given.source, given.target, given.dtype, progress=progress)
+    for path in files:
+        say(f"{path}: {path.stat().st_size / 1e9:.2f} GB")
+
+
+def run_download(given: argparse.Namespace) -> None:
+    from ..release.download import download, plan_text
+
+    if given.folder is None and not given.list:
+        raise InputError("download: name the folder to download to (or give --list)")
+    say(plan_text(given.parts, given.folder))
+    if given.list or given.dry_run:
+        return
+    with byte_bar() as progress:
+        files = download(given.folder, given.parts, progress=progress)
+    say(f"{given.folder}: {len(files)} files")
+
+
+@contextmanager
+def byte_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar of bytes, told how many are done, how many there are in all, and of which file."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, unit_divisor=1000) as bar:
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.set_description(name, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def entry() -> None:
+    """For `python -m hallo3_core`."""
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""What a user gives, read and checked: portrait, face, recording, audio features, prompt."""

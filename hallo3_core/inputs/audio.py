@@ -1,0 +1,288 @@
+"""What the mouth follows: a recording through wav2vec2, features of each film frame, and the windows of each clip.
+
+Source: the released sampler normalises the whole recording, pads it with zeros to whole 49 frames, stretches wav2vec2's
+50 features a second to 25, and keeps what every transformer layer says (the embedding below them left out).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..clips import FPS, FRAMES_PER_CLIP, MOTION_FRAMES, NEW_FRAMES_PER_CLIP, clip_count, film_frames
+from ..errors import InputError, require
+from ..weights.config_file import read_config, read_json
+from ..weights.reading import read_tensors
+from .recording import VOICE_RATE, Recording, check_recording, to_mono
+
+SAMPLES_PER_FRAME = VOICE_RATE // FPS
+REACH = 2  # frames that a window holds on either side of its own
+WINDOW = 2 * REACH + 1
+PIECE_STEPS = 500  # features convolved at a time: 10 seconds, about 0.3 GB at the real size
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_PREFIX = "wav2vec2."  # of the network inside a model with a head; the head is of no use here
+_TRAINING_ONLY = "masked_spec_embed"  # replaces masked inputs in training, absent from the real file
+_RENAMED = {  # torch's weight norm before and after it became a parametrization
+    "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
+    "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Wav2Vec:
+    """A wav2vec2 network, in evaluation mode, where it was loaded to."""
+
+    model: nn.Module
+
+    @property
+    def layers(self) -> int:
+        return self.model.config.num_hidden_layers
+
+    @property
+    def dim(self) -> int:
+        return self.model.config.hidden_size
+
+
+@dataclass(frozen=True, eq=False)
+class AudioFeatures:
+    """A whole recording as wav2vec2 hears it: `hidden` ``padded layers dim``, float32 on the CPU, 25 a second.
+
+    `frames` is the film's length, padded the next multiple of 49.
+    """
+
+    hidden: Tensor
+    frames: int
+    recording: Recording
+
+    @property
+    def clips(self) -> int:
+        return clip_count(self.frames)
+
+
+def load_wav2vec(
+    path: str | PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Wav2Vec:
+    """wav2vec2 from a folder of the usual layout, or from a weights file with its `config.json` beside it.
+
+    Never downloads, and leaves no weight to chance.
+
+    Raises:
+        InputError: no config or weights, another kind of model, or tensors that do not fit it, by name.
+    """
+    weights = _weights_file(Path(path))
+    config = _read_config(weights.parent)
+    tensors = read_tensors(weights)
+    if any(name.startswith(_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
+    tensors = {_RENAMED.get(name, name): tensor for name, tensor in tensors.items()}
+
+    transformers = require("transformers", "transformers", "wav2vec2")
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):  # no storage, no chance: weights are the file's
+            model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
+    except Exception as error:  # of which kind depends on the version of transformers
+        raise InputError(f"{weights.parent}: no wav2vec2 can be built after its config.json ({error}).") from error
+    expected = model.state_dict()
+    if _TRAINING_ONLY in expected:
+        tensors.setdefault(_TRAINING_ONLY, torch.zeros(expected[_TRAINING_ONLY].shape))
+    for found, problem in ((expected.keys() - tensors.keys(), "lacks"), (tensors.keys() - expected.keys(), "has")):
+        if found:
+            raise InputError(
+                f"{weights}: not the wav2vec2 of its config.json: {problem} {sorted(found)[0]} "
+                f"({len(found)} such tensors). Get the folder facebook/wav2vec2-base-960h again."
+            )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{weights}: {name} has shape {list(tensor.shape)}, by its config.json {list(expected[name].shape)}. "
+                "Use the config.json that belongs to it."
+            )
+    tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+    model.load_state_dict(tensors, assign=True)
+    return Wav2Vec(model.eval().requires_grad_(False))
+
+
+@torch.no_grad()
+def encode_audio(recording: Recording, wav2vec: Wav2Vec) -> AudioFeatures:
+    """A recording of any length to features: normalised, padded, convolved, stretched to 25 a second, encoded.
+
+    The transformer sees the whole recording in one pass, always: its attention reaches from the first word to the last.
+    The convolutions go in pieces, with the result of one pass. What grows are the features (36 KB a frame at the real
+    size, 3.3 GB an hour) and the activations of the one layer at work, less than twice that. Measured at the real size
+    on a CPU, beside the model: 0.20 GB for 1 minute, 0.63 GB for 4, of which 0.21 are features.
+
+    Raises:
+        InputError: not a recording, or features that are not finite.
+    """
+    recording = check_recording(recording)
+    signal = padded_signal(to_mono(recording))
+    hidden = encode_features(convolve(wav2vec.model, signal), padded_frames(recording.frames), wav2vec)
+    if not all(value.isfinite() for value in hidden.aminmax()):
+        raise InputError(f"{recording.name}: wav2vec2 answers with values that are no numbers. Load it as float32.")
+    return AudioFeatures(hidden, recording.frames, recording)
+
+
+def padded_frames(frames: int) -> int:
+    """Frames that wav2vec2 is asked for: the next multiple of 49, as the released sampler has it."""
+    return -(-frames // FRAMES_PER_CLIP) * FRAMES_PER_CLIP
+
+
+def padded_signal(waveform: Tensor) -> Tensor:
+    """16 kHz ``samples`` to mean 0 and deviation 1, then zeros: 640 for each frame to the next multiple of 49."""
+    samples, frames = waveform.shape[0], film_frames(waveform.shape[0], VOICE_RATE)
+    variance, mean = torch.var_mean(waveform, correction=0)
+    signal = waveform.new_zeros(samples + (padded_frames(frames) - frames) * SAMPLES_PER_FRAME)
+    torch.sub(waveform, mean, out=signal[:samples])
+    signal[:samples] /= (variance + 1e-7).sqrt()
+    return signal
+
+
+@torch.no_grad()
+def convolve(model: nn.Module, signal: Tensor, piece: int = PIECE_STEPS) -> Tensor:
+    """wav2vec2's convolutions: ``samples -> dim steps``, 50 steps a second, float32 on the CPU.
+
+    Goes `piece` steps at a time, each with the samples that its steps reach, so the result is that of one pass while
+    memory stays flat. A group norm, which spans the recording, is given the recording's own statistics first.
+    """
+    first, *others = model.feature_extractor.conv_layers
+    reach, stride = 1, 1
+    for layer in (first, *others):
+        reach, stride = reach + (layer.conv.kernel_size[0] - 1) * stride, stride * layer.conv.stride[0]
+    steps = (signal.shape[0] - reach) // stride + 1
+
+    begin = first
+    if isinstance(first.layer_norm, nn.GroupNorm):
+        scale, shift = _whole_norm(first, signal, piece * stride // first.conv.stride[0])
+
+        def begin(x: Tensor) -> Tensor:
+            return first.activation(torch.addcmul(shift, first.conv(x).float(), scale).to(x.dtype))
+
+    features = torch.empty(others[-1].conv.out_channels, steps)
+    for start in range(0, steps, piece):
+        stop = min(start + piece, steps)
+        x = begin(_samples(signal, start * stride, (stop - 1) * stride + reach, first.conv.weight))
+        for layer in others:
+            x = layer(x)
+        features[:, start:stop] = x[0]
+    return features
+
+
+@torch.no_grad()
+def encode_features(features: Tensor, padded: int, wav2vec: Wav2Vec) -> Tensor:
+    """Stretches convolved features ``dim steps`` to `padded` frames; every layer's output ``padded layers dim``.
+
+    Where the model ends in a norm of its own, the last layer's output is taken after it, as transformers lists it.
+    """
+    model = wav2vec.model
+    stretched = F.interpolate(features[None], size=padded, mode="linear", align_corners=True).transpose(1, 2)
+    embedded, _ = model.feature_projection(stretched.to(model.feature_projection.projection.weight))
+    hidden = torch.empty(padded, wav2vec.layers, wav2vec.dim)
+
+    def keep(index: int):
+        def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+            hidden[:, index] = (output[0] if isinstance(output, tuple) else output)[0]
+
+        return hook
+
+    hooks = [layer.register_forward_hook(keep(index)) for index, layer in enumerate(model.encoder.layers)]
+    try:
+        with torch.random.fork_rng(devices=[]):  # some versions draw for layer drop even in evaluation
+            hidden[:, -1] = model.encoder(embedded).last_hidden_state[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return hidden
+
+
+def windows(hidden: Tensor, indices: Tensor) -> Tensor:
+    """Frames i-2 .. i+2 of each index i, held at the ends: ``padded layers dim, n -> n 5 layers dim``."""
+    around = indices[:, None] + torch.arange(-REACH, REACH + 1)
+    return hidden[around.clamp(0, hidden.shape[0] - 1)]
+
+
+def clip_windows(hidden: Tensor, clip: int) -> Tensor:
+    """``padded layers dim -> 49 5 layers dim``: the two frames before the clip (zeros before the first), its 47, and
+    copies of the last window where the sound is over.
+
+    Raises:
+        IndexError: no such clip in `padded` frames.
+    """
+    clips = clip_count(hidden.shape[0])
+    if not 0 <= clip < clips:
+        raise IndexError(f"clip {clip} does not exist: {hidden.shape[0]} frames of sound have {clips} clips")
+    start = clip * NEW_FRAMES_PER_CLIP - MOTION_FRAMES
+    indices = torch.arange(start, start + FRAMES_PER_CLIP).clamp(max=hidden.shape[0] - 1)
+    chosen = windows(hidden, indices)
+    chosen[indices < 0] = 0
+    return chosen
+
+
+def clip_audio(features: AudioFeatures, clip: int) -> Tensor:
+    """What the denoiser hears in one clip of the film: ``49 5 layers dim``.
+
+    Raises:
+        IndexError: the film has no such clip.
+    """
+    if not 0 <= clip < features.clips:
+        raise IndexError(f"clip {clip} does not exist: {features.recording.name} has {features.clips} clips")
+    return clip_windows(features.hidden, clip)
+
+
+def _weights_file(path: Path) -> Path:
+    """The weights that a folder holds, or the file itself."""
+    if not path.is_dir():
+        return path
+    for name in _WEIGHTS:
+        if (path / name).is_file():
+            return path / name
+    raise InputError(f"{path}: no {' or '.join(_WEIGHTS)} in it. Choose the folder of facebook/wav2vec2-base-960h.")
+
+
+def _read_config(folder: Path):
+    """The folder's `config.json` as transformers' configuration, if it is wav2vec2's and its sound is as ours."""
+    path = folder / "config.json"
+    remedy = "Get the config.json of facebook/wav2vec2-base-960h and put it beside the weights."
+    content = read_config(path, "wav2vec2", remedy)
+    extractor = folder / "preprocessor_config.json"
+    sound = read_json(extractor, "Get it again, or remove it.") if extractor.exists() else {}
+    for key, ours in (("sampling_rate", VOICE_RATE), ("do_normalize", True)):
+        if sound.get(key, ours) != ours:
+            raise InputError(f"{extractor}: {key} is {sound[key]}, expected {ours} as in wav2vec2-base-960h.")
+    transformers = require("transformers", "transformers", "wav2vec2")
+    try:
+        return transformers.Wav2Vec2Config.from_dict(content)
+    except Exception as error:  # of which kind depends on the version of transformers
+        raise InputError(f"{path}: not a wav2vec2 configuration ({str(error).splitlines()[-1].strip()}).") from error
+
+
+def _whole_norm(layer: nn.Module, signal: Tensor, piece: int) -> tuple[Tensor, Tensor]:
+    """The group norm of the first convolution over the whole signal as factor and summand, each ``channels 1``.
+
+    Mean and squared deviation of the pieces are joined in float64 (on the CPU: not every device has it), so the length
+    of the recording costs no precision.
+    """
+    conv, norm = layer.conv, layer.layer_norm
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    steps = (signal.shape[0] - kernel) // stride + 1
+    mean = spread = torch.zeros(conv.out_channels, dtype=torch.float64)
+    for start in range(0, steps, piece):
+        stop = min(start + piece, steps)
+        out = conv(_samples(signal, start * stride, (stop - 1) * stride + kernel, conv.weight))[0].float()
+        own, other = (value.cpu().double() for value in (out.mean(1), out.var(1, correction=0)))
+        count, share = stop - start, (stop - start) / stop
+        spread = spread + other * count + (own - mean).square() * start * share
+        mean = mean + (own - mean) * share
+    scale = norm.weight.cpu().double() / (spread / steps + norm.eps).sqrt()
+    shift = norm.bias.cpu().double() - mean * scale
+    return tuple(value.float().to(conv.weight.device)[:, None] for value in (scale, shift))
+
+
+def _samples(signal: Tensor, start: int, stop: int, like: Tensor) -> Tensor:
+    """A piece of the signal as the first convolution takes it, ``1 1 samples``, where its weights are."""
+    return signal[start:stop].to(like)[None, None]

@@ -1,0 +1,129 @@
+"""InsightFace and what it runs on, ONNX Runtime and OpenCV: taken as they are installed, asked for where they are used.
+
+Both come in several builds (onnxruntime, onnxruntime-gpu, ...; opencv-python, opencv-python-headless, ...): separate
+packages with one and the same folder. Installing a second overwrites the first, and a CUDA build is gone. InsightFace
+asks for the plain ones by name, so it is installed alone (`--no-deps`), and what it needs before it, in whatever build
+is there. Therefore requirements.txt names none of them; messages give the exact commands for what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import metadata
+from importlib.util import find_spec
+from types import ModuleType
+
+from ..errors import InputError, pip_command
+
+PROVIDERS = {
+    "CPU": "CPUExecutionProvider",
+    "CUDA": "CUDAExecutionProvider",
+    "ROCM": "ROCMExecutionProvider",
+    "CoreML": "CoreMLExecutionProvider",
+    "DirectML": "DmlExecutionProvider",
+}
+BUILDS = {
+    "CPU": "onnxruntime",
+    "CUDA": "onnxruntime-gpu",
+    "ROCM": "onnxruntime-rocm",
+    "CoreML": "onnxruntime",
+    "DirectML": "onnxruntime-directml",
+}  # the package that brings a provider
+HEADLESS = "opencv-python-headless"  # loads on servers and in containers too, which lack opencv-python's libGL
+NEEDS = {"onnx": "onnx", "skimage": "scikit-image", "scipy": "scipy", "requests": "requests", "tqdm": "tqdm"}
+# InsightFace's other needs, packages by module.
+OLDER_NEEDS = {"sklearn": "scikit-learn", "PIL": "pillow"}  # of InsightFace 0.7, where package and module differ
+
+
+def load_model_zoo(provider: str) -> ModuleType:
+    """InsightFace's model zoo, 0.7 or 2, over an ONNX Runtime that offers `provider` (one of `PROVIDERS`).
+
+    Raises:
+        InputError: an unknown provider, one that is not offered, or a package that is missing or cannot be loaded.
+    """
+    if provider not in PROVIDERS:
+        raise InputError(f"face provider {provider!r}: expected one of {', '.join(PROVIDERS)}.")
+    needed = {"onnxruntime": BUILDS[provider], "cv2": HEADLESS, **NEEDS, "insightface": "insightface"}
+    if missing := {module: package for module, package in needed.items() if not _is_there(module)}:
+        packages = f"package{'s' if len(missing) > 1 else ''} {_listed(missing.values())}"
+        raise InputError(f"finding faces needs the {packages}. {how_to_install(missing)}")
+    _check_runtime(provider)
+    _check_opencv()
+    return _model_zoo()
+
+
+def installed_builds(module: str) -> list[str]:
+    """The installed packages that bring a module; more than one have overwritten each other."""
+    return sorted(set(metadata.packages_distributions().get(module, [])))
+
+
+def how_to_install(wanted: dict[str, str]) -> str:
+    """The commands after which a package brings each of these modules, and no other package does."""
+    old = [build for module in wanted for build in installed_builds(module)]
+    together = [package for package in wanted.values() if package != "insightface"]
+    steps = [pip_command("uninstall", *old)] if old else []
+    if together:
+        steps.append(pip_command("install", *together))
+    if "insightface" in wanted:
+        steps.append(pip_command("install", "--no-deps", "insightface"))
+    return f"Run {', then '.join(steps)}, and start again."
+
+
+def _check_runtime(provider: str) -> None:
+    try:
+        import onnxruntime
+
+        available = onnxruntime.get_available_providers()
+    except (ImportError, AttributeError) as error:  # half overwritten, or libraries that are not there
+        raise InputError(
+            _unloadable("onnxruntime", error, how_to_install({"onnxruntime": BUILDS[provider]}))
+        ) from error
+    if PROVIDERS[provider] in available:
+        onnxruntime.set_default_logger_severity(3)  # errors only, as InsightFace's own front end sets it
+        return
+    offered = ", ".join(name for name, full in PROVIDERS.items() if full in available) or "none of ours"
+    builds = installed_builds("onnxruntime")
+    several = f"{' and '.join(builds)} overwrite each other. " if len(builds) > 1 else ""
+    raise InputError(
+        f"face provider {provider}: the installed onnxruntime offers {offered}. Choose one of these: the face is "
+        f"looked for once a film, so CPU is quick enough. For {provider}: {several}"
+        f"{how_to_install({'onnxruntime': BUILDS[provider]})}"
+    )
+
+
+def _check_opencv() -> None:
+    try:
+        import cv2  # noqa: F401
+    except (ImportError, AttributeError) as error:  # mostly libGL.so.1, on a machine without a screen
+        contributed = any("contrib" in build for build in installed_builds("cv2"))
+        headless = "opencv-contrib-python-headless" if contributed else HEADLESS
+        raise InputError(_unloadable("OpenCV", error, how_to_install({"cv2": headless}))) from error
+
+
+def _model_zoo() -> ModuleType:
+    try:
+        import insightface.model_zoo
+    except Exception as error:  # also compiled parts that were built for another numpy
+        module = (getattr(error, "name", None) or "insightface").split(".")[0]
+        if isinstance(error, ModuleNotFoundError) and module != "insightface":  # one of an older version's needs
+            advice = f"Run {pip_command('install', OLDER_NEEDS.get(module, module))}, and start again."
+        else:
+            advice = how_to_install({"insightface": "insightface"})
+        raise InputError(_unloadable("insightface", error, advice)) from error
+    return insightface.model_zoo
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module can be found; a folder that a package left behind has no origin."""
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None
+
+
+def _unloadable(name: str, error: Exception, advice: str) -> str:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return f"{name} is installed but cannot be loaded ({reason}). {advice}"
+
+
+def _listed(packages: Iterable[str]) -> str:
+    *others, last = packages
+    return f"{', '.join(others)} and {last}" if others else last

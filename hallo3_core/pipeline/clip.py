@@ -1,0 +1,127 @@
+"""From prepared inputs to a film: the one place that knows the order of things.
+
+    portrait --VAE--> reference network --> bank ----------.
+    portrait + motion frames --VAE--> concat latent ------- denoiser x steps --> latent --VAE--> frames, motion frames
+    face --> face tokens, sound --> audio tokens, text ----'
+
+Source: section 6 of the released sampler's description. Pixels are -1..1 towards the networks and 0..1 towards the
+user, latents ``b 16 t h w``; inside this module they are scaled (0.7 x the VAE's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..clips import LATENT_FRAMES, MOTION_FRAMES, clip_count, clip_span
+from ..film.clip_chain import Clip
+from ..film.color import hold_colour
+from ..inputs.image import crop_to, pixel_dropout, to_uint8
+from ..inputs.portrait import Portrait
+from ..model.denoiser import Denoiser
+from ..sampling.guidance import guide
+from ..sampling.noise import ClipNoise
+from ..sampling.sampler import OnStep, clean_from_velocity, sample
+from ..sampling.step_cache import StepCache
+from ..vae.autoencoder import PIXELS, VideoVae
+from ..vae.latents import decode_whole, encode
+from .conditions import Run
+
+
+def concat_latent(
+    vae: VideoVae, portrait: Tensor, motion: Tensor | None, noise: ClipNoise, frames: int = LATENT_FRAMES
+) -> Tensor:
+    """The conditioning latent ``1 16 t h w``: portrait and motion frames in its first latent frame, zeros behind.
+
+    motion ``2 3 H W`` in 0..1, the end of the clip before; None at the start of a film: the portrait itself.
+    """
+    if motion is None:
+        motion = portrait.repeat(MOTION_FRAMES, 1, 1, 1)
+    else:
+        motion = motion.to(portrait) * 2 - 1
+    uniform = noise.pixel_uniform(*motion.shape[-2:]).to(motion.device)
+    pixels = torch.cat((portrait, pixel_dropout(motion, uniform))).transpose(0, 1)[None]
+    h, w = (side // PIXELS for side in portrait.shape[-2:])
+    latent = encode(vae, pixels, noise.encode_normal((1, vae.latent_channels, 1, h, w)))
+    return torch.cat((latent, latent.new_zeros(*latent.shape[:2], frames - latent.shape[2], h, w)), dim=2)
+
+
+def sample_clip(
+    denoiser: Denoiser,
+    run: Run,
+    concat: Tensor,
+    audio_tokens: Tensor,
+    noise: ClipNoise,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """One clip's latent ``1 16 t h w``, scaled, float32; audio tokens ``1 t n c``."""
+    device = concat.device
+    evaluate = run.evaluations(denoiser, run, concat, audio_tokens)
+
+    def predict_clean(x: Tensor, step: int) -> Tensor:
+        weights = run.settings.guidance.weights(step, len(run.schedule))
+        velocity = guide(partial(evaluate, x, step), weights, run.settings.batched)
+        return clean_from_velocity(x, velocity, run.schedule.wrapped[step])
+
+    if run.settings.cache:
+        steps, guidance = len(run.schedule), run.settings.guidance
+        predict_clean = StepCache(
+            predict_clean,
+            run.schedule,
+            run.settings.cache,
+            rule=lambda step: tuple(guidance.weights(step, steps).items()),
+        )
+    return sample(
+        noise.initial(concat.shape).to(device),
+        run.schedule,
+        predict_clean,
+        run.settings.sampler,
+        draw_noise=lambda step: noise.step(step, concat.shape).to(device),
+        on_step=on_step,
+    )
+
+
+def new_frames(decoded: Tensor, clip: int, frames: int) -> Tensor:
+    """What clip number `clip` adds to a film of `frames` frames: ``49 ... -> n ...``"""
+    start, stop = clip_span(clip, frames)
+    return decoded[MOTION_FRAMES : MOTION_FRAMES + stop - start]
+
+
+def last_frames(frames: Tensor, count: int = MOTION_FRAMES) -> Tensor:
+    """Motion frames for the next clip: the end of this one, ``n 3 H W`` in 0..1."""
+    return frames[-count:]
+
+
+def finish_clip(decoded: Tensor, clip: int, frames: int, portrait: Portrait, color_hold: float) -> Clip:
+    """What clip number `clip`, decoded, leaves for a film of `frames` frames, on the CPU.
+
+    decoded ``49 3 H W`` in 0..1; color_hold is the strength of `hold_colour`.
+    """
+    decoded = hold_colour(decoded, portrait.pixels, portrait.framing, color_hold)
+    new = crop_to(new_frames(decoded, clip, frames), portrait.framing)
+    return Clip(to_uint8(new.cpu()), last_frames(decoded).to("cpu", copy=True))  # a view would keep the whole clip
+
+
+def film_clips(
+    denoiser: Denoiser,
+    vae: VideoVae,
+    run: Run,
+    portrait: Portrait,
+    frames: int,
+    audio_tokens: Callable[[int], Tensor],
+    noise: Callable[[int], ClipNoise],
+) -> Iterator[Tensor]:
+    """The new frames of clip after clip, ``n 3 H W`` in 0..1, together `frames`: memory does not grow with the film.
+
+    audio_tokens and noise are asked for each clip by its number.
+    """
+    motion = None
+    for clip in range(clip_count(frames)):
+        draws = noise(clip)
+        concat = concat_latent(vae, portrait.pixels, motion, draws, run.layout.grid.frames)
+        decoded = decode_whole(vae, sample_clip(denoiser, run, concat, audio_tokens(clip), draws))
+        motion = last_frames(decoded)
+        yield new_frames(decoded, clip, frames)

@@ -1,0 +1,76 @@
+"""What the encoders make of a scene, one after another: text, sound and face tokens, and the portrait's bank."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..inputs.audio import WINDOW, AudioFeatures, clip_audio, encode_audio
+from ..inputs.face import embed_face
+from ..inputs.portrait import Portrait, prepare_portrait
+from ..inputs.recording import Recording
+from ..weights import names
+from .networks import Networks
+from .scene import Scene
+
+
+def encode_prompt(prompt: str, networks: Networks) -> Tensor:
+    """``1 m w``, on the CPU."""
+    with networks.text_encoder() as encoder:
+        text = encoder.encode(prompt).cpu()
+    config = networks.config
+    if tuple(text.shape[1:]) != (config.text_tokens, config.text_width):
+        raise InputError(
+            f"{networks.release.text_folder}: gives text of {text.shape[1]} x {text.shape[2]}, the denoiser reads "
+            f"{config.text_tokens} x {config.text_width}. Use the T5 encoder that came with the denoiser."
+        )
+    return text
+
+
+def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
+    """wav2vec features of the whole recording, on the CPU."""
+    with networks.wav2vec() as wav2vec:
+        return encode_audio(recording, wav2vec)
+
+
+def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Tensor], Tensor]:
+    """Audio tokens ``1 t n c`` of every clip, and those of the null."""
+    options = networks.options
+    with networks.part(names.AUDIO_PROJECTOR) as projector:
+        inputs = WINDOW * features.hidden.shape[1] * features.hidden.shape[2]
+        expected = projector.proj1.in_features
+        if inputs != expected:
+            raise InputError(
+                f"{networks.release.wav2vec_folder}: gives {inputs} values a frame, the denoiser reads {expected}. "
+                "Use the wav2vec2 that came with the denoiser."
+            )
+
+        def project(windows: Tensor) -> Tensor:
+            return projector(windows[None].to(options.device, options.dtype)).cpu()
+
+        clips = [project(clip_audio(features, clip)) for clip in range(features.clips)]
+        return clips, project(torch.zeros_like(clip_audio(features, 0)))
+
+
+def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor]:
+    """The portrait's bank and face tokens."""
+    options = networks.options
+    whole = options.face == "whole"
+    with networks.face_analyser() as analyser:
+        face, mask = embed_face(
+            scene.picture[0],
+            analyser,
+            "largest" if whole else options.face,
+            "whole image" if whole else "error",
+            name=scene.name,
+        )
+    with_null = any(not branch.reference for branch in options.settings.branches())
+    place = dict(device=options.device, dtype=options.dtype)
+    with networks.part(names.FACE_PROJECTOR) as projector:
+        face_tokens = projector(face.embedding[None].to(**place))
+    with networks.vae() as vae, networks.part(names.REFERENCE_NET) as reference_net:
+        portrait = prepare_portrait(
+            scene.picture.to(**place), mask.to(**place), scene.framing, vae, reference_net, with_null=with_null
+        )
+    return portrait, face_tokens

@@ -1,0 +1,208 @@
+"""The networks that films are made with: each is loaded when it is used, then let go, or kept for the next film."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..inputs.audio import Wav2Vec, load_wav2vec
+from ..inputs.face import FaceAnalyser, load_face_analyser
+from ..inputs.text import TextEncoder, encoder_bytes, load_text_encoder
+from ..model.attention import Attention, scaled_dot_product
+from ..model.config import Grid, TransformerConfig
+from ..model.denoiser import Denoiser
+from ..release.layout import Release
+from ..release.lora import apply_lora, read_lora
+from ..runtime.activations import activation_bytes, encode_bytes
+from ..runtime.attention_backends import check_attention, choose_attention
+from ..runtime.compiling import check_compiler, compile_blocks
+from ..runtime.devices import all_bytes, check_dtype, free_bytes, free_cached_memory
+from ..runtime.fp8_matmul import multiplies_in_eight_bits, multiply_in_eight_bits
+from ..runtime.streaming import streamed
+from ..vae.autoencoder import PIXELS
+from ..vae.latents import film_grid
+from ..weights import names
+from ..weights.parts import transformer_config
+from .options import Options
+
+WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
+STORED = 2  # bytes of a number in the release's files
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Networks:
+    """Lends the networks of a release, as `options` want them: on their device, or with blocks that are streamed to it.
+
+    With `keep` each is loaded once, for all the films that are made with this object; else it is let go after use.
+    """
+
+    def __init__(self, release: Release, options: Options, keep: bool = False):
+        self.release, self.options = release, options
+        self._keep = keep and not options.stream
+        self._kept: dict[str, object] = {}
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The denoiser's sizes, without loading it."""
+        return transformer_config(self.release.engine(), names.DENOISER, self.release.label)
+
+    @contextmanager
+    def denoiser(self, size: tuple[int, int] | None = None) -> Iterator[Denoiser]:
+        """For films of `size` (height, width); None: the trained one."""
+        config, options = self.config, self.options
+        grid = film_grid(*size, config) if size else config.grid
+
+        def load(device: str) -> Denoiser:
+            return load_denoiser(self.release, config, options, self._attention(config, grid), device)
+
+        weights = self.release.network_bytes(names.DENOISER, dtype=options.dtype, eight_bits=options.fp8 is not None)
+        room = activation_bytes(config, grid, 1, options.dtype)
+        with self._lend(names.DENOISER, load, "blocks", weights + room) as denoiser:
+            yield denoiser
+
+    @contextmanager
+    def part(self, part: str) -> Iterator[nn.Module]:
+        """The reference network or a projector, by its name in `names.py`."""
+        blocks = "blocks" if part == names.REFERENCE_NET else None
+        dtype = self.options.dtype
+
+        def load(device: str) -> nn.Module:
+            return self.release.network(part, device=device, dtype=dtype)
+
+        config = self.config
+        side = PIXELS * config.patch
+        height, width = self.options.size or (side * config.grid.rows, side * config.grid.columns)
+        room = encode_bytes(1, height, width, dtype)  # the VAE encodes the portrait meanwhile
+        with self._lend(part, load, blocks, self.release.network_bytes(part, dtype=dtype) + room) as module:
+            yield module
+
+    @contextmanager
+    def vae(self) -> Iterator[nn.Module]:
+        def load(device: str) -> nn.Module:
+            return self.release.vae(device=device, dtype=self.options.dtype)
+
+        with self._lend("vae", load) as vae:
+            yield vae
+
+    @contextmanager
+    def text_encoder(self) -> Iterator[TextEncoder]:
+        folder, dtype = self.release.text_folder, self.options.dtype
+
+        def load(device: str) -> TextEncoder:
+            return load_text_encoder(folder, tokens=self.config.text_tokens, device=device, dtype=dtype)
+
+        with self._lend("text encoder", load, "encoder.block", encoder_bytes(folder, dtype)) as encoder:
+            yield encoder
+
+    @contextmanager
+    def wav2vec(self) -> Iterator[Wav2Vec]:
+        def load(device: str) -> Wav2Vec:
+            return load_wav2vec(self.release.wav2vec_folder, device=device)
+
+        with self._lend("wav2vec", load) as wav2vec:
+            yield wav2vec
+
+    @contextmanager
+    def face_analyser(self) -> Iterator[FaceAnalyser]:
+        def load(device: str) -> FaceAnalyser:
+            return load_face_analyser(self.release.face_folder, self.options.face_provider)
+
+        with self._lend("face analyser", load) as analyser:
+            yield analyser
+
+    def forget(self, name: str) -> None:
+        """Load a network anew for the next film: this one was changed."""
+        self._kept.pop(name, None)
+
+    def let_go(self, *modules: nn.Module) -> None:
+        """Weights that the film at hand needs no more."""
+        for module in () if self._keep else modules:
+            module.to("meta")
+
+    def _attention(self, config: TransformerConfig, grid: Grid) -> Attention:
+        settings = self.options.settings
+        evaluations = len(settings.branches()) if settings.batched else 1
+        place = dict(device=self.options.device, dtype=self.options.dtype)
+        return choose_attention(self.options.attention, config, grid, evaluations=evaluations, **place)
+
+    @contextmanager
+    def _lend(self, name: str, load: Callable[[str], T], blocks: str | None = None, needs: int = 0) -> Iterator[T]:
+        """What `load` gives on a device. Its list of blocks of that name is streamed if that was asked for, or where
+        the device has not the bytes that the network `needs`."""
+        device = self.options.device
+        stream = blocks is not None and name not in self._kept and (self.options.stream or self._is_short(name, needs))
+        loaded = self._kept[name] if name in self._kept else load("cpu" if stream else device)
+        if self._keep and not stream:
+            self._kept[name] = loaded
+        module = getattr(loaded, "model", loaded)  # text encoder and wav2vec come with what prepares their inputs
+        try:
+            with ExitStack() as stack:
+                if stream:
+                    stack.enter_context(streamed(module, device, blocks))
+                yield loaded
+        finally:
+            if isinstance(module, nn.Module):
+                self.let_go(module)
+                free_cached_memory()  # in whole pieces again, for the next network
+
+    def _is_short(self, name: str, needs: int) -> bool:
+        free = free_bytes(self.options.device)
+        if free is None or needs <= free:
+            return False
+        log.warning(
+            "%s needs %.1f GB, %s has %.1f GB free: its blocks are streamed from host memory",
+            name.replace("_", " "),
+            needs / 1e9,
+            self.options.device,
+            free / 1e9,
+        )
+        return True
+
+
+def check_options(options: Options) -> None:
+    """Raises InputError for a choice of dtype, kernel, eight bits or compiling that cannot be, before anything is
+    loaded."""
+    check_dtype(options.dtype, options.device)
+    if options.compile:
+        check_compiler(options.device, eight_bits=options.fp8 is not None)
+    check_attention(options.attention, options.device)
+    if options.fp8 not in (None, *EIGHT_BITS):
+        raise InputError(f"fp8 is {options.fp8!r}: choose one of {', '.join(EIGHT_BITS)}")
+    if options.fp8 == PRODUCTS and options.dtype != torch.bfloat16:
+        raise InputError(f"fp8 {PRODUCTS} have results in bf16: choose --dtype bf16, or --fp8 {WEIGHTS}")
+
+
+def load_denoiser(
+    release: Release,
+    config: TransformerConfig,
+    options: Options,
+    attention: Attention = scaled_dot_product,
+    device: torch.device | str = "cpu",
+) -> Denoiser:
+    """The denoiser with its LoRAs, read, cast and moved tensor by tensor; in eight bits where that is asked for."""
+    denoiser = release.network(
+        names.DENOISER, attention=attention, eight_bits=options.fp8 is not None, device=device, dtype=options.dtype
+    )
+    for path, strength in options.loras:
+        apply_lora(denoiser, read_lora(path, config), strength)
+    if options.fp8 == PRODUCTS:
+        if multiplies_in_eight_bits(options.device):
+            multiply_in_eight_bits(denoiser)
+        else:
+            log.warning("%s does not multiply in eight bits: weights are kept so, products are exact", options.device)
+    if options.compile:
+        compile_blocks(denoiser)
+    return denoiser
+
+
+def can_keep_all(release: Release, options: Options) -> bool:
+    """Whether all networks together take at most half of the device's memory; the rest is for what they compute."""
+    size = sum(path.stat().st_size for path in release.files()) * max(1, options.dtype.itemsize / STORED)
+    return size <= all_bytes(options.device) / 2

@@ -1,0 +1,83 @@
+"""What a film is made of, read and checked before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..film.fingerprint import Inputs, describe, digest, file_identity, flat, versions
+from ..inputs.image import GRID, Framing, plan_framing, read_image
+from ..inputs.recording import Recording, read_recording
+from ..model.config import TransformerConfig
+from ..release.layout import Release
+from ..release.lora import read_lora
+from .options import Options
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a film is made of, read and checked: the picture ``1 3 h w`` in 0..1 with its name, how it is framed, the
+    recording and the sentence."""
+
+    picture: Tensor
+    name: str
+    framing: Framing
+    recording: Recording
+    prompt: str
+
+
+def read_scene(image: Path, audio: Path, prompt: str, config: TransformerConfig, options: Options) -> Scene:
+    """Read and check what a film is made of.
+
+    Raises:
+        InputError: a picture, recording, size or LoRA that cannot serve.
+    """
+    picture = read_image(image)[None]
+    height, width = picture.shape[-2:]
+    size, mode = film_frame(options.size, options.framing, config, is_square=height == width)
+    framing = plan_framing(height, width, *size, mode)
+    for path, _ in options.loras:
+        read_lora(path, config)  # its list of tensors; the values are read when the denoiser is there
+    return Scene(picture, image.name, framing, read_recording(audio), prompt)
+
+
+def film_frame(
+    size: tuple[int, int] | None, framing: str, config: TransformerConfig, is_square: bool
+) -> tuple[tuple[int, int], str]:
+    """Height and width in pixels, and how `plan_framing` is to frame a portrait in them.
+
+    "native" gives a square portrait a square film, as high as the padded one would be: its tokens stand where they
+    would stand there, and the black ones beside them are not computed. A size other than the trained one that was asked
+    for gets a warning.
+    """
+    trained = (config.grid.rows * GRID, config.grid.columns * GRID)
+    if size is not None and size != trained:
+        log.warning(
+            "%dx%d: the model was trained on %dx%d (height x width) alone; other sizes work, with weaker results",
+            *size,
+            *trained,
+        )
+    size = size or trained
+    if framing != "native":
+        return size, framing
+    return ((min(size), min(size)) if is_square else size), "auto"
+
+
+def film_inputs(scene: Scene, release: Release, options: Options) -> Inputs:
+    """Everything that the clips of a film from the command line depend on."""
+    return {
+        "portrait": digest(scene.picture),
+        "recording": digest(scene.recording.waveform, scene.recording.rate),
+        "prompt": f"{scene.prompt!r}",
+        "framing of the portrait": describe(scene.framing),
+        **flat(options),
+        "device": torch.device(options.device).type,
+        **{path.relative_to(release.folder).as_posix(): file_identity(path) for path in release.files()},
+        **versions(),
+    }

@@ -1,0 +1,1 @@
+"""The official release and what is made from it: layout, detection, inspection, conversion, download, LoRA."""

@@ -1,0 +1,271 @@
+"""The official release to four safetensors files in our names, in bf16, fp16 or fp8, in little memory.
+
+A source file is mapped, and mapped anew after every gigabyte: what has been read is let go, so memory does not grow
+with the file. Files are written whole or not at all; those that are there already, from the same source, are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..errors import InputError
+from ..model.config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
+from ..weights import names
+from ..weights.fp8 import FLOAT8, MARK, SCALE, is_rounded, largest_magnitude, mark, quantise
+from ..weights.parts import VAE, Parts, build, fill, sort_tensors
+from ..weights.reading import read_metadata, read_tensors
+from ..weights.vae_names import in_diffusers_names
+from ..weights.writing import CHECKSUM, Entry, free_bytes, write_streamed
+from .layout import VAE_FILE, Release
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # of what is not rounded to eight bits
+FILES = {
+    "hallo3_denoiser.safetensors": (names.DENOISER,),
+    "hallo3_reference_net.safetensors": (names.REFERENCE_NET,),
+    "hallo3_projectors.safetensors": (names.AUDIO_PROJECTOR, names.FACE_PROJECTOR),
+    "hallo3_vae.safetensors": (VAE,),
+}
+PROJECTORS = FILES["hallo3_projectors.safetensors"]
+CONFIGS = {
+    names.DENOISER: TransformerConfig,
+    names.REFERENCE_NET: TransformerConfig,
+    names.AUDIO_PROJECTOR: AudioProjectorConfig,
+    names.FACE_PROJECTOR: FaceProjectorConfig,
+}
+VAE_MARK = "decoder.conv_in.conv.weight"  # in either naming
+LICENCE = "Derived from CogVideoX-5B-I2V: the CogVideoX licence binds these weights. Hallo3's own code is MIT."
+CONVERTER = f"hallo3 {__version__}"
+SLICE_BYTES = 64 << 20  # of a tensor at a time
+MAPPING_BYTES = 1 << 30  # read before a file is mapped anew
+SPARE_BYTES = 64 << 20  # left free on the disk
+
+Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the file being written
+Sorted = Mapping[str, Mapping[str, Tensor]]  # part -> name -> tensor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file to be written: its tensors (part, name in the part) in order, and what its metadata will say."""
+
+    path: Path
+    source: Path
+    tensors: tuple[tuple[str, str], ...]
+    entries: tuple[Entry, ...]
+    metadata: dict[str, str]
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.entries)
+
+    def is_done(self) -> bool:
+        """Whether it is there, whole, and of the same source and kind.
+
+        Raises:
+            InputError: the name is taken by a file that is no conversion or damaged, or by the source itself.
+        """
+        if not self.path.exists():
+            return False
+        if self.path.samefile(self.source):
+            raise InputError(f"{self.path}: would overwrite its own source; choose another folder")
+        found = read_metadata(self.path)
+        if "converter" not in found:
+            raise InputError(f"{self.path}: is there already and is no conversion; choose another folder or move it")
+        found.pop(CHECKSUM, None)
+        return found == self.metadata
+
+
+def convert(
+    source: Path | str,
+    target: Path | str,
+    dtype: str = "bf16",
+    *,
+    progress: Progress | None = None,
+    free: Callable[[Path], int] = free_bytes,
+) -> list[Path]:
+    """Convert a release folder, its engine file or its VAE file; returns the files in `target`, new and kept.
+
+    `dtype` is bf16, fp16 or fp8 (the blocks' matrices in eight bits, the rest in bf16). `free` tells the room at a
+    folder.
+
+    Raises:
+        InputError: the source is unfit or incomplete, the disk is too full, fp16 cannot hold a weight, a name in
+            `target` is taken, or what was written does not read back.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    files = plan_conversion(Path(source), Path(target), dtype)
+    to_do = [file for file in files if not file.is_done()]
+    total = sum(file.bytes for file in to_do)
+    _check_room(Path(target), total, dtype, free)
+    done = 0
+    for file in to_do:
+        log.info("writing %s (%.2f GB)", file.path, file.bytes / 1e9)
+
+        def on_bytes(count: int, name: str = file.path.name) -> None:
+            nonlocal done
+            done += count
+            if progress:
+                progress(done, total, name)
+
+        write_streamed(file.path, file.entries, _pieces(file, DTYPES[dtype], dtype == "fp8"), file.metadata, on_bytes)
+    return [file.path for file in files]
+
+
+def plan_conversion(source: Path, target: Path, dtype: str) -> list[Converted]:
+    """What there is to write, in full: no value has been read yet.
+
+    Raises:
+        InputError: no part of the model in the source, a part incomplete, or weights that are in eight bits already.
+    """
+    origin: dict[str, Path] = {}
+    parts: dict[str, Mapping[str, Tensor]] = {}
+    for path in _source_files(source):  # the VAE's own file comes last and counts more than a copy in the engine
+        for part, tensors in _checked(_read_sorted(path), path).items():
+            origin[part], parts[part] = path, tensors
+    planned = []
+    for name, held in FILES.items():
+        present = {part: parts[part] for part in held if part in parts}
+        if present:
+            planned.append(_plan_file(target / name, present, origin[next(iter(present))], dtype))
+    if not planned:
+        raise InputError(f"{source}: holds neither denoiser, reference network, projectors nor VAE")
+    missing = sorted(set().union(*FILES.values()) - parts.keys())
+    if missing:
+        log.warning("%s has no %s", source, " and no ".join(part.replace("_", " ") for part in missing))
+    return planned
+
+
+def _source_files(source: Path) -> list[Path]:
+    if not source.is_dir():
+        return [source]
+    vae = source / VAE_FILE
+    return [Release(source).engine_file, *([vae] if vae.exists() else [])]
+
+
+def _read_sorted(path: Path) -> Parts:
+    """A file's tensors by part, in our names and, for the VAE, diffusers'."""
+    tensors = read_tensors(path)
+    if VAE_MARK in tensors:  # the VAE's own file
+        return Parts({VAE: in_diffusers_names(tensors)})
+    parts = sort_tensors(tensors)
+    if VAE in parts.tensors:
+        parts.tensors[VAE] = in_diffusers_names(parts.tensors[VAE])
+    return parts
+
+
+def _checked(parts: Parts, path: Path) -> Sorted:
+    """The parts, if each is complete and of the right shapes. No value is read for that.
+
+    Raises:
+        InputError: a part is incomplete or in eight bits already.
+    """
+    if parts.unknown:
+        log.warning("%s: %d unknown tensors left out (%s, ...)", path, len(parts.unknown), parts.unknown[0])
+    for part in CONFIGS.keys() & parts.tensors.keys():
+        own, label = parts.tensors[part], f"{path}, {part.replace('_', ' ')}"
+        if any(tensor.dtype == FLOAT8 for tensor in own.values()):
+            raise InputError(f"{label}: in fp8 already; convert the original release")
+        fill(build(parts, part), own, label=label)
+    return parts.tensors
+
+
+def _plan_file(path: Path, parts: Sorted, source: Path, dtype: str) -> Converted:
+    tensors, entries = [], []
+    for part, own in parts.items():
+        for name, tensor in own.items():
+            tensors.append((part, name))
+            entries += _entries(_written_name(part, name), tuple(tensor.shape), dtype)
+    status = source.stat()
+    metadata = {
+        "format": "pt",
+        "converter": CONVERTER,
+        "parts": ",".join(parts),
+        "dtype": dtype,
+        "config": json.dumps({part: _config(part, own) for part, own in parts.items() if part in CONFIGS}),
+        "source": source.name,
+        "source_size": str(status.st_size),
+        "source_modified": str(status.st_mtime_ns),
+        "licence": LICENCE,
+    }
+    return Converted(path, source, tuple(tensors), tuple(entries), metadata)
+
+
+def _config(part: str, tensors: Mapping[str, Tensor]) -> dict:
+    """The sizes that the shapes tell, for those who read metadata: nothing here needs them."""
+    return asdict(CONFIGS[part].from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+
+
+def _written_name(part: str, name: str) -> str:
+    return f"{part}.{name}" if part in PROJECTORS else name
+
+
+def _entries(name: str, shape: tuple[int, ...], dtype: str) -> list[Entry]:
+    """What stands in the file for one tensor: itself, or its eight-bit form in three."""
+    if dtype != "fp8" or not is_rounded(name):
+        return [Entry(name, DTYPES[dtype], shape)]
+    layer = name.removesuffix("weight")
+    return [
+        Entry(name, FLOAT8, shape),
+        Entry(layer + SCALE, torch.float32, ()),
+        Entry(layer + MARK, torch.uint8, tuple(mark().shape)),
+    ]
+
+
+def _pieces(file: Converted, dtype: torch.dtype, rounded: bool) -> Iterator[Tensor]:
+    """The values of a file's tensors in order, never more than `MAPPING_BYTES` and one slice in memory."""
+    mapped: Sorted | None = None
+    read = 0
+    for part, name in file.tensors:
+        begin, rows = 0, 1
+        while begin < rows:
+            if mapped is None or read >= MAPPING_BYTES:
+                mapped, read = None, 0  # let go first: two mappings at once would be twice the memory
+                mapped = _read_sorted(file.source).tensors
+            tensor = mapped[part][name]
+            tensor = tensor if tensor.ndim else tensor[None]
+            whole = rounded and is_rounded(_written_name(part, name))
+            rows = len(tensor)
+            end = rows if whole else begin + max(1, SLICE_BYTES * rows // max(1, tensor.nbytes))
+            piece = tensor[begin:end]
+            read += piece.nbytes
+            label = f"{file.source}: {name}"
+            values = quantise(piece, label) if whole else (_cast(piece, dtype, label),)
+            del tensor, piece
+            yield from values
+            begin = end
+        if rounded and is_rounded(_written_name(part, name)):
+            yield mark()
+
+
+def _cast(values: Tensor, dtype: torch.dtype, label: str) -> Tensor:
+    """A copy in `dtype`. NaN and infinity are kept, and told.
+
+    Raises:
+        InputError: a finite value that `dtype` cannot hold.
+    """
+    cast = values.to(dtype, copy=True)
+    if not torch.isfinite(largest_magnitude(cast)):
+        largest = largest_magnitude(values).item()
+        if math.isfinite(largest):
+            raise InputError(f"{label} holds {largest:.3g}, more than {dtype} can: convert to bf16")
+        log.warning("%s holds NaN or infinity", label)
+    return cast
+
+
+def _check_room(folder: Path, needed: int, dtype: str, free: Callable[[Path], int]) -> None:
+    found = free(folder)
+    if needed and found < needed + SPARE_BYTES:
+        room = f"{needed / 1e9:.2f} GB to write, {found / 1e9:.2f} GB free"
+        hint = "" if dtype == "fp8" else ", or fp8, which takes less"
+        raise InputError(f"{folder}: {room}. Free some, or choose another folder{hint}.")

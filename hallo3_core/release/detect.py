@@ -1,0 +1,125 @@
+"""What files are: one file, shards that belong together, or all of a folder. A file's own name says nothing here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..weights.kinds import ENGINE_PARTS, LABELS, Found, Kind, identify, identify_onnx
+from ..weights.onnx_outline import read_onnx_outline
+from ..weights.reading import Entry, Format, format_of, read_header
+
+INDEX_LIMIT = 16 << 20  # bytes of a shard index; T5-XXL's has 20 kB
+TENSOR_FORMATS = (Format.SAFETENSORS, Format.TORCH)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file, or the shards of one model, and what it is. For shards `path` is their index."""
+
+    path: Path
+    found: Found
+    header: Mapping[str, Entry]
+    files: tuple[Path, ...]
+
+
+def identify_file(path: Path | str) -> Place:
+    """What one file is; a shard index stands for its shards. A file that cannot be read is `Kind.BROKEN`, with why.
+
+    Raises:
+        InputError: no such file.
+    """
+    path = Path(path)
+    kind = format_of(path)
+    try:
+        if kind in TENSOR_FORMATS:
+            header = read_header(path)
+            return Place(path, identify(header), header, (path,))
+        if kind is Format.ONNX:
+            return Place(path, identify_onnx(read_onnx_outline(path)), {}, (path,))
+        if kind is Format.TEXT and (weights := _index(path)):
+            return _sharded(path, weights)
+        if kind in (Format.TEXT, Format.OTHER):
+            return Place(path, Found(Kind.UNKNOWN, kind.value), {}, (path,))
+        read_header(path)  # old or bare pickles, GGUF, nothing at all: refused with the reason
+    except (InputError, ValueError, OSError) as error:
+        return Place(path, Found(Kind.BROKEN, str(error).removeprefix(f"{path}: ")), {}, (path,))
+    raise AssertionError(f"{path}: {kind} was read after all")
+
+
+def find_files(path: Path | str) -> list[Place]:
+    """Every model file of a release, a ComfyUI models folder or any other folder, or the one file, and what it is.
+
+    Texts, pictures and the like are passed over; shards that an index names count as one model.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [identify_file(path)]
+    files = sorted(_walk(path))
+    models = [file for file in files if format_of(file) not in (Format.TEXT, Format.OTHER, Format.EMPTY)]
+    indices = [identify_file(file) for file in files if file.name.endswith(".index.json") and _index(file)]
+    sharded = {shard.resolve() for index in indices for shard in index.files}
+    return indices + [identify_file(file) for file in models if file.resolve() not in sharded]
+
+
+def expect(path: Path | str, part: str) -> Found:
+    """What the file is, if it holds `part` (a key of `LABELS`).
+
+    Raises:
+        InputError: it does not, or cannot be read; says what it is instead.
+    """
+    path = Path(path)
+    found = identify_file(path).found
+    if part in found.parts:
+        return found
+    if found.kind is Kind.BROKEN:
+        raise InputError(f"{path}: {found.detail}")
+    advice = found.advice if part in ENGINE_PARTS and found.advice else f"Choose {LABELS[part]}."
+    raise InputError(
+        f"{path.name} is {found.detail}{'.' if ':' in found.detail else f', not {LABELS[part]}.'} {advice}"
+    )
+
+
+def _index(path: Path) -> dict[str, str] | None:
+    """Tensor to shard, if the file is a shard index."""
+    try:
+        if path.stat().st_size > INDEX_LIMIT:
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        weights = content["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return weights if isinstance(weights, dict) and all(isinstance(v, str) for v in weights.values()) else None
+
+
+def _sharded(index: Path, weights: Mapping[str, str]) -> Place:
+    """Shards as one model: each must be there and hold what the index says."""
+    files = tuple(index.parent / name for name in sorted(set(weights.values())))
+    header: dict[str, Entry] = {}
+    for file in files:
+        if file.parent != index.parent:
+            raise InputError(f"{index}: names a shard outside its folder ({file.name})")
+        if not file.is_file():
+            raise InputError(f"{file}: missing, a shard that {index.name} names; download it again")
+        header |= read_header(file)
+    if lacking := sorted(weights.keys() - header.keys()):
+        raise InputError(f"{index}: {len(lacking)} tensors are in none of its shards ({lacking[0]}, ...)")
+    return Place(index, identify(header), header, files)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Ordinary files under a folder; links are followed, none of it twice, nothing hidden."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            yield from (Path(root, name) for name in files if not name.startswith(".") and Path(root, name).is_file())
+        seen.add(real)

@@ -1,0 +1,219 @@
+"""The official release from the Hugging Face hub: only the files that are used, when a person asks, and never else.
+
+Sizes and licences are told before anything is fetched; what has been fetched is compared with the hub's checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import InputError, require
+from ..inputs.face import DETECTOR, RECOGNISER
+from ..weights.writing import free_bytes
+from .layout import ENGINE_FILE, ENGINE_FOLDER, FACE_FOLDER, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+
+REPOSITORY = "fudan-generative-ai/hallo3"
+TAG = "1"  # of the released engine; `hallo3/latest` says the same
+SPARE_BYTES = 256 << 20  # left free on the disk
+READ_BYTES = 16 << 20
+
+Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the file being fetched
+
+log = logging.getLogger(__name__)
+
+
+class Hub(Protocol):
+    """The two calls of huggingface_hub that are used."""
+
+    def model_info(self, repo_id: str, *, files_metadata: bool): ...
+
+    def hf_hub_download(self, repo_id: str, filename: str, *, revision: str, local_dir: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of the release that belong together; sizes are approximate until the hub has told them.
+
+    needed: names that must be there; also: patterns of what comes along if it is there.
+    """
+
+    name: str
+    purpose: str
+    bytes: int
+    licence: str
+    needed: tuple[str, ...]
+    also: tuple[str, ...] = ()
+
+    def takes(self, file: str) -> bool:
+        return file in self.needed or any(fnmatchcase(file, pattern) for pattern in self.also)
+
+
+PARTS = (
+    Part(
+        "transformers",
+        "denoiser, reference network, projectors",
+        29_100_000_000,  # 14.55 G parameters of two bytes
+        "CogVideoX licence, derived weights; code MIT",
+        (f"{ENGINE_FOLDER}/{TAG}/{ENGINE_FILE}",),
+        (f"{ENGINE_FOLDER}/latest",),
+    ),
+    Part("vae", "frames to latents and back", 862_000_000, "CogVideoX licence", (VAE_FILE,)),
+    Part(
+        "text",
+        "T5 v1.1 XXL encoder: the prompt",
+        9_530_000_000,  # 4.76 G parameters of two bytes
+        "Apache-2.0",
+        (f"{TEXT_FOLDER}/config.json", f"{TEXT_FOLDER}/spiece.model"),
+        (f"{TEXT_FOLDER}/*.json", f"{TEXT_FOLDER}/*.safetensors"),
+    ),
+    Part(
+        "wav2vec",
+        "wav2vec2-base-960h: what is heard",
+        378_000_000,
+        "Apache-2.0",
+        (f"{WAV2VEC_FOLDER}/config.json", f"{WAV2VEC_FOLDER}/model.safetensors"),
+        (f"{WAV2VEC_FOLDER}/*.json",),
+    ),
+    Part(
+        "face",
+        "InsightFace: finding the face, and whose it is",
+        278_000_000,
+        "non-commercial research only",
+        (f"{FACE_FOLDER}/{DETECTOR}", f"{FACE_FOLDER}/{RECOGNISER}"),
+    ),
+    Part(
+        "vocals",
+        "optional: voice apart from music",
+        66_800_000,
+        "not stated, UVR community model",
+        ("audio_separator/Kim_Vocal_2.onnx",),
+        ("audio_separator/*.json",),  # the separator library's own lists, where the release has them
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A file on the hub; sha256 is None for the small ones, which the hub keeps without."""
+
+    name: str
+    bytes: int
+    sha256: str | None
+
+
+def plan(names: Sequence[str] | None = None) -> tuple[Part, ...]:
+    """The parts of these names; all without names.
+
+    Raises:
+        InputError: a name that is none of them.
+    """
+    known = {part.name: part for part in PARTS}
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"part {name!r}: expected some of {', '.join(known)}")
+    return tuple(part for part in PARTS if not names or part.name in names)
+
+
+def plan_text(names: Sequence[str] | None = None, folder: Path | str | None = None) -> str:
+    """What would be fetched, for a person to read before it is: sizes, licences, and the room in `folder`. Needs no
+    network."""
+    parts = plan(names)
+    lines = [f"{'part':<13} {'about':>9}  what for; licence"]
+    lines += [f"{p.name:<13} {p.bytes / 1e9:6.2f} GB  {p.purpose}; {p.licence}" for p in parts]
+    lines.append(f"{'together':<13} {sum(p.bytes for p in parts) / 1e9:6.2f} GB  from huggingface.co/{REPOSITORY}")
+    if folder is not None:
+        lines.append(f"{'free':<13} {free_bytes(Path(folder)) / 1e9:6.2f} GB  in {folder}")
+    return "\n".join(lines)
+
+
+def download(
+    folder: Path | str,
+    names: Sequence[str] | None = None,
+    *,
+    progress: Progress | None = None,
+    hub: Hub | None = None,
+    free: Callable[[Path], int] = free_bytes,
+) -> list[Path]:
+    """Fetch parts of the release into `folder`, in its own layout; what is there and whole stays, and what was begun is
+    resumed. Returns the files.
+
+    Raises:
+        InputError: huggingface_hub is not installed, no network, the disk is too full, the release on the hub lacks a
+            file, or a file does not have the hub's checksum.
+    """
+    parts, folder = plan(names), Path(folder)
+    hub = hub or require("huggingface_hub", "huggingface_hub", "downloading the release")
+    revision, wanted = _wanted(hub, parts)
+    lacking = sum(file.bytes for file in wanted if not _has(folder, file))
+    room = free(folder)
+    if lacking and room < lacking + SPARE_BYTES:
+        raise InputError(f"{folder}: {lacking / 1e9:.2f} GB to fetch, {room / 1e9:.2f} GB free. Choose another folder.")
+    total, done, found = sum(file.bytes for file in wanted), 0, []
+    for file in wanted:
+        if progress:
+            progress(done, total, file.name)
+        found.append(_fetch(hub, revision, folder, file))
+        done += file.bytes
+    if progress:
+        progress(done, total, "")
+    latest = folder / ENGINE_FOLDER / "latest"
+    if latest.parent.is_dir() and not latest.exists():
+        latest.write_text(TAG)
+    return found
+
+
+def _wanted(hub: Hub, parts: Sequence[Part]) -> tuple[str, list[_Wanted]]:
+    """The release's present revision, and the files of `parts` in it."""
+    try:
+        release = hub.model_info(REPOSITORY, files_metadata=True)
+    except Exception as error:  # of many kinds: the network's, the HTTP library's, the hub's own
+        raise InputError(_unreachable(error)) from error
+    files = {file.rfilename: file for file in release.siblings}
+    missing = [name for part in parts for name in part.needed if name not in files]
+    if missing:
+        raise InputError(f"{REPOSITORY} has no {', '.join(missing)}: the release has changed; see docs/files.md")
+    names = sorted(name for name in files if any(part.takes(name) for part in parts))
+    return release.sha, [
+        _Wanted(name, files[name].size or 0, files[name].lfs.sha256 if files[name].lfs else None) for name in names
+    ]
+
+
+def _fetch(hub: Hub, revision: str, folder: Path, file: _Wanted) -> Path:
+    path = folder / file.name
+    if _has(folder, file):
+        log.info("%s: there already", path)
+    else:
+        try:
+            hub.hf_hub_download(REPOSITORY, file.name, revision=revision, local_dir=str(folder))
+        except Exception as error:  # as above
+            raise InputError(_unreachable(error) + " What has been fetched is kept.") from error
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            size = path.stat().st_size if path.is_file() else 0
+            raise InputError(f"{path}: {size} bytes, the hub has {file.bytes}. Delete it and download again.")
+    if file.sha256 and _sha256(path) != file.sha256:
+        raise InputError(f"{path}: damaged, its checksum is not the hub's. Delete it and download again.")
+    return path
+
+
+def _has(folder: Path, file: _Wanted) -> bool:
+    path = folder / file.name
+    return path.is_file() and path.stat().st_size == file.bytes
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as opened:
+        while block := opened.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _unreachable(error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"cannot reach huggingface.co ({reason}). Check the network, then run the same command again."

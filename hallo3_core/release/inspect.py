@@ -1,0 +1,265 @@
+"""What a file, a folder or a list of tensors holds, what it lacks, and whether this pack can use it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..weights import names
+from ..weights.kinds import ENGINE_PARTS, FACE_DETECTOR, FACE_RECOGNISER, LABELS, WAV2VEC, Kind, identify
+from ..weights.parts import TEXT, TEXT_PREFIX, VAE, VAE_PREFIX, Parts, sort_tensors
+from ..weights.reading import Entry, Format, format_of, read_tensors
+from ..weights.torch_pickle import DTYPES
+from .detect import Place, find_files
+from .expected import fit
+
+FILM_PARTS = (*ENGINE_PARTS, VAE, TEXT, WAV2VEC, FACE_DETECTOR, FACE_RECOGNISER)  # what making a film takes
+STRICT_PARTS = (*ENGINE_PARTS, VAE)  # the networks that are filled by name, and take no tensor too many
+SMALL = 1 << 29  # bytes: the values of files up to this size are looked at unasked
+SLICE = 1 << 22  # values looked at at once
+MANIFEST_LIMIT = 64 << 20  # bytes
+SHOWN = 8  # names of a long list that the text shows; the JSON has all
+
+
+@dataclass(frozen=True)
+class PartReport:
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass
+class FileReport:
+    """One file, or the shards of one model. `missing` and `unknown` name tensors; `unused` says why each is."""
+
+    path: str
+    kind: str
+    detail: str
+    advice: str
+    bytes: int
+    tensors: int
+    dtypes: dict[str, int]
+    parts: dict[str, PartReport] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    unused: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the pack can use it: it holds a part, and every part that it holds is whole."""
+        return bool(self.parts) and not self.missing and not self.faults
+
+
+@dataclass
+class Report:
+    """is_release: a folder with one of the two transformers, which is expected to hold all that a film needs;
+    lacking: the parts of it that no usable file holds."""
+
+    path: str
+    files: list[FileReport]
+    is_release: bool = False
+    lacking: list[str] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the pack can use what is here: all that a film needs, or, of what is no release, each part."""
+        if self.is_release:
+            return not self.lacking
+        relevant = [file for file in self.files if file.parts or file.faults]
+        return bool(relevant) and all(file.usable for file in relevant)
+
+    def text(self) -> str:
+        return report_text(self)
+
+    def as_json(self) -> str:
+        """All of it, as JSON."""
+        content = asdict(self) | {"usable": self.usable}
+        for entry, file in zip(content["files"], self.files, strict=True):
+            entry["usable"] = file.usable
+        return json.dumps(content, indent=1)
+
+
+def inspect(path: Path | str, values: bool | None = None) -> Report:
+    """Look at a model file, a folder, or a JSON list of tensors (`{"tensors": {name: {"shape", "dtype"}}}`).
+
+    `values`: look for NaN and infinity, which reads every byte; None: in small files only.
+
+    Raises:
+        InputError: no such path, a folder without model files, or a list of tensors that is none.
+    """
+    path = Path(path)
+    manifest = None if path.is_dir() or format_of(path) is not Format.TEXT else _manifest(path)
+    if manifest is not None:
+        return Report(str(path), [_manifest_report(path, manifest)])
+    places = find_files(path)
+    if not places:
+        raise InputError(f"{path}: no model file in this folder (looked for safetensors, torch and ONNX files)")
+    files = [_file_report(place, path, values) for place in places]
+    is_release = path.is_dir() and any(file.parts.keys() & {names.DENOISER, names.REFERENCE_NET} for file in files)
+    held = {part for file in files if file.usable for part in file.parts}
+    return Report(str(path), files, is_release, [part for part in FILM_PARTS if is_release and part not in held])
+
+
+def report_text(report: Report) -> str:
+    """The report as a table for people."""
+    width = max(len(file.path) for file in report.files)
+    kinds = max(len(file.kind) for file in report.files)
+    lines = [f"{'file':<{width}}  {'what it is':<{kinds}}  {'tensors':>7}  {'size':>9}  usable  types"]
+    for file in report.files:
+        types = ", ".join(f"{dtype} {count}" for dtype, count in file.dtypes.items())
+        size, usable = size_text(file.bytes), "yes" if file.usable else "no"
+        lines.append(f"{file.path:<{width}}  {file.kind:<{kinds}}  {file.tensors:>7}  {size:>9}  {usable:<6}  {types}")
+    for file in report.files:
+        lines += ["", f"{file.path}: {file.detail}", *(f"  {line}" for line in _details(file))]
+    lines.append("")
+    for part in report.lacking:
+        lines.append(f"lacking for a film: {LABELS[part]}")
+    lines.append(f"{report.path}: this pack can{'' if report.usable else 'not'} use it")
+    return "\n".join(lines)
+
+
+def size_text(count: int) -> str:
+    """Bytes for people, in powers of ten as disks are sold."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def _details(file: FileReport) -> list[str]:
+    lines = [
+        f"{part.replace('_', ' '):<16} {r.tensors:>5} tensors  {r.parameters:>14,} parameters  {size_text(r.bytes):>9}"
+        for part, r in file.parts.items()
+        if r.tensors
+    ]
+    lines += [f"fault: {fault}" for fault in file.faults]
+    lines += _listed("missing", file.missing) + _listed("unknown", file.unknown)
+    for reason in dict.fromkeys(file.unused.values()):
+        lines.append(f"never used ({reason}):")
+        lines += [f"  {name}" for name, why in file.unused.items() if why == reason]
+    lines += [f"warning: {warning}" for warning in file.warnings]
+    return lines + ([file.advice] if file.advice and not file.usable else [])
+
+
+def _listed(what: str, found: list[str]) -> list[str]:
+    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+    return [f"{what}: {', '.join(found[:SHOWN])}{more}"] if found else []
+
+
+def _file_report(place: Place, root: Path, values: bool | None) -> FileReport:
+    shown = str(place.path.relative_to(root)) if place.path != root else place.path.name
+    size = sum(file.stat().st_size for file in place.files)
+    report = _summary(shown, place, size)
+    if not place.header:
+        return report
+    tensors: dict[str, Tensor] = {}
+    for file in place.files:
+        tensors |= read_tensors(file)
+    _account(report, tensors)
+    if values or (values is None and size <= SMALL):
+        report.warnings += _not_finite(tensors)
+    return report
+
+
+def _manifest_report(path: Path, header: Mapping[str, Entry]) -> FileReport:
+    place = Place(path, identify(header), header, (path,))
+    report = _summary(path.name, place, sum(entry.bytes for entry in header.values()))
+    report.detail += " (a list of its tensors, without values)"
+    _account(report, {n: torch.empty(e.shape, dtype=e.dtype, device="meta") for n, e in header.items()})
+    return report
+
+
+def _summary(shown: str, place: Place, size: int) -> FileReport:
+    found, header = place.found, place.header
+    dtypes = Counter(str(entry.dtype).removeprefix("torch.") for entry in header.values())
+    report = FileReport(shown, found.kind.value, found.detail, found.advice, size, len(header), dict(dtypes))
+    report.parts = {part: PartReport(0, 0, 0) for part in found.parts}
+    if found.kind is Kind.BROKEN:
+        report.faults, report.detail = [found.detail], "cannot be used"
+    return report
+
+
+def _account(report: FileReport, tensors: Mapping[str, Tensor]) -> None:
+    """Every tensor of a usable file: its part, or why it is not needed, or that it is unknown."""
+    if not report.parts:
+        return
+    try:
+        _sort(report, tensors)
+    except InputError as error:
+        report.faults.append(str(error))
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        report.faults.append(f"its shapes fit no network ({(str(error) or type(error).__name__).splitlines()[0]})")
+
+
+def _sort(report: FileReport, tensors: Mapping[str, Tensor]) -> None:
+    kind = Kind(report.kind)
+    if kind in (Kind.ENGINE, Kind.DENOISER, Kind.REFERENCE_NET, Kind.PROJECTORS):
+        parts = sort_tensors(tensors)
+        report.unused |= parts.unused
+        report.unknown += parts.unknown
+        if kind is Kind.ENGINE:
+            report.missing += [f"the whole {p.replace('_', ' ')}" for p in ENGINE_PARTS if p not in parts.tensors]
+    else:
+        parts = Parts({part: dict(tensors) for part in report.parts})
+    prefixes = {VAE: VAE_PREFIX, TEXT: TEXT_PREFIX} if kind is Kind.ENGINE else {}
+    for part, own in parts.tensors.items():
+        prefix = prefixes.get(part, f"{part}." if kind in (Kind.ENGINE, Kind.PROJECTORS) else "")
+        try:
+            result = fit(part, own)
+        except InputError as error:
+            report.faults.append(str(error))
+            continue
+        report.missing += [prefix + name for name in result.missing]
+        report.faults += [prefix + line for line in result.misshapen]
+        if result.unknown and part in STRICT_PARTS:
+            report.faults.append(f"{len(result.unknown)} tensors have no place in the {part.replace('_', ' ')}")
+        report.unknown += [prefix + name for name in result.unknown]
+        report.unused |= {prefix + name: why for name, why in result.unused.items()}
+        kept = [tensor for name, tensor in own.items() if name not in result.unused]
+        parameters = sum(tensor.numel() for tensor in kept)
+        report.parts[part] = PartReport(len(kept), parameters, sum(t.numel() * t.itemsize for t in kept))
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """A warning if any value is NaN or infinite; a slice at a time, so that nothing large is copied."""
+    spoilt = []
+    for name, tensor in tensors.items():
+        flat = tensor.reshape(-1) if tensor.is_floating_point() else tensor.new_empty(0)
+        if not all(torch.isfinite(flat[i : i + SLICE].float()).all() for i in range(0, len(flat), SLICE)):
+            spoilt.append(name)
+    more = ", ..." if len(spoilt) > 1 else ""
+    return [f"{len(spoilt)} tensors hold NaN or infinity ({spoilt[0]}{more})"] if spoilt else []
+
+
+def _manifest(path: Path) -> dict[str, Entry] | None:
+    """The list of tensors in a JSON file; None if it is a JSON file of another kind."""
+    if path.stat().st_size > MANIFEST_LIMIT:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    tensors = content.get("tensors") if isinstance(content, dict) else None
+    if not isinstance(tensors, dict):
+        return None
+    return {name: _entry(path, name, told) for name, told in tensors.items()}
+
+
+def _entry(path: Path, name: str, told: object) -> Entry:
+    shape, dtype = (told.get("shape"), told.get("dtype")) if isinstance(told, dict) else (None, None)
+    are_counts = isinstance(shape, list) and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
+    if not are_counts or prod(shape) >= 1 << 50:
+        raise InputError(f"{path}: {name[:80]!a} has no shape that is a list of counts")
+    if f"torch.{dtype}" not in DTYPES:
+        raise InputError(f"{path}: {name[:80]!a} has dtype {str(dtype)[:20]!a}, expected one such as bfloat16")
+    return Entry(tuple(shape), DTYPES[f"torch.{dtype}"])

@@ -1,0 +1,135 @@
+"""The official release's folder: where each network lies in it, loaded when it is needed and not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..model.attention import Attention, scaled_dot_product
+from ..weights import fp8
+from ..weights.parts import VAE, Parts, load, sort_tensors
+from ..weights.reading import read_tensors
+
+VAE_FILE = "cogvideox-5b-i2v-sat/vae/3d-vae.pt"
+TEXT_FOLDER = "t5-v1_1-xxl"
+WAV2VEC_FOLDER = "wav2vec/wav2vec2-base-960h"
+FACE_FOLDER = "face_analysis/models"
+ENGINE_FOLDER = "hallo3"
+ENGINE_FILE = "mp_rank_00_model_states.pt"
+CONVERTED_FILES = "hallo3_*.safetensors"
+
+
+class Release:
+    """The networks of one release folder. Files are mapped; a network's tensors are read when it is asked for."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise InputError(
+                f"{self.folder}: no such folder; --models names the release's folder, which holds {ENGINE_FOLDER}/"
+            )
+        self._engine: Parts | None = None
+
+    @property
+    def engine_file(self) -> Path:
+        """The transformers' file: `<folder>/hallo3/<tag>/...`, where the text file `latest` holds the tag.
+
+        Raises:
+            InputError: no tag, or no such file.
+        """
+        tag_file = self._path(f"{ENGINE_FOLDER}/latest")
+        tag = tag_file.read_text(errors="replace").strip()
+        if not tag or Path(tag).name != tag:
+            raise InputError(f"{tag_file}: expected the name of a folder beside it, such as 1, found {tag[:40]!r}")
+        return self._path(f"{ENGINE_FOLDER}/{tag}/{ENGINE_FILE}")
+
+    def network(
+        self,
+        part: str,
+        *,
+        attention: Attention = scaled_dot_product,
+        eight_bits: bool = False,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> nn.Module:
+        """Denoiser, reference network, audio or face projector, by the names in `names.py`.
+
+        eight_bits: the blocks' matrices are rounded, unless they are already.
+        """
+        parts = self.engine()
+        if eight_bits and part in parts.tensors:
+            parts = Parts({part: fp8.rounded(parts.tensors[part])})
+        return load(parts, part, attention=attention, device=device, dtype=dtype, label=self.label)
+
+    def network_bytes(self, part: str, *, dtype: torch.dtype, eight_bits: bool = False) -> int:
+        """What the weights of `network` take, without reading them."""
+        return sum(
+            tensor.numel() * (1 if tensor.itemsize == 1 or (eight_bits and fp8.is_rounded(name)) else dtype.itemsize)
+            for name, tensor in self.engine().tensors.get(part, {}).items()
+        )
+
+    def vae(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+        """The VAE: its own file, or the copy inside the transformers' file when that file is not there."""
+        from ..vae.autoencoder import load_vae
+
+        path = self.folder / VAE_FILE
+        if path.exists():
+            return load_vae(read_tensors(path), device=device, dtype=dtype, label=str(path))
+        if VAE in self.engine().tensors:
+            return load_vae(self.engine().tensors[VAE], device=device, dtype=dtype, label=self.label)
+        raise InputError(f"{path}: missing, and {self.label} holds no VAE either")
+
+    def engine(self) -> Parts:
+        """The transformers' file, or the files that `convert` made of it, sorted by part."""
+        if self._engine is None:
+            parts = Parts()  # ours alone until it is whole: another thread may ask meanwhile
+            for path in self.engine_files:
+                parts.add(sort_tensors(read_tensors(path)))
+            self._engine = parts
+        return self._engine
+
+    def files(self) -> list[Path]:
+        """Every file that a network is read from; none is opened.
+
+        Raises:
+            InputError: a folder or file of the release is missing.
+        """
+        vae = self.folder / VAE_FILE
+        folders = (self.text_folder, self.wav2vec_folder, self.face_folder)
+        inside = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+        return [*self.engine_files, *([vae] if vae.exists() else []), *inside]
+
+    @property
+    def engine_files(self) -> list[Path]:
+        """Converted files count where the official one's `latest` is not there."""
+        converted = sorted(self.folder.glob(CONVERTED_FILES))
+        if converted and not (self.folder / ENGINE_FOLDER / "latest").exists():
+            return converted
+        return [self.engine_file]
+
+    @property
+    def label(self) -> str:
+        """What messages call the transformers' file."""
+        files = self.engine_files
+        return str(files[0] if len(files) == 1 else self.folder / CONVERTED_FILES)
+
+    @property
+    def text_folder(self) -> Path:
+        return self._path(TEXT_FOLDER)
+
+    @property
+    def wav2vec_folder(self) -> Path:
+        return self._path(WAV2VEC_FOLDER)
+
+    @property
+    def face_folder(self) -> Path:
+        return self._path(FACE_FOLDER)
+
+    def _path(self, relative: str) -> Path:
+        path = self.folder / relative
+        if not path.exists():
+            raise InputError(f"{path}: missing from the release folder (see the README's table of files)")
+        return path

@@ -1,0 +1,1 @@
+"""How networks run on a device: memory, streaming, attention kernels, compilation, fp8 matmuls."""

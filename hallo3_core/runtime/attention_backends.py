@@ -1,0 +1,283 @@
+"""Which attention kernel the denoiser computes with: the quickest exact one by measurement, or the one asked for.
+
+Self-attention reads tens of thousands of keys and takes nearly half of a step; face and audio attention read 4 and 32,
+and stay with torch's own choice. What is measured is therefore self-attention, at the run's own size.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..errors import InputError, require
+from ..model.attention import Attention, scaled_dot_product
+from ..model.config import Grid, TransformerConfig
+
+AUTO, TORCH, SAGE = "auto", "torch", "sage"
+_SDPA = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+_FA3, _FA3_MODULE = "fa3", "flash_attn_interface"
+CHOICES = (AUTO, TORCH, *_SDPA, _FA3, SAGE)
+# Root mean squares of errors, relative to the result's: what rounding alone may leave, and what eight-bit scores may.
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+SAGE_ERROR = 0.1
+COMPARED = 256  # queries of a comparison, evenly spread: the exact result of all would not fit in memory
+RUNS = 3
+
+Stopwatch = Callable[[Callable[[], Tensor]], float]  # the seconds that a call takes, its device's work included
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An attention function under the name that the user knows it by."""
+
+    name: str
+    attention: Attention
+
+
+def choose_attention(
+    choice: str,
+    config: TransformerConfig,
+    grid: Grid,
+    *,
+    evaluations: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Attention:
+    """The attention function for a denoiser of these sizes; `evaluations` are computed together.
+
+    "auto" measures on CUDA, and elsewhere leaves the choice to torch.
+
+    Raises:
+        InputError: a choice that is none, a package that is missing, or a kernel that cannot serve here.
+    """
+    check_attention(choice, device)
+    if choice == TORCH or (choice == AUTO and not _is_cuda(device)):
+        return scaled_dot_product
+    if choice == SAGE:
+        return for_long_keys(Checked(sage_attention(), checks=config.layers, name=SAGE))
+    backends = gpu_backends() if choice == AUTO else [_named(choice)]
+    sample = sample_inputs(config, grid, evaluations, device, dtype)
+    best = fastest(backends, sample, seconds_on(device))
+    if best is None and choice != AUTO:
+        raise InputError(
+            f"attention {choice!r} does not work here in {_name(dtype)} with heads of {config.head}: choose auto"
+        )
+    return for_long_keys(best.attention) if best else scaled_dot_product
+
+
+def check_attention(choice: str, device: torch.device | str) -> None:
+    """What can be told of a choice before anything is loaded.
+
+    Raises:
+        InputError: a choice that is none, a package that is missing, or another device than the kernel is for.
+    """
+    if choice not in CHOICES:
+        raise InputError(f"attention is {choice!r}: choose one of {', '.join(CHOICES)}")
+    if choice not in (AUTO, TORCH) and not _is_cuda(device):
+        raise InputError(f"attention {choice!r} is for CUDA devices, this is {device}: choose auto or torch")
+    if choice == _FA3:
+        flash_attention_3()
+    if choice == SAGE:
+        sage_attention()
+
+
+def gpu_backends() -> list[Backend]:
+    """Those that auto chooses among: torch's own but the slow exact one, and FlashAttention 3 where it is installed."""
+    backends = [Backend(name, torch_backend(kind)) for name, kind in _SDPA.items() if kind != SDPBackend.MATH]
+    if importlib.util.find_spec(_FA3_MODULE):
+        try:
+            backends.append(_named(_FA3))
+        except InputError as error:
+            log.warning("%s; left out", error)
+    return backends
+
+
+def torch_backend(kind: SDPBackend) -> Attention:
+    """One of the kernels behind torch's function, and no other: it raises where it cannot serve."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(kind):
+            return F.scaled_dot_product_attention(q, k, v)
+
+    return attention
+
+
+def flash_attention_3() -> Attention:
+    """FlashAttention 3, for Hopper cards.
+
+    Raises:
+        InputError: it is not installed, or for another torch.
+    """
+    if not importlib.util.find_spec(_FA3_MODULE):
+        raise InputError("attention fa3 needs FlashAttention 3, which is not installed: build it from its source")
+    try:
+        package = importlib.import_module(_FA3_MODULE)
+    except (ImportError, OSError) as error:
+        raise InputError(f"FlashAttention 3 cannot be loaded ({error}): build it for this torch") from error
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = package.flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
+        out = out[0] if isinstance(out, tuple) else out  # older ones return the log-sum too
+        return out.transpose(1, 2)
+
+    return attention
+
+
+def sage_attention() -> Attention:
+    """SageAttention: queries and keys are rounded to eight bits.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    package = require("sageattention", "sageattention", "attention sage")
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return package.sageattn(q, k, v, tensor_layout="HND", is_causal=False)
+
+    return attention
+
+
+def for_long_keys(attention: Attention, otherwise: Attention = scaled_dot_product) -> Attention:
+    """`attention` where there are as many keys as queries, as in self-attention; `otherwise` over a few tokens."""
+
+    def chosen(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (attention if k.shape[-2] >= q.shape[-2] else otherwise)(q, k, v)
+
+    return chosen
+
+
+def sample_inputs(
+    config: TransformerConfig, grid: Grid, evaluations: int, device: torch.device | str, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of self-attention's size, seeded noise."""
+    queries = config.text_tokens + grid.tokens
+    keys = queries + grid.tokens_per_frame  # those of the portrait
+    draw = torch.Generator(device).manual_seed(0)
+
+    def normal(count: int) -> Tensor:
+        return torch.randn(evaluations, config.heads, count, config.head, generator=draw, device=device, dtype=dtype)
+
+    return normal(queries), normal(keys), normal(keys)
+
+
+def fastest(
+    backends: Iterable[Backend], sample: tuple[Tensor, Tensor, Tensor], seconds: Stopwatch, runs: int = RUNS
+) -> Backend | None:
+    """The quickest of those that work on these inputs and are exact to rounding; None: none does and is."""
+    times: dict[str, float] = {}
+    found: dict[str, Backend] = {}
+    for backend in backends:
+
+        def call(backend: Backend = backend) -> Tensor:
+            return backend.attention(*sample)
+
+        try:
+            error = relative_error(call(), *sample)  # the first call also warms up
+            if not error <= ROUNDING[sample[0].dtype]:
+                log.warning("attention %s is not exact here (error %.2g): left out", backend.name, error)
+                continue
+            times[backend.name] = min(seconds(call) for _ in range(runs))
+            found[backend.name] = backend
+        except (RuntimeError, ValueError, NotImplementedError, AssertionError) as refusal:
+            log.info("attention %s does not work here: %s", backend.name, str(refusal).partition("\n")[0])
+    if not times:
+        return None
+    best = min(times, key=times.get)
+    log.info("attention %s, of %s", best, ", ".join(f"{name} {1000 * t:.2f} ms" for name, t in times.items()))
+    return found[best]
+
+
+def relative_error(found: Tensor, q: Tensor, k: Tensor, v: Tensor) -> float:
+    """The root mean square error of an attention's result, relative to the exact one's, on COMPARED of its queries.
+
+    Infinite where values are not finite or the shape is another.
+    """
+    if found.shape != q.shape[:-1] + v.shape[-1:]:
+        return float("inf")
+    rows = torch.linspace(0, q.shape[-2] - 1, min(COMPARED, q.shape[-2]), device=q.device).round().long()
+    exact = exact_attention(q[..., rows, :], k, v)
+    error = (found[..., rows, :].float() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    return float(error) if torch.isfinite(error) else float("inf")
+
+
+def exact_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention by its formula, in float32, head by head."""
+    result = torch.empty(*q.shape[:-1], v.shape[-1], device=q.device)
+    for index in ((b, h) for b in range(q.shape[0]) for h in range(q.shape[1])):
+        scores = q[index].float() @ k[index].float().T / q.shape[-1] ** 0.5
+        result[index] = scores.softmax(dim=-1) @ v[index].float()
+    return result
+
+
+class Checked:
+    """A lossy attention function that has to prove itself on a run's own queries and keys.
+
+    Its first `checks` results are compared with the exact ones, and the first that is too far off puts torch's function
+    in its place for good, with a warning. It remembers this, so a run makes one of its own.
+    """
+
+    def __init__(self, attention: Attention, checks: int, name: str, limit: float = SAGE_ERROR):
+        self._attention, self._left, self._name, self._limit = attention, checks, name, limit
+        # Compiled code would be made anew for each count of comparisons. (Not as a decorator: it imports the compiler.)
+        self._attend = torch.compiler.disable(self._attend)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._attend(q, k, v)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._attention(q, k, v) if self._left == 0 else self._compare(q, k, v)
+
+    def _compare(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The result while it is still compared; an error of the function itself counts as a bad result."""
+        self._left -= 1
+        try:
+            result = self._attention(q, k, v)
+            error = relative_error(result, q, k, v)
+            reason = f"its error is {error:.2g} of the result, more than {self._limit:g}"
+        except Exception as refusal:  # Triton's errors have no class in common
+            error, reason = float("inf"), str(refusal).partition("\n")[0]
+        if error <= self._limit:
+            return result
+        log.warning("attention %s does not serve here (%s): torch's own takes its place", self._name, reason)
+        self._attention, self._left = scaled_dot_product, 0
+        return scaled_dot_product(q, k, v)
+
+
+def seconds_on(device: torch.device | str) -> Stopwatch:
+    """A stopwatch that waits for the device."""
+
+    def seconds(call: Callable[[], Tensor]) -> float:
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def _named(choice: str) -> Backend:
+    return Backend(choice, flash_attention_3() if choice == _FA3 else torch_backend(_SDPA[choice]))
+
+
+def _is_cuda(device: torch.device | str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

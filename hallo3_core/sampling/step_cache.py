@@ -1,0 +1,106 @@
+"""Steps that are not computed: their x0 lies on the line through the last two that were, over the log SNR.
+
+As in EasyCache (Zhou et al., "Less is Enough: Training-Free Video Diffusion Acceleration via Runtime-Adaptive Caching",
+2025) a step is left out while the result can hardly have changed. What is carried on here is x0, guidance included,
+where EasyCache keeps the difference of output and input: a velocity in VP form turns with the noise level even where
+x0 stands still. And x0 is carried on along its line, over which the multistep solvers extrapolate it as well, where
+EasyCache's stands still; so the line tells how much x0 changes, and the state need not be asked. A stochastic solver's
+fresh noise moves x0 from side to side and leaves little to skip.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..errors import InputError
+from .sampler import PredictClean, log_snr
+from .schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+IN_A_ROW = 2  # the most steps between two computed ones: x0's bends show in computed steps alone
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises InputError unless `threshold` is a share of x0's size; 0 is off."""
+    if not 0 <= threshold < 1:
+        raise InputError(f"the step cache's threshold is {threshold:g}: choose 0 (off) to below 1, such as 0.05")
+
+
+class StepCache:
+    """Around `predict_clean`, for one clip over `schedule`.
+
+    threshold: how far the line may carry x0, relative to its size, before x0 is computed again. rule: what a step is
+    computed by (its guidance weights); a line has both its steps and what it serves of one rule. The last step is
+    always computed, and pure noise, where the log SNR is -inf, is on no line.
+    """
+
+    def __init__(
+        self,
+        predict_clean: PredictClean,
+        schedule: Schedule,
+        threshold: float,
+        rule: Callable[[int], Hashable] = lambda step: None,
+    ):
+        check_threshold(threshold)
+        self._predict, self._threshold, self._rule = predict_clean, threshold, rule
+        self._levels = [log_snr(a) for a in schedule.alphas[:-1]]  # of the steps; the end of the last one is no step
+        self._seen: _Computed | None = None
+        self._line: _Line | None = None
+        self.skipped = 0
+
+    def __call__(self, x: Tensor, step: int) -> Tensor:
+        """x0 of this step; steps are asked for in order."""
+        last = len(self._levels) - 1
+        if step < last and self._serves(step):
+            self.skipped += 1
+            return self._line.at(self._levels[step])
+        before, self._seen = self._seen, _Computed(step, self._levels[step], self._rule(step), self._predict(x, step))
+        self._line = _line(before, self._seen)
+        if step == last:
+            log.info("%d of %d steps skipped", self.skipped, step + 1)
+        return self._seen.clean
+
+    def _serves(self, step: int) -> bool:
+        """Whether the line does for this step."""
+        return (
+            self._line is not None
+            and step - self._seen.step <= IN_A_ROW
+            and self._rule(step) == self._seen.rule
+            and self._line.movement(self._levels[step]) < self._threshold
+        )
+
+
+class _Computed(NamedTuple):
+    step: int
+    level: float  # log SNR
+    rule: Hashable
+    clean: Tensor
+
+
+class _Line(NamedTuple):
+    """x0 over the log SNR from a computed step on."""
+
+    start: _Computed
+    slope: Tensor  # of x0's shape
+    speed: float  # the slope's length, relative to x0's at the start
+
+    def at(self, level: float) -> Tensor:
+        return self.start.clean + (level - self.start.level) * self.slope
+
+    def movement(self, level: float) -> float:
+        """Of x0 from the start to `level`, relative to its size."""
+        return (level - self.start.level) * self.speed
+
+
+def _line(before: _Computed | None, start: _Computed) -> _Line | None:
+    """Through two computed steps; None where they make no line."""
+    if before is None or before.rule != start.rule or math.isinf(before.level):
+        return None
+    slope = (start.clean - before.clean) / (start.level - before.level)
+    return _Line(start, slope, float(slope.norm() / start.clean.norm()))

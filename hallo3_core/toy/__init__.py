@@ -1,0 +1,1 @@
+"""The toy release: the official layout and names at toy sizes."""

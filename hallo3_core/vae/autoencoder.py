@@ -1,0 +1,230 @@
+"""The causal video VAE: frames to latents, 8 x 8 pixels to one, and four frames to one after the first.
+
+The network is diffusers' AutoencoderKLCogVideoX, with two modules exchanged for equal ones that need less time and
+memory (`spatial_norm.py`, `causal_conv.py`); what is ours beside them is how it is called. The release encodes all
+frames in one call, and decodes pair by pair with the convolutions' last frames carried over. Group norms see the frames
+of one call, so these cuts are part of the result: diffusers' own `encode` and `decode` give another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, require
+from ..weights.parts import fill
+from ..weights.vae_names import LEVELS, in_diffusers_names
+from .causal_conv import exchange_causal_convs
+from .spatial_norm import exchange_spatial_norms
+
+LATENT_SCALE = 0.7  # the networks work on latents times this
+PIXELS = 2 ** (LEVELS - 1)  # to a side of one latent pixel
+LOG_VARIANCE = (-30.0, 20.0)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """Sizes of the VAE: channels of each level from fine to coarse, residual blocks of an encoder level (one more in
+    the decoder), latent channels, and groups of every group norm, which no tensor tells."""
+
+    block_out_channels: Shape = (128, 256, 256, 512)
+    layers_per_block: int = 3
+    latent_channels: int = 16
+    norm_groups: int = 32
+
+    def __post_init__(self):
+        if len(self.block_out_channels) != LEVELS:
+            raise ValueError(f"the VAE has {LEVELS} levels, got channels {self.block_out_channels}")
+        for channels in self.block_out_channels:
+            if channels % self.norm_groups:
+                raise ValueError(f"{channels} channels cannot be shared among {self.norm_groups} groups")
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Shape]) -> VaeConfig:
+        """The sizes that a list of tensors (official or diffusers names) tells.
+
+        Raises:
+            InputError: a tensor that tells a size is missing or misshapen: not this kind of VAE.
+        """
+        shapes = in_diffusers_names(shapes)
+        first = "encoder.down_blocks.{}.resnets.{}.conv1.conv.weight"
+        layers = 0
+        while first.format(0, layers) in shapes:
+            layers += 1
+        try:
+            channels = tuple(shapes[first.format(level, 0)][0] for level in range(LEVELS))
+            latent_channels = shapes["decoder.conv_in.conv.weight"][1]
+            return cls(channels, layers, latent_channels)
+        except (KeyError, IndexError, ValueError) as error:
+            reason = error if isinstance(error, ValueError) else f"{error} missing or misshapen"
+            raise InputError(
+                f"not a CogVideoX VAE: {reason}. Choose the release's 3d-vae.pt, or a diffusers CogVideoX VAE."
+            ) from error
+
+
+class VideoVae(nn.Module):
+    """Encode and decode as the release does. `autoencoder` is diffusers' module; nothing is kept between calls."""
+
+    def __init__(self, autoencoder: nn.Module):
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    @property
+    def latent_channels(self) -> int:
+        return self.autoencoder.config.latent_channels
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Frames ``b 3 t H W`` in -1..1 -> mean and log-variance joined, ``b (2 c) t' h w``.
+
+        One call over all frames, of which 1, 3, 17 and 49 give 1, 1, 5 and 13.
+
+        Raises:
+            InputError: not three channels, no frame, a side that is no multiple of 8, or values that are not finite.
+        """
+        shape = tuple(pixels.shape)
+        if len(shape) != 5 or shape[1] != 3 or 0 in shape or any(side % PIXELS for side in shape[-2:]):
+            raise InputError(
+                f"frames to encode have shape {list(shape)}, expected [batch, 3, frames, height, width], height and "
+                f"width multiples of {PIXELS}. Resize or crop them, and leave out an alpha channel."
+            )
+        _require_finite(pixels, "frames to encode")
+        moments, _ = self.autoencoder.encoder(self._placed(pixels))
+        return moments
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Frames ``b 3 t H W`` in -1..1 -> unscaled latent ``b c t' h w``: the posterior's mean, always the same.
+
+        With `noise` (unit normal, of the latent's shape) the sample that the original would take with this draw.
+
+        Raises:
+            InputError: as `moments`, or noise of another shape.
+        """
+        mean, log_variance = self.moments(pixels).chunk(2, dim=1)
+        if noise is None:
+            return mean
+        if noise.shape != mean.shape:
+            raise InputError(f"latent noise has shape {list(noise.shape)}, expected {list(mean.shape)}. Draw it anew.")
+        deviation = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE))
+        return mean + deviation * noise.to(mean)
+
+    def decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
+        """Unscaled latent ``b c t h w`` -> its 4 t - 3 frames ``b 3 n H W``, about -1..1, 9 and then 8 at a time.
+
+        The release knows odd t only (13 -> 9 + 5 x 8 = 49). The missing half of an even number's last pair is its
+        first half again, and the frames that come of it are left out.
+
+        Raises:
+            InputError: (here, not at the first chunk) other channels, no frame, or values that are not finite.
+        """
+        channels = self.latent_channels
+        if latent.ndim != 5 or latent.shape[1] != channels or 0 in latent.shape:
+            raise InputError(
+                f"the latent to decode has shape {list(latent.shape)}, expected [batch, {channels}, frames, height, "
+                "width], none of them 0. Decode latents of a CogVideoX model."
+            )
+        _require_finite(latent, "the latent to decode")
+        return self._decode_chunks(self._placed(latent))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Unscaled latent ``b c t h w`` -> all its frames ``b 3 (4 t - 3) H W``, about -1..1; as `decode_chunks`."""
+        return torch.cat(list(self.decode_chunks(latent)), dim=2)
+
+    def _decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
+        frames = 4 * latent.shape[2] - 3
+        if latent.shape[2] % 2 == 0:
+            latent = torch.cat((latent, latent[:, :, -1:]), dim=2)
+        caches = Caches()
+        for start, stop in chunk_spans(latent.shape[2]):
+            chunk, left = self.autoencoder.decoder(latent[:, :, start:stop], conv_cache=caches)
+            caches = Caches(left if stop < latent.shape[2] else {})
+            del left
+            yield chunk[:, :, :frames]
+            frames -= chunk.shape[2]
+            del chunk
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        weight = self.autoencoder.decoder.conv_in.conv.weight
+        return tensor.to(device=weight.device, dtype=weight.dtype)
+
+
+class Caches(dict):
+    """Each causal convolution's last input frames, in dictionaries within each other; they stay on the device.
+
+    Each is given out once, to be let go as soon as it was read: the next chunk's are being made meanwhile, and all
+    together take 2.8 GB at full size.
+    """
+
+    def get(self, name: str, default: object = None) -> object:
+        value = self.pop(name, default)
+        return Caches(value) if isinstance(value, dict) else value
+
+
+def chunk_spans(frames: int) -> list[tuple[int, int]]:
+    """Latent frames decoded per call, `start .. stop-1`, for an odd number of them: 0-2, 3-4, 5-6 and so on."""
+    if frames < 1 or frames % 2 == 0:
+        raise ValueError(f"chunks are made of an odd number of latent frames, got {frames}")
+    bounds = [0, *range(3, frames, 2), frames]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def build_vae(config: VaeConfig, *, device: torch.device | str = "meta", dtype: torch.dtype | None = None) -> VideoVae:
+    """The VAE with weights yet to be filled: none on the meta device, meaningless ones elsewhere.
+
+    Raises:
+        InputError: diffusers is not installed.
+    """
+    diffusers = require("diffusers", "diffusers", "the video VAE")
+    with torch.device(device):
+        autoencoder = diffusers.AutoencoderKLCogVideoX(
+            block_out_channels=config.block_out_channels,
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+            norm_num_groups=config.norm_groups,
+        )
+    exchange_spatial_norms(autoencoder.decoder)
+    exchange_causal_convs(autoencoder)
+    return VideoVae(autoencoder).to(dtype=dtype).requires_grad_(False).eval()
+
+
+def load_vae(
+    tensors: Mapping[str, Tensor],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    label: str = "VAE",
+) -> VideoVae:
+    """The VAE of a checkpoint's tensors, official or diffusers names; a mapped file is read tensor by tensor.
+
+    dtype None keeps the stored one. `label` names the file in errors.
+
+    Raises:
+        InputError: not this kind of VAE; a tensor missing, unknown or misshapen; diffusers is not installed.
+    """
+    try:
+        tensors = in_diffusers_names(tensors)
+        config = VaeConfig.from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from error
+    vae = build_vae(config)
+    fill(vae.autoencoder, tensors, device=device, dtype=dtype, label=label)
+    if torch.device(device).type == "cuda":
+        channels_last(vae)
+    return vae
+
+
+def channels_last(vae: nn.Module) -> None:
+    """The order that cuDNN computes in. Some versions (9.8 to 9.14) take no 3D convolution of 16 bits in another, and
+    torch's own way to do it without them is slow and needs gigabytes."""
+    for layer in vae.modules():
+        if isinstance(layer, nn.Conv3d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    if not torch.isfinite(values).all():
+        raise InputError(f"{what}: some values are not finite (NaN or infinite). Look for the step that made them.")

@@ -1,0 +1,146 @@
+"""Tensor names: the official checkpoint's and ours. One map, for every reader, converter and LoRA loader.
+
+Source: the released file's tensor list. A name is a fact; `place` says where each official tensor goes, or why nowhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..model.config import Grid, Shape
+
+DENOISER, REFERENCE_NET = "denoiser", "reference_net"
+AUDIO_PROJECTOR, FACE_PROJECTOR = "audio_projector", "face_projector"
+UNUSED = "unused"
+
+PREFIXES = {"model.diffusion_model.": DENOISER, "ref_model.diffusion_model.": REFERENCE_NET}
+
+_BLOCK = {
+    "input_layernorm": "attention_norm",
+    "attention.query_key_value": "self_attention.qkv",
+    "attention.dense": "self_attention.out",
+    "post_attention_layernorm": "mlp_norm",
+    "mlp.dense_h_to_4h": "mlp.up",
+    "mlp.dense_4h_to_h": "mlp.down",
+    "face_input_layernorm": "face_norm",
+    "face_attn.query": "face_attention.query",
+    "face_attn.key_value": "face_attention.key_value",
+    "face_attn.dense": "face_attention.out",
+    "audio_input_layernorm": "audio_norm",
+    "audio_attn.query": "audio_attention.query",
+    "audio_attn.key_value": "audio_attention.key_value",
+    "audio_attn.dense": "audio_attention.out",
+}
+_NUMBERED = {
+    "mixins.adaln_layer.adaLN_modulations.{}.1": "modulation.blocks.{}",
+    "mixins.adaln_layer.query_layernorm_list.{}": "blocks.{}.query_norm",
+    "mixins.adaln_layer.key_layernorm_list.{}": "blocks.{}.key_norm",
+    "time_embed.{}": "modulation.time.{}",
+    **{"transformer.layers.{}." + theirs: "blocks.{}." + ours for theirs, ours in _BLOCK.items()},
+}
+_PLAIN = {
+    "mixins.patch_embed.proj": "patch_embed",
+    "mixins.patch_embed.text_proj": "text_embed",
+    "mixins.final_layer.norm_final": "head_norm",
+    "mixins.final_layer.linear": "head",
+    "mixins.final_layer.adaLN_modulation.1": "head_modulation",
+    "transformer.final_layernorm": "final_norm",
+}
+_AUDIO = {"conv1": "halve"}
+POSITIONS = "mixins.pos_embed.pos_embedding"
+ROTARY = "mixins.pos_embed.freqs_sin"
+_NEVER_USED = {
+    "transformer.position_embeddings.weight": "made by the library of the original, never read",
+    ROTARY: "a rotary table: computed here",
+    "mixins.pos_embed.freqs_cos": "a rotary table: computed here",
+}
+
+
+class Place(NamedTuple):
+    """Where an official tensor belongs: a part of ours and the name in it; for UNUSED the name is the reason."""
+
+    part: str
+    name: str
+
+
+def place(name: str, part: str, layers: int) -> Place | None:
+    """Where the tensor `name` of an official transformer (without its prefix) goes; None: not a name of the model.
+
+    `part` says which of the two transformers is meant, `layers` how many it has: the reference network's last layer
+    ends at its first norm.
+    """
+    if name in _NEVER_USED:
+        return Place(UNUSED, _NEVER_USED[name])
+    stem, _, kind = name.rpartition(".")
+    if kind not in ("weight", "bias"):
+        return None
+    for prefix, projector, renamed in (
+        ("transformer.audio_proj.", AUDIO_PROJECTOR, _AUDIO),
+        ("transformer.face_proj.", FACE_PROJECTOR, {}),
+    ):
+        if stem.startswith(prefix) and part == DENOISER:
+            rest = stem.removeprefix(prefix)
+            return Place(projector, f"{renamed.get(rest, rest)}.{kind}")
+    number = re.search(r"(?<=\.)\d+", stem)
+    ours = _PLAIN.get(stem)
+    if ours is None and number:
+        pattern = stem[: number.start()] + "{}" + stem[number.end() :]
+        ours = _NUMBERED[pattern].format(number.group()) if pattern in _NUMBERED else None
+    if ours is None:
+        return None
+    if part == REFERENCE_NET:
+        last = f"blocks.{layers - 1}."
+        if ours in ("head", "head_norm", "head_modulation", "final_norm"):
+            return Place(UNUSED, "the reference network's output is not used")
+        if ours == last + "attention_norm":
+            ours = "last_norm"
+        elif ours.startswith(last):
+            return Place(UNUSED, "the reference network ends at its last layer's first norm")
+    return Place(part, f"{ours}.{kind}")
+
+
+def layer_count(names: Iterable[str]) -> int:
+    """Layers of an official transformer (names without prefix)."""
+    found = (re.fullmatch(r"transformer\.layers\.(\d+)\.input_layernorm\.weight", name) for name in names)
+    return 1 + max((int(m.group(1)) for m in found if m), default=-1)
+
+
+def trained_grid(shapes: Mapping[str, Shape], sines: Tensor | None) -> Grid:
+    """The grid of an official transformer, read off its rotary table (``tokens head``): the first entry of a quarter
+    of a head turns with frames, the next part with rows. Without values (a bare list of shapes) the released 13
+    frames in the shape 2:3 are assumed, and must fit.
+
+    Raises:
+        InputError: no rotary table, or one that fits no grid.
+    """
+    if ROTARY not in shapes:
+        raise InputError(f"the checkpoint lacks {ROTARY}, which tells the latent grid")
+    tokens, head = shapes[ROTARY]
+    if sines is not None and not sines.is_meta:
+        columns = _first_nonzero(sines[:, head // 4])
+        per_frame = _first_nonzero(sines[:, 0])
+        grid = Grid(tokens // per_frame, per_frame // columns, columns)
+    else:
+        rows = round((tokens / 13 * 2 / 3) ** 0.5)
+        grid = Grid(13, rows, rows * 3 // 2)
+    if grid.tokens != tokens:
+        raise InputError(f"{ROTARY} has {tokens} rows, which fit no grid of frames, rows and columns")
+    return grid
+
+
+def split_positions(table: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """The official learned table ``1 (m n) D``: text positions ``m D`` and video positions ``t r c D``."""
+    text_tokens = table.shape[1] - grid.tokens
+    text, video = table[0].split((text_tokens, grid.tokens))
+    return text, video.unflatten(0, (grid.frames, grid.rows, grid.columns))
+
+
+def _first_nonzero(values: Tensor) -> int:
+    nonzero = torch.nonzero(values.float())
+    return int(nonzero[0]) if len(nonzero) else len(values)

@@ -1,0 +1,231 @@
+"""From tensors to networks: sort a checkpoint's tensors into parts, and fill modules made without storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..model.attention import Attention, scaled_dot_product
+from ..model.config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
+from ..model.denoiser import Denoiser
+from ..model.projectors import AudioProjector, FaceProjector
+from ..model.reference_net import ReferenceNet
+from ..model.scaled import put_in_place
+from . import names
+from .fp8 import FLOAT8, MARK, SCALE
+
+VAE_PREFIX = "first_stage_model."
+TEXT_PREFIX = "conditioner.embedders.0.transformer."
+VAE, TEXT = "vae", "text_encoder"
+_TRUNK = {"patch_embed", "text_embed", "text_positions", "video_positions", "modulation", "blocks"}
+_ENDS = {"final_norm", "head_modulation", "head_norm", "head", "last_norm"}  # the last is the reference network's
+
+
+@dataclass
+class Parts:
+    """A checkpoint's tensors by part, in our names (VAE and text keep the official ones).
+
+    unused: official name -> why it is not needed; unknown: names that are none of the model's.
+    """
+
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors[part].items()}
+
+    def put(self, part: str, name: str, tensor: Tensor) -> None:
+        self.tensors.setdefault(part, {})[name] = tensor
+
+    def add(self, other: Parts) -> None:
+        """Take over what another file holds.
+
+        Raises:
+            InputError: both hold the same part.
+        """
+        for part in self.tensors.keys() & other.tensors.keys():
+            raise InputError(f"two files hold the {part.replace('_', ' ')}: keep one of them in the folder")
+        self.tensors |= other.tensors
+        self.unused |= other.unused
+        self.unknown += other.unknown
+
+
+def sort_tensors(tensors: Mapping[str, Tensor]) -> Parts:
+    """Sort the tensors of an official engine or of a converted file, whichever it is.
+
+    Raises:
+        InputError: a transformer whose grid cannot be told.
+    """
+    official = any(name.startswith((*names.PREFIXES, VAE_PREFIX, TEXT_PREFIX)) for name in tensors)
+    return sort_official(tensors) if official else sort_converted(tensors)
+
+
+def sort_converted(tensors: Mapping[str, Tensor]) -> Parts:
+    """Sort the tensors of a converted file, which bear our names: a network, the projectors, or the VAE."""
+    parts = Parts()
+    network = names.REFERENCE_NET if "last_norm.weight" in tensors else names.DENOISER
+    for name, tensor in tensors.items():
+        start, _, rest = name.partition(".")
+        if start in (names.AUDIO_PROJECTOR, names.FACE_PROJECTOR):
+            parts.put(start, rest, tensor)
+        elif start in ("encoder", "decoder") and "decoder.conv_in.conv.weight" in tensors:
+            parts.put(VAE, name, tensor)
+        elif start in _TRUNK | _ENDS and "video_positions" in tensors:
+            parts.put(network, name, tensor)
+        else:
+            parts.unknown.append(name)
+    return parts
+
+
+def sort_official(tensors: Mapping[str, Tensor]) -> Parts:
+    """Sort the tensors of the official engine, by prefix and name.
+
+    Raises:
+        InputError: a transformer whose grid cannot be told.
+    """
+    parts = Parts()
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        for prefix, part in (*names.PREFIXES.items(), (VAE_PREFIX, VAE), (TEXT_PREFIX, TEXT)):
+            if name.startswith(prefix):
+                groups.setdefault(part, {})[name.removeprefix(prefix)] = tensor
+                break
+        else:
+            parts.unknown.append(name)
+    for part, group in groups.items():
+        if part in (VAE, TEXT):
+            parts.tensors[part] = group
+        else:
+            prefix = next(prefix for prefix, p in names.PREFIXES.items() if p == part)
+            sort_transformer(group, part, parts, prefix)
+    return parts
+
+
+def sort_transformer(tensors: Mapping[str, Tensor], part: str, parts: Parts, prefix: str = "") -> None:
+    """Sort the tensors of one official transformer (names without prefix) into `parts`."""
+    layers = names.layer_count(tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if name == names.POSITIONS:
+            grid = names.trained_grid(shapes, tensors.get(names.ROTARY))
+            text, video = names.split_positions(tensor, grid)
+            parts.put(part, "text_positions", text)
+            parts.put(part, "video_positions", video)
+            continue
+        place = names.place(name, part, layers)
+        if place is None:
+            parts.unknown.append(prefix + name)
+        elif place.part == names.UNUSED:
+            parts.unused[prefix + name] = place.name
+        else:
+            parts.put(place.part, place.name, tensor)
+
+
+def build(
+    parts: Parts,
+    part: str,
+    *,
+    attention: Attention = scaled_dot_product,
+    operations=nn,
+    device="meta",
+    dtype=None,
+    label: str = "checkpoint",
+) -> nn.Module:
+    """The module of one part, on the meta device (no storage) or another, with the sizes that the tensors tell.
+
+    Layers whose weight comes with a scale keep it in eight bits, unless `operations` (a host's) knows of scales itself.
+
+    Raises:
+        InputError: the checkpoint lacks the part, or a tensor that tells a size.
+    """
+    kw = dict(operations=operations, device=device, dtype=dtype)
+    with _told_sizes(parts, part, label) as shapes:
+        if part == names.AUDIO_PROJECTOR:
+            return AudioProjector(AudioProjectorConfig.from_shapes(shapes), **kw)
+        if part == names.FACE_PROJECTOR:
+            return FaceProjector(FaceProjectorConfig.from_shapes(shapes), **kw)
+        network = {names.DENOISER: Denoiser, names.REFERENCE_NET: ReferenceNet}[part]
+        module = network(TransformerConfig.from_shapes(shapes), attention=attention, **kw)
+        for name in shapes if operations is nn else ():
+            if name.endswith("." + SCALE):
+                put_in_place(module, name.removesuffix("." + SCALE))
+        return module
+
+
+def transformer_config(parts: Parts, part: str, label: str = "checkpoint") -> TransformerConfig:
+    """The sizes of the denoiser or the reference network, without building it.
+
+    Raises:
+        InputError: as `build`.
+    """
+    with _told_sizes(parts, part, label) as shapes:
+        return TransformerConfig.from_shapes(shapes)
+
+
+@contextmanager
+def _told_sizes(parts: Parts, part: str, label: str) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The shapes of a part's tensors; what is missing among them is told as the user knows it."""
+    if part not in parts.tensors:
+        raise InputError(f"{label}: has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}")
+    try:
+        yield parts.shapes(part)
+    except (KeyError, ValueError, IndexError) as error:
+        name = part.replace("_", " ")
+        raise InputError(f"{label}: the {name} lacks or misshapes {error}, which tells its sizes") from error
+
+
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, device=None, dtype=None, label: str = "checkpoint"
+) -> nn.Module:
+    """Give every parameter of `module` its tensor, cast and moved one by one; the module ends in evaluation mode.
+
+    What is stored in eight bits with a scale stays so, whatever `dtype`.
+
+    Raises:
+        InputError: a tensor missing, of another shape, or left over, by name.
+    """
+    expected = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    missing = sorted(expected.keys() - tensors.keys())
+    surplus = sorted(name for name in tensors.keys() - expected.keys() if not name.endswith("." + MARK))
+    if missing or surplus:
+        found = [
+            f"{len(n)} {word} ({n[0]}{', ...' if len(n) > 1 else ''})"
+            for n, word in ((missing, "missing"), (surplus, "unknown"))
+            if n
+        ]
+        raise InputError(f"{label}: tensors do not fit the model: {', '.join(found)}")
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"{label}: {name} has shape {list(tensor.shape)}, expected {list(shape)}")
+        owner, _, leaf = name.rpartition(".")
+        value = nn.Parameter(tensor.to(device=device, dtype=_stored(name, tensors, dtype)), requires_grad=False)
+        setattr(module.get_submodule(owner), leaf, value)
+    return module.eval()
+
+
+def _stored(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> torch.dtype | None:
+    """The dtype that a parameter is kept in; None: its own. A float8 without scale is a plain, if coarse, number."""
+    if name.endswith("." + SCALE) or name.removesuffix("weight") + SCALE in tensors:
+        return None
+    return torch.bfloat16 if dtype is None and tensors[name].dtype == FLOAT8 else dtype
+
+
+def load(
+    parts: Parts,
+    part: str,
+    *,
+    attention: Attention = scaled_dot_product,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    label: str = "checkpoint",
+) -> nn.Module:
+    """Build one part and fill it."""
+    module = build(parts, part, attention=attention, dtype=dtype, label=label)
+    return fill(module, parts.tensors[part], device=device, dtype=dtype, label=f"{label}, {part.replace('_', ' ')}")
