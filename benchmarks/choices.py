@@ -32,7 +32,7 @@ from hallo3_core.model.scaled import ScaledLinear, put_in_place
 from hallo3_core.pipeline.clip import sample_clip
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
-from hallo3_core.runtime.fp8_matmul import multiplies_in_eight_bits, multiply_in_eight_bits
+from hallo3_core.runtime.fp8_matmul import has_fp8_matmuls, use_fp8_matmuls
 from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.sampling.noise import SeededNoise
 from hallo3_core.sampling.sampler import DPMPP_2M
@@ -84,7 +84,7 @@ class Bench:
         self.denoisers = {None: self.networks.denoiser}
         for kind in ("weights", "products"):
             self.denoisers[kind] = in_eight_bits(self.networks.denoiser)
-        multiply_in_eight_bits(self.denoisers["products"])
+        use_fp8_matmuls(self.denoisers["products"])
         self.samples = 0
         for denoiser in self.denoisers.values():
             denoiser.register_forward_hook(self._count)
@@ -182,7 +182,7 @@ def measure(sizes: str, device: str, dtype: torch.dtype, runs: int, wanted: dict
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "eight-bit products": "computed" if multiplies_in_eight_bits(device) else "emulated: their time means nothing",
+        "eight-bit products": "computed" if has_fp8_matmuls(device) else "emulated: their time means nothing",
         "choices": result,
     }
 

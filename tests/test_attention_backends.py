@@ -178,7 +178,7 @@ def test_a_package_built_for_another_torch_is_left_out(monkeypatch, tmp_path, ca
     names = [backend.name for backend in gpu_backends()]
     assert "flash" in names and "fa3" not in names
     assert (
-        "FlashAttention 3 cannot be loaded (undefined symbol: _ZN3c10): build it for this torch; left out"
+        "FlashAttention 3 cannot be loaded (undefined symbol: _ZN3c10): rebuild it for this torch; left out"
         in caplog.text
     )
     with pytest.raises(InputError, match="FlashAttention 3 cannot be loaded.*build it for this torch"):
@@ -214,7 +214,7 @@ def test_one_that_is_not_is_replaced_with_a_warning(sample, caplog, attention):
     for _ in range(3):
         assert torch.equal(checked(*sample), scaled_dot_product(*sample))
     assert len(caplog.records) == 1
-    assert "attention sage does not serve here" in caplog.text and "torch's own takes its place" in caplog.text
+    assert "attention sage does not work here" in caplog.text and "torch's own takes its place" in caplog.text
 
 
 def test_comparing_makes_no_compiled_code_anew(sample):

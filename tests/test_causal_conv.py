@@ -7,7 +7,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCaus
 
 from hallo3_core.vae import causal_conv
 from hallo3_core.vae.autoencoder import Caches, VaeConfig, build_vae
-from hallo3_core.vae.causal_conv import CausalConv, exchange_causal_convs
+from hallo3_core.vae.causal_conv import CausalConv, replace_causal_convs
 
 CONFIG = VaeConfig((32, 32, 64, 32), 1)
 
@@ -23,7 +23,7 @@ def _inference():
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_numbers_and_caches_are_those_of_diffusers(monkeypatch, piece, frames, kernel):
     """Two calls, the second with what the first one left; most values come from frames that lie in two pieces."""
-    monkeypatch.setattr(causal_conv, "PIECE", piece)
+    monkeypatch.setattr(causal_conv, "MAX_INPUT", piece)
     torch.manual_seed(0)
     theirs = CogVideoXCausalConv3d(4, 6, kernel, pad_mode="first")
     ours = CausalConv(theirs.conv)
@@ -50,7 +50,7 @@ def test_every_causal_convolution_is_exchanged_and_keeps_its_names():
         )
     names = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
     assert any(isinstance(module, CogVideoXCausalConv3d) for module in theirs.modules())
-    exchange_causal_convs(theirs)
+    replace_causal_convs(theirs)
     assert not any(isinstance(module, CogVideoXCausalConv3d) for module in theirs.modules())
     assert {name: tensor.shape for name, tensor in theirs.state_dict().items()} == names
     assert any(isinstance(module, CausalConv) for module in build_vae(CONFIG).modules())

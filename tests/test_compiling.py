@@ -81,7 +81,7 @@ def test_a_missing_compiler_is_told_early():
         raise RuntimeError("no compiler found\nand much more")
 
     with pytest.raises(
-        InputError, match="--compile: torch cannot compile for cpu here .no compiler found.*leave --compile out"
+        InputError, match="--compile: torch cannot compile for cpu here .no compiler found.*run without --compile"
     ):
         check_compiler("cpu", broken)
     check_compiler("cpu", "eager")

@@ -26,7 +26,7 @@ def test_streamed_blocks_stay(card):
     denoiser = build_denoiser(TOY, "cpu", torch.bfloat16)
     denoiser.blocks = StreamedBlocks(denoiser.blocks, card.device)
     with elsewhere(denoiser, card.device):
-        assert denoiser.blocks.places[0].device.type == card.device.type
+        assert denoiser.blocks.slots[0].device.type == card.device.type
 
 
 @pytest.mark.parametrize(("way", "gigabytes"), [(WHOLE, 22.5), (ALONE, 9), (LEAN, 6)])

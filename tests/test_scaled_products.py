@@ -8,16 +8,16 @@ import torch
 from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.release.layout import Release
 from hallo3_core.runtime.fp8_matmul import (
-    ScaledProductLinear,
-    multiplies_in_eight_bits,
-    multiply_in_eight_bits,
+    Fp8MatmulLinear,
+    has_fp8_matmuls,
     round_rows,
+    use_fp8_matmuls,
 )
 from hallo3_core.weights import fp8, names
 from tests.noise import noise
 
 
-def layer(inputs=64, outputs=96, bias=True, kind=ScaledProductLinear):
+def layer(inputs=64, outputs=96, bias=True, kind=Fp8MatmulLinear):
     made = kind(inputs, outputs, bias=bias, dtype=torch.bfloat16)
     weight, scale = fp8.quantise(noise(outputs, inputs) / inputs**0.5)
     made.weight.data, made.weight_scale.data = weight, scale
@@ -55,7 +55,7 @@ def test_rounding_the_input_costs_what_three_bits_of_mantissa_cost():
 def test_rows_are_rounded_in_pieces_as_in_one(monkeypatch):
     x = noise(10, 64, seed=2).bfloat16()
     whole = round_rows(x)
-    monkeypatch.setattr("hallo3_core.runtime.fp8_matmul.PIECE", 3)
+    monkeypatch.setattr("hallo3_core.runtime.fp8_matmul.ROWS_AT_ONCE", 3)
     for found, expected in zip(round_rows(x), whole, strict=True):
         assert torch.equal(found.float(), expected.float())
     compiled = torch.compile(round_rows, backend="eager", fullgraph=True)
@@ -82,14 +82,14 @@ def test_rows_come_back_and_zeros_stay():
 def test_layers_keep_their_weights_and_odd_sizes_stay_as_they_are():
     network = torch.nn.Sequential(layer(kind=ScaledLinear), layer(96, 40, kind=ScaledLinear), torch.nn.Linear(40, 16))
     weight = network[0].weight
-    assert multiply_in_eight_bits(network) == 1
-    assert type(network[0]) is ScaledProductLinear and network[0].weight is weight
+    assert use_fp8_matmuls(network) == 1
+    assert type(network[0]) is Fp8MatmulLinear and network[0].weight is weight
     assert type(network[1]) is ScaledLinear and type(network[2]) is torch.nn.Linear
-    assert multiply_in_eight_bits(network) == 0
+    assert use_fp8_matmuls(network) == 0
 
 
 def test_a_cpu_does_not_count_as_able():
-    assert not multiplies_in_eight_bits("cpu")
+    assert not has_fp8_matmuls("cpu")
 
 
 def test_a_release_is_rounded_on_request(tiny_release):

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSpatialNorm3D
 
 from hallo3_core.vae.autoencoder import VaeConfig, build_vae
-from hallo3_core.vae.spatial_norm import SpatialNorm, exchange_spatial_norms
+from hallo3_core.vae.spatial_norm import SpatialNorm, replace_spatial_norms
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -33,7 +33,7 @@ def test_every_norm_that_reads_the_latent_is_exchanged_and_keeps_its_names():
         )
     names = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
     assert any(isinstance(module, CogVideoXSpatialNorm3D) for module in theirs.modules())
-    exchange_spatial_norms(theirs.decoder)
+    replace_spatial_norms(theirs.decoder)
     assert not any(isinstance(module, CogVideoXSpatialNorm3D) for module in theirs.modules())
     assert {name: tensor.shape for name, tensor in theirs.state_dict().items()} == names
     assert any(isinstance(module, SpatialNorm) for module in build_vae(config).modules())

@@ -8,7 +8,7 @@ import torch
 from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.release.lora import apply_lora, match_lora
-from hallo3_core.runtime.streaming import ALIGNMENT, PlainLane, StreamedBlocks, pack, streamed
+from hallo3_core.runtime.streaming import ALIGNMENT, PlainTransfer, StreamedBlocks, pack, streamed
 from hallo3_core.toy import noise_release as tiny
 from hallo3_core.weights import fp8, names
 from hallo3_core.weights.parts import Parts, load, sort_official
@@ -73,21 +73,21 @@ def test_a_streamed_model_computes_what_a_resident_one_does(model):
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
-class Watched(PlainLane):
-    """A lane that notes what is sent, and that delivers as late as it may: a copy is there when it has to be."""
+class Watched(PlainTransfer):
+    """Records what is copied, and delivers as late as allowed: a copy is complete only after `wait`."""
 
     def __init__(self):
         self.sent, self.waiting = [], []
 
-    def send(self, place, packed):
-        self.arrived()
+    def start(self, slot, packed):
+        self.wait()
         self.sent.append(packed)
-        place.fill_(255)  # what was there is gone from here on
-        self.waiting.append((place, packed))
+        slot.fill_(255)  # the old content is gone from here on
+        self.waiting.append((slot, packed))
 
-    def arrived(self):
-        for place, packed in self.waiting:
-            place.copy_(packed)
+    def wait(self):
+        for slot, packed in self.waiting:
+            slot.copy_(packed)
         self.waiting.clear()
 
 
@@ -100,19 +100,19 @@ def resident(blocks):
     return [i for i, block in enumerate(blocks) if not next(block.parameters()).is_meta]
 
 
-def test_one_block_is_lent_and_the_next_one_sent():
-    blocks, lane = layers(5), Watched()
+def test_one_block_is_loaded_and_the_next_is_copied():
+    blocks, transfer = layers(5), Watched()
     own = [[p.clone() for p in block.parameters()] for block in blocks]
-    stream = StreamedBlocks(blocks, "cpu", lane)
+    stream = StreamedBlocks(blocks, "cpu", transfer)
     packed = [pack_.data_ptr() for pack_ in stream._packed]
-    assert resident(blocks) == [] and lane.sent == []
+    assert resident(blocks) == [] and transfer.sent == []
     for turn in range(2):
         for i, block in enumerate(stream):
             assert block is blocks[i] and resident(blocks) == [i]
             assert all(torch.equal(p, q) for p, q in zip(block.parameters(), own[i], strict=True))
-            sent = [packed.index(p.data_ptr()) for p in lane.sent]
+            sent = [packed.index(p.data_ptr()) for p in transfer.sent]
             assert sent == [n % 5 for n in range(5 * turn + i + 2)]  # each once, in order, one ahead
-            assert len(stream.places) == 2
+            assert len(stream.slots) == 2
     stream.close()
     assert resident(blocks) == []
 
@@ -154,7 +154,7 @@ def test_only_blocks_stay_behind_when_the_model_moves():
         assert all(p.is_meta for p in denoiser.parameters())
         assert not [name for name, _ in denoiser.named_parameters() if name.startswith("blocks.")]
         denoiser.modulation.to("meta")
-        held = sum(place.nbytes for place in denoiser.blocks.places)
+        held = sum(place.nbytes for place in denoiser.blocks.slots)
         assert held == 2 * max(packed.nbytes for packed in denoiser.blocks._packed)
         assert not any(packed.is_meta for packed in denoiser.blocks._packed)
 

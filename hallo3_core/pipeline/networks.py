@@ -23,7 +23,7 @@ from ..runtime.activations import activation_bytes, encode_bytes
 from ..runtime.attention_backends import check_attention, choose_attention
 from ..runtime.compiling import check_compiler, compile_blocks
 from ..runtime.devices import all_bytes, check_dtype, free_bytes, free_cached_memory
-from ..runtime.fp8_matmul import multiplies_in_eight_bits, multiply_in_eight_bits
+from ..runtime.fp8_matmul import has_fp8_matmuls, use_fp8_matmuls
 from ..runtime.streaming import streamed
 from ..vae.autoencoder import PIXELS
 from ..vae.latents import film_grid
@@ -193,8 +193,8 @@ def load_denoiser(
     for path, strength in options.loras:
         apply_lora(denoiser, read_lora(path, config), strength)
     if options.fp8 == PRODUCTS:
-        if multiplies_in_eight_bits(options.device):
-            multiply_in_eight_bits(denoiser)
+        if has_fp8_matmuls(options.device):
+            use_fp8_matmuls(denoiser)
         else:
             log.warning("%s does not multiply in eight bits: weights are kept so, products are exact", options.device)
     if options.compile:

@@ -1,7 +1,7 @@
-"""Which attention kernel the denoiser computes with: the quickest exact one by measurement, or the one asked for.
+"""The denoiser's attention kernel: the fastest exact one by measurement, or the one that was asked for.
 
-Self-attention reads tens of thousands of keys and takes nearly half of a step; face and audio attention read 4 and 32,
-and stay with torch's own choice. What is measured is therefore self-attention, at the run's own size.
+Self-attention reads tens of thousands of keys and takes nearly half of a step. Face and audio attention read 4 and 32
+and use torch's own choice. So only self-attention is measured, at the run's own size.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _SDPA = {
 }
 _FA3, _FA3_MODULE = "fa3", "flash_attn_interface"
 CHOICES = (AUTO, TORCH, *_SDPA, _FA3, SAGE)
-# Root mean squares of errors, relative to the result's: what rounding alone may leave, and what eight-bit scores may.
+# Largest relative root-mean-square error: from rounding alone, and from 8-bit scores.
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 SAGE_ERROR = 0.1
-COMPARED = 256  # queries of a comparison, evenly spread: the exact result of all would not fit in memory
+COMPARED = 256  # queries compared, evenly spread: the exact result for all would not fit in memory
 RUNS = 3
 
-Stopwatch = Callable[[Callable[[], Tensor]], float]  # the seconds that a call takes, its device's work included
+Stopwatch = Callable[[Callable[[], Tensor]], float]  # seconds that a call takes, including the device's work
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An attention function under the name that the user knows it by."""
+    """An attention function and its name on the command line."""
 
     name: str
     attention: Attention
@@ -58,12 +58,12 @@ def choose_attention(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> Attention:
-    """The attention function for a denoiser of these sizes; `evaluations` are computed together.
+    """The attention function for a denoiser of these sizes; `evaluations` model calls are computed together.
 
-    "auto" measures on CUDA, and elsewhere leaves the choice to torch.
+    "auto" measures on CUDA and leaves the choice to torch elsewhere.
 
     Raises:
-        InputError: a choice that is none, a package that is missing, or a kernel that cannot serve here.
+        InputError: an unknown choice, a missing package, or a kernel that does not work here.
     """
     check_attention(choice, device)
     if choice == TORCH or (choice == AUTO and not _is_cuda(device)):
@@ -81,10 +81,10 @@ def choose_attention(
 
 
 def check_attention(choice: str, device: torch.device | str) -> None:
-    """What can be told of a choice before anything is loaded.
+    """Checks a choice before anything is loaded.
 
     Raises:
-        InputError: a choice that is none, a package that is missing, or another device than the kernel is for.
+        InputError: an unknown choice, a missing package, or a device that the kernel does not support.
     """
     if choice not in CHOICES:
         raise InputError(f"attention is {choice!r}: choose one of {', '.join(CHOICES)}")
@@ -97,7 +97,7 @@ def check_attention(choice: str, device: torch.device | str) -> None:
 
 
 def gpu_backends() -> list[Backend]:
-    """Those that auto chooses among: torch's own but the slow exact one, and FlashAttention 3 where it is installed."""
+    """The candidates of auto: torch's kernels except the slow exact one, and FlashAttention 3 if it is installed."""
     backends = [Backend(name, torch_backend(kind)) for name, kind in _SDPA.items() if kind != SDPBackend.MATH]
     if importlib.util.find_spec(_FA3_MODULE):
         try:
@@ -108,7 +108,7 @@ def gpu_backends() -> list[Backend]:
 
 
 def torch_backend(kind: SDPBackend) -> Attention:
-    """One of the kernels behind torch's function, and no other: it raises where it cannot serve."""
+    """One kernel of torch's attention and no other: it raises if it does not support the input."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(kind):
@@ -118,17 +118,17 @@ def torch_backend(kind: SDPBackend) -> Attention:
 
 
 def flash_attention_3() -> Attention:
-    """FlashAttention 3, for Hopper cards.
+    """FlashAttention 3, for Hopper GPUs.
 
     Raises:
-        InputError: it is not installed, or for another torch.
+        InputError: it is not installed, or was built for another torch.
     """
     if not importlib.util.find_spec(_FA3_MODULE):
         raise InputError("attention fa3 needs FlashAttention 3, which is not installed: build it from its source")
     try:
         package = importlib.import_module(_FA3_MODULE)
     except (ImportError, OSError) as error:
-        raise InputError(f"FlashAttention 3 cannot be loaded ({error}): build it for this torch") from error
+        raise InputError(f"FlashAttention 3 cannot be loaded ({error}): rebuild it for this torch") from error
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = package.flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
@@ -139,7 +139,7 @@ def flash_attention_3() -> Attention:
 
 
 def sage_attention() -> Attention:
-    """SageAttention: queries and keys are rounded to eight bits.
+    """SageAttention, which rounds queries and keys to 8 bits.
 
     Raises:
         InputError: it is not installed.
@@ -153,7 +153,7 @@ def sage_attention() -> Attention:
 
 
 def for_long_keys(attention: Attention, otherwise: Attention = scaled_dot_product) -> Attention:
-    """`attention` where there are as many keys as queries, as in self-attention; `otherwise` over a few tokens."""
+    """`attention` if there are at least as many keys as queries, as in self-attention; `otherwise` for a few keys."""
 
     def chosen(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return (attention if k.shape[-2] >= q.shape[-2] else otherwise)(q, k, v)
@@ -164,7 +164,7 @@ def for_long_keys(attention: Attention, otherwise: Attention = scaled_dot_produc
 def sample_inputs(
     config: TransformerConfig, grid: Grid, evaluations: int, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of self-attention's size, seeded noise."""
+    """Random queries, keys and values of self-attention's size, seeded."""
     queries = config.text_tokens + grid.tokens
     keys = queries + grid.tokens_per_frame  # those of the portrait
     draw = torch.Generator(device).manual_seed(0)
@@ -178,7 +178,7 @@ def sample_inputs(
 def fastest(
     backends: Iterable[Backend], sample: tuple[Tensor, Tensor, Tensor], seconds: Stopwatch, runs: int = RUNS
 ) -> Backend | None:
-    """The quickest of those that work on these inputs and are exact to rounding; None: none does and is."""
+    """The fastest backend that works on these inputs and is exact to rounding; None if there is none."""
     times: dict[str, float] = {}
     found: dict[str, Backend] = {}
     for backend in backends:
@@ -189,7 +189,7 @@ def fastest(
         try:
             error = relative_error(call(), *sample)  # the first call also warms up
             if not error <= ROUNDING[sample[0].dtype]:
-                log.warning("attention %s is not exact here (error %.2g): left out", backend.name, error)
+                log.warning("attention %s is not exact here (error %.2g): not used", backend.name, error)
                 continue
             times[backend.name] = min(seconds(call) for _ in range(runs))
             found[backend.name] = backend
@@ -203,9 +203,9 @@ def fastest(
 
 
 def relative_error(found: Tensor, q: Tensor, k: Tensor, v: Tensor) -> float:
-    """The root mean square error of an attention's result, relative to the exact one's, on COMPARED of its queries.
+    """Root mean square error of an attention result relative to the exact one, on COMPARED of its queries.
 
-    Infinite where values are not finite or the shape is another.
+    Infinite if values are not finite or the shape is wrong.
     """
     if found.shape != q.shape[:-1] + v.shape[-1:]:
         return float("inf")
@@ -216,7 +216,7 @@ def relative_error(found: Tensor, q: Tensor, k: Tensor, v: Tensor) -> float:
 
 
 def exact_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention by its formula, in float32, head by head."""
+    """Attention by its definition, in float32, head by head."""
     result = torch.empty(*q.shape[:-1], v.shape[-1], device=q.device)
     for index in ((b, h) for b in range(q.shape[0]) for h in range(q.shape[1])):
         scores = q[index].float() @ k[index].float().T / q.shape[-1] ** 0.5
@@ -225,15 +225,15 @@ def exact_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Checked:
-    """A lossy attention function that has to prove itself on a run's own queries and keys.
+    """A lossy attention function that is checked on a run's own queries and keys.
 
-    Its first `checks` results are compared with the exact ones, and the first that is too far off puts torch's function
-    in its place for good, with a warning. It remembers this, so a run makes one of its own.
+    Its first `checks` results are compared with exact ones. If one is too far off, torch's function replaces it for
+    good, with a warning. It has state, so every run makes its own.
     """
 
     def __init__(self, attention: Attention, checks: int, name: str, limit: float = SAGE_ERROR):
         self._attention, self._left, self._name, self._limit = attention, checks, name, limit
-        # Compiled code would be made anew for each count of comparisons. (Not as a decorator: it imports the compiler.)
+        # Else each value of the counter would compile again. (Not a decorator, because that imports the compiler.)
         self._attend = torch.compiler.disable(self._attend)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -243,23 +243,23 @@ class Checked:
         return self._attention(q, k, v) if self._left == 0 else self._compare(q, k, v)
 
     def _compare(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The result while it is still compared; an error of the function itself counts as a bad result."""
+        """The result while checks remain; an exception counts as a bad result."""
         self._left -= 1
         try:
             result = self._attention(q, k, v)
             error = relative_error(result, q, k, v)
             reason = f"its error is {error:.2g} of the result, more than {self._limit:g}"
-        except Exception as refusal:  # Triton's errors have no class in common
+        except Exception as refusal:  # Triton's errors have no common class
             error, reason = float("inf"), str(refusal).partition("\n")[0]
         if error <= self._limit:
             return result
-        log.warning("attention %s does not serve here (%s): torch's own takes its place", self._name, reason)
+        log.warning("attention %s does not work here (%s): using torch's instead", self._name, reason)
         self._attention, self._left = scaled_dot_product, 0
         return scaled_dot_product(q, k, v)
 
 
 def seconds_on(device: torch.device | str) -> Stopwatch:
-    """A stopwatch that waits for the device."""
+    """A stopwatch that synchronises with the device."""
 
     def seconds(call: Callable[[], Tensor]) -> float:
         torch.cuda.synchronize(device)

@@ -1,7 +1,7 @@
 """torch.compile for the networks' blocks: one block is compiled, and all layers and clips share the result.
 
-A block is compiled twice at most for each number of evaluations that are computed together: the last layer, where the
-text ends, is shorter. Neither other weights nor other values compile anything again, so a second clip begins at once.
+A block is compiled at most twice for each batch size: the last layer is different, because it does not compute text.
+Other weights or values cause no recompilation, so a second clip starts at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INDUCTOR = "inductor"
 
 
 def check_compiler(device: torch.device | str, backend: str | Callable = INDUCTOR, *, eight_bits: bool = False) -> None:
-    """Compile next to nothing, and with `eight_bits` what reads such weights: what is missing is told before long work.
+    """Compiles a trivial function, and with `eight_bits` an fp8 layer, so that a missing compiler is reported early.
 
     Raises:
         InputError: torch cannot compile for this device here.
@@ -29,15 +29,15 @@ def check_compiler(device: torch.device | str, backend: str | Callable = INDUCTO
             layer = ScaledLinear(16, 16, device=device, dtype=torch.bfloat16)
             torch.compile(layer, backend=backend)(torch.zeros(1, 16, device=device, dtype=torch.bfloat16))
     except Exception as error:  # compilers fail in many ways
-        cause = getattr(error, "inner_exception", error)  # torch's own says no more than whose it is
+        cause = getattr(error, "inner_exception", error)  # torch's own message only names the backend
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise InputError(
             f"--compile: torch cannot compile for {device} here ({reason[:200]}). Install a C++ compiler (and Triton "
-            "for a GPU), or leave --compile out."
+            "for a GPU), or run without --compile."
         ) from error
 
 
 def compile_blocks(network: Trunk, backend: str | Callable = INDUCTOR) -> None:
-    """Have the blocks' forward compiled at its first call; results are equal to rounding."""
+    """Compiles the blocks' forward at its first call; results agree to rounding."""
     for block in network.blocks:
         block.compile(backend=backend, dynamic=False)

@@ -1,4 +1,4 @@
-"""What this machine has to compute on: which device, what it can, and how much memory it has."""
+"""Devices: which one to use, what it can do, and how much memory it has."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 from ..errors import InputError
 
-AMPERE = 8  # the first compute capability whose units multiply bfloat16
+AMPERE = 8  # first compute capability with bfloat16 matrix units
 
 log = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> str:
-    """The device to compute on.
+    """The device that a name stands for; "auto" takes a GPU if there is one.
 
     Raises:
         InputError: a device that torch does not know or this machine does not have.
@@ -30,14 +30,14 @@ def choose_device(name: str) -> str:
 
 
 def automatic_dtype(device: torch.device | str) -> torch.dtype:
-    """What to compute in where nothing was asked for: the released weights' bfloat16, if the device can."""
+    """The default dtype: bfloat16 as in the release, float16 on GPUs that lack it, float32 on a CPU."""
     if torch.device(device).type == "cpu":
         return torch.float32
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float16
 
 
 def check_dtype(dtype: torch.dtype, device: torch.device | str) -> None:
-    """Raises InputError for a card that cannot compute in this dtype, which it would only say at its first kernel."""
+    """Raises InputError for a GPU that cannot compute in this dtype, instead of failing at its first kernel."""
     if dtype == torch.bfloat16 and not multiplies_bfloat16(device):
         raise InputError(
             f"--dtype bf16: {device} is older than NVIDIA's RTX 30 series and cannot compute in it: choose fp16"
@@ -45,7 +45,7 @@ def check_dtype(dtype: torch.dtype, device: torch.device | str) -> None:
 
 
 def multiplies_bfloat16(device: torch.device | str) -> bool:
-    """Whether it computes in bfloat16; torch itself also counts cards that only store it."""
+    """Whether the device computes in bfloat16; torch's own test also accepts GPUs that only store it."""
     device = torch.device(device)
     if device.type != "cuda" or torch.version.hip:
         return True
@@ -53,7 +53,7 @@ def multiplies_bfloat16(device: torch.device | str) -> bool:
 
 
 def free_bytes(device: torch.device | str) -> int | None:
-    """What torch could still take of a CUDA device, or has taken and does not use; None where that cannot be told."""
+    """Bytes of a CUDA device that torch can still allocate, its unused cache included; None on other devices."""
     device = torch.device(device)
     if device.type != "cuda":
         return None
@@ -62,8 +62,7 @@ def free_bytes(device: torch.device | str) -> int | None:
 
 
 def all_bytes(device: torch.device | str) -> int:
-    """Bytes in all, of a CUDA device, or of this machine for each of torchrun's processes on it; 0 where that cannot be
-    told."""
+    """Total bytes of a CUDA device, or of this machine divided by torchrun's processes on it; 0 if unknown."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:
@@ -74,8 +73,8 @@ def all_bytes(device: torch.device | str) -> int:
 
 
 def stay_on_the_card(device: torch.device | str) -> None:
-    """On Windows: have torch say that memory ran out, for NVIDIA's driver would go on in the host's memory without a
-    word, many times slower. What other programs have of the card now is left to them."""
+    """On Windows, limits torch to the GPU memory that is free now, so that it raises when memory runs out. NVIDIA's
+    driver would otherwise continue silently in host memory, many times slower."""
     device = torch.device(device)
     if os.name != "nt" or device.type != "cuda":
         return
@@ -86,7 +85,7 @@ def stay_on_the_card(device: torch.device | str) -> None:
 
 
 def free_cached_memory() -> None:
-    """Give back what torch keeps of memory that is not in use."""
+    """Returns torch's unused cached memory to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""Products in eight bits: a linear layer that rounds its input too, and so has the GPU's eight-bit matrix units."""
+"""fp8 matmuls: linear layers that round their input too, so that the GPU multiplies in fp8."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..model.scaled import ScaledLinear
 
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FLOAT8).max
-PIECE = 2048  # rows that are rounded at a time: the float32 numbers between take four times the room of the result
-MULTIPLE = 16  # of both of a layer's sizes: what the matrix units take
+ROWS_AT_ONCE = 2048  # rows rounded at a time: the float32 values in between need four times the memory of the result
+MULTIPLE = 16  # of a layer's input and output sizes, required by the matrix units
 
 
-class ScaledProductLinear(ScaledLinear):
-    """A `ScaledLinear` that multiplies eight-bit numbers: lossy, for the input loses all but 3 bits of mantissa.
+class Fp8MatmulLinear(ScaledLinear):
+    """A `ScaledLinear` that multiplies in fp8: lossy, because the input keeps only 3 bits of mantissa.
 
-    Every row of the input has a scale of its own, so that one large token costs the others nothing. Sums are float32.
+    Every row of the input has its own scale, so that one large token does not affect the others. Sums are float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,13 +30,13 @@ class ScaledProductLinear(ScaledLinear):
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``n i`` -> float8 ``n i`` and the scales ``n 1``, float32, whose product is about `x`."""
+    """``n i`` -> float8 ``n i`` and float32 scales ``n 1``; their product approximates `x`."""
     largest = x.abs().amax(dim=-1, keepdim=True).float()
     scale = torch.where(largest > 0, largest / LARGEST, 1.0)
-    if torch.compiler.is_compiling():  # which makes a single pass of it
+    if torch.compiler.is_compiling():  # the compiler fuses it into one pass
         return _rounded(x, scale), scale
     rows = torch.empty_like(x, dtype=FLOAT8)
-    for part, own, out in zip(x.split(PIECE), scale.split(PIECE), rows.split(PIECE), strict=True):
+    for part, own, out in zip(x.split(ROWS_AT_ONCE), scale.split(ROWS_AT_ONCE), rows.split(ROWS_AT_ONCE), strict=True):
         out.copy_(_rounded(part, own))
     return rows, scale
 
@@ -45,25 +45,25 @@ def _rounded(x: Tensor, scale: Tensor) -> Tensor:
     return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FLOAT8)
 
 
-def multiply_in_eight_bits(module: nn.Module) -> int:
-    """Make every scaled layer of `module` whose sizes allow it multiply in eight bits; their count."""
+def use_fp8_matmuls(module: nn.Module) -> int:
+    """Makes every scaled layer of `module` with suitable sizes multiply in fp8; returns their number."""
     found = [
         (name, layer)
         for name, layer in module.named_modules()
         if type(layer) is ScaledLinear and not (layer.in_features % MULTIPLE or layer.out_features % MULTIPLE)
     ]
     for name, layer in found:
-        product = ScaledProductLinear(layer.in_features, layer.out_features, bias=False, device="meta")
+        product = Fp8MatmulLinear(layer.in_features, layer.out_features, bias=False, device="meta")
         product.weight, product.weight_scale, product.bias = layer.weight, layer.weight_scale, layer.bias
         module.set_submodule(name, product)
     return len(found)
 
 
-def multiplies_in_eight_bits(device: torch.device | str) -> bool:
-    """Whether the device can: a CUDA device that takes a small product of this form. (A CPU only emulates it.)"""
+def has_fp8_matmuls(device: torch.device | str) -> bool:
+    """Whether the device can: tried with a small matmul on CUDA. (A CPU only emulates it.)"""
     if torch.device(device).type != "cuda":
         return False
-    layer = ScaledProductLinear(MULTIPLE, MULTIPLE, bias=False, device=device)
+    layer = Fp8MatmulLinear(MULTIPLE, MULTIPLE, bias=False, device=device)
     layer.weight.data.fill_(1)
     layer.weight_scale.data.fill_(1)
     try:

@@ -1,11 +1,11 @@
-"""Blocks that are on the device only while they compute: weights stay in host memory, one block ahead is copied.
+"""Streaming blocks: weights stay in host memory, and each block is copied to the device just before it computes.
 
-The device holds two blocks at a time, whatever the model's size: the one that computes, and the next, which is copied
-beside it. Nothing else changes, so the results are those of a resident model, bit for bit.
+The device holds two blocks at a time, whatever the model's size: the one that computes and the next, which is copied
+meanwhile. Nothing else changes, so results are bit for bit those of a resident model.
 
-A block's weights are packed into one piece of host memory, pinned where the device is CUDA, and copied in one go to one
-of two places on the device; the block's parameters are views of that place for as long as it is lent. A block that is
-not lent has no values at all (its parameters are on the meta device), so that using one by mistake fails.
+A block's weights are packed into one region of host memory, pinned for CUDA, and copied at once into one of two slots
+on the device; while the block is loaded, its parameters are views of that slot. The parameters of a block that is not
+loaded are on the meta device, so using it by mistake fails.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 256  # bytes; what CUDA's own allocations have
-PLACES = 2
+ALIGNMENT = 256  # bytes, as CUDA's own allocations have
+SLOTS = 2
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def streamed(network: nn.Module, device: torch.device | str, blocks: str = "blocks") -> Iterator[nn.Module]:
-    """The network on the device, but for the list of blocks of that name, which are lent to it one by one.
+    """Moves a network from the CPU to the device, except for the list `blocks`, which is streamed.
 
-    It comes from the CPU, and is of no use afterwards.
+    The network cannot be used after the context ends.
     """
     owner, _, leaf = blocks.rpartition(".")
     parent, own = network.get_submodule(owner), network.get_submodule(blocks)
@@ -42,65 +42,66 @@ def streamed(network: nn.Module, device: torch.device | str, blocks: str = "bloc
         stream.close()
 
 
-class Lane(Protocol):
-    """How packed weights travel to the device."""
+class Transfer(Protocol):
+    """Copies packed weights to the device."""
 
-    def hold(self, packed: Tensor) -> None:
-        """Make a piece of host memory fit to be sent."""
+    def prepare(self, packed: Tensor) -> None:
+        """Prepares host memory for copying, such as by pinning it."""
 
-    def send(self, place: Tensor, packed: Tensor) -> None:
-        """Begin to copy, when all that was asked of the device so far is done; one copy at a time."""
+    def start(self, slot: Tensor, packed: Tensor) -> None:
+        """Starts a copy once all work queued on the device so far is done; one copy at a time."""
 
-    def arrived(self) -> None:
-        """Have the device wait for the copy that was begun last."""
-
-    def close(self) -> None:
-        """Wait for the copy that was begun last, and let go of what is held."""
-
-
-class PlainLane:
-    """Copies at once."""
-
-    def hold(self, packed: Tensor) -> None:
-        pass
-
-    def send(self, place: Tensor, packed: Tensor) -> None:
-        place.copy_(packed)
-
-    def arrived(self) -> None:
-        pass
+    def wait(self) -> None:
+        """Makes the device wait for the last copy."""
 
     def close(self) -> None:
+        """Waits for the last copy and releases everything."""
+
+
+class PlainTransfer:
+    """Copies synchronously."""
+
+    def prepare(self, packed: Tensor) -> None:
+        pass
+
+    def start(self, slot: Tensor, packed: Tensor) -> None:
+        slot.copy_(packed)
+
+    def wait(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
-class CudaLane:
-    """Copies from pinned memory on a stream of its own, beside the computation."""
+class CudaTransfer:
+    """Copies from pinned memory on its own stream, in parallel with the computation."""
 
     def __init__(self, device: torch.device):
         self._device, self._stream = device, torch.cuda.Stream(device)
         self._library, self._pinned, self._can_pin = torch.cuda.cudart(), [], True
 
-    def hold(self, packed: Tensor) -> None:
-        """Pinned where it lies: torch's own pinned memory comes in powers of two, which wastes up to half."""
+    def prepare(self, packed: Tensor) -> None:
+        """Pins the memory in place: torch's pinned allocations are rounded up to powers of two, which wastes up to
+        half."""
         if not self._can_pin:
             return
-        with torch.cuda.device(self._device):  # not in the memory of another card
+        with torch.cuda.device(self._device):  # not in another GPU's context
             failed = int(self._library.cudaHostRegister(packed.data_ptr(), packed.nbytes, 0))
         if not failed:
             self._pinned.append(packed)
             return
         self._can_pin = False
-        log.warning("host memory cannot be pinned (any more): streaming will be slower")
-        with suppress(RuntimeError):  # CUDA keeps its last error for the next kernel to raise
+        log.warning("no more host memory can be pinned: streaming will be slower")
+        with suppress(RuntimeError):  # clears CUDA's last error, which the next kernel would raise
             torch.zeros(1, device=self._device).add_(1)
 
-    def send(self, place: Tensor, packed: Tensor) -> None:
+    def start(self, slot: Tensor, packed: Tensor) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            place.copy_(packed, non_blocking=True)
+            slot.copy_(packed, non_blocking=True)
 
-    def arrived(self) -> None:
+    def wait(self) -> None:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
     def close(self) -> None:
@@ -110,7 +111,7 @@ class CudaLane:
         self._pinned.clear()
 
 
-class Piece(NamedTuple):
+class PackedParameter(NamedTuple):
     """Where a parameter lies in its block's packed weights."""
 
     name: str
@@ -124,94 +125,96 @@ class Piece(NamedTuple):
 
 
 class StreamedBlocks(nn.Module):
-    """Takes the place of a list of blocks: each is lent to the device when it is reached, in a loop or by its number.
+    """Replaces a list of blocks: each is loaded onto the device when it is reached, by iteration or by index.
 
-    The block after it, in a ring, is copied meanwhile; the block before it is given back. Hence a block that was taken
-    has to be used before the next one is. The blocks are no submodules: moving the model leaves them where they are.
-    `places` is all that the device holds of them.
+    Meanwhile the next block, in a ring, is copied, and the previous one is offloaded. So a block must be used before
+    the next one is taken. The blocks are not submodules: moving the model does not move them. `slots` is all the device
+    memory that they use.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], device: torch.device | str, lane: Lane | None = None):
+    def __init__(self, blocks: Sequence[nn.Module], device: torch.device | str, transfer: Transfer | None = None):
         super().__init__()
         device = torch.device(device)
-        self._lane = lane or (CudaLane(device) if device.type == "cuda" else PlainLane())
+        self._transfer = transfer or (CudaTransfer(device) if device.type == "cuda" else PlainTransfer())
         self._blocks = tuple(blocks)
-        self._pieces, self._packed = [], []
+        self._layouts, self._packed = [], []
         for block in self._blocks:
-            pieces, packed = pack(block)
-            _withdraw(block, pieces)
-            self._pieces.append(pieces)
+            parameters, packed = pack(block)
+            _withdraw(block, parameters)
+            self._layouts.append(parameters)
             self._packed.append(packed)
-            self._lane.hold(packed)
+            self._transfer.prepare(packed)
         size = max(packed.nbytes for packed in self._packed)
-        self.places = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(PLACES, len(blocks)))]
-        self._held: list[int | None] = [None] * len(self.places)  # whose weights a place has, or will have
-        self._lent: int | None = None
+        self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(SLOTS, len(blocks)))]
+        self._slot_blocks: list[int | None] = [None] * len(
+            self.slots
+        )  # the block whose weights a slot holds, or will hold
+        self._loaded: int | None = None
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def __getitem__(self, index: int) -> nn.Module:
-        return self._lend(range(len(self))[index])
+        return self._load(range(len(self))[index])
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return (self._lend(index) for index in range(len(self)))
+        return (self._load(index) for index in range(len(self)))
 
     def close(self) -> None:
-        """Give everything back, on the device and in host memory."""
-        self._give_back()
-        self._lane.close()
-        self.places, self._packed, self._held = [], [], []
+        """Releases everything, on the device and in host memory."""
+        self._offload()
+        self._transfer.close()
+        self.slots, self._packed, self._slot_blocks = [], [], []
 
-    def _lend(self, index: int) -> nn.Module:
-        if index == self._lent:
+    def _load(self, index: int) -> nn.Module:
+        if index == self._loaded:
             return self._blocks[index]
-        self._give_back()
-        if index not in self._held:  # not the one that was expected, or the very first
-            self._send(index, place=0)
-        self._lane.arrived()
-        place = self._held.index(index)
-        _lay(self._blocks[index], self._pieces[index], self.places[place])
-        self._lent = index
+        self._offload()
+        if index not in self._slot_blocks:  # out of order, or the first
+            self._copy(index, slot=0)
+        self._transfer.wait()
+        slot = self._slot_blocks.index(index)
+        _point(self._blocks[index], self._layouts[index], self.slots[slot])
+        self._loaded = index
         following = (index + 1) % len(self)
-        if following not in self._held:
-            self._send(following, place=1 - place)
+        if following not in self._slot_blocks:
+            self._copy(following, slot=1 - slot)
         return self._blocks[index]
 
-    def _give_back(self) -> None:
-        if self._lent is not None:
-            _withdraw(self._blocks[self._lent], self._pieces[self._lent])
-            self._lent = None
+    def _offload(self) -> None:
+        if self._loaded is not None:
+            _withdraw(self._blocks[self._loaded], self._layouts[self._loaded])
+            self._loaded = None
 
-    def _send(self, index: int, place: int) -> None:
-        self._held[place] = index
+    def _copy(self, index: int, slot: int) -> None:
+        self._slot_blocks[slot] = index
         packed = self._packed[index]
-        self._lane.send(self.places[place][: packed.nbytes], packed)
+        self._transfer.start(self.slots[slot][: packed.nbytes], packed)
 
 
-def pack(block: nn.Module) -> tuple[list[Piece], Tensor]:
-    """A block's parameters one after another in one tensor of bytes on the CPU, and where each lies."""
-    pieces, stop = [], 0
+def pack(block: nn.Module) -> tuple[list[PackedParameter], Tensor]:
+    """Packs a block's parameters into one tensor of bytes on the CPU; also returns where each lies."""
+    parameters, stop = [], 0
     for name, parameter in block.named_parameters():
         start = -(-stop // ALIGNMENT) * ALIGNMENT
         stop = start + parameter.nbytes
-        pieces.append(Piece(name, start, stop, parameter.dtype, parameter.shape))
+        parameters.append(PackedParameter(name, start, stop, parameter.dtype, parameter.shape))
     packed = torch.empty(stop, dtype=torch.uint8)
-    for piece in pieces:
-        piece.of(packed).copy_(block.get_parameter(piece.name))
-    return pieces, packed
+    for parameter in parameters:
+        parameter.of(packed).copy_(block.get_parameter(parameter.name))
+    return parameters, packed
 
 
-def _lay(block: nn.Module, pieces: Sequence[Piece], place: Tensor) -> None:
-    """The block's parameters become views of `place`."""
-    for piece in pieces:
-        _set(block, piece.name, piece.of(place))
+def _point(block: nn.Module, parameters: Sequence[PackedParameter], slot: Tensor) -> None:
+    """Makes the block's parameters views of `slot`."""
+    for parameter in parameters:
+        _set(block, parameter.name, parameter.of(slot))
 
 
-def _withdraw(block: nn.Module, pieces: Sequence[Piece]) -> None:
-    """The block's parameters lose their values."""
-    for piece in pieces:
-        _set(block, piece.name, torch.empty(piece.shape, dtype=piece.dtype, device="meta"))
+def _withdraw(block: nn.Module, parameters: Sequence[PackedParameter]) -> None:
+    """Moves the block's parameters to the meta device."""
+    for parameter in parameters:
+        _set(block, parameter.name, torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"))
 
 
 def _set(block: nn.Module, name: str, value: Tensor) -> None:

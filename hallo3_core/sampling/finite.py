@@ -1,4 +1,4 @@
-"""Whether what a step computed is finite."""
+"""Checking that the values of a step are finite."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class NotFinite(InputError):
 
 
 def check_finite(clean: Tensor, step: int, steps: int) -> None:
-    """Raises NotFinite unless all of a step's x0 are numbers; costs nothing beside the step."""
+    """Raises NotFinite unless every value of a step's x0 is finite. Its cost is negligible."""
     if not torch.isfinite(clean).all():
         raise NotFinite(step, steps)

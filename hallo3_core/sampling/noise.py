@@ -1,4 +1,4 @@
-"""Every random draw of a clip, from its seed: the same on every device, and for one clip without those before it."""
+"""Every random draw of a clip, from its seed: the same on every device, and independent of the clips before it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class ClipNoise(Protocol):
         """Normal noise for the posterior of the conditioning frames; None: take its mean."""
 
     def initial(self, shape: Sequence[int]) -> Tensor:
-        """Normal noise to start from."""
+        """Normal noise that sampling starts from."""
 
     def step(self, index: int, shape: Sequence[int]) -> Tensor:
-        """The solver's normal noise at one step; asked for in order."""
+        """The solver's normal noise at one step; steps are requested in order."""
 
 
 class SeededNoise:
-    """Noise of clip number `clip` of the film that `seed` gives. Each kind of draw has a stream of its own, so that a
-    clip's start does not depend on, say, its picture size."""
+    """Noise of clip number `clip` of a film with this seed. Each kind of draw has its own stream, so that the initial
+    noise does not depend on, say, the number of pixels drawn before it."""
 
     def __init__(self, seed: int, clip: int):
         if not 0 <= seed <= MAX_SEED:

@@ -36,13 +36,13 @@ def sample(
     draw_noise: DrawNoise | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """From noise `x` to a clean latent of the same shape; N evaluations of `predict_clean` for N steps.
+    """From noise `x` to a clean latent of the same shape; N calls of `predict_clean` for N steps.
 
-    `draw_noise` is asked once a step, for all steps but the last, and only by the stochastic sampler.
+    Only the stochastic sampler calls `draw_noise`, once for each step but the last.
 
     Raises:
         InputError: no sampler of that name.
-        NotFinite: an evaluation gave values that are no numbers.
+        NotFinite: a step's x0 holds NaN or infinite values.
     """
     check_sampler(sampler)
     alphas, last = schedule.alphas, len(schedule) - 1

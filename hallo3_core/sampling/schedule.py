@@ -1,4 +1,4 @@
-"""The zero-terminal-SNR grid, built for each list of steps as the released sampler builds it.
+"""The zero-terminal-SNR schedule, rescaled for each list of steps as in the released sampler.
 
 ``a = sqrt(alpha_bar)`` throughout: 0 is pure noise, 1 a clean latent. Source: Lin et al., "Common Diffusion Noise
 Schedules and Sample Steps are Flawed", applied to the list of steps rather than to all 1000.
@@ -20,8 +20,8 @@ BETA_START, BETA_END = 0.00085, 0.012
 class Schedule:
     """The steps of a run, noise first.
 
-    timesteps: N integers, what the network is told; alphas: N + 1 values from 0 to 1, what the solver steps over;
-    wrapped: N values, the nearest of the 1000-step list, which turn velocity into x0 and serve nothing else.
+    timesteps: N integers, the network's input; alphas: N + 1 values from 0 to 1, the solver's grid; wrapped: N values,
+    the nearest ones of the 1000-step list, used only to turn velocity into x0.
     """
 
     timesteps: tuple[int, ...]
@@ -61,7 +61,7 @@ def make_schedule(steps: int) -> Schedule:
     """The schedule of a run of `steps` steps, 1 to 1000.
 
     Raises:
-        InputError: no such number of steps.
+        InputError: the number of steps is out of range.
     """
     if not 1 <= steps <= TRAINING_STEPS:
         raise InputError(f"steps is {steps}: choose 1 to {TRAINING_STEPS} (the original uses 50)")

@@ -1,11 +1,10 @@
-"""Steps that are not computed: their x0 lies on the line through the last two that were, over the log SNR.
+"""Skipping steps: x0 of a skipped step is extrapolated from the last two computed ones, linearly in log SNR.
 
 As in EasyCache (Zhou et al., "Less is Enough: Training-Free Video Diffusion Acceleration via Runtime-Adaptive Caching",
-2025) a step is left out while the result can hardly have changed. What is carried on here is x0, guidance included,
-where EasyCache keeps the difference of output and input: a velocity in VP form turns with the noise level even where
-x0 stands still. And x0 is carried on along its line, over which the multistep solvers extrapolate it as well, where
-EasyCache's stands still; so the line tells how much x0 changes, and the state need not be asked. A stochastic solver's
-fresh noise moves x0 from side to side and leaves little to skip.
+2025) a step is skipped while the result can hardly have changed. EasyCache holds the difference of output and input;
+here x0, guidance included, is extrapolated, because a velocity in VP form changes with the noise level even if x0 does
+not. The multistep solvers extrapolate x0 in the same way. The line itself tells how much x0 changes, so the state is
+not needed. A stochastic solver's fresh noise moves x0 back and forth and leaves little to skip.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from .schedule import Schedule
 
 log = logging.getLogger(__name__)
 
-IN_A_ROW = 2  # the most steps between two computed ones: x0's bends show in computed steps alone
+IN_A_ROW = 2  # most steps skipped between two computed ones: only a computed step shows that x0 has turned
 
 
 def check_threshold(threshold: float) -> None:
-    """Raises InputError unless `threshold` is a share of x0's size; 0 is off."""
+    """Raises InputError unless 0 <= threshold < 1, relative to x0's size; 0 is off."""
     if not 0 <= threshold < 1:
         raise InputError(f"the step cache's threshold is {threshold:g}: choose 0 (off) to below 1, such as 0.05")
 
 
 class StepCache:
-    """Around `predict_clean`, for one clip over `schedule`.
+    """Wraps `predict_clean` for one clip over `schedule`.
 
-    threshold: how far the line may carry x0, relative to its size, before x0 is computed again. rule: what a step is
-    computed by (its guidance weights); a line has both its steps and what it serves of one rule. The last step is
-    always computed, and pure noise, where the log SNR is -inf, is on no line.
+    threshold: how far x0 may be extrapolated, relative to its size, before it is computed again. rule: identifies how a
+    step is computed (its guidance weights); only steps of one rule share a line. The last step is always computed. Pure
+    noise, where log SNR is -inf, is on no line.
     """
 
     def __init__(
@@ -49,15 +48,15 @@ class StepCache:
     ):
         check_threshold(threshold)
         self._predict, self._threshold, self._rule = predict_clean, threshold, rule
-        self._levels = [log_snr(a) for a in schedule.alphas[:-1]]  # of the steps; the end of the last one is no step
+        self._levels = [log_snr(a) for a in schedule.alphas[:-1]]  # one per step; the end of the last step is not one
         self._seen: _Computed | None = None
         self._line: _Line | None = None
         self.skipped = 0
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """x0 of this step; steps are asked for in order."""
+        """x0 of this step; steps are requested in order."""
         last = len(self._levels) - 1
-        if step < last and self._serves(step):
+        if step < last and self._may_skip(step):
             self.skipped += 1
             return self._line.at(self._levels[step])
         before, self._seen = self._seen, _Computed(step, self._levels[step], self._rule(step), self._predict(x, step))
@@ -66,8 +65,8 @@ class StepCache:
             log.info("%d of %d steps skipped", self.skipped, step + 1)
         return self._seen.clean
 
-    def _serves(self, step: int) -> bool:
-        """Whether the line does for this step."""
+    def _may_skip(self, step: int) -> bool:
+        """Whether the line may replace this step."""
         return (
             self._line is not None
             and step - self._seen.step <= IN_A_ROW
@@ -94,12 +93,12 @@ class _Line(NamedTuple):
         return self.start.clean + (level - self.start.level) * self.slope
 
     def movement(self, level: float) -> float:
-        """Of x0 from the start to `level`, relative to its size."""
+        """How far x0 moves from the start to `level`, relative to its size."""
         return (level - self.start.level) * self.speed
 
 
 def _line(before: _Computed | None, start: _Computed) -> _Line | None:
-    """Through two computed steps; None where they make no line."""
+    """The line through two computed steps; None if they do not define one."""
     if before is None or before.rule != start.rule or math.isinf(before.level):
         return None
     slope = (start.clean - before.clean) / (start.level - before.level)

@@ -1,9 +1,9 @@
 """The causal video VAE: frames to latents, 8 x 8 pixels to one, and four frames to one after the first.
 
-The network is diffusers' AutoencoderKLCogVideoX, with two modules exchanged for equal ones that need less time and
-memory (`spatial_norm.py`, `causal_conv.py`); what is ours beside them is how it is called. The release encodes all
-frames in one call, and decodes pair by pair with the convolutions' last frames carried over. Group norms see the frames
-of one call, so these cuts are part of the result: diffusers' own `encode` and `decode` give another one.
+The network is diffusers' AutoencoderKLCogVideoX, with two modules replaced by equivalent ones that need less time and
+memory (`spatial_norm.py`, `causal_conv.py`). How it is called is ours: the release encodes all frames in one call, and
+decodes in pairs of latent frames with the convolutions' last frames carried over. Group norms see the frames of one
+call, so the chunks are part of the result: diffusers' own `encode` and `decode` give a different one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ..errors import InputError, require
 from ..weights.parts import fill
 from ..weights.vae_names import LEVELS, in_diffusers_names
-from .causal_conv import exchange_causal_convs
-from .spatial_norm import exchange_spatial_norms
+from .causal_conv import replace_causal_convs
+from .spatial_norm import replace_spatial_norms
 
-LATENT_SCALE = 0.7  # the networks work on latents times this
-PIXELS = 2 ** (LEVELS - 1)  # to a side of one latent pixel
+LATENT_SCALE = 0.7  # the denoiser's latents are the VAE's times this
+PIXELS = 2 ** (LEVELS - 1)  # per side of one latent pixel
 LOG_VARIANCE = (-30.0, 20.0)
 
 Shape = tuple[int, ...]
@@ -30,7 +30,7 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class VaeConfig:
     """Sizes of the VAE: channels of each level from fine to coarse, residual blocks of an encoder level (one more in
-    the decoder), latent channels, and groups of every group norm, which no tensor tells."""
+    the decoder), latent channels, and groups of every group norm, which no tensor's shape reveals."""
 
     block_out_channels: Shape = (128, 256, 256, 512)
     layers_per_block: int = 3
@@ -46,10 +46,10 @@ class VaeConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Shape]) -> VaeConfig:
-        """The sizes that a list of tensors (official or diffusers names) tells.
+        """The sizes derived from tensors' shapes (official or diffusers names).
 
         Raises:
-            InputError: a tensor that tells a size is missing or misshapen: not this kind of VAE.
+            InputError: a tensor that determines a size is missing or has the wrong rank: not this kind of VAE.
         """
         shapes = in_diffusers_names(shapes)
         first = "encoder.down_blocks.{}.resnets.{}.conv1.conv.weight"
@@ -97,9 +97,10 @@ class VideoVae(nn.Module):
         return moments
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Frames ``b 3 t H W`` in -1..1 -> unscaled latent ``b c t' h w``: the posterior's mean, always the same.
+        """Frames ``b 3 t H W`` in -1..1 -> unscaled latent ``b c t' h w``: the posterior's mean, which is
+        deterministic.
 
-        With `noise` (unit normal, of the latent's shape) the sample that the original would take with this draw.
+        With `noise` (unit normal, of the latent's shape), the sample that the original would take with this draw.
 
         Raises:
             InputError: as `moments`, or noise of another shape.
@@ -108,18 +109,18 @@ class VideoVae(nn.Module):
         if noise is None:
             return mean
         if noise.shape != mean.shape:
-            raise InputError(f"latent noise has shape {list(noise.shape)}, expected {list(mean.shape)}. Draw it anew.")
+            raise InputError(f"latent noise has shape {list(noise.shape)}, expected {list(mean.shape)}.")
         deviation = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE))
         return mean + deviation * noise.to(mean)
 
     def decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
         """Unscaled latent ``b c t h w`` -> its 4 t - 3 frames ``b 3 n H W``, about -1..1, 9 and then 8 at a time.
 
-        The release knows odd t only (13 -> 9 + 5 x 8 = 49). The missing half of an even number's last pair is its
-        first half again, and the frames that come of it are left out.
+        The release only uses odd t (13 -> 9 + 5 x 8 = 49). For an even t the last latent frame is repeated to complete
+        its pair, and the extra frames are dropped.
 
         Raises:
-            InputError: (here, not at the first chunk) other channels, no frame, or values that are not finite.
+            InputError: (immediately, not at the first chunk) wrong channels, no frame, or values that are not finite.
         """
         channels = self.latent_channels
         if latent.ndim != 5 or latent.shape[1] != channels or 0 in latent.shape:
@@ -173,7 +174,7 @@ def chunk_spans(frames: int) -> list[tuple[int, int]]:
 
 
 def build_vae(config: VaeConfig, *, device: torch.device | str = "meta", dtype: torch.dtype | None = None) -> VideoVae:
-    """The VAE with weights yet to be filled: none on the meta device, meaningless ones elsewhere.
+    """The VAE with uninitialised weights; on the meta device it has none.
 
     Raises:
         InputError: diffusers is not installed.
@@ -186,8 +187,8 @@ def build_vae(config: VaeConfig, *, device: torch.device | str = "meta", dtype: 
             latent_channels=config.latent_channels,
             norm_num_groups=config.norm_groups,
         )
-    exchange_spatial_norms(autoencoder.decoder)
-    exchange_causal_convs(autoencoder)
+    replace_spatial_norms(autoencoder.decoder)
+    replace_causal_convs(autoencoder)
     return VideoVae(autoencoder).to(dtype=dtype).requires_grad_(False).eval()
 
 
@@ -198,7 +199,7 @@ def load_vae(
     dtype: torch.dtype | None = None,
     label: str = "VAE",
 ) -> VideoVae:
-    """The VAE of a checkpoint's tensors, official or diffusers names; a mapped file is read tensor by tensor.
+    """The VAE from a checkpoint's tensors, in official or diffusers names; a mapped file is read tensor by tensor.
 
     dtype None keeps the stored one. `label` names the file in errors.
 
@@ -218,8 +219,8 @@ def load_vae(
 
 
 def channels_last(vae: nn.Module) -> None:
-    """The order that cuDNN computes in. Some versions (9.8 to 9.14) take no 3D convolution of 16 bits in another, and
-    torch's own way to do it without them is slow and needs gigabytes."""
+    """Stores 3D kernels in cuDNN's preferred memory format. Some versions (9.8 to 9.14) support 16-bit 3D convolutions
+    in no other, and torch's fallback without cuDNN is slow and needs gigabytes."""
     for layer in vae.modules():
         if isinstance(layer, nn.Conv3d):
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
@@ -227,4 +228,4 @@ def channels_last(vae: nn.Module) -> None:
 
 def _require_finite(values: Tensor, what: str) -> None:
     if not torch.isfinite(values).all():
-        raise InputError(f"{what}: some values are not finite (NaN or infinite). Look for the step that made them.")
+        raise InputError(f"{what}: some values are not finite (NaN or infinite). Find the step that produced them.")

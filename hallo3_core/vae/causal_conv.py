@@ -1,8 +1,8 @@
 """The VAE's causal convolution, in place of diffusers': the same numbers in less memory.
 
-diffusers copies the frames before (the cache, or the first frame again) and all frames behind each other, and
-convolves that in one go. Here large frames are convolved a few at a time, out of the tensor where they are, and only
-the first few are copied behind the cache. At 480x720 the copy of all is 1.8 GB.
+diffusers concatenates the preceding frames (the cache, or the first frame repeated) with all frames and convolves the
+result at once. Here large frames are convolved a few at a time, straight from the tensor that holds them, and only the
+first few are concatenated with the cache. At 480x720 a copy of all frames is 1.8 GB.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-PIECE = 2**27  # values that a kernel reads at a time, at most, where a single frame and those before it allow
+MAX_INPUT = 2**27  # most values that one call reads, unless a single frame and those before it need more
 
 
 class CausalConv(nn.Module):
-    """Takes over the layer of diffusers' module, and its name. Caches wait on the device `keep`; None: on the frames'.
+    """Wraps the layer of diffusers' module under the same name. Caches are kept on the device `keep`, or with the
+    frames if None.
 
     forward: ``b c t h w``, and the cache ``b c k-1 h w`` of the frames before or None -> ``b o t h w`` and a new cache.
     """
@@ -37,21 +38,21 @@ class CausalConv(nn.Module):
         frames = inputs.shape[2]
         cache = torch.cat((conv_cache, inputs[:, :, -before:]), dim=2)[:, :, -before:].clone()
         cache = cache if self.keep is None else cache.to(self.keep)
-        at_once = max(1, PIECE // inputs[:, :, 0].numel() - before)
+        at_once = max(1, MAX_INPUT // inputs[:, :, 0].numel() - before)
         if frames <= at_once:
             return self.conv(torch.cat((conv_cache, inputs), dim=2)), cache
         out = None
         for start in range(0, frames, at_once):
             stop = min(start + at_once, frames)
-            piece = self.conv(_behind(conv_cache, inputs, start - before, stop))
+            part = self.conv(_behind(conv_cache, inputs, start - before, stop))
             if out is None:
-                out = piece.new_empty(*piece.shape[:2], frames, *piece.shape[3:])
-            out[:, :, start:stop] = piece
+                out = part.new_empty(*part.shape[:2], frames, *part.shape[3:])
+            out[:, :, start:stop] = part
         return out, cache
 
 
 def _behind(cache: Tensor, inputs: Tensor, start: int, stop: int) -> Tensor:
-    """Frames `start` to `stop` of the inputs; those of negative number are the cache's last."""
+    """Frames `start` to `stop` of the inputs; negative numbers count back into the cache."""
     if start >= 0:
         return inputs[:, :, start:stop]
     return torch.cat((cache[:, :, start:], inputs[:, :, :stop]), dim=2)
@@ -59,8 +60,8 @@ def _behind(cache: Tensor, inputs: Tensor, start: int, stop: int) -> Tensor:
 
 @contextmanager
 def caches_in_host_memory(network: nn.Module) -> Iterator[None]:
-    """All convolutions' caches wait there: 2.8 GB less while a 480x720 clip is decoded, and 2.8 GB to and fro at each
-    of its chunks."""
+    """Keeps all convolutions' caches in host memory: 2.8 GB less on the device while a 480x720 clip is decoded, for a
+    copy of 2.8 GB each way per chunk."""
     convolutions = [module for module in network.modules() if isinstance(module, CausalConv)]
     for each in convolutions:
         each.keep = "cpu"
@@ -71,8 +72,8 @@ def caches_in_host_memory(network: nn.Module) -> Iterator[None]:
             each.keep = None
 
 
-def exchange_causal_convs(autoencoder: nn.Module) -> None:
-    """Put `CausalConv` in the place of every causal convolution of diffusers' autoencoder."""
+def replace_causal_convs(autoencoder: nn.Module) -> None:
+    """Replaces every causal convolution of diffusers' autoencoder by `CausalConv`."""
     for module in list(autoencoder.modules()):
         for name, child in list(module.named_children()):
             if hasattr(child, "time_kernel_size"):  # no other module of it has

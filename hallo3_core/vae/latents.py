@@ -1,4 +1,4 @@
-"""Between pixels and the networks' latents, which are scaled: 0.7 x the VAE's."""
+"""Between pixels and the denoiser's latents, which are 0.7 times the VAE's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .tiles import decode_in_tiles
 
 
 def film_grid(height: int, width: int, config: TransformerConfig) -> Grid:
-    """The tokens of a clip of these pixels."""
+    """The token grid of a clip with frames of this size."""
     side = PIXELS * config.patch
     return Grid(LATENT_FRAMES, height // side, width // side)
 
@@ -36,12 +36,12 @@ def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:
 
 
 def decode_tiled(vae: VideoVae, latent: Tensor) -> Tensor:
-    """The same in a fraction of the memory, on the CPU."""
+    """As `decode_whole` in tiles: a fraction of the memory, nearly the same frames, on the CPU."""
     return _as_frames(decode_in_tiles(vae, _unscaled(latent)))
 
 
 def _unscaled(latent: Tensor) -> Tensor:
-    """The way back from the networks' latent to the VAE's."""
+    """From the denoiser's latent to the VAE's."""
     return latent * (1 / LATENT_SCALE)
 
 

@@ -1,8 +1,8 @@
 """The VAE decoder's norm, in place of diffusers': the same numbers from 1x1x1 convolutions at the latent's size.
 
 diffusers resizes the latent to the activation's size (up to 8 x 8 pixels and 4 frames for one) and convolves it there,
-twice at each of 37 norms, and keeps the resized latents as caches that a kernel of 1 never reads. Such a convolution
-and a resize to nearest neighbours may change places: here the latent is convolved, and the resize is a broadcast.
+twice at each of 37 norms, and keeps the resized latents as caches that a kernel of size 1 never reads. A 1x1x1
+convolution and a nearest-neighbour resize commute: here the latent is convolved first, and the resize is a broadcast.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ NAMES = ("norm_layer", "conv_y", "conv_b")  # the submodules of diffusers' norm;
 
 
 class SpatialNorm(nn.Module):
-    """Group norm whose scale and shift are convolved from the latent. Takes over the layers of diffusers' module.
+    """Group norm whose scale and shift are computed from the latent. Reuses the layers of diffusers' module.
 
     forward: activation ``b c f H W`` and latent ``b z t h w`` -> ``b c f H W``, and an empty cache. H, W and f are
-    multiples of h, w and t, where the first of an odd number of frames above 1 stands alone.
+    multiples of h, w and t; if f is odd and above 1, the first frame stands alone.
     """
 
     def __init__(self, norm_layer: nn.Module, conv_y: nn.Module, conv_b: nn.Module):
@@ -35,16 +35,16 @@ class SpatialNorm(nn.Module):
 
 
 def _scale_and_shift_(x: Tensor, scale: Tensor, shift: Tensor) -> None:
-    """In place: ``b c f H W`` by ``b c t h w``, each value of which covers its neighbourhood."""
+    """In place: scales and shifts ``b c f H W`` by ``b c t h w``, nearest-neighbour."""
     frames, rows, columns = (large // small for large, small in zip(x.shape[2:], scale.shape[2:], strict=True))
     blocks = x.unflatten(3, (-1, rows)).unflatten(2, (-1, frames))  # b c t f h r W
-    # along a row it is written out: a broadcast of the innermost dimension would be slow
+    # expanded along a row, because broadcasting the innermost dimension is slow
     scale, shift = (y.repeat_interleave(columns, dim=-1)[:, :, :, None, :, None] for y in (scale, shift))
     blocks.mul_(scale).add_(shift)
 
 
-def exchange_spatial_norms(decoder: nn.Module) -> None:
-    """Put `SpatialNorm` in the place of every norm of diffusers' decoder that reads the latent."""
+def replace_spatial_norms(decoder: nn.Module) -> None:
+    """Replaces every norm of diffusers' decoder that reads the latent by `SpatialNorm`."""
     for module in list(decoder.modules()):
         for name, child in list(module.named_children()):
             if all(hasattr(child, part) for part in NAMES):

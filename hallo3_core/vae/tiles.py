@@ -1,7 +1,7 @@
-"""Decoding a latent in tiles: a fraction of the memory, and nearly the same picture.
+"""Decoding a latent in tiles: a fraction of the memory, and nearly the same frames.
 
-Each tile is decoded by itself, in time as the whole would be, and joins its neighbours over a strip in which one fades
-into the other. Group norms see a tile instead of the whole picture, so colours may differ by a little.
+Each tile is decoded on its own over all frames and blended with its neighbours where they overlap. Group norms see a
+tile instead of the whole frame, so colours may differ slightly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def decode_in_tiles(vae: VideoVae, latent: Tensor) -> Tensor:
 
 
 def halves(side: int) -> list[tuple[int, int]]:
-    """A side cut in two that share `OVERLAP`; a short one stays whole."""
+    """Splits a side into two parts that overlap by `OVERLAP`; a short side stays whole."""
     if side <= 2 * OVERLAP:
         return [(0, side)]
     middle = side // 2
@@ -41,7 +41,8 @@ def halves(side: int) -> list[tuple[int, int]]:
 
 
 def ramps(start: int, stop: int, side: int) -> Tensor:
-    """How much a tile's pixels count along a side: rising where a neighbour ends, falling where one begins."""
+    """Blending weights of a tile's pixels along a side: rising over the overlap with the tile before, falling over the
+    next."""
     weight = torch.ones((stop - start) * PIXELS)
     strip = torch.linspace(0, 1, OVERLAP * PIXELS + 2)[1:-1]
     if start > 0:
