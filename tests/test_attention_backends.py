@@ -214,7 +214,7 @@ def test_one_that_is_not_is_replaced_with_a_warning(sample, caplog, attention):
     for _ in range(3):
         assert torch.equal(checked(*sample), scaled_dot_product(*sample))
     assert len(caplog.records) == 1
-    assert "attention sage does not work here" in caplog.text and "torch's own takes its place" in caplog.text
+    assert "attention sage does not work here" in caplog.text and "using torch's instead" in caplog.text
 
 
 def test_comparing_makes_no_compiled_code_anew(sample):
