@@ -94,6 +94,7 @@ def animate(
     networks = networks or Networks(release, options)
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, networks.config, options)
+        networks.check_half_precision(scene.framing.size)
         clips = clip_count(scene.recording.frames)
         _, _, height, width = scene.framing.keep
         plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))

@@ -105,9 +105,9 @@ def test_a_pickled_file_loads_as_well(copy, wav2vec):
 
 def test_the_model_is_as_asked_for_and_chance_has_no_part_in_it(folder):
     before = torch.get_rng_state()
-    model = audio.load_wav2vec(folder, dtype=torch.bfloat16).model
+    model = audio.load_wav2vec(folder).model
     assert torch.equal(torch.get_rng_state(), before)
-    assert not model.training and {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not model.training and {p.dtype for p in model.parameters()} == {torch.float32}
     assert not any(p.requires_grad or p.is_meta for p in model.parameters())
 
 
@@ -251,17 +251,22 @@ def test_loudness_does_not_matter_and_channels_are_mixed(wav2vec):
     assert (audio.encode_audio(quiet, wav2vec).hidden - expected).abs().max() < 1e-2
 
 
-def test_bfloat16_is_near_float32(folder, wav2vec):
-    exact = audio.encode_audio(voice(32_000), wav2vec).hidden
-    found = audio.encode_audio(voice(32_000), audio.load_wav2vec(folder, dtype=torch.bfloat16)).hidden
-    assert found.dtype == torch.float32
-    assert 0 < (found - exact).abs().mean() < 0.1 * exact.std()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_file_in_half_precision_is_computed_in_float32(copy, dtype):
+    """Some processors compute wav2vec2's convolutions wrong in bfloat16."""
+    path = copy / "model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+    found = audio.load_wav2vec(copy)
+    assert {p.dtype for p in found.model.parameters()} == {torch.float32}
+    save_file({name: tensor.float() for name, tensor in load_file(path).items()}, path)
+    exact = audio.encode_audio(voice(32_000), audio.load_wav2vec(copy)).hidden
+    assert torch.equal(audio.encode_audio(voice(32_000), found).hidden, exact)
 
 
 def test_what_is_no_number_is_told(folder):
     broken = audio.load_wav2vec(folder)
     broken.model.encoder.layers[1].final_layer_norm.bias[3] = float("nan")
-    with pytest.raises(InputError, match="voice.wav: .* no numbers"):
+    with pytest.raises(InputError, match="voice.wav: .* NaN"):
         audio.encode_audio(voice(20_000), broken)
     with pytest.raises(InputError, match="no sound"):
         audio.encode_audio(Recording(torch.zeros(1, 0), VOICE_RATE), broken)

@@ -65,12 +65,11 @@ class AudioFeatures:
         return clip_count(self.frames)
 
 
-def load_wav2vec(
-    path: str | PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> Wav2Vec:
+def load_wav2vec(path: str | PathLike, *, device: torch.device | str = "cpu") -> Wav2Vec:
     """wav2vec2 from a folder of the usual layout, or from a weights file with its `config.json` beside it.
 
-    Never downloads, and leaves no weight to chance.
+    In float32 always, as the original runs it, whatever the file and the other networks are in: some processors compute
+    its convolutions wrong in bfloat16 (`runtime/half_precision.py`). Never downloads, and leaves no weight to chance.
 
     Raises:
         InputError: no config or weights, another kind of model, or tensors that do not fit it, by name.
@@ -103,7 +102,7 @@ def load_wav2vec(
                 f"{weights}: {name} has shape {list(tensor.shape)}, by its config.json {list(expected[name].shape)}. "
                 "Use the config.json that belongs to it."
             )
-    tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+    tensors = {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}
     model.load_state_dict(tensors, assign=True)
     return Wav2Vec(model.eval().requires_grad_(False))
 
@@ -124,7 +123,10 @@ def encode_audio(recording: Recording, wav2vec: Wav2Vec) -> AudioFeatures:
     signal = padded_signal(to_mono(recording))
     hidden = encode_features(convolve(wav2vec.model, signal), padded_frames(recording.frames), wav2vec)
     if not all(value.isfinite() for value in hidden.aminmax()):
-        raise InputError(f"{recording.name}: wav2vec2 answers with values that are no numbers. Load it as float32.")
+        raise InputError(
+            f"{recording.name}: wav2vec2 gives NaN or infinity. Its weights may be damaged: get the folder "
+            "facebook/wav2vec2-base-960h again."
+        )
     return AudioFeatures(hidden, recording.frames, recording)
 
 

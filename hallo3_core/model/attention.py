@@ -62,7 +62,8 @@ def is_worth_folding(config: TransformerConfig, tokens: Tensor) -> bool:
     return rows < config.hidden and kept <= FOLDED_BYTES
 
 
-# the attention function, then q, k, v of text and video, taken out of the list, and the portrait's -> as attention
+# Self-attention of text and video over all their tokens, wherever those are: the attention function; q, k, v, taken out
+# of the list; the portrait's keys and values -> as attention. `parallel/` has one for tokens on several GPUs.
 JointAttention = Callable[[Attention, list[Tensor], KeysValues | None], Tensor]
 
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import Attention, CrossAttention, Folded, KeysValues, SelfAttention, join_heads, split_heads
+from .attention import (
+    Attention,
+    CrossAttention,
+    Folded,
+    JointAttention,
+    KeysValues,
+    SelfAttention,
+    attend_here,
+    join_heads,
+    split_heads,
+)
 from .config import TransformerConfig
-from .modulation import modulate
+from .modulation import Affine, LayerModulation, modulate
 from .positions import Layout, rotate_
 
 
@@ -68,19 +78,22 @@ class Block(nn.Module):
         self,
         video: Tensor,
         text: Tensor,
-        modulation: Tensor,
+        modulation: LayerModulation,
         layout: Layout,
         reference: KeysValues | None = None,
         face: KeysValues | Folded | None = None,
         audio: KeysValues | Folded | None = None,
         *,
+        joint_attention: JointAttention = attend_here,
         text_ends: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """`modulation` is this layer's, ``b 12 D``; face and audio act on the video alone, without a gate.
+        """`modulation` is this layer's; face and audio act on the video alone, without a gate.
 
         Where the `text_ends`, since nothing reads it after this block, it is keys and values alone, and None comes out.
         """
-        video, text = self.attend(video, text, modulation, layout, reference, text_ends=text_ends)
+        video, text = self.attend(
+            video, text, modulation, layout, reference, joint_attention=joint_attention, text_ends=text_ends
+        )
         if face is not None:
             video = video + self.attend_face(video, layout, face)
         if audio is not None:
@@ -91,14 +104,14 @@ class Block(nn.Module):
         self,
         video: Tensor,
         text: Tensor,
-        modulation: Tensor,
+        modulation: LayerModulation,
         layout: Layout,
         reference: KeysValues | None,
         *,
+        joint_attention: JointAttention = attend_here,
         text_ends: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Joint attention of text and video, with the reference tokens as further keys and values, never queries."""
-        video_gate, text_gate = modulation[:, 2, None], modulation[:, 8, None]
         m, n = text.shape[1], video.shape[1]
         q, k, v = self._queries_keys_values(self.modulated(video, text, modulation))
         q, k = self.query_norm(q[:, :, m:] if text_ends else q), self.key_norm(k)
@@ -106,9 +119,9 @@ class Block(nn.Module):
         rotate_(k[:, :, -n:], layout.rotary)
         qkv = [q, k, v]
         del q, k, v
-        out = self.self_attention.out(join_heads(layout.attend(self.attention, qkv, reference)))
-        video = torch.addcmul(video, video_gate, out[:, -n:])
-        return video, None if text_ends else torch.addcmul(text, text_gate, out[:, :m])
+        out = self.self_attention.out(join_heads(joint_attention(self.attention, qkv, reference)))
+        video = torch.addcmul(video, modulation.video_attention.gate, out[:, -n:])
+        return video, None if text_ends else torch.addcmul(text, modulation.text_attention.gate, out[:, :m])
 
     def attend_face(self, video: Tensor, layout: Layout, face: KeysValues | Folded) -> Tensor:
         """Every frame's queries, placed as the first frame's, over the same few face tokens; ``b n D``."""
@@ -128,25 +141,28 @@ class Block(nn.Module):
         out = join_heads(self.attention(q.flatten(0, 1), k, v))  # (b t) n D
         return self.audio_attention.out(out.reshape(video.shape))
 
-    def feed_forward(self, video: Tensor, text: Tensor | None, modulation: Tensor) -> tuple[Tensor, Tensor | None]:
+    def feed_forward(
+        self, video: Tensor, text: Tensor | None, modulation: LayerModulation
+    ) -> tuple[Tensor, Tensor | None]:
         """One norm and one MLP for both streams, each with its own modulation and gate."""
-        shift, scale, gate = modulation[:, 3], modulation[:, 4], modulation[:, 5, None]
-        video = torch.addcmul(video, gate, self.mlp(modulate(self.mlp_norm(video), shift, scale)))
-        if text is None:
-            return video, None
-        shift, scale, gate = modulation[:, 9], modulation[:, 10], modulation[:, 11, None]
-        return video, torch.addcmul(text, gate, self.mlp(modulate(self.mlp_norm(text), shift, scale)))
+        video = self._feed_forward(video, modulation.video_mlp)
+        return video, None if text is None else self._feed_forward(text, modulation.text_mlp)
 
-    def modulated(self, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
+    def modulated(self, video: Tensor, text: Tensor, modulation: LayerModulation) -> Tensor:
         """The streams as self-attention reads them, joined: ``b (m n) D``."""
         return torch.cat((self.modulated_text(text, modulation), self.modulated_video(video, modulation)), dim=1)
 
-    def modulated_video(self, video: Tensor, modulation: Tensor) -> Tensor:
+    def modulated_video(self, video: Tensor, modulation: LayerModulation) -> Tensor:
         """``b n D``; in the reference network these are the features left for the denoiser."""
-        return modulate(self.attention_norm(video), modulation[:, 0], modulation[:, 1])
+        shift, scale, _ = modulation.video_attention
+        return modulate(self.attention_norm(video), shift, scale)
 
-    def modulated_text(self, text: Tensor, modulation: Tensor) -> Tensor:
-        return modulate(self.attention_norm(text), modulation[:, 6], modulation[:, 7])
+    def modulated_text(self, text: Tensor, modulation: LayerModulation) -> Tensor:
+        shift, scale, _ = modulation.text_attention
+        return modulate(self.attention_norm(text), shift, scale)
+
+    def _feed_forward(self, x: Tensor, affine: Affine) -> Tensor:
+        return torch.addcmul(x, affine.gate, self.mlp(modulate(self.mlp_norm(x), affine.shift, affine.scale)))
 
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``b n D -> b h n d``, three times."""

@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Attention, Folded, KeysValues, is_worth_folding, scaled_dot_product
+from .attention import (
+    Attention,
+    Folded,
+    JointAttention,
+    KeysValues,
+    attend_here,
+    is_worth_folding,
+    scaled_dot_product,
+)
 from .config import TransformerConfig
 from .modulation import PER_HEAD, Modulation, modulate
 from .positions import Layout
@@ -85,20 +93,32 @@ class Denoiser(Trunk):
     # What is computed at every step
 
     def forward(
-        self, latent: Tensor, concat: Tensor, conditions: Conditions, modulation: Modulation, layout: Layout
+        self,
+        latent: Tensor,
+        concat: Tensor,
+        conditions: Conditions,
+        modulation: Modulation,
+        layout: Layout,
+        joint_attention: JointAttention = attend_here,
     ) -> Tensor:
         video = self.embed_video(torch.cat((latent, concat.expand_as(latent)), dim=1), layout)
         text = (conditions.text + layout.text).expand(video.shape[0], -1, -1)
         for i, block in enumerate(self.blocks):
-            reference, face, audio = conditions.of_layer(i)
-            last = i + 1 == len(self.blocks)
-            video, text = block(video, text, modulation.blocks[:, i], layout, reference, face, audio, text_ends=last)
+            video, text = block(
+                video,
+                text,
+                modulation.layer(i),
+                layout,
+                *conditions.of_layer(i),
+                joint_attention=joint_attention,
+                text_ends=i + 1 == len(self.blocks),
+            )
         return self.predict(video, modulation, layout)
 
     def predict(self, video: Tensor, modulation: Modulation, layout: Layout) -> Tensor:
         """Video tokens after the last block ``b (t r c) D`` -> velocity ``b 16 t h w``"""
-        shift, scale = modulation.head.unbind(1)
-        out = self.head(modulate(self.head_norm(self.final_norm(video)), shift, scale))
+        video = self.head_norm(self.final_norm(video))
+        out = self.head(modulate(video, modulation.head_shift, modulation.head_scale))
         grid, p = layout.grid, self.config.patch
         out = out.unflatten(-1, (-1, p, p)).unflatten(1, (grid.frames, grid.rows, grid.columns))
         return rearrange(out, "b t r c k p q -> b k t (r p) (c q)")

@@ -15,6 +15,29 @@ PER_BLOCK = 12  # (shift, scale, gate) x (attention, MLP) for video, then the sa
 PER_HEAD = 2  # shift, scale
 
 
+class Affine(NamedTuple):
+    """Modulation of one stream in one half of a layer, ``b 1 D`` each; views of the layer's tensor."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+class LayerModulation(NamedTuple):
+    """Modulation of one layer: of both streams, in its attention half and in its MLP half."""
+
+    video_attention: Affine
+    video_mlp: Affine
+    text_attention: Affine
+    text_mlp: Affine
+
+    @classmethod
+    def of(cls, rows: Tensor) -> LayerModulation:
+        """``b 12 D`` -> named views of it, in the order of the released weights."""
+        rows = rows[:, :, None].unbind(1)
+        return cls(*(Affine(*rows[i : i + 3]) for i in range(0, PER_BLOCK, 3)))
+
+
 class Modulation(NamedTuple):
     """Modulation of some timesteps: ``n layers 12 D`` for the blocks and ``n 2 D`` for the output head."""
 
@@ -24,6 +47,19 @@ class Modulation(NamedTuple):
     def step(self, index: int) -> Modulation:
         """That of one timestep, for every sample of a batch."""
         return Modulation(self.blocks[index : index + 1], self.head[index : index + 1])
+
+    def layer(self, index: int) -> LayerModulation:
+        return LayerModulation.of(self.blocks[:, index])
+
+    @property
+    def head_shift(self) -> Tensor:
+        """``n 1 D``"""
+        return self.head[:, 0, None]
+
+    @property
+    def head_scale(self) -> Tensor:
+        """``n 1 D``"""
+        return self.head[:, 1, None]
 
 
 def sinusoid(timesteps: Tensor, width: int) -> Tensor:
@@ -68,5 +104,5 @@ class TimeModulation(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """``b n D`` with ``b D`` each: x (1 + scale) + shift"""
-    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
+    """``b n D`` with ``b 1 D`` each: x (1 + scale) + shift"""
+    return torch.addcmul(shift, x, 1 + scale)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .attention import JointAttention, attend_here
 from .config import Grid
 
 PIECES = 8  # of queries or keys in half precision, widened one after another
@@ -37,15 +36,13 @@ class Rotary(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is known of a grid's positions before sampling: tables to be added and to rotate by, and how its
-    tokens attend to each other (`parallel/` lays a part of them on each of several cards)."""
+    """A grid's positions, known before sampling: tables to add and to rotate by."""
 
     grid: Grid
     text: Tensor  # n D
     video: Tensor  # (t r c) D
     rotary: Rotary  # self-attention
     frame_rotary: Rotary  # face and audio queries
-    attend: JointAttention = attend_here
 
 
 def fitted_positions(grid: Grid, trained: Grid) -> tuple[Tensor, Tensor]:

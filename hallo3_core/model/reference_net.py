@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, scaled_dot_product
 from .config import Grid, TransformerConfig
-from .modulation import modulate
+from .modulation import LayerModulation, modulate
 from .trunk import Trunk
 
 
@@ -40,15 +40,16 @@ class ReferenceNet(Trunk):
             text = latent.new_zeros(batch, config.text_tokens, config.text_width)
         if timestep is None:
             timestep = latent.new_zeros(1)
-        modulation = self.modulation(self.modulation.embed(timestep, dtype))
+        rows = self.modulation(self.modulation.embed(timestep, dtype))
+        modulation = [LayerModulation.of(rows[:, i]) for i in range(config.layers)]
         frame = latent[:, :, None]
         video = self.embed_video(torch.cat((frame, frame), dim=1), layout)
         stream = self.embed_text(text) + layout.text
         bank = []
         for i, block in enumerate(self.blocks):
-            bank.append(block.modulated_video(video, modulation[:, i]))
+            bank.append(block.modulated_video(video, modulation[i]))
             last = i + 1 == len(self.blocks)
-            video, stream = block(video, stream, modulation[:, i], layout, text_ends=last)
-        shift, scale = modulation[:, -1, 0], modulation[:, -1, 1]
+            video, stream = block(video, stream, modulation[i], layout, text_ends=last)
+        shift, scale, _ = modulation[-1].video_attention
         bank.append(modulate(self.last_norm(video), shift, scale))
         return bank

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.attention import Attention, KeysValues, attend_here
+from ..model.attention import Attention, JointAttention, KeysValues, attend_here
 from ..model.config import Grid
 from ..model.denoiser import Conditions, Denoiser, ReferenceBank
 from ..model.modulation import Modulation
@@ -53,16 +53,20 @@ class SequenceDenoiser:
             return frames.narrow(1, start_of(tokens, rank), tokens[rank]).flatten(0, 1).contiguous()
 
         rotary = Rotary(*map(own, whole.rotary))
-        videos = [grid.frames * n for n in tokens]
-        exchange = partial(attend_over_heads, self._group, self._heads, videos, self._texts)
         return Layout(
             grid=strip,
             text=self._own_text(whole.text, 0),
             video=own(whole.video),
             rotary=rotary,
             frame_rotary=rotary.first_frame(strip),
-            attend=exchange if self._group.size > 1 else attend_here,
         )
+
+    def joint_attention(self, frames: int, tokens_per_frame: int) -> JointAttention:
+        """Self-attention over the tokens of all processes, for a clip of so many latent frames and tokens in each."""
+        if self._group.size == 1:
+            return attend_here
+        videos = [frames * n for n in shares(tokens_per_frame, self._group.size)]
+        return partial(attend_over_heads, self._group, self._heads, videos, self._texts)
 
     def embed_text(self, text: Tensor) -> Tensor:
         """``b m text_width ->`` this process's tokens of ``b m D``"""
@@ -80,10 +84,18 @@ class SequenceDenoiser:
     def __call__(
         self, latent: Tensor, concat: Tensor, conditions: Conditions, modulation: Modulation, layout: Layout
     ) -> Tensor:
-        height, width = latent.shape[-2:]
-        velocity = self._denoiser(self._strip(latent), self._strip(concat), conditions, modulation, layout)
+        frames, height, width = latent.shape[-3:]
         patch = self._denoiser.config.patch
-        tokens = shares(height * width // patch**2, self._group.size)
+        tokens_per_frame = height * width // patch**2
+        velocity = self._denoiser(
+            self._strip(latent),
+            self._strip(concat),
+            conditions,
+            modulation,
+            layout,
+            self.joint_attention(frames, tokens_per_frame),
+        )
+        tokens = shares(tokens_per_frame, self._group.size)
         strips = self._group.gather(velocity, velocity.ndim - 1, [n * patch for n in tokens])
         return from_strip(strips, height, width, patch)
 

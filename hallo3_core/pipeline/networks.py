@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..clips import MOTION_FRAMES
 from ..errors import InputError
 from ..inputs.audio import Wav2Vec, load_wav2vec
 from ..inputs.face import FaceAnalyser, load_face_analyser
@@ -24,6 +25,7 @@ from ..runtime.attention_backends import check_attention, choose_attention
 from ..runtime.compiling import check_compiler, compile_blocks
 from ..runtime.devices import all_bytes, check_dtype, free_bytes, free_cached_memory
 from ..runtime.fp8_matmul import has_fp8_matmuls, use_fp8_matmuls
+from ..runtime.half_precision import check_half_precision, convolution_calls
 from ..runtime.streaming import streamed
 from ..vae.autoencoder import PIXELS
 from ..vae.latents import film_grid
@@ -32,6 +34,7 @@ from ..weights.parts import transformer_config
 from .options import Options
 
 WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
+HALF = (torch.bfloat16, torch.float16)
 STORED = 2  # bytes of a number in the release's files
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -47,11 +50,35 @@ class Networks:
         self.release, self.options = release, options
         self._keep = keep and not options.stream
         self._kept: dict[str, object] = {}
+        self._compared: set[tuple[int, int]] = set()  # sizes at which half precision was compared
 
     @property
     def config(self) -> TransformerConfig:
         """The denoiser's sizes, without loading it."""
         return transformer_config(self.release.engine(), names.DENOISER, self.release.label)
+
+    def check_half_precision(self, size: tuple[int, int]) -> None:
+        """Compare half precision with float32 once, on the convolutions of a film of `size` (height, width); of a CPU
+        alone, the one device that is known to compute some wrong.
+
+        Raises:
+            InputError: this CPU computes one of them wrong.
+        """
+        dtype = self.options.dtype
+        if torch.device(self.options.device).type != "cpu" or dtype not in HALF or size in self._compared:
+            return
+        vae = self.release.vae(device="meta", dtype=dtype)
+        config, (height, width) = self.config, size
+        h, w = height // PIXELS, width // PIXELS
+        patches = nn.Conv2d(2 * config.channels, config.hidden, config.patch, config.patch, device="meta", dtype=dtype)
+
+        def run() -> None:
+            vae.autoencoder.encoder(torch.empty(1, 3, 1 + MOTION_FRAMES, height, width, device="meta", dtype=dtype))
+            vae.autoencoder.decoder(torch.empty(1, vae.latent_channels, 3, h, w, device="meta", dtype=dtype))
+            patches(torch.empty(1, 2 * config.channels, h, w, device="meta", dtype=dtype))
+
+        check_half_precision(convolution_calls(nn.ModuleList((vae, patches)), run), dtype)
+        self._compared.add(size)
 
     @contextmanager
     def denoiser(self, size: tuple[int, int] | None = None) -> Iterator[Denoiser]:

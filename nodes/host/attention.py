@@ -8,8 +8,7 @@ from functools import partial
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...hallo3_core.model.attention import KeysValues, attend_here
-from ...hallo3_core.model.positions import Layout
+from ...hallo3_core.model.attention import JointAttention, KeysValues, attend_here
 from ...hallo3_core.runtime.attention_backends import for_long_keys
 
 OVERRIDE = "optimized_attention_override"  # in transformer_options: a node's own function
@@ -23,13 +22,13 @@ def optimized(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
 host_attention = for_long_keys(optimized)  # the few keys of face and sound are left to torch, as on the command line
 
 
-def with_override(layout: Layout, transformer_options: dict) -> Layout:
-    """The layout whose tokens attend to each other by a node's function, where there is one."""
+def joint_attention_of(transformer_options: dict) -> JointAttention:
+    """Self-attention of text and video: by a node's own function where there is one."""
     if OVERRIDE not in transformer_options:
-        return layout
+        return attend_here
     replaced = partial(optimized, transformer_options=transformer_options)
 
     def attend(_, qkv: list[Tensor], reference: KeysValues | None) -> Tensor:
         return attend_here(replaced, qkv, reference)
 
-    return layout._replace(attend=attend)
+    return attend

@@ -24,7 +24,7 @@ from ...hallo3_core.vae.autoencoder import LATENT_SCALE
 from ...hallo3_core.weights import names
 from ...hallo3_core.weights.parts import Parts
 from . import memory
-from .attention import host_attention, with_override
+from .attention import host_attention, joint_attention_of
 from .checkpoint import read_engine
 from .conditions import BranchCond, Evaluation, check_latent, check_text, prepare_text
 from .projectors import Projectors
@@ -65,8 +65,14 @@ class HostDenoiser(Denoiser):
         modulation = evaluation.modulation
         if modulation is None:
             modulation = self.modulate_steps(timesteps, x.dtype)
-        layout = with_override(evaluation.layout, transformer_options)
-        return super().forward(latent, concat, evaluation.conditions, modulation, layout)
+        return super().forward(
+            latent,
+            concat,
+            evaluation.conditions,
+            modulation,
+            evaluation.layout,
+            joint_attention_of(transformer_options),
+        )
 
 
 class LatentFormat(comfy.latent_formats.LatentFormat):

@@ -98,8 +98,9 @@ def refer(node, loaded):
 # What the nodes give --------------------------------------------------------------------------------------------
 
 
-def test_sound_is_encoded_as_by_the_engine(engine, encoded):
+def test_sound_is_encoded_as_by_the_engine(engine, encoded, loaded):
     features, frames, clips = encoded
+    assert {parameter.dtype for parameter in loaded.wav2vec.module.parameters()} == {torch.float32}
     wav2vec = engine.audio.load_wav2vec(engine.release.wav2vec_folder)
     expected = engine.audio.encode_audio(engine.recording.read_recording(ASSETS / "speech.flac"), wav2vec)
     assert (frames, clips) == (expected.frames, expected.clips) == (90, 2)

@@ -180,10 +180,13 @@ def test_only_self_attention_and_the_result_are_exchanged(together, denoiser):
 def test_a_strip_that_is_the_whole_picture_is_exchanged_with_nobody(together, denoiser):
     """As where each of two cards has a branch of its own."""
 
-    def layout():
-        return side_by_side(lambda group: SequenceDenoiser(denoiser, Group([0])).layout(CONFIG.grid, torch.float32))
+    def attention():
+        grid = CONFIG.grid
+        return side_by_side(
+            lambda group: SequenceDenoiser(denoiser, Group([0])).joint_attention(grid.frames, grid.tokens_per_frame)
+        )
 
-    (alone,) = together(1, lambda: layout().attend is attend_here)
+    (alone,) = together(1, lambda: attention() is attend_here)
     assert alone
 
 

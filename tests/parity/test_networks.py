@@ -104,9 +104,9 @@ def test_every_value_inside(networks, forward, table):
     video, text = d.embed_video(x, layout), conditions.text + layout.text
     frames, m = layout.grid.frames, text.shape[1]
     for i, block in enumerate(d.blocks):
-        mod, name = modulation.blocks[:, i], f"layer{i}"
+        mod, name = modulation.layer(i), f"layer{i}"
         reference, face, audio = conditions.of_layer(i)
-        table.meets(forward, f"{name}.adaln", mod.flatten(1))
+        table.meets(forward, f"{name}.adaln", modulation.blocks[:, i].flatten(1))
         table.meets(forward, f"{name}.in_video", video)
         table.meets(forward, f"{name}.in_text", text)
         joined = block.modulated(video, text, mod)
@@ -126,7 +126,8 @@ def test_every_value_inside(networks, forward, table):
         video = video + out
         table.meets(forward, f"{name}.video_after_audio", video)
         before = torch.cat((text, video), 1)
-        gates = torch.cat((mod[:, 11:].expand(-1, m, -1), mod[:, 5:6].expand(-1, video.shape[1], -1)), 1)
+        text_gate, video_gate = mod.text_mlp.gate, mod.video_mlp.gate
+        gates = torch.cat((text_gate.expand(-1, m, -1), video_gate.expand(-1, video.shape[1], -1)), 1)
         video, text = block.feed_forward(video, text, mod)
         # the recorded MLP output is the one before its gate
         table.meets(forward, f"{name}.mlp_out", mlp_out(block, before, m, mod))
@@ -155,8 +156,8 @@ def self_attention_with_reference_queries(block, joined, bank, text_tokens, layo
 
 def mlp_out(block, joined, m, mod):
     normed = block.mlp_norm(joined)
-    text = normed[:, :m] * (1 + mod[:, 10:11]) + mod[:, 9:10]
-    video = normed[:, m:] * (1 + mod[:, 4:5]) + mod[:, 3:4]
+    text = normed[:, :m] * (1 + mod.text_mlp.scale) + mod.text_mlp.shift
+    video = normed[:, m:] * (1 + mod.video_mlp.scale) + mod.video_mlp.shift
     return block.mlp(torch.cat((text, video), 1))
 
 
