@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +19,11 @@ from .attention import (
     split_heads,
 )
 from .config import TransformerConfig
+from .in_place import gelu, rotate_last
 from .modulation import Affine, LayerModulation, modulate
-from .positions import Layout, rotate_
+from .positions import Layout
+
+Kept = KeysValues | Folded
 
 
 class FeedForward(nn.Module):
@@ -30,7 +35,7 @@ class FeedForward(nn.Module):
         self.down = operations.Linear(inner, hidden, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(torch.ops.aten.gelu_(self.up(x), approximate="tanh"))  # in place: the largest tensor there is
+        return self.down(gelu(self.up(x)))  # the largest tensor there is
 
 
 class Block(nn.Module):
@@ -80,17 +85,22 @@ class Block(nn.Module):
         text: Tensor,
         modulation: LayerModulation,
         layout: Layout,
-        reference: KeysValues | None = None,
-        face: KeysValues | Folded | None = None,
-        audio: KeysValues | Folded | None = None,
+        reference: KeysValues | Tensor | None = None,
+        face: KeysValues | Folded | Tensor | None = None,
+        audio: KeysValues | Folded | Tensor | None = None,
         *,
         joint_attention: JointAttention = attend_here,
         text_ends: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """`modulation` is this layer's; face and audio act on the video alone, without a gate.
 
+        A condition is keys and values that were computed once, or, in training, the features or tokens themselves:
+        then theirs are computed in here, with gradient, and a layer that is checkpointed keeps none of them.
+
         Where the `text_ends`, since nothing reads it after this block, it is keys and values alone, and None comes out.
         """
+        reference = self._kept(reference, self.reference_keys_values)
+        face, audio = self._kept(face, self.face_keys_values), self._kept(audio, self.audio_keys_values)
         video, text = self.attend(
             video, text, modulation, layout, reference, joint_attention=joint_attention, text_ends=text_ends
         )
@@ -115,9 +125,7 @@ class Block(nn.Module):
         m, n = text.shape[1], video.shape[1]
         q, k, v = self._queries_keys_values(self.modulated(video, text, modulation))
         q, k = self.query_norm(q[:, :, m:] if text_ends else q), self.key_norm(k)
-        rotate_(q[:, :, -n:], layout.rotary)
-        rotate_(k[:, :, -n:], layout.rotary)
-        qkv = [q, k, v]
+        qkv = [rotate_last(q, layout.rotary, n), rotate_last(k, layout.rotary, n), v]
         del q, k, v
         out = self.self_attention.out(join_heads(joint_attention(self.attention, qkv, reference)))
         video = torch.addcmul(video, modulation.video_attention.gate, out[:, -n:])
@@ -164,6 +172,10 @@ class Block(nn.Module):
     def _feed_forward(self, x: Tensor, affine: Affine) -> Tensor:
         return torch.addcmul(x, affine.gate, self.mlp(modulate(self.mlp_norm(x), affine.shift, affine.scale)))
 
+    @staticmethod
+    def _kept(condition: Kept | Tensor | None, compute: Callable[[Tensor], Kept]) -> Kept | None:
+        return compute(condition) if isinstance(condition, Tensor) else condition
+
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``b n D -> b h n d``, three times."""
         q, k, v = self.self_attention.qkv(x).chunk(3, dim=-1)
@@ -177,4 +189,4 @@ class Block(nn.Module):
     def _frame_queries(self, attention: CrossAttention, video: Tensor, layout: Layout) -> Tensor:
         """``b (t n) D -> b t h n d``"""
         q = split_heads(attention.query(video).unflatten(1, (layout.grid.frames, -1)), self.heads)
-        return rotate_(self.query_norm(q), layout.frame_rotary)
+        return rotate_last(self.query_norm(q), layout.frame_rotary, q.shape[-2])

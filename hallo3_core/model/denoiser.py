@@ -32,15 +32,16 @@ class Conditions:
     """What one evaluation of the denoiser is told, constant over the steps of a clip.
 
     text ``b m D`` (embedded); a `KeysValues` a layer for the portrait, the face and the clip's sound. A batch of 1
-    serves every sample; None leaves a condition out (the plain CogVideoX transformer has none).
+    serves every sample; None leaves a condition out (the plain CogVideoX transformer has none). In training the
+    features and tokens themselves stand in place of the keys and values (`Denoiser.live_conditions`).
     """
 
     text: Tensor
-    reference: Sequence[KeysValues] | None = None
-    face: Sequence[KeysValues | Folded] | None = None
-    audio: Sequence[KeysValues | Folded] | None = None
+    reference: Sequence[KeysValues | Tensor] | None = None
+    face: Sequence[KeysValues | Folded | Tensor] | None = None
+    audio: Sequence[KeysValues | Folded | Tensor] | None = None
 
-    def of_layer(self, index: int) -> tuple[KeysValues | None, KeysValues | Folded | None, KeysValues | Folded | None]:
+    def of_layer(self, index: int) -> tuple[KeysValues | Folded | Tensor | None, ...]:
         """Reference, face and audio of one layer."""
         return tuple(c and c[index] for c in (self.reference, self.face, self.audio))
 
@@ -91,6 +92,21 @@ class Denoiser(Trunk):
         return [block.audio_keys_values(tokens, fold) for block in self.blocks]
 
     # What is computed at every step
+
+    def live_conditions(
+        self,
+        text: Tensor,
+        bank: ReferenceBank | None = None,
+        face_tokens: Tensor | None = None,
+        audio_tokens: Tensor | None = None,
+    ) -> Conditions:
+        """Conditions for training: text ``b m text_width``, features ``b n D`` a layer, face tokens ``b n c``, audio
+        tokens ``b t n c``. Every layer computes its keys and values from them, so that gradients reach all of these and
+        the matrices that read them."""
+        face, audio = (
+            tokens if tokens is None else [tokens] * len(self.blocks) for tokens in (face_tokens, audio_tokens)
+        )
+        return Conditions(self.embed_text(text), bank, face, audio)
 
     def forward(
         self,

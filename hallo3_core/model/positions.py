@@ -91,9 +91,7 @@ def rotate_(x: Tensor, rotary: Rotary) -> Tensor:
     itself.
     """
     if torch.compiler.is_compiling():
-        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-        cos, sin = rotary.cos, rotary.sin
-        return x.copy_(torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2))
+        return x.copy_(rotated(x, rotary))
     turns = torch.view_as_complex(rotary.turns)
     if x.dtype.itemsize >= 4:
         torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turns)
@@ -102,6 +100,13 @@ def rotate_(x: Tensor, rotary: Rotary) -> Tensor:
         wide = torch.view_as_complex(part.float().unflatten(-1, (-1, 2)))
         part.copy_(torch.view_as_real(wide.mul_(turns)).flatten(-2))
     return x
+
+
+def rotated(x: Tensor, rotary: Rotary) -> Tensor:
+    """What `rotate_` computes, by the formula, as a new tensor of the same dtype."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rotary.cos, rotary.sin
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
 def fitted_table(table: Tensor, grid: Grid, trained: Grid) -> Tensor:

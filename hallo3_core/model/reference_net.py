@@ -6,9 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention, scaled_dot_product
+from .blocks import Block
 from .config import Grid, TransformerConfig
 from .modulation import LayerModulation, modulate
+from .positions import Layout
 from .trunk import Trunk
+
+
+class ReferenceBlock(Block):
+    """A block that leaves its features ``b n D`` as well: video, text -> features, video, text."""
+
+    def forward(
+        self, video: Tensor, text: Tensor, modulation: LayerModulation, layout: Layout, *, text_ends: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        features = self.modulated_video(video, modulation)
+        return features, *super().forward(video, text, modulation, layout, text_ends=text_ends)
 
 
 class ReferenceNet(Trunk):
@@ -28,7 +40,7 @@ class ReferenceNet(Trunk):
         dtype=None,
     ):
         kw = dict(device=device, dtype=dtype)
-        super().__init__(config, config.layers - 1, attention=attention, operations=operations, **kw)
+        super().__init__(config, config.layers - 1, ReferenceBlock, attention=attention, operations=operations, **kw)
         self.last_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
 
     def forward(self, latent: Tensor, text: Tensor | None = None, timestep: Tensor | None = None) -> list[Tensor]:
@@ -47,9 +59,9 @@ class ReferenceNet(Trunk):
         stream = self.embed_text(text) + layout.text
         bank = []
         for i, block in enumerate(self.blocks):
-            bank.append(block.modulated_video(video, modulation[i]))
             last = i + 1 == len(self.blocks)
-            video, stream = block(video, stream, modulation[i], layout, text_ends=last)
+            features, video, stream = block(video, stream, modulation[i], layout, text_ends=last)
+            bank.append(features)
         shift, scale, _ = modulation[-1].video_attention
         bank.append(modulate(self.last_norm(video), shift, scale))
         return bank

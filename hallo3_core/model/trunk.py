@@ -13,12 +13,14 @@ from .positions import Layout, fitted_table, rotary_table
 
 
 class Trunk(nn.Module):
-    """Embeddings, learned positions, modulation of `config.layers` layers, and the first `blocks` of them."""
+    """Embeddings, learned positions, modulation of `config.layers` layers, and the first `blocks` of them, of the class
+    `block`."""
 
     def __init__(
         self,
         config: TransformerConfig,
         blocks: int,
+        block: type[Block] = Block,
         *,
         attention: Attention = scaled_dot_product,
         operations=nn,
@@ -34,7 +36,7 @@ class Trunk(nn.Module):
         self.text_positions = nn.Parameter(torch.empty(config.text_tokens, d, **kw))
         self.video_positions = nn.Parameter(torch.empty(grid.frames, grid.rows, grid.columns, d, **kw))
         self.modulation = TimeModulation(config, operations=operations, **kw)
-        self.blocks = nn.ModuleList(Block(config, attention, operations=operations, **kw) for _ in range(blocks))
+        self.blocks = nn.ModuleList(block(config, attention, operations=operations, **kw) for _ in range(blocks))
 
     def layout(self, grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
         """Positions of a clip on `grid`, which may be another than the trained one (`positions.py`).
