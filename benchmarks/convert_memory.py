@@ -2,7 +2,7 @@
 
     python benchmarks/convert_memory.py FOLDER [--dtype fp8] [--format pt] [--layers 42] [--manifest FILE]
 
-Makes the engine's and the VAE's file in FOLDER as sparse files (the real names, shapes and layout; tens of GB
+Makes the core's and the VAE's file in FOLDER as sparse files (the real names, shapes and layout; tens of GB
 apparent), inspects and converts them, each in a process of its own, and writes one JSON object: seconds, and peak
 resident memory (mapped pages included) of the whole process and above the interpreter with everything imported. The
 output is not sparse: `--layers` makes it fit a smaller disk. Linux only (/proc, holes in files).
@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hallo3_core.model.config import Grid, TransformerConfig
 from hallo3_core.model.positions import rotary_table
-from hallo3_core.release.layout import ENGINE_FILE, ENGINE_FOLDER, VAE_FILE
-from hallo3_core.toy.noise_release import Draw, transformer_tensors
+from hallo3_core.release.layout import TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE_FILE
+from hallo3_core.toy.noise_release import Draw, file_tensors
 from hallo3_core.weights import names
 from hallo3_core.weights.vae_names import to_original
 from hallo3_core.weights.writing import Entry, header
@@ -77,7 +77,7 @@ def engine_shapes(config: TransformerConfig) -> Shapes:
     for prefix, part in names.PREFIXES.items():
         conditions = part == names.DENOISER
         with FakeTensorMode(allow_non_fake_inputs=True):
-            own = {k: tuple(v.shape) for k, v in transformer_tensors(NoDraw(), config, conditions).items()}
+            own = {k: tuple(v.shape) for k, v in file_tensors(NoDraw(), config, conditions).items()}
         if conditions:
             own |= {f"transformer.{name}": shape for name, shape in PROJECTORS.items()}
         shapes |= {prefix + name: shape for name, shape in own.items()}
@@ -140,11 +140,11 @@ def write_sparse(path: Path, shapes: Shapes, wrapper: str, kind: str, values: di
 
 def make_release(folder: Path, kind: str, shapes: Shapes, config: TransformerConfig) -> tuple[Path, Path]:
     """Engine and VAE file; the rotary tables are the real ones, since they tell the grid."""
-    engine, vae = folder / ENGINE_FOLDER / "1" / ENGINE_FILE, folder / VAE_FILE
+    engine, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
     sines = rotary_table(config.grid, config.grid, config.head).sin.repeat_interleave(2, dim=1).bfloat16()
     write_sparse(engine, shapes, "module", kind, {prefix + names.ROTARY: sines for prefix in names.PREFIXES})
     write_sparse(vae, vae_shapes(), "state_dict", kind, {})
-    (folder / ENGINE_FOLDER / "latest").write_text("1")
+    (folder / TRANSFORMER_FOLDER / "latest").write_text("1")
     return engine, vae
 
 

@@ -15,7 +15,7 @@ SECOND_BYTES = 3_000_000  # what a second more of sound takes in its transformer
 
 
 def recording_of(audio: Mapping[str, Any] | None) -> Recording:
-    """AUDIO, ``1 channels samples`` and its rate, as the engine takes it; nothing is resampled yet.
+    """AUDIO, ``1 channels samples`` and its rate, as the core takes it; nothing is resampled yet.
 
     Raises:
         InputError: no sound, as of a silent video, or several recordings.

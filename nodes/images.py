@@ -1,4 +1,4 @@
-"""Core's IMAGE and MASK as the engine's tensors, and back. What a user may connect by mistake is answered here."""
+"""Core's IMAGE and MASK as the core's tensors, and back. What a user may connect by mistake is answered here."""
 
 from __future__ import annotations
 

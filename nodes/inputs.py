@@ -118,10 +118,10 @@ GUIDED_PART = {"guidance_start": GUIDANCE_START, "guidance_stop": GUIDANCE_STOP}
 
 
 def guidance_of(audio_cfg: float, text_cfg: float, reference_cfg: float, start: float, stop: float) -> Guidance:
-    """The widgets as the engine's guidance."""
+    """The widgets as the core's guidance."""
     return Guidance(Scales(reference=reference_cfg, audio=audio_cfg, text=text_cfg), start, stop)
 
 
 def settings_of(steps: int, sampler: str, guidance: Guidance) -> Settings:
-    """The widgets as the engine's settings."""
+    """The widgets as the core's settings."""
     return Settings(steps=steps, guidance=guidance, sampler=sampler)

@@ -21,7 +21,7 @@ def make_reference(
         InputError: picture, mask, size, framing or VAE that cannot serve, all told before the networks run.
     """
     from .host.networks import run_reference_net
-    from .host.vae import EngineVae
+    from .host.vae import CoreVae
 
     picture = portrait_of(image)
     rows, columns = picture.shape[-2:]
@@ -29,7 +29,7 @@ def make_reference(
         picture,
         face_mask_of(mask, rows, columns),
         plan_framing(rows, columns, height, width, mode),
-        EngineVae(vae),
+        CoreVae(vae),
         lambda latent: run_reference_net(reference_net, latent),
         with_null=True,
     )

@@ -11,7 +11,7 @@ CATEGORY = "Hallo3/sampling"
 
 
 class Hallo3SampleClip:
-    """One clip's latent, sampled by the engine's own solver."""
+    """One clip's latent, sampled by the core's own solver."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (

@@ -28,7 +28,7 @@ def _fresh():
 @pytest.fixture
 def denoiser():
     config = type(tiny.CONFIG)(**{**vars(tiny.CONFIG), "layers": 4, "text_tokens": 5})
-    return load(sort_official(tiny.engine_tensors(0, config)), names.DENOISER, dtype=torch.float32)
+    return load(sort_official(tiny.file_tensors(0, config)), names.DENOISER, dtype=torch.float32)
 
 
 def arguments(denoiser, seed):

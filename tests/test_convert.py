@@ -18,13 +18,13 @@ from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.release import convert as conversion
 from hallo3_core.release.convert import FILES, convert
-from hallo3_core.release.layout import ENGINE_FILE, ENGINE_FOLDER, VAE_FILE, Release
+from hallo3_core.release.layout import TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE_FILE, Release
 from hallo3_core.sampling.noise import SeededNoise
-from hallo3_core.toy.noise_release import engine_tensors
+from hallo3_core.toy.noise_release import file_tensors
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.vae.latents import encode
 from hallo3_core.weights import fp8, names
-from hallo3_core.weights.kinds import ENGINE_PARTS
+from hallo3_core.weights.kinds import TRANSFORMER_PARTS
 from hallo3_core.weights.parts import VAE, Parts, load, sort_official, sort_tensors
 from hallo3_core.weights.reading import read_metadata, read_tensors
 from hallo3_core.weights.vae_names import in_diffusers_names
@@ -39,7 +39,7 @@ ALLOWED = {"bf16": 0.0, "fp16": 1e-4, "fp8": 0.08}
 @pytest.fixture(scope="module")
 def release(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("release")
-    write_release(folder, engine_tensors(0))
+    write_release(folder, file_tensors(0))
     return folder
 
 
@@ -52,10 +52,10 @@ def converted(release, tmp_path_factory) -> dict[str, Path]:
 
 
 def write_release(folder: Path, tensors: dict[str, Tensor]) -> None:
-    engine, vae = folder / ENGINE_FOLDER / "1" / ENGINE_FILE, folder / VAE_FILE
+    engine, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
     engine.parent.mkdir(parents=True)
     vae.parent.mkdir(parents=True)
-    (folder / ENGINE_FOLDER / "latest").write_text("1")
+    (folder / TRANSFORMER_FOLDER / "latest").write_text("1")
     torch.save({"module": tensors}, engine)
     torch.save({"state_dict": tiny_vae_tensors(1)}, vae)
 
@@ -71,7 +71,7 @@ def merged(folder: Path) -> Parts:
 def clip_latent(folder: Path) -> Tensor:
     """A clip of two steps, from noise inputs that are the same for every release."""
     release, draw = Release(folder), torch.Generator().manual_seed(0)
-    network = {part: release.network(part, dtype=torch.float32) for part in ENGINE_PARTS}
+    network = {part: release.network(part, dtype=torch.float32) for part in TRANSFORMER_PARTS}
     vae = release.vae(dtype=torch.float32)
     pixels = torch.rand(1, 3, 96, 144, generator=draw) * 2 - 1
     bank = network[names.REFERENCE_NET](encode(vae, pixels[:, :, None])[:, :, 0])
@@ -226,7 +226,7 @@ def test_an_interruption_leaves_no_file_and_the_next_run_completes(release, conv
 def test_another_source_or_dtype_is_not_mistaken_for_the_same(release, tmp_path):
     convert(release, tmp_path / "out", "bf16")
     before = read_tensors(tmp_path / "out" / "hallo3_denoiser.safetensors")["head.weight"].clone()
-    write_release(tmp_path / "other", engine_tensors(7))
+    write_release(tmp_path / "other", file_tensors(7))
     convert(tmp_path / "other", tmp_path / "out", "bf16")
     assert not torch.equal(read_tensors(tmp_path / "out" / "hallo3_denoiser.safetensors")["head.weight"], before)
     convert(tmp_path / "other", tmp_path / "out", "fp16")
@@ -282,7 +282,7 @@ def flip_last_byte(file) -> None:
 
 
 def test_an_incomplete_release_is_refused_by_name(tmp_path):
-    tensors = engine_tensors(0)
+    tensors = file_tensors(0)
     del tensors["model.diffusion_model.transformer.layers.1.mlp.dense_h_to_4h.bias"]
     write_release(tmp_path / "release", tensors)
     with pytest.raises(InputError, match=r"1 missing \(blocks\.1\.mlp\.up\.bias\)"):
@@ -290,7 +290,7 @@ def test_an_incomplete_release_is_refused_by_name(tmp_path):
 
 
 def test_what_fp16_cannot_hold_is_refused_and_nan_is_told(tmp_path, caplog):
-    tensors = engine_tensors(0)
+    tensors = file_tensors(0)
     weight = tensors["model.diffusion_model.transformer.layers.1.mlp.dense_h_to_4h.weight"]
     weight[3, 4] = 2.0**20
     write_release(tmp_path / "large", tensors)
@@ -315,4 +315,4 @@ def test_two_files_of_one_part_are_refused(converted, tmp_path):
     for name in ("hallo3_denoiser.safetensors", "hallo3_denoiser_old.safetensors"):
         (tmp_path / name).write_bytes((converted["bf16"] / "hallo3_denoiser.safetensors").read_bytes())
     with pytest.raises(InputError, match="two files hold the denoiser"):
-        Release(tmp_path).engine()
+        Release(tmp_path).transformers()

@@ -14,11 +14,11 @@ from hallo3_core.toy import noise_release as tiny
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.weights import names
 from hallo3_core.weights.kinds import (
-    ENGINE_PARTS,
     FACE_DETECTOR,
     FACE_RECOGNISER,
     LABELS,
     LORA,
+    TRANSFORMER_PARTS,
     VOCALS,
     WAV2VEC,
     Kind,
@@ -47,7 +47,7 @@ def header(tensors):
 
 @pytest.fixture(scope="module")
 def engine():
-    return tiny.engine_tensors(0)
+    return tiny.file_tensors(0)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,10 @@ def under(tensors, prefix):
 
 
 def test_the_engine_and_its_parts_are_told(engine):
-    assert set(identify(header(engine)).parts) == set(ENGINE_PARTS)
+    assert set(identify(header(engine)).parts) == set(TRANSFORMER_PARTS)
     inside = engine | {f"first_stage_model.{name}": tensor for name, tensor in tiny_vae_tensors(0).items()}
     inside["conditioner.embedders.0.transformer.shared.weight"] = torch.zeros(2, 2)
-    assert set(identify(header(inside)).parts) == {*ENGINE_PARTS, VAE, TEXT}
+    assert set(identify(header(inside)).parts) == {*TRANSFORMER_PARTS, VAE, TEXT}
 
 
 def test_an_engine_without_audio_lends_only_its_reference_network(engine):
@@ -77,12 +77,12 @@ def test_an_engine_without_audio_lends_only_its_reference_network(engine):
 
 def test_a_bare_official_transformer_is_recognised_and_not_taken(engine):
     found = identify(header(under(engine, DENOISER_PREFIX)))
-    assert found.kind is Kind.ENGINE and not found.is_usable and "without its prefix" in found.detail
+    assert found.kind is Kind.TRANSFORMERS and not found.is_usable and "without its prefix" in found.detail
     found = identify(header(under(engine, REFERENCE_PREFIX)))
     assert found.kind is Kind.COGVIDEOX and "audio_attn missing" in found.detail and "reference" in found.detail
 
 
-@pytest.mark.parametrize("part", ENGINE_PARTS)
+@pytest.mark.parametrize("part", TRANSFORMER_PARTS)
 def test_each_converted_part_is_told(engine, part):
     own = sort_official(engine).tensors[part]
     prefix = f"{part}." if part.endswith("projector") else ""
@@ -187,7 +187,7 @@ def test_a_name_says_nothing(tmp_path, engine):
     (tmp_path / "weights.pt").write_text("these are not weights, this is a note about weights\n")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
     assert {place.path.name: place.found.kind for place in find_files(tmp_path)} == {
-        "vae.bin": Kind.ENGINE,
+        "vae.bin": Kind.TRANSFORMERS,
         "denoiser.safetensors": Kind.VAE,
     }
 
@@ -195,7 +195,7 @@ def test_a_name_says_nothing(tmp_path, engine):
 def test_a_release_holds_every_part(release):
     places = find_files(release)
     assert {part for place in places for part in place.found.parts} == {
-        *ENGINE_PARTS,
+        *TRANSFORMER_PARTS,
         *(VAE, TEXT, WAV2VEC, FACE_DETECTOR, FACE_RECOGNISER),
     }
     assert len(places) == 6, "shards count as one"

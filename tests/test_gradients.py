@@ -25,7 +25,7 @@ BATCH, STEP = 2, 437.0
 
 
 def toy_networks() -> Hallo3:
-    parts = sort_official(tiny.engine_tensors(5, type(tiny.CONFIG)(**{**vars(tiny.CONFIG), "text_tokens": 5})))
+    parts = sort_official(tiny.file_tensors(5, type(tiny.CONFIG)(**{**vars(tiny.CONFIG), "text_tokens": 5})))
     built = (names.DENOISER, names.REFERENCE_NET, names.FACE_PROJECTOR, names.AUDIO_PROJECTOR)
     return Hallo3(*(load(parts, part, dtype=torch.float32) for part in built))
 

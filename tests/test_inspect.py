@@ -10,18 +10,18 @@ from safetensors.torch import save_file
 
 from hallo3_core.errors import InputError
 from hallo3_core.release.inspect import inspect
-from hallo3_core.release.layout import ENGINE_FILE, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from hallo3_core.release.layout import TEXT_FOLDER, TRANSFORMER_FILE, VAE_FILE, WAV2VEC_FOLDER
 from hallo3_core.toy import noise_release as tiny
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.weights import names
-from hallo3_core.weights.kinds import ENGINE_PARTS
+from hallo3_core.weights.kinds import TRANSFORMER_PARTS
 from hallo3_core.weights.parts import TEXT, VAE, build, sort_official
 from hallo3_core.weights.vae_names import in_diffusers_names
 
 
 @pytest.fixture(scope="module")
 def engine():
-    return tiny.engine_tensors(0)
+    return tiny.file_tensors(0)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_list_and_its_file_are_told_alike(tmp_path, engine):
 def test_parameter_counts_are_the_modules_own(tmp_path, engine):
     parts = sort_official(engine)
     (file,) = saved(tmp_path, engine).files
-    for part in ENGINE_PARTS:
+    for part in TRANSFORMER_PARTS:
         assert file.parts[part].parameters == sum(p.numel() for p in build(parts, part).parameters())
 
 
@@ -146,7 +146,7 @@ def test_a_missing_shard_makes_the_release_unusable(release):
 
 
 def test_a_damaged_engine_makes_the_release_unusable(release):
-    path = next(release.rglob(ENGINE_FILE))
+    path = next(release.rglob(TRANSFORMER_FILE))
     path.write_bytes(path.read_bytes()[:-1000])
     assert not inspect(release).usable
 

@@ -145,7 +145,7 @@ class Casts(TorchDispatchMode):
 @pytest.mark.parametrize(("dtype", "device"), [("float16", "cpu"), ("bfloat16", "meta"), ("float16", "meta")])
 def test_a_tensor_is_cast_and_moved_in_one_go(tiny_release, dtype, device):
     release = Release(tiny_release)
-    release.engine()
+    release.transformers()
     with Casts() as casts:
         module = release.network(names.DENOISER, device=device, dtype=getattr(torch, dtype))
     assert casts.count == len(list(module.parameters()))
@@ -153,7 +153,7 @@ def test_a_tensor_is_cast_and_moved_in_one_go(tiny_release, dtype, device):
 
 def test_what_is_in_the_right_place_stays_mapped(tiny_release):
     release = Release(tiny_release)
-    stored = release.engine().tensors[names.DENOISER]
+    stored = release.transformers().tensors[names.DENOISER]
     module = release.network(names.DENOISER, dtype=torch.bfloat16)
     assert all(p.data_ptr() == stored[name].data_ptr() for name, p in module.named_parameters())
 

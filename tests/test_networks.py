@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 @pytest.fixture(scope="module")
 def tensors():
-    return tiny.engine_tensors(seed=3)
+    return tiny.file_tensors(seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_every_official_tensor_has_a_place(parts, tensors):
 
 def test_another_grid_is_read_off_the_rotary_table():
     config = type(tiny.CONFIG)(**{**vars(tiny.CONFIG), "grid": Grid(5, 3, 7)})
-    assert TransformerConfig.from_shapes(sort_official(tiny.engine_tensors(0, config)).shapes(names.DENOISER)) == config
+    assert TransformerConfig.from_shapes(sort_official(tiny.file_tensors(0, config)).shapes(names.DENOISER)) == config
 
 
 def test_what_is_missing_or_misshapen_is_named(parts):

@@ -99,6 +99,6 @@ def test_a_release_is_rounded_on_request(tiny_release):
     rounded = network.blocks[0].mlp.up
     assert isinstance(rounded, ScaledLinear) and not isinstance(network.head, ScaledLinear)
     assert 0 < relative(rounded.full_weight(torch.float32), exact.blocks[0].mlp.up.weight) < 0.04
-    tensors = fp8.rounded(release.engine().tensors[names.DENOISER])
+    tensors = fp8.rounded(release.transformers().tensors[names.DENOISER])
     again = fp8.rounded(tensors)
     assert again.keys() == tensors.keys() and all(again[name] is tensors[name] for name in tensors)

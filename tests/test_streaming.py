@@ -21,11 +21,11 @@ CONFIG = type(tiny.CONFIG)(**{**vars(tiny.CONFIG), "layers": 5})
 
 
 def plain(dtype=torch.float32):
-    return load(sort_official(tiny.engine_tensors(3, CONFIG)), names.DENOISER, dtype=dtype)
+    return load(sort_official(tiny.file_tensors(3, CONFIG)), names.DENOISER, dtype=dtype)
 
 
 def eight_bits():
-    tensors = sort_official(tiny.engine_tensors(3, CONFIG)).tensors[names.DENOISER]
+    tensors = sort_official(tiny.file_tensors(3, CONFIG)).tensors[names.DENOISER]
     for name in [name for name in tensors if fp8.is_rounded(name)]:
         tensors[name], tensors[f"{name.removesuffix('weight')}weight_scale"] = fp8.quantise(tensors[name])
     return load(Parts({names.DENOISER: tensors}), names.DENOISER, dtype=torch.float32)
@@ -176,7 +176,7 @@ def test_other_networks_are_streamed_by_the_name_of_their_blocks(tiny_release):
     expected = encoder.encode("A person talks.")
     with streamed(encoder.model, "cpu", "encoder.block"):
         assert torch.equal(encoder.encode("A person talks."), expected)
-    reference_net = load(sort_official(tiny.engine_tensors(3)), names.REFERENCE_NET, dtype=torch.float32)
+    reference_net = load(sort_official(tiny.file_tensors(3)), names.REFERENCE_NET, dtype=torch.float32)
     latent = noise(1, 16, 4, 6)
     expected = reference_net(latent)
     with streamed(reference_net, "cpu"):

@@ -75,7 +75,7 @@ def build_parser() -> Parser:
     many.set_defaults(run=run_batch)
 
     smaller = commands.add_parser("convert", help="the release to four safetensors files, in bf16, fp16 or fp8")
-    smaller.add_argument("source", type=Path, help="the release's folder, or its engine or VAE file")
+    smaller.add_argument("source", type=Path, help="the release's folder, or its transformer or VAE file")
     smaller.add_argument("target", type=Path, help="the folder to write to")
     smaller.add_argument("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16", help="fp8: the blocks' matrices")
     smaller.set_defaults(run=run_convert)

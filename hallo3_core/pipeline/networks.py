@@ -55,7 +55,7 @@ class Networks:
     @property
     def config(self) -> TransformerConfig:
         """The denoiser's sizes, without loading it."""
-        return transformer_config(self.release.engine(), names.DENOISER, self.release.label)
+        return transformer_config(self.release.transformers(), names.DENOISER, self.release.label)
 
     def check_half_precision(self, size: tuple[int, int]) -> None:
         """Compare half precision with float32 once, on the convolutions of a film of `size` (height, width); of a CPU

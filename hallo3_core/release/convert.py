@@ -93,7 +93,7 @@ def convert(
     progress: Progress | None = None,
     free: Callable[[Path], int] = free_bytes,
 ) -> list[Path]:
-    """Convert a release folder, its engine file or its VAE file; returns the files in `target`, new and kept.
+    """Converts a release folder, its transformer file or its VAE file; returns the files in `target`, new and kept.
 
     `dtype` is bf16, fp16 or fp8 (the blocks' matrices in eight bits, the rest in bf16). `free` tells the room at a
     folder.
@@ -130,7 +130,7 @@ def plan_conversion(source: Path, target: Path, dtype: str) -> list[Converted]:
     """
     origin: dict[str, Path] = {}
     parts: dict[str, Mapping[str, Tensor]] = {}
-    for path in _source_files(source):  # the VAE's own file comes last and counts more than a copy in the engine
+    for path in _source_files(source):  # the VAE's own file comes last, so it overrides a copy
         for part, tensors in _checked(_read_sorted(path), path).items():
             origin[part], parts[part] = path, tensors
     planned = []

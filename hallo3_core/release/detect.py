@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..weights.kinds import ENGINE_PARTS, LABELS, Found, Kind, identify, identify_onnx
+from ..weights.kinds import LABELS, TRANSFORMER_PARTS, Found, Kind, identify, identify_onnx
 from ..weights.onnx_outline import read_onnx_outline
 from ..weights.reading import Entry, Format, format_of, read_header
 
@@ -81,7 +81,7 @@ def expect(path: Path | str, part: str) -> Found:
         return found
     if found.kind is Kind.BROKEN:
         raise InputError(f"{path}: {found.detail}")
-    advice = found.advice if part in ENGINE_PARTS and found.advice else f"Choose {LABELS[part]}."
+    advice = found.advice if part in TRANSFORMER_PARTS and found.advice else f"Choose {LABELS[part]}."
     raise InputError(
         f"{path.name} is {found.detail}{'.' if ':' in found.detail else f', not {LABELS[part]}.'} {advice}"
     )

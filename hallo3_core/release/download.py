@@ -16,10 +16,10 @@ from typing import Protocol
 from ..errors import InputError, require
 from ..inputs.face import DETECTOR, RECOGNISER
 from ..weights.writing import free_bytes
-from .layout import ENGINE_FILE, ENGINE_FOLDER, FACE_FOLDER, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from .layout import FACE_FOLDER, TEXT_FOLDER, TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE_FILE, WAV2VEC_FOLDER
 
 REPOSITORY = "fudan-generative-ai/hallo3"
-TAG = "1"  # of the released engine; `hallo3/latest` says the same
+TAG = "1"  # of the released transformers; `hallo3/latest` says the same
 SPARE_BYTES = 256 << 20  # left free on the disk
 READ_BYTES = 16 << 20
 
@@ -60,8 +60,8 @@ PARTS = (
         "denoiser, reference network, projectors",
         29_100_000_000,  # 14.55 G parameters of two bytes
         "CogVideoX licence, derived weights; code MIT",
-        (f"{ENGINE_FOLDER}/{TAG}/{ENGINE_FILE}",),
-        (f"{ENGINE_FOLDER}/latest",),
+        (f"{TRANSFORMER_FOLDER}/{TAG}/{TRANSFORMER_FILE}",),
+        (f"{TRANSFORMER_FOLDER}/latest",),
     ),
     Part("vae", "frames to latents and back", 862_000_000, "CogVideoX licence", (VAE_FILE,)),
     Part(
@@ -162,7 +162,7 @@ def download(
         done += file.bytes
     if progress:
         progress(done, total, "")
-    latest = folder / ENGINE_FOLDER / "latest"
+    latest = folder / TRANSFORMER_FOLDER / "latest"
     if latest.parent.is_dir() and not latest.exists():
         latest.write_text(TAG)
     return found

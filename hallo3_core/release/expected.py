@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..model.config import Shape
 from ..vae.autoencoder import VaeConfig, build_vae
 from ..weights import fp8
-from ..weights.kinds import ENGINE_PARTS, WAV2VEC
+from ..weights.kinds import TRANSFORMER_PARTS, WAV2VEC
 from ..weights.parts import TEXT, VAE, Parts, build
 from ..weights.vae_names import LOSS, in_diffusers_names, to_original
 
@@ -44,15 +44,15 @@ class Fit:
 
 
 def fit(part: str, tensors: Mapping[str, Tensor]) -> Fit:
-    """Compare one part's tensors (this project's names for the four parts of the engine, else the file's) with its
-    network's. Face models and LoRAs have no fixed list.
+    """Compare one part's tensors (this project's names for the four parts of the transformer file, else the file's)
+    with its network's. Face models and LoRAs have no fixed list.
 
     Raises:
         InputError: a tensor that tells a size is missing.
     """
     result = Fit()
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if part in ENGINE_PARTS:
+    if part in TRANSFORMER_PARTS:
         module = build(Parts({part: dict(tensors)}), part)
         result.compare(found, {name: tuple(p.shape) for name, p in module.named_parameters()})
     elif part == VAE:

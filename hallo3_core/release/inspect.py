@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..weights import names
-from ..weights.kinds import ENGINE_PARTS, FACE_DETECTOR, FACE_RECOGNISER, LABELS, WAV2VEC, Kind, identify
+from ..weights.kinds import FACE_DETECTOR, FACE_RECOGNISER, LABELS, TRANSFORMER_PARTS, WAV2VEC, Kind, identify
 from ..weights.parts import TEXT, TEXT_PREFIX, VAE, VAE_PREFIX, Parts, sort_tensors
 from ..weights.reading import Entry, Format, format_of, read_tensors
 from ..weights.torch_pickle import DTYPES
 from .detect import Place, find_files
 from .expected import fit
 
-FILM_PARTS = (*ENGINE_PARTS, VAE, TEXT, WAV2VEC, FACE_DETECTOR, FACE_RECOGNISER)  # what making a film takes
-STRICT_PARTS = (*ENGINE_PARTS, VAE)  # the networks that are filled by name, and take no tensor too many
+FILM_PARTS = (*TRANSFORMER_PARTS, VAE, TEXT, WAV2VEC, FACE_DETECTOR, FACE_RECOGNISER)  # what making a film takes
+STRICT_PARTS = (*TRANSFORMER_PARTS, VAE)  # the networks that are filled by name, and take no tensor too many
 SMALL = 1 << 29  # bytes: the values of files up to this size are looked at unasked
 SLICE = 1 << 22  # values looked at at once
 MANIFEST_LIMIT = 64 << 20  # bytes
@@ -203,17 +203,17 @@ def _account(report: FileReport, tensors: Mapping[str, Tensor]) -> None:
 
 def _sort(report: FileReport, tensors: Mapping[str, Tensor]) -> None:
     kind = Kind(report.kind)
-    if kind in (Kind.ENGINE, Kind.DENOISER, Kind.REFERENCE_NET, Kind.PROJECTORS):
+    if kind in (Kind.TRANSFORMERS, Kind.DENOISER, Kind.REFERENCE_NET, Kind.PROJECTORS):
         parts = sort_tensors(tensors)
         report.unused |= parts.unused
         report.unknown += parts.unknown
-        if kind is Kind.ENGINE:
-            report.missing += [f"the whole {p.replace('_', ' ')}" for p in ENGINE_PARTS if p not in parts.tensors]
+        if kind is Kind.TRANSFORMERS:
+            report.missing += [f"the whole {p.replace('_', ' ')}" for p in TRANSFORMER_PARTS if p not in parts.tensors]
     else:
         parts = Parts({part: dict(tensors) for part in report.parts})
-    prefixes = {VAE: VAE_PREFIX, TEXT: TEXT_PREFIX} if kind is Kind.ENGINE else {}
+    prefixes = {VAE: VAE_PREFIX, TEXT: TEXT_PREFIX} if kind is Kind.TRANSFORMERS else {}
     for part, own in parts.tensors.items():
-        prefix = prefixes.get(part, f"{part}." if kind in (Kind.ENGINE, Kind.PROJECTORS) else "")
+        prefix = prefixes.get(part, f"{part}." if kind in (Kind.TRANSFORMERS, Kind.PROJECTORS) else "")
         try:
             result = fit(part, own)
         except InputError as error:

@@ -17,8 +17,8 @@ VAE_FILE = "cogvideox-5b-i2v-sat/vae/3d-vae.pt"
 TEXT_FOLDER = "t5-v1_1-xxl"
 WAV2VEC_FOLDER = "wav2vec/wav2vec2-base-960h"
 FACE_FOLDER = "face_analysis/models"
-ENGINE_FOLDER = "hallo3"
-ENGINE_FILE = "mp_rank_00_model_states.pt"
+TRANSFORMER_FOLDER = "hallo3"
+TRANSFORMER_FILE = "mp_rank_00_model_states.pt"
 CONVERTED_FILES = "hallo3_*.safetensors"
 
 
@@ -29,7 +29,7 @@ class Release:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise InputError(
-                f"{self.folder}: no such folder; --models names the release's folder, which holds {ENGINE_FOLDER}/"
+                f"{self.folder}: no such folder; --models names the release's folder, which holds {TRANSFORMER_FOLDER}/"
             )
         self._engine: Parts | None = None
 
@@ -40,11 +40,11 @@ class Release:
         Raises:
             InputError: no tag, or no such file.
         """
-        tag_file = self._path(f"{ENGINE_FOLDER}/latest")
+        tag_file = self._path(f"{TRANSFORMER_FOLDER}/latest")
         tag = tag_file.read_text(errors="replace").strip()
         if not tag or Path(tag).name != tag:
             raise InputError(f"{tag_file}: expected the name of a folder beside it, such as 1, found {tag[:40]!r}")
-        return self._path(f"{ENGINE_FOLDER}/{tag}/{ENGINE_FILE}")
+        return self._path(f"{TRANSFORMER_FOLDER}/{tag}/{TRANSFORMER_FILE}")
 
     def network(
         self,
@@ -59,7 +59,7 @@ class Release:
 
         eight_bits: the blocks' matrices are rounded, unless they are already.
         """
-        parts = self.engine()
+        parts = self.transformers()
         if eight_bits and part in parts.tensors:
             parts = Parts({part: fp8.rounded(parts.tensors[part])})
         return load(parts, part, attention=attention, device=device, dtype=dtype, label=self.label)
@@ -68,7 +68,7 @@ class Release:
         """What the weights of `network` take, without reading them."""
         return sum(
             tensor.numel() * (1 if tensor.itemsize == 1 or (eight_bits and fp8.is_rounded(name)) else dtype.itemsize)
-            for name, tensor in self.engine().tensors.get(part, {}).items()
+            for name, tensor in self.transformers().tensors.get(part, {}).items()
         )
 
     def vae(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
@@ -78,11 +78,11 @@ class Release:
         path = self.folder / VAE_FILE
         if path.exists():
             return load_vae(read_tensors(path), device=device, dtype=dtype, label=str(path))
-        if VAE in self.engine().tensors:
-            return load_vae(self.engine().tensors[VAE], device=device, dtype=dtype, label=self.label)
+        if VAE in self.transformers().tensors:
+            return load_vae(self.transformers().tensors[VAE], device=device, dtype=dtype, label=self.label)
         raise InputError(f"{path}: missing, and {self.label} holds no VAE either")
 
-    def engine(self) -> Parts:
+    def transformers(self) -> Parts:
         """The transformers' file, or the files that `convert` made of it, sorted by part."""
         if self._engine is None:
             parts = Parts()  # ours alone until it is whole: another thread may ask meanwhile
@@ -106,7 +106,7 @@ class Release:
     def engine_files(self) -> list[Path]:
         """Converted files count where the official one's `latest` is not there."""
         converted = sorted(self.folder.glob(CONVERTED_FILES))
-        if converted and not (self.folder / ENGINE_FOLDER / "latest").exists():
+        if converted and not (self.folder / TRANSFORMER_FOLDER / "latest").exists():
             return converted
         return [self.engine_file]
 

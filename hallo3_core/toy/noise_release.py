@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..model.config import Grid, TransformerConfig
 from ..model.positions import rotary_table
-from ..release.layout import ENGINE_FILE, ENGINE_FOLDER, FACE_FOLDER, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from ..release.layout import FACE_FOLDER, TEXT_FOLDER, TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE_FILE, WAV2VEC_FOLDER
 from ..weights import names
 
 NOTICE = """This is a toy release: seeded noise in the official layout, for trying the program without 40 GB of weights.
@@ -55,12 +55,12 @@ def write_tiny_release(folder: Path | str, seed: int = 0) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: not empty; name a new folder for the toy release")
-    engine, vae = folder / ENGINE_FOLDER / "1" / ENGINE_FILE, folder / VAE_FILE
-    engine.parent.mkdir(parents=True)
+    transformers, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
+    transformers.parent.mkdir(parents=True)
     vae.parent.mkdir(parents=True)
     (folder / "TOY_WEIGHTS.txt").write_text(NOTICE)
-    (folder / ENGINE_FOLDER / "latest").write_text("1")
-    torch.save({"module": engine_tensors(seed)}, engine)
+    (folder / TRANSFORMER_FOLDER / "latest").write_text("1")
+    torch.save({"module": file_tensors(seed)}, transformers)
     torch.save({"state_dict": tiny_vae_tensors(seed + 1)}, vae)
     write_tiny_text_encoder(folder / TEXT_FOLDER, seed + 2, dim=CONFIG.text_width)
     write_tiny_wav2vec(folder / WAV2VEC_FOLDER, seed + 3, layers=AUDIO_LAYERS, dim=AUDIO_WIDTH)
@@ -68,7 +68,7 @@ def write_tiny_release(folder: Path | str, seed: int = 0) -> Path:
     return folder
 
 
-def engine_tensors(seed: int, config: TransformerConfig = CONFIG) -> dict[str, Tensor]:
+def file_tensors(seed: int, config: TransformerConfig = CONFIG) -> dict[str, Tensor]:
     """Denoiser and reference network in the official names, bfloat16."""
     draw = Draw(seed)
     tensors = {}

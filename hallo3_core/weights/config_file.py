@@ -1,4 +1,5 @@
-"""The `config.json` beside a model's weights: read as plain values, and bounded before anything is built after it."""
+"""The `config.json` beside a model's weights: read as plain values, with sizes checked before anything is built from
+them."""
 
 from __future__ import annotations
 
@@ -8,16 +9,16 @@ from pathlib import Path
 from ..errors import InputError
 
 SIZE_LIMIT = 16 << 20  # bytes; a shard index of T5-XXL has 20 kB
-LARGEST = 1 << 20  # of any size that a configuration tells: T5's vocabulary, the largest of all, is 32128
+LARGEST = 1 << 20  # of any size in a configuration; the largest real one is T5's vocabulary, 32128
 MOST_LAYERS = 256
 LAYERS = ("num_layers", "num_decoder_layers", "num_hidden_layers", "num_feat_extract_layers", "num_adapter_layers")
 
 
 def read_json(path: Path, remedy: str) -> dict:
-    """The object that a JSON file holds; `remedy` ends the message if it holds none.
+    """The object in a JSON file; `remedy` ends the message if there is none.
 
     Raises:
-        InputError: missing, too large, damaged, or something else than an object.
+        InputError: missing, too large, damaged, or not an object.
     """
     try:
         if (size := path.stat().st_size) > SIZE_LIMIT:
@@ -41,10 +42,10 @@ def read_json(path: Path, remedy: str) -> dict:
 
 
 def read_config(path: Path, kind: str, remedy: str) -> dict:
-    """A model's configuration, if it is one of `kind` and its sizes are possible ones.
+    """A model's configuration, checked to be of `kind` and to have plausible sizes.
 
     Raises:
-        InputError: as `read_json`, another kind of model, or a size that no model has: building it would take for ever.
+        InputError: as `read_json`, another kind of model, or a size so large that building the model would never end.
     """
     content = read_json(path, remedy)
     found = content.get("model_type")

@@ -1,11 +1,11 @@
-"""Eight-bit weights: which they are, how they are rounded, and how files name them.
+"""fp8 weights: which tensors are rounded, how, and how files name them.
 
 Only the large matrices of the blocks are rounded, with one scale a tensor; norms, biases, embeddings, tables, the
 modulation, the projectors and the VAE stay in bfloat16.
 
 The scale is a power of two, so a value times its scale is exact in bfloat16 and float16: the rounding to 3 bits of
 mantissa is the only error. (A float's relative precision is the same over its whole range, so aligning the largest
-weight with the largest float8 exactly would gain nothing: docs/files.md has the figures.)
+weight exactly with the largest float8 would gain nothing: see docs/files.md.)
 
 Names are those of ComfyUI's per-layer quantisation, which its own layers read: `<layer>.weight` (float8),
 `<layer>.weight_scale` (float32, no dimensions; the weight is their product) and `<layer>.comfy_quant` (JSON as bytes:
@@ -27,7 +27,7 @@ FLOAT8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FLOAT8).max  # 448
 SCALE, MARK = "weight_scale", "comfy_quant"
 
-# The host may multiply in eight bits too, which rounds the activations as well: "full precision" asks it not to.
+# ComfyUI may use fp8 matmuls, which round the activations too; "full precision" asks it not to.
 _FORMAT = json.dumps({"format": "float8_e4m3fn", "full_precision_matrix_mult": True})
 _LAYERS = re.compile(
     r"blocks\.\d+\.(self_attention\.(qkv|out)|(face|audio)_attention\.(query|key_value|out)|mlp\.(up|down))\.weight"
@@ -35,18 +35,18 @@ _LAYERS = re.compile(
 
 
 def is_rounded(name: str) -> bool:
-    """Whether the tensor of this name (ours) is stored in eight bits."""
+    """Whether the tensor of this name (ours) is stored in fp8."""
     return _LAYERS.fullmatch(name) is not None
 
 
 def mark() -> Tensor:
-    """The value of `<layer>.comfy_quant`: uint8, padded with spaces so that what follows it in a file is aligned."""
+    """The value of `<layer>.comfy_quant`: uint8, padded with spaces so that the next tensor in a file is aligned."""
     text = _FORMAT.encode()
     return torch.tensor(list(text + b" " * (-len(text) % 8)), dtype=torch.uint8)
 
 
 def largest_magnitude(values: Tensor) -> Tensor:
-    """Of a tensor that is not empty; NaN if it holds one. (The quickest way that torch has on a CPU, by far.)"""
+    """Largest absolute value of a tensor that is not empty; NaN if it holds one. (By far the fastest way on a CPU.)"""
     return torch.stack(torch.aminmax(values)).abs().amax()
 
 
@@ -54,7 +54,7 @@ def quantise(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
     """A weight of any float dtype -> float8 of the same shape, and its scale (float32, no dimensions).
 
     Raises:
-        InputError: the weight holds NaN or infinity, which would spoil the whole tensor.
+        InputError: the weight holds NaN or infinity, which would ruin the whole tensor.
     """
     largest = largest_magnitude(weight).float()
     if not torch.isfinite(largest):
@@ -65,7 +65,7 @@ def quantise(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
 
 
 def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a network with those that belong in eight bits rounded, each with its scale and mark.
+    """A network's tensors with the large matrices rounded to fp8, each with its scale and mark.
 
     Raises:
         InputError: as `quantise`.

@@ -1,4 +1,4 @@
-"""Kinds of model files, told by the names and shapes of their tensors."""
+"""Kinds of model files, recognised by the names and shapes of their tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .reading import Entry
 WAV2VEC, LORA = "wav2vec", "lora"
 FACE_DETECTOR, FACE_RECOGNISER, VOCALS = "face_detector", "face_recogniser", "vocals"
 PROJECTORS = (names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)
-ENGINE_PARTS = (names.DENOISER, names.REFERENCE_NET, *PROJECTORS)
+TRANSFORMER_PARTS = (names.DENOISER, names.REFERENCE_NET, *PROJECTORS)
 LABELS = {
     names.DENOISER: "the Hallo3 denoiser",
     names.REFERENCE_NET: "the Hallo3 reference network",
@@ -33,9 +33,9 @@ CHOOSE_DENOISER = "Choose the Hallo3 denoiser, or run: python -m hallo3_core con
 
 
 class Kind(Enum):
-    """What files there are; the value is how a table calls them."""
+    """The kinds of files; the value is the name that tables show."""
 
-    ENGINE = "Hallo3 engine (official)"
+    TRANSFORMERS = "Hallo3 transformers (official)"
     DENOISER = "Hallo3 denoiser"
     REFERENCE_NET = "Hallo3 reference network"
     PROJECTORS = "Hallo3 projectors"
@@ -55,7 +55,7 @@ class Kind(Enum):
 class Found:
     """What a file is: `detail` completes the sentence "<file> is ...", `advice` says what to do instead of using it.
 
-    parts: which of the parts that this pack needs lie in it, by the names in `LABELS`.
+    parts: which of the parts that this pack needs are in it, by the names in `LABELS`.
     """
 
     kind: Kind
@@ -69,8 +69,8 @@ class Found:
 
 
 def identify(header: Mapping[str, Entry]) -> Found:
-    """What the tensors of these names and shapes are."""
-    for rule in (_lora, _engine, _converted, _cogvideox, _vae, _text_encoder, _wav2vec, _foreign):
+    """What a file with tensors of these names and shapes is."""
+    for rule in (_lora, _official, _converted, _cogvideox, _vae, _text_encoder, _wav2vec, _foreign):
         found = rule(header)
         if found:
             return found
@@ -78,14 +78,14 @@ def identify(header: Mapping[str, Entry]) -> Found:
     return Found(Kind.UNKNOWN, f"no model that this pack knows: its {len(header)} tensors start with {first}")
 
 
-def _engine(header: Mapping[str, Entry]) -> Found | None:
+def _official(header: Mapping[str, Entry]) -> Found | None:
     prefixed = {part: prefix for prefix, part in names.PREFIXES.items() if any(n.startswith(prefix) for n in header)}
     bare = "transformer.layers.0.attention.query_key_value.weight" in header
     if not prefixed and not bare:
         return None
     own = prefixed.get(names.DENOISER, "")
     if not bare and not any(n.startswith(tuple(f"{p}transformer.layers." for p in prefixed.values())) for n in header):
-        return None  # the same prefix as other models have, but not this transformer
+        return None  # another model that uses the same prefix
     layers = names.layer_count(n.removeprefix(own) for n in header if n.startswith(own))
     parts = [part for prefix, part in ((VAE_PREFIX, VAE), (TEXT_PREFIX, TEXT)) if _has(header, prefix)]
     if names.REFERENCE_NET in prefixed:
@@ -94,12 +94,16 @@ def _engine(header: Mapping[str, Entry]) -> Found | None:
         model = _cogvideox_name(header.get(f"{own}mixins.patch_embed.proj.weight"))
         lack = "it has no audio attention (transformer.layers.0.audio_attn missing)"
         if names.REFERENCE_NET in prefixed:
-            return Found(Kind.ENGINE, f"Hallo3's engine without audio: {lack}", tuple(parts), CHOOSE_DENOISER)
+            return Found(
+                Kind.TRANSFORMERS, f"Hallo3's transformers without audio: {lack}", tuple(parts), CHOOSE_DENOISER
+            )
         same = "" if prefixed else " or a reference network without its prefix, which has the same tensors"
         return Found(Kind.COGVIDEOX, f"a {model} transformer{same}: {lack}", advice=CHOOSE_DENOISER)
     if bare:
         detail = f"Hallo3's denoiser without its prefix ({own or next(iter(names.PREFIXES))}), {layers} layers"
-        return Found(Kind.ENGINE, detail, advice="Choose the release's own file, which has the reference network too.")
+        return Found(
+            Kind.TRANSFORMERS, detail, advice="Choose the release's own file, which has the reference network too."
+        )
     if names.DENOISER in prefixed:
         parts = [names.DENOISER, *parts]
         parts += [
@@ -108,7 +112,9 @@ def _engine(header: Mapping[str, Entry]) -> Found | None:
             if _has(header, f"{own}transformer.{n}.")
         ]
     listed = ", ".join(part.replace("_", " ") for part in parts)
-    return Found(Kind.ENGINE, f"Hallo3's engine in official naming, {layers} layers, with {listed}", tuple(parts))
+    return Found(
+        Kind.TRANSFORMERS, f"Hallo3's transformers in official naming, {layers} layers, with {listed}", tuple(parts)
+    )
 
 
 def _converted(header: Mapping[str, Entry]) -> Found | None:
@@ -137,7 +143,7 @@ def _cogvideox(header: Mapping[str, Entry]) -> Found | None:
 
 
 def _cogvideox_name(patch: Entry | None) -> str:
-    """CogVideoX's models differ in width, and image-to-video ones read twice the channels."""
+    """The CogVideoX model: sizes differ in width, and image-to-video models have twice the input channels."""
     if patch is None or len(patch.shape) < 2:
         return "CogVideoX"
     size = {1920: "-2B", 3072: "-5B"}.get(patch.shape[0], "")
@@ -205,7 +211,7 @@ def _lora(header: Mapping[str, Entry]) -> Found | None:
 
 
 def _foreign(header: Mapping[str, Entry]) -> Found | None:
-    """Models that users also have, and may take for this one."""
+    """Other models that users have and may confuse with this one."""
     stems = {re.sub(r"^(model\.)?diffusion_model\.", "", name) for name in header}
     for probe, model in (
         ("blocks.0.self_attn.q.weight", "a Wan video transformer"),
@@ -224,7 +230,7 @@ def _foreign(header: Mapping[str, Entry]) -> Found | None:
 
 
 def identify_onnx(outline: OnnxOutline) -> Found:
-    """What an ONNX file is, by what it takes and gives."""
+    """What an ONNX file is, by its inputs and outputs."""
     inputs, outputs = list(outline.inputs.values()), list(outline.outputs.values())
     match inputs, outputs:
         case [(_, 3, _, _)], _ if len(outputs) == 9:

@@ -1,6 +1,6 @@
-"""Tensor names: the official checkpoint's and ours. One map, for every reader, converter and LoRA loader.
+"""Tensor names, the official checkpoint's and ours: one map for every reader, converter and LoRA loader.
 
-Source: the released file's tensor list. A name is a fact; `place` says where each official tensor goes, or why nowhere.
+Source: the released file's tensor list. `place` says where each official tensor goes, or why it is not used.
 """
 
 from __future__ import annotations
@@ -56,24 +56,25 @@ _AUDIO = {"conv1": "halve"}
 POSITIONS = "mixins.pos_embed.pos_embedding"
 ROTARY = "mixins.pos_embed.freqs_sin"
 _NEVER_USED = {
-    "transformer.position_embeddings.weight": "made by the library of the original, never read",
-    ROTARY: "a rotary table: computed here",
-    "mixins.pos_embed.freqs_cos": "a rotary table: computed here",
+    "transformer.position_embeddings.weight": "created by the original's library, never read",
+    ROTARY: "a rotary table, which is computed here",
+    "mixins.pos_embed.freqs_cos": "a rotary table, which is computed here",
 }
 
 
 class Place(NamedTuple):
-    """Where an official tensor belongs: a part of ours and the name in it; for UNUSED the name is the reason."""
+    """Where an official tensor goes: one of our parts and the name in it. If the part is UNUSED, the name is the
+    reason."""
 
     part: str
     name: str
 
 
 def place(name: str, part: str, layers: int) -> Place | None:
-    """Where the tensor `name` of an official transformer (without its prefix) goes; None: not a name of the model.
+    """Where the tensor `name` of an official transformer (without its prefix) goes; None if the model has no such
+    tensor.
 
-    `part` says which of the two transformers is meant, `layers` how many it has: the reference network's last layer
-    ends at its first norm.
+    `part` is the transformer, `layers` its number of layers: the reference network's last layer ends at its first norm.
     """
     if name in _NEVER_USED:
         return Place(UNUSED, _NEVER_USED[name])
@@ -112,15 +113,15 @@ def layer_count(names: Iterable[str]) -> int:
 
 
 def trained_grid(shapes: Mapping[str, Shape], sines: Tensor | None) -> Grid:
-    """The grid of an official transformer, read off its rotary table (``tokens head``): the first entry of a quarter
-    of a head turns with frames, the next part with rows. Without values (a bare list of shapes) the released 13
+    """The grid of an official transformer, from its rotary table (``tokens head``): the first quarter of a head rotates
+    with the frame, the next part with the row. Without values (a bare list of shapes) the released 13
     frames in the shape 2:3 are assumed, and must fit.
 
     Raises:
         InputError: no rotary table, or one that fits no grid.
     """
     if ROTARY not in shapes:
-        raise InputError(f"the checkpoint lacks {ROTARY}, which tells the latent grid")
+        raise InputError(f"the checkpoint lacks {ROTARY}, which determines the latent grid")
     tokens, head = shapes[ROTARY]
     if sines is not None and not sines.is_meta:
         columns = _first_nonzero(sines[:, head // 4])

@@ -1,4 +1,4 @@
-"""What an ONNX file takes and gives, read off its outermost fields: no weights are read and no package is needed.
+"""Inputs and outputs of an ONNX file, read from its outermost fields: no weights are read and no package is needed.
 
 Source: the ONNX format's description (a protocol buffer). Fields: model 7 is the graph; graph 11 inputs, 12 outputs.
 """
@@ -13,11 +13,11 @@ from typing import NamedTuple
 Sizes = tuple[int | None, ...]  # None: any size
 
 GRAPH, INPUT, OUTPUT, INITIALISER = 7, 11, 12, 5
-_FIXED = {1: 8, 5: 4}  # bytes of the wire types that have a length of their own
+_FIXED = {1: 8, 5: 4}  # bytes of the wire types with a fixed length
 
 
 class OnnxOutline(NamedTuple):
-    """Sizes of each input and output, by name; weights that are listed as inputs too are left out."""
+    """Sizes of each input and output, by name; weights that are also listed as inputs are left out."""
 
     inputs: dict[str, Sizes]
     outputs: dict[str, Sizes]
@@ -50,8 +50,8 @@ def _value(content: mmap.mmap, start: int, stop: int) -> tuple[str, Sizes]:
     sizes = []
     for tensor in _inside(content, [(start, stop)], 2, 1):
         for dimension in _inside(content, [tensor], 2, 1):
-            told = [value for field, value in _numbers(content, *dimension) if field == 1]
-            sizes.append(told[0] if told and told[0] > 0 else None)
+            values = [value for field, value in _numbers(content, *dimension) if field == 1]
+            sizes.append(values[0] if values and values[0] > 0 else None)
     return _text(content, 1, start, stop), tuple(sizes)
 
 
@@ -67,7 +67,7 @@ def _text(content: mmap.mmap, wanted: int, start: int, stop: int) -> str:
 
 
 def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, tuple[int, int] | None]]:
-    """Fields of a message, and where those with bytes have them."""
+    """Fields of a message, and where the bytes of those that have any lie."""
     for field, _, span in _walk(content, start, stop):
         yield field, span
 

@@ -1,4 +1,4 @@
-"""From tensors to networks: sort a checkpoint's tensors into parts, and fill modules made without storage."""
+"""From tensors to networks: sorts a checkpoint's tensors into parts, and fills modules built without storage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ENDS = {"final_norm", "head_modulation", "head_norm", "head", "last_norm"}  # t
 class Parts:
     """A checkpoint's tensors by part, in our names (VAE and text keep the official ones).
 
-    unused: official name -> why it is not needed; unknown: names that are none of the model's.
+    unused: official name -> why it is not needed; unknown: names that the model does not have.
     """
 
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -44,10 +44,10 @@ class Parts:
         self.tensors.setdefault(part, {})[name] = tensor
 
     def add(self, other: Parts) -> None:
-        """Take over what another file holds.
+        """Adds the parts of another file.
 
         Raises:
-            InputError: both hold the same part.
+            InputError: both files hold the same part.
         """
         for part in self.tensors.keys() & other.tensors.keys():
             raise InputError(f"two files hold the {part.replace('_', ' ')}: keep one of them in the folder")
@@ -57,17 +57,17 @@ class Parts:
 
 
 def sort_tensors(tensors: Mapping[str, Tensor]) -> Parts:
-    """Sort the tensors of an official engine or of a converted file, whichever it is.
+    """Sorts the tensors of an official or a converted file.
 
     Raises:
-        InputError: a transformer whose grid cannot be told.
+        InputError: a transformer whose grid cannot be determined.
     """
     official = any(name.startswith((*names.PREFIXES, VAE_PREFIX, TEXT_PREFIX)) for name in tensors)
     return sort_official(tensors) if official else sort_converted(tensors)
 
 
 def sort_converted(tensors: Mapping[str, Tensor]) -> Parts:
-    """Sort the tensors of a converted file, which bear our names: a network, the projectors, or the VAE."""
+    """Sorts the tensors of a converted file, in our names: a network, the projectors, or the VAE."""
     parts = Parts()
     network = names.REFERENCE_NET if "last_norm.weight" in tensors else names.DENOISER
     for name, tensor in tensors.items():
@@ -84,10 +84,10 @@ def sort_converted(tensors: Mapping[str, Tensor]) -> Parts:
 
 
 def sort_official(tensors: Mapping[str, Tensor]) -> Parts:
-    """Sort the tensors of the official engine, by prefix and name.
+    """Sorts the tensors of the official file by prefix and name.
 
     Raises:
-        InputError: a transformer whose grid cannot be told.
+        InputError: a transformer whose grid cannot be determined.
     """
     parts = Parts()
     groups: dict[str, dict[str, Tensor]] = {}
@@ -108,7 +108,7 @@ def sort_official(tensors: Mapping[str, Tensor]) -> Parts:
 
 
 def sort_transformer(tensors: Mapping[str, Tensor], part: str, parts: Parts, prefix: str = "") -> None:
-    """Sort the tensors of one official transformer (names without prefix) into `parts`."""
+    """Sorts the tensors of one official transformer (names without prefix) into `parts`."""
     layers = names.layer_count(tensors)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
@@ -137,15 +137,15 @@ def build(
     dtype=None,
     label: str = "checkpoint",
 ) -> nn.Module:
-    """The module of one part, on the meta device (no storage) or another, with the sizes that the tensors tell.
+    """The module of one part, with sizes from its tensors; without storage on the meta device.
 
-    Layers whose weight comes with a scale keep it in eight bits, unless `operations` (a host's) knows of scales itself.
+    Layers whose weight has a scale keep it in fp8, unless `operations` (a host's layers) handles scales itself.
 
     Raises:
-        InputError: the checkpoint lacks the part, or a tensor that tells a size.
+        InputError: the checkpoint lacks the part, or a tensor that determines a size.
     """
     kw = dict(operations=operations, device=device, dtype=dtype)
-    with _told_sizes(parts, part, label) as shapes:
+    with _sizes_from(parts, part, label) as shapes:
         if part == names.AUDIO_PROJECTOR:
             return AudioProjector(AudioProjectorConfig.from_shapes(shapes), **kw)
         if part == names.FACE_PROJECTOR:
@@ -164,28 +164,30 @@ def transformer_config(parts: Parts, part: str, label: str = "checkpoint") -> Tr
     Raises:
         InputError: as `build`.
     """
-    with _told_sizes(parts, part, label) as shapes:
+    with _sizes_from(parts, part, label) as shapes:
         return TransformerConfig.from_shapes(shapes)
 
 
 @contextmanager
-def _told_sizes(parts: Parts, part: str, label: str) -> Iterator[dict[str, tuple[int, ...]]]:
-    """The shapes of a part's tensors; what is missing among them is told as the user knows it."""
+def _sizes_from(parts: Parts, part: str, label: str) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The shapes of a part's tensors; a missing one becomes an error in the user's terms."""
     if part not in parts.tensors:
         raise InputError(f"{label}: has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}")
     try:
         yield parts.shapes(part)
     except (KeyError, ValueError, IndexError) as error:
         name = part.replace("_", " ")
-        raise InputError(f"{label}: the {name} lacks or misshapes {error}, which tells its sizes") from error
+        raise InputError(
+            f"{label}: the {name} lacks {error}, or it has the wrong shape; it determines the network's size"
+        ) from error
 
 
 def fill(
     module: nn.Module, tensors: Mapping[str, Tensor], *, device=None, dtype=None, label: str = "checkpoint"
 ) -> nn.Module:
-    """Give every parameter of `module` its tensor, cast and moved one by one; the module ends in evaluation mode.
+    """Fills every parameter of `module` with its tensor, cast and moved one by one, and sets evaluation mode.
 
-    What is stored in eight bits with a scale stays so, whatever `dtype`.
+    fp8 weights with a scale stay fp8, whatever `dtype`.
 
     Raises:
         InputError: a tensor missing, of another shape, or left over, by name.
@@ -211,7 +213,7 @@ def fill(
 
 
 def _stored(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> torch.dtype | None:
-    """The dtype that a parameter is kept in; None: its own. A float8 without scale is a plain, if coarse, number."""
+    """The dtype to keep a parameter in; None: its own. A float8 tensor without a scale is converted."""
     if name.endswith("." + SCALE) or name.removesuffix("weight") + SCALE in tensors:
         return None
     return torch.bfloat16 if dtype is None and tensors[name].dtype == FLOAT8 else dtype
@@ -226,6 +228,6 @@ def load(
     dtype: torch.dtype | None = None,
     label: str = "checkpoint",
 ) -> nn.Module:
-    """Build one part and fill it."""
+    """Builds one part and fills it."""
     module = build(parts, part, attention=attention, dtype=dtype, label=label)
     return fill(module, parts.tensors[part], device=device, dtype=dtype, label=f"{label}, {part.replace('_', ' ')}")

@@ -1,4 +1,4 @@
-"""Reading tensor files: mapped, never copied whole, and nothing in them is ever run. Content tells the format."""
+"""Reading tensor files: memory-mapped, and no code in them is ever run. The content determines the format."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from . import safetensors_format, torch_format
 from .mapping import Slot, map_tensors
 from .torch_pickle import outline
 
-_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number that torch wrote first before it wrote zips
+_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch files before the zip format
 
 
 class Format(Enum):
     SAFETENSORS = "a safetensors file"
     TORCH = "a torch checkpoint"
-    OLD_TORCH = "a torch checkpoint in the old form, before zip"
+    OLD_TORCH = "a torch checkpoint in the old format, before zip"
     PICKLE = "a bare Python pickle"
     ONNX = "an ONNX file"
     GGUF = "a GGUF file"
@@ -33,7 +33,7 @@ class Format(Enum):
 
 
 class Entry(NamedTuple):
-    """What a header tells of a tensor."""
+    """A tensor as described by a header."""
 
     shape: Shape
     dtype: torch.dtype
@@ -54,7 +54,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         InputError: no such file, neither format, damaged, without tensors, or a pickle that could run code.
     """
     path = Path(path)
-    with _told(path):
+    with _one_line_errors(path):
         return map_tensors(path, _read(path)[0])
 
 
@@ -65,7 +65,7 @@ def read_header(path: Path | str) -> dict[str, Entry]:
         InputError: as `read_tensors`.
     """
     path = Path(path)
-    with _told(path):
+    with _one_line_errors(path):
         return {name: Entry(slot.shape, slot.dtype) for name, slot in _read(path)[0].items()}
 
 
@@ -76,7 +76,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         InputError: as `read_tensors`.
     """
     path = Path(path)
-    with _told(path):
+    with _one_line_errors(path):
         return _read(path)[1]
 
 
@@ -90,7 +90,7 @@ def format_of(path: Path | str) -> Format:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected a file")
     if not path.is_file():
-        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: is no ordinary file")
+        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -115,7 +115,7 @@ def format_of(path: Path | str) -> Format:
         and start[1:2] < b"\x20"
         and start[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x3a", b"\x42")
     ):
-        return Format.ONNX  # field 1, the format's version, then another field of an ONNX model
+        return Format.ONNX  # field 1 is the format's version; another field of an ONNX model follows
     return Format.OTHER
 
 
@@ -135,7 +135,7 @@ def _read(path: Path) -> tuple[dict[str, Slot], dict[str, str]]:
         case _:
             if found is Format.PICKLE:
                 with path.open("rb") as file:
-                    outline(file.read(torch_format.PICKLE_LIMIT), {})  # a name that could run code is told first
+                    outline(file.read(torch_format.PICKLE_LIMIT), {})  # reports a name that could run code first
             raise ValueError(f"{found.value}, expected a safetensors file or a torch checkpoint")
     if not slots:
         raise ValueError("holds no tensors")
@@ -143,8 +143,8 @@ def _read(path: Path) -> tuple[dict[str, Slot], dict[str, str]]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Whatever a damaged or hostile file provokes becomes one line that names the file."""
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turns any error from a damaged or hostile file into one line that names the file."""
     try:
         yield
     except InputError:

@@ -14,7 +14,7 @@ from ..model.config import Shape
 from .mapping import Slot
 
 LENGTH_BYTES = 8
-# The format allows 100 MB. The whole engine's header has 0.4 MB; a hostile one takes up to 30 times its size to parse.
+# The format allows 100 MB. The whole file's header has 0.4 MB; a hostile one takes up to 30 times its size to parse.
 HEADER_LIMIT = 16 << 20
 NAME_LIMIT = 512
 DTYPES = {

@@ -14,7 +14,7 @@ from .mapping import Slot
 from .safetensors_format import check_name
 from .torch_pickle import Stored, outline
 
-PICKLE_LIMIT = 8 << 20  # bytes; the whole engine's has 0.5 MB. What it says takes up to 70 times as much memory
+PICKLE_LIMIT = 8 << 20  # bytes; the whole file's has 0.5 MB. What it says takes up to 70 times as much memory
 WRAPPERS = ("module", "state_dict")  # keys under which training programs keep the tensors
 
 

@@ -1,7 +1,8 @@
 """Names of the VAE's tensors: the official release's and diffusers'.
 
-Source: the two tensor lists. They differ in how levels, blocks and resamplers are called, and in the decoder's order:
-officially its levels are numbered by resolution (the coarsest, which runs first, is `up.3`), in diffusers as they run.
+Source: the two tensor lists. They differ in the names of levels, blocks and resamplers, and in the decoder's order: the
+official levels are numbered by resolution (the coarsest, which runs first, is `up.3`), diffusers' in the order they
+run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..errors import InputError
 T = TypeVar("T")
 
 LEVELS = 4  # three halvings of each side: 8 pixels to a latent one
-LOSS = "loss"  # what training kept beside the VAE: discriminator and perceptual network
+LOSS = "loss"  # training modules stored with the VAE: discriminator and perceptual network
 
 _TO_DIFFUSERS = {
     f"{half}.mid.block_{n + 1}.": f"{half}.mid_block.resnets.{n}." for half in ("encoder", "decoder") for n in range(2)
@@ -31,17 +32,17 @@ _TO_ORIGINAL = {theirs: official for official, theirs in _TO_DIFFUSERS.items()}
 
 
 def to_diffusers(name: str) -> str:
-    """The diffusers name of an official one; what both call the same, and what is no official name, stays."""
+    """The diffusers name of an official one; any other name is returned unchanged."""
     return _restem(name, _TO_DIFFUSERS).replace(".nin_shortcut.", ".conv_shortcut.")
 
 
 def to_original(name: str) -> str:
-    """The official name of a diffusers one; what both call the same, and what is no diffusers name, stays."""
+    """The official name of a diffusers one; any other name is returned unchanged."""
     return _restem(name, _TO_ORIGINAL).replace(".conv_shortcut.", ".nin_shortcut.")
 
 
 def in_diffusers_names(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Tensors (or their shapes) of either naming by diffusers names, those of the training loss left out.
+    """Tensors (or their shapes) in either naming, by diffusers names, without those of the training loss.
 
     Raises:
         InputError: one tensor under both of its names.
@@ -52,7 +53,7 @@ def in_diffusers_names(tensors: Mapping[str, T]) -> dict[str, T]:
             continue
         target = to_diffusers(name)
         if target in renamed:
-            raise InputError(f"the VAE's tensor {target} is there twice, once under the name {to_original(target)}")
+            raise InputError(f"the VAE's tensor {target} appears twice, once as {to_original(target)}")
         renamed[target] = tensor
     return renamed
 

@@ -1,7 +1,7 @@
-"""Writing safetensors files of any size in little memory: the header first, then the tensors piece by piece.
+"""Writing safetensors files of any size in little memory: the header first, then the tensors in chunks.
 
-A file is made under a temporary name, read back and compared, and only then given its own name: what bears the name is
-whole. Format: https://huggingface.co/docs/safetensors (eight bytes of header length, a JSON header, the values).
+A file is written under a temporary name, read back and compared, and only then renamed, so a file with the final name
+is complete. Format: https://huggingface.co/docs/safetensors (eight bytes of header length, a JSON header, the values).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ..errors import InputError
 from .reading import read_metadata
 from .safetensors_format import DTYPES, LENGTH_BYTES
 
-CHECKSUM = "crc32"  # in the metadata: of all values, eight hexadecimal digits
+CHECKSUM = "crc32"  # metadata key: CRC of all values, eight hexadecimal digits
 READ_BYTES = 16 << 20
 
-OnBytes = Callable[[int], None]  # told how many bytes have just been written
+OnBytes = Callable[[int], None]  # called with the number of bytes just written
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of the file to be."""
+    """A tensor of the file to be written."""
 
     name: str
     dtype: torch.dtype
@@ -43,12 +43,12 @@ class Entry:
 
 
 def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
-    """All that stands before the values; each tensor must begin at a multiple of its value's size."""
+    """Everything before the values; each tensor must start at a multiple of its item size."""
     content: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for entry in entries:
         if offset % entry.dtype.itemsize:
-            raise ValueError(f"{entry.name} would begin at byte {offset}, which its dtype {entry.dtype} does not allow")
+            raise ValueError(f"{entry.name} would start at byte {offset}, which is not aligned for {entry.dtype}")
         end = offset + entry.bytes
         content[entry.name] = {
             "dtype": _NAMES[entry.dtype],
@@ -68,10 +68,10 @@ def write_streamed(
     metadata: Mapping[str, str],
     on_bytes: OnBytes | None = None,
 ) -> None:
-    """Write `pieces` (the tensors in the order of `entries`, each as one or more runs of rows) to `path`.
+    """Writes `pieces` (the tensors in the order of `entries`, each in one or more chunks of rows) to `path`.
 
     Raises:
-        InputError: it cannot be written, or not read back. After any error nothing new bears the name `path`.
+        InputError: it cannot be written or read back. After any error, `path` is unchanged.
         ValueError: pieces do not fit the entries.
     """
     unfinished = path.with_name(path.name + ".unfinished")
@@ -98,12 +98,12 @@ def write_streamed(
 
 
 def verify(path: Path) -> None:
-    """Read a written file and compare its values with the checksum in its metadata.
+    """Reads a written file and compares its values with the checksum in its metadata.
 
     Raises:
-        InputError: header or values are not what was written.
+        InputError: header or values differ from what was written.
     """
-    expected = read_metadata(path).get(CHECKSUM)  # the header is whole, and so is the file that it describes
+    expected = read_metadata(path).get(CHECKSUM)  # the header is intact, and the file has the size it states
     checksum = 0
     with path.open("rb") as file:
         file.seek(LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little"))
@@ -117,7 +117,7 @@ def verify(path: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Room on the disk where `folder` lies or will be made."""
+    """Free bytes on the disk that holds `folder`, or will hold it."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -125,7 +125,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def _in_order(entries: Sequence[Entry], pieces: Iterable[Tensor]) -> Iterable[memoryview]:
-    """The bytes of each piece, checked against the entry that it belongs to."""
+    """The bytes of each chunk, checked against its entry."""
     for entry in entries:
         missing = entry.bytes
         while missing:
@@ -140,7 +140,7 @@ def _in_order(entries: Sequence[Entry], pieces: Iterable[Tensor]) -> Iterable[me
 
 
 def _settle(file) -> None:
-    """Onto the disk, and out of the system's cache where that can be asked, so that reading back reads the disk."""
+    """Flushes to disk, and drops the system's cache where possible, so that reading back reads the disk."""
     file.flush()
     os.fsync(file.fileno())
     if hasattr(os, "posix_fadvise"):

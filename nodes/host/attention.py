@@ -1,4 +1,4 @@
-"""The host's attention behind the engine's function: as the host was started (PyTorch, xformers, sage, flash), or as a
+"""The host's attention behind the core's function: as the host was started (PyTorch, xformers, sage, flash), or as a
 node replaced it."""
 
 from __future__ import annotations

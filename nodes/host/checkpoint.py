@@ -1,4 +1,4 @@
-"""Reading a network's file or release for the host, by the engine's own detection."""
+"""Reading a network's file or release for the host, by the core's own detection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_engine(path: Path, part: str, *, with_projectors: bool = False) -> Part
         InputError: the file is something else, by name; or the projectors are nowhere.
     """
     if path.is_dir():
-        return Release(path).engine()
+        return Release(path).transformers()
     tensors = read_tensors(path)
     if SAVED_MARK in tensors:
         tensors = {n.removeprefix(SAVED_PREFIX): t for n, t in tensors.items() if n.startswith(SAVED_PREFIX)}

@@ -1,4 +1,4 @@
-"""The CLIP: T5's encoder of any size in the host's own network, with the engine's tokenizer.
+"""The CLIP: T5's encoder of any size in the host's own network, with the core's tokenizer.
 
 Core's loader knows T5-XXL alone, and reads `(word:1.3)` as emphasis, which the original does not.
 """
@@ -40,7 +40,7 @@ class TextModel(comfy.sd1_clip.SD1ClipModel):
 
 
 class TextTokens:
-    """The engine's tokenizer as the host calls one: always 226 tokens, all of weight 1."""
+    """The core's tokenizer as the host calls one: always 226 tokens, all of weight 1."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer

@@ -14,7 +14,7 @@ from pathlib import Path
 import folder_paths
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.release.layout import CONVERTED_FILES, ENGINE_FOLDER
+from ...hallo3_core.release.layout import CONVERTED_FILES, TRANSFORMER_FOLDER
 
 OWN_KIND = "hallo3"
 TENSOR_FILES = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
@@ -34,7 +34,7 @@ def tensor_files(*kinds: str) -> dict[str, Path]:
             if name.lower().endswith(TENSOR_FILES) and (path := folder_paths.get_full_path(kind, name)):
                 found.setdefault(name, Path(path))
     for root in _roots():
-        inside = [folder for _, folder in _releases(root) if (folder / ENGINE_FOLDER).is_dir()]
+        inside = [folder for _, folder in _releases(root) if (folder / TRANSFORMER_FOLDER).is_dir()]
         for path in sorted(root.rglob("*")):
             if path.suffix in TENSOR_FILES and not any(folder in path.parents for folder in inside):
                 found.setdefault(f"{OWN_KIND}/{path.relative_to(root).as_posix()}", path)
@@ -91,7 +91,7 @@ def _roots() -> list[Path]:
 
 def _releases(root: Path) -> Iterator[tuple[str, Path]]:
     for folder in (root, *_subfolders(root)):
-        if (folder / ENGINE_FOLDER / "latest").is_file() or any(folder.glob(CONVERTED_FILES)):
+        if (folder / TRANSFORMER_FOLDER / "latest").is_file() or any(folder.glob(CONVERTED_FILES)):
             name = f"{folder.name}/" if folder != root else ""
             yield f"{OWN_KIND}/{name}", folder
 

@@ -1,4 +1,4 @@
-"""The MODEL: the engine's denoiser as one of the host's own, for its samplers, LoRAs, caches and memory manager."""
+"""The MODEL: the core's denoiser as one of the host's own, for its samplers, LoRAs, caches and memory manager."""
 
 from __future__ import annotations
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from ...hallo3_core.vae.latents import encode
 from ...hallo3_core.vae.preview import fit_colours
 from .model import LatentFormat
-from .vae import EngineVae
+from .vae import CoreVae
 
 
 class PortraitColours(LatentFormat):
     """A latent format that knows its colours. They cost the VAE a picture, so they are fitted when a previewer asks for
     them: not where the user has previews off."""
 
-    def __init__(self, vae: EngineVae, portrait: Tensor):
+    def __init__(self, vae: CoreVae, portrait: Tensor):
         """portrait: ``1 3 H W`` in -1..1."""
         super().__init__()
         self._encode: Callable[[], Tensor] = lambda: encode(vae, portrait[:, :, None])[0, :, 0]

@@ -1,4 +1,4 @@
-"""A clip from what the nodes give: the engine's pipeline, in the same order, by the host's means."""
+"""A clip from what the nodes give: the core's pipeline, in the same order, by the host's means."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .guider import Guider
 from .model import projectors_of, require_model
 from .projectors import Projectors
 from .solver import ExactSolver, sigmas_of
-from .vae import EngineVae
+from .vae import CoreVae
 
 Report = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, steps
 
@@ -37,7 +37,7 @@ class ClipSampler:
 
     patcher: Any
     projectors: Projectors
-    vae: EngineVae
+    vae: CoreVae
     text: Tensor
     features: AudioFeatures
     portrait: Portrait
@@ -124,7 +124,7 @@ def prepare_sampler(
     return ClipSampler(
         patcher=model,
         projectors=projectors,
-        vae=EngineVae(vae),
+        vae=CoreVae(vae),
         text=text,
         features=audio,
         portrait=reference,

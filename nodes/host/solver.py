@@ -1,4 +1,4 @@
-"""The engine's solvers as a SAMPLER, and its schedule as SIGMAS."""
+"""The core's solvers as a SAMPLER, and its schedule as SIGMAS."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def last_part(sigmas: Tensor, part: float) -> Tensor:
 
 
 class ExactSolver(comfy.samplers.Sampler):
-    """Runs the engine's solver on the host's model, in VP form and with the engine's own noise."""
+    """Runs the core's solver on the host's model, in VP form and with the core's own noise."""
 
     def __init__(self, schedule: Schedule, name: str, noise: ClipNoise):
         """

@@ -1,4 +1,4 @@
-"""The VAE: the engine's behind the host's class, and any CogVideoX VAE of the host behind the engine's interface."""
+"""The VAE: the core's behind the host's class, and any CogVideoX VAE of the host behind the core's interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LATENT_CHANNELS = 16
 
 
 class FirstStage(nn.Module):
-    """The engine's VAE as the host calls it; stops between two chunks when the user cancels."""
+    """The core's VAE as the host calls it; stops between two chunks when the user cancels."""
 
     def __init__(self, vae: VideoVae):
         super().__init__()
@@ -44,7 +44,7 @@ class FirstStage(nn.Module):
 
 
 class HostVae(comfy.sd.VAE):
-    """The engine's VAE for core's nodes: whole clips as the release does them, tiles where memory is short."""
+    """The core's VAE for core's nodes: whole clips as the release does them, tiles where memory is short."""
 
     def __init__(self, vae: VideoVae):
         super().__init__(sd={})  # the host's defaults, whatever this version has; what follows is ours
@@ -92,8 +92,8 @@ def load_host_vae(path: Path) -> HostVae:
     return HostVae(load_vae(parts.tensors.get(VAE, tensors), label=path.name))
 
 
-class EngineVae:
-    """A VAE of the host with the engine's interface: loaded by the host whenever it is called."""
+class CoreVae:
+    """A VAE of the host with the core's interface: loaded by the host whenever it is called."""
 
     def __init__(self, vae: Any):
         """

@@ -125,7 +125,7 @@ def scene(pack, loaded):
             torch.rand(1, 3, 60, 80, generator=draw),
             torch.ones(60, 80),
             image.plan_framing(60, 80, 16, 32),
-            vae.EngineVae(loaded.vae),
+            vae.CoreVae(loaded.vae),
             lambda latent: networks.run_reference_net(loaded.reference_net, latent),
             with_null=True,
         )

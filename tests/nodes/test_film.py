@@ -1,4 +1,4 @@
-"""Whole films: the engine's film, the film that is chained by hand, and what Cancel leaves."""
+"""Whole films: the core's film, the film that is chained by hand, and what Cancel leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nodes around sampling: what they give is the engine's own, a film chained by hand is the engine's film, and what
+"""The nodes around sampling: what they give is the core's own, a film chained by hand is the core's film, and what
 a user can connect wrongly is answered."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 @pytest.fixture(scope="module")
 def engine(pack, models):
-    """The engine's modules that these tests compare with."""
+    """The core's modules that these tests compare with."""
     places = ("inputs.audio", "film.color", "inputs.face", "inputs.image", "sampling.noise", "pipeline.options")
     places += ("pipeline.clip", "inputs.portrait", "inputs.recording", "pipeline.conditions", "clips")
     modules = {place.rpartition(".")[2]: pack(f"hallo3_core.{place}") for place in places}

@@ -1,4 +1,4 @@
-"""Loaders: what they offer and refuse, and that the host's networks compute what the engine's do."""
+"""Loaders: what they offer and refuse, and that the host's networks compute what the core's do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_cores_own_vae_serves_and_encodes_alike(pack, release):
     toy.first_stage_model.load_state_dict(vae.autoencoder.state_dict())
     toy.patcher = pack("nodes.host.memory").patcher_for(toy.first_stage_model, plain=True)
     toy.__class__ = type(toy).__base__  # the host's VAE, no longer ours
-    seen = pack("nodes.host.vae").EngineVae(toy)
+    seen = pack("nodes.host.vae").CoreVae(toy)
     for frames in (1, 3):
         pixels = torch.rand(1, 3, frames, 16, 32) * 2 - 1
         torch.testing.assert_close(seen.encode(pixels), vae.encode(pixels), atol=1e-4, rtol=0)
@@ -51,7 +51,7 @@ def test_cores_own_vae_serves_and_encodes_alike(pack, release):
 
 def test_the_engines_view_of_a_host_vae_is_the_engines_vae(pack, loaded, release):
     pixels = torch.rand(1, 3, 3, 16, 16) * 2.2 - 1.1  # cropping overshoots -1..1, and keeps it
-    seen = pack("nodes.host.vae").EngineVae(loaded.vae).encode(pixels)
+    seen = pack("nodes.host.vae").CoreVae(loaded.vae).encode(pixels)
     torch.testing.assert_close(seen, release.vae(dtype=torch.float32).encode(pixels), atol=1e-5, rtol=0)
 
 
@@ -100,7 +100,7 @@ def test_what_model_save_writes_loads_again(pack, loaded, release, in_models):
     projectors = {
         f"{part}.{name}": tensor.clone()
         for part in ("audio_projector", "face_projector")
-        for name, tensor in release.engine().tensors[part].items()
+        for name, tensor in release.transformers().tensors[part].items()
     }
     in_models("diffusion_models/hallo3_projectors.safetensors", projectors)
     again = loader.execute("saved.safetensors", "auto")[0].model.diffusion_model
@@ -185,7 +185,7 @@ def test_tensors_that_do_not_fit_are_refused_before_loading(pack, release):
     """The host's own loading would log missing tensors and, with late weights, accept any shape."""
     memory, error = pack("nodes.host.memory"), pack("hallo3_core.errors").InputError
     parts_type = pack("hallo3_core.weights.parts").Parts
-    tensors = dict(release.engine().tensors["denoiser"])
+    tensors = dict(release.transformers().tensors["denoiser"])
     lacking = {name: tensor for name, tensor in tensors.items() if name != "head.bias"}
     with pytest.raises(error, match=r"1 missing \(head.bias\)"):
         memory.checked(parts_type({"denoiser": lacking}), "denoiser", "file")

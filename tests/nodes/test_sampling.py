@@ -1,4 +1,4 @@
-"""Sampling nodes: the same film as the engine's own pipeline, the cost that is told, Cancel, and wrong inputs."""
+"""Sampling nodes: the same film as the core's own pipeline, the cost that is told, Cancel, and wrong inputs."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_cancel_leaves_nothing_behind_and_the_next_run_works(sample, press_cance
 
 
 def test_cores_samplers_run_the_guider_to_the_same_place(pack, loaded, scene, sample):
-    """The engine's solver through the GUIDER socket, on the scheduler's SIGMAS, is the node Hallo3SampleClip."""
+    """The core's solver through the GUIDER socket, on the scheduler's SIGMAS, is the node Hallo3SampleClip."""
     nodes, solver = pack("nodes.sampling"), pack("nodes.host.solver")
     scales = {name: SETTINGS[name] for name in ("audio_cfg", "text_cfg", "reference_cfg")}
     guider = nodes.Hallo3Guider().execute(

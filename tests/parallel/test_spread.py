@@ -39,7 +39,7 @@ TWO, FOUR = Scales(), Scales(2.0, 3.0, 4.0)
 
 @pytest.fixture(scope="module")
 def denoiser():
-    return load(sort_official(tiny.engine_tensors(3, CONFIG)), names.DENOISER, dtype=torch.float32)
+    return load(sort_official(tiny.file_tensors(3, CONFIG)), names.DENOISER, dtype=torch.float32)
 
 
 def bank(seed=0):

@@ -9,7 +9,7 @@ import torch
 
 from hallo3_core.release.inspect import inspect
 from hallo3_core.weights import names
-from hallo3_core.weights.kinds import ENGINE_PARTS
+from hallo3_core.weights.kinds import TRANSFORMER_PARTS
 from hallo3_core.weights.parts import TEXT, VAE, build, sort_official
 
 
@@ -23,7 +23,7 @@ def parts(manifest):
     )
 
 
-@pytest.mark.parametrize("part", ENGINE_PARTS)
+@pytest.mark.parametrize("part", TRANSFORMER_PARTS)
 def test_each_network_takes_its_tensors_and_lacks_none(parts, part):
     network = {name: tuple(parameter.shape) for name, parameter in build(parts, part).named_parameters()}
     assert network == parts.shapes(part)

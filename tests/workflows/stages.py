@@ -17,7 +17,7 @@ PROMPT = "A person sits in a quiet room and talks to the camera, in soft dayligh
 GUIDE, TOUCH = "#432", "#232"  # notes; what a user is to change
 WHO, HEARD, SAID, MADE, SHOWN = "#8a5a83", "#3f789e", "#4b7d5c", "#a1683c", "#5f6b7a"  # the stages' frames
 
-ENGINE_FILES = ("hallo3/1/mp_rank_00_model_states.pt", "hallo3/latest")
+TRANSFORMER_FILES = ("hallo3/1/mp_rank_00_model_states.pt", "hallo3/latest")
 TEXT_FILES = (
     "added_tokens.json",
     "config.json",
@@ -58,7 +58,7 @@ class Part:
 def video_transformer(words: str, weight_dtype: str = "auto", lora: bool = False) -> Part:
     """The model; with `lora`, through a LoRA's loader that is bypassed."""
     inputs = {"denoiser": RELEASE, "weight_dtype": weight_dtype}
-    loader = Node("Hallo3ModelLoader", inputs, 280 if lora else 320, models=links("", *ENGINE_FILES))
+    loader = Node("Hallo3ModelLoader", inputs, 280 if lora else 320, models=links("", *TRANSFORMER_FILES))
     words = note(words, 280 if lora else 608, 190 if lora else 122, "Models")
     columns = [[words], [loader]]
     if lora:
@@ -113,7 +113,7 @@ def seen(words: str, weight_dtype: str = "auto", looks: bool = False) -> Part:
     analysis = Node("Hallo3FaceAnalysisLoader", {"face_analysis": RELEASE}, models=links(FACE_FOLDER, *FACE_FILES))
     vae = Node("Hallo3VAELoader", {"vae_name": RELEASE}, models=links("", VAE_FILE))
     inputs = {"reference_net": RELEASE, "weight_dtype": weight_dtype}
-    net = Node("Hallo3ReferenceNetLoader", inputs, models=links("", *ENGINE_FILES))
+    net = Node("Hallo3ReferenceNetLoader", inputs, models=links("", *TRANSFORMER_FILES))
     face = Node("Hallo3FaceEmbed", {"image": picture["IMAGE"], "face_analysis": analysis["face_analysis"]}, drop=90)
     inputs = {"image": picture["IMAGE"], "mask": face["mask"], "vae": vae["vae"], "reference_net": net["reference_net"]}
     reference = Node("Hallo3Reference", inputs, 320, drop=284)

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from hallo3_core.release.layout import ENGINE_FILE, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from hallo3_core.release.layout import TEXT_FOLDER, TRANSFORMER_FILE, VAE_FILE, WAV2VEC_FOLDER
 from hallo3_core.toy.noise_text import write_tiny_text_encoder
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.toy.noise_wav2vec import write_tiny_wav2vec
 
 from . import Given, Place, case
 
-ENGINE = f"hallo3/1/{ENGINE_FILE}"
+ENGINE = f"hallo3/1/{TRANSFORMER_FILE}"
 SHARD, INDEX = "model-00001-of-00002.safetensors", "model.safetensors.index.json"
 
 
