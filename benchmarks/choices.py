@@ -9,7 +9,6 @@ film looks with the released weights cannot be told from them. The last line is 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import platform
 import statistics
@@ -23,12 +22,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.presets import PRESETS as SIZES
-from benchmarks.presets import build_networks, draw_inputs
+from benchmarks.presets import build_networks, draw_inputs, in_eight_bits
 from hallo3_core.cli import presets
 from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.portrait import Portrait
 from hallo3_core.model.config import Grid
-from hallo3_core.model.scaled import ScaledLinear, put_in_place
 from hallo3_core.pipeline.clip import sample_clip
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
@@ -36,7 +34,6 @@ from hallo3_core.runtime.fp8_matmul import has_fp8_matmuls, use_fp8_matmuls
 from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.sampling.noise import SeededNoise
 from hallo3_core.sampling.sampler import DPMPP_2M
-from hallo3_core.weights import fp8
 
 LOSSLESS, FEWER = "lossless", "50 steps of dpmpp-2m"
 
@@ -125,19 +122,6 @@ class Bench:
     def _wait(self) -> None:
         if torch.device(self.device).type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def in_eight_bits(denoiser: torch.nn.Module) -> torch.nn.Module:
-    """A copy with its blocks' matrices rounded."""
-    rounded = copy.deepcopy(denoiser)
-    for name in [name for name, _ in denoiser.named_parameters() if fp8.is_rounded(name)]:
-        layer = name.removesuffix(".weight")
-        bias = rounded.get_submodule(layer).bias
-        put_in_place(rounded, layer)
-        scaled: ScaledLinear = rounded.get_submodule(layer)
-        scaled.weight.data, scaled.weight_scale.data = fp8.quantise(denoiser.get_parameter(name), name)
-        scaled.bias = bias
-    return rounded
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:

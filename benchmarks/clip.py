@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.imagined import NAME as IMAGINED
-from benchmarks.imagined import ImaginedCard, flash_attention
-from benchmarks.measuring import Phases, machine, report
+from benchmarks.measuring import IMAGINED, Phases, machine, report
 from benchmarks.presets import (
     PRESETS,
     Preset,
@@ -35,7 +33,7 @@ from benchmarks.presets import (
 )
 from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.portrait import prepare_portrait
-from hallo3_core.model.attention import scaled_dot_product
+from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.pipeline.clip import concat_latent, sample_clip
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
@@ -59,7 +57,7 @@ def measure(
     """Seconds and peak memory of every phase of a film's first clip."""
     phase, opened = Phases(device), ExitStack()
     start = "cpu" if weights == STREAMED else device
-    attention = flash_attention if device == IMAGINED else scaled_dot_product
+    attention = counted_attention() if device == IMAGINED else scaled_dot_product
     grid = sizes.denoiser.grid
     height, width = 16 * grid.rows, 16 * grid.columns
     picture = torch.rand(1, 3, height, width).to(device, dtype)
@@ -108,6 +106,21 @@ def measure(
     return found
 
 
+def counted_attention() -> Attention:
+    from benchmarks.imagined import flash_attention
+
+    return flash_attention
+
+
+def computing(device: str) -> AbstractContextManager:
+    """The mode to compute in: on the fake device without values."""
+    if device != IMAGINED:
+        return torch.inference_mode()
+    from benchmarks.imagined import ImaginedCard
+
+    return ImaginedCard()
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="cpu-medium")
@@ -120,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="write the result to this file too")
     given = parser.parse_args(arguments)
     dtype, settings = getattr(torch, given.dtype), Settings(steps=given.steps, batched=not given.in_turn)
-    with ImaginedCard() if given.device == IMAGINED else torch.inference_mode():
+    with computing(given.device):
         phases = measure(
             PRESETS[given.preset], settings, given.device, dtype, weights=given.weights, compiled=given.compile
         )

@@ -23,7 +23,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-NAME = "imagined"
+from benchmarks.measuring import IMAGINED
+
+NAME = IMAGINED
 PIECE = 512  # bytes
 aten = torch.ops.aten
 

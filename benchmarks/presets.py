@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import imagined
+from benchmarks.measuring import IMAGINED
 from hallo3_core.clips import FRAMES_PER_CLIP
 from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.model.config import AudioProjectorConfig, FaceProjectorConfig, Grid, TransformerConfig
@@ -23,7 +23,7 @@ from hallo3_core.model.scaled import put_in_place
 from hallo3_core.pipeline.conditions import stack
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.vae.autoencoder import VaeConfig, VideoVae, load_vae
-from hallo3_core.weights.fp8 import FLOAT8, SCALE, is_rounded
+from hallo3_core.weights.fp8 import FLOAT8, SCALE, is_rounded, quantise
 
 WINDOW = (5, 12, 768)  # wav2vec frames of a window, layers, width
 
@@ -124,6 +124,26 @@ def build_denoiser(
     return draw_weights(denoiser, device)
 
 
+def twin(denoiser: Denoiser) -> Denoiser:
+    """Another denoiser of the same weights, which both share: what is done to its layers leaves the first as it is."""
+    other = Denoiser(denoiser.config, attention=denoiser.blocks[0].attention, device="meta")
+    other.load_state_dict(denoiser.state_dict(), assign=True)
+    return other.requires_grad_(False).eval()
+
+
+def in_eight_bits(denoiser: Denoiser) -> Denoiser:
+    """A twin with its blocks' matrices rounded to fp8."""
+    rounded = twin(denoiser)
+    for name in [name for name, _ in denoiser.named_parameters() if is_rounded(name)]:
+        layer = name.removesuffix(".weight")
+        bias = rounded.get_submodule(layer).bias
+        put_in_place(rounded, layer)
+        scaled = rounded.get_submodule(layer)
+        scaled.weight.data, scaled.weight_scale.data = quantise(denoiser.get_parameter(name), name)
+        scaled.bias = bias
+    return rounded
+
+
 def build_projectors(
     preset: Preset, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[AudioProjector, FaceProjector]:
@@ -150,7 +170,7 @@ def build_vae(preset: Preset, device: torch.device | str, dtype: torch.dtype) ->
 
 def seeded(device: torch.device | str, seed: int) -> torch.Generator | None:
     """A generator on the device; none on a card that is not there, where nothing has values."""
-    return None if torch.device(device).type == imagined.NAME else torch.Generator(device).manual_seed(seed)
+    return None if torch.device(device).type == IMAGINED else torch.Generator(device).manual_seed(seed)
 
 
 def draw_weights(module: nn.Module, device: torch.device | str, seed: int = 0) -> nn.Module:

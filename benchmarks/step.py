@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import plain
 from benchmarks.measuring import in_turn, machine, report
-from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell
-from hallo3_core.model.denoiser import Denoiser
+from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell, twin
 from hallo3_core.runtime.compiling import compile_blocks
 
 TIMESTEP = 500.0
@@ -43,8 +42,9 @@ def measure(preset: str, runs: int, device: str, dtype: torch.dtype, compiled: b
     if not difference <= LARGEST_DIFFERENCE[dtype]:
         raise SystemExit(f"the two paths differ by {difference:.1e}: nothing was measured")
     if compiled:
-        twin = compiled_twin(denoiser)
-        paths["compiled"] = lambda: twin(given.latent, given.concat, conditions, modulation, layout)
+        other = twin(denoiser)
+        compile_blocks(other)
+        paths["compiled"] = lambda: other(given.latent, given.concat, conditions, modulation, layout)
     found = in_turn(paths, runs, device)
     head = {"preset": preset, **machine(device, dtype), "largest_difference": difference}
     return {**found, **head, "plain_over_fast": ratios(found)}
@@ -57,14 +57,6 @@ def ratios(found: dict[str, dict]) -> dict[str, float]:
     whole = {kind: round(plain[kind] / fast[kind], 3) for kind in kinds}
     blocks = {f"{kind}_without_projectors": round((plain[kind] - projectors[kind]) / fast[kind], 3) for kind in kinds}
     return whole | blocks
-
-
-def compiled_twin(denoiser: Denoiser) -> Denoiser:
-    """The same weights in a denoiser whose blocks are compiled."""
-    twin = Denoiser(denoiser.config, attention=denoiser.blocks[0].attention, device="meta")
-    twin.load_state_dict(denoiser.state_dict(), assign=True)
-    compile_blocks(twin)
-    return twin.eval()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from benchmarks import card, clip, plain, scaling, step
+from benchmarks import clip, plain, scaling, step
 from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell
 
 
@@ -34,18 +34,6 @@ def test_scaling(capsys):
     scaling.main(["--preset", "smallest", "--lengths", "1", "--grids", "2x3", "--steps", "1"])
     found = last_line(capsys)
     assert (list(found["clips"]), list(found["grid"]), list(found["steps"])) == (["1"], ["2x3"], ["1"])
-
-
-def test_card(capsys, tmp_path):
-    output = tmp_path / "card.json"
-    words = ["--preset", "smallest", "--device", "cpu", "--dtype", "float32", "--runs", "1"]
-    card.main([*words, "--modes", "in turn", "fp8", "streamed", "--output", str(output)])
-    found = last_line(capsys)
-    assert found == json.loads(output.read_text())
-    assert list(found["steps"]) == ["eager", "in turn", "fp8", "streamed"]
-    one, two = (found["steps"]["eager"][count]["operations"] for count in ("1", "2"))
-    assert 1.9 * one < two <= 2 * one
-    assert all(figures["roofline_share"] > 0 for mode in found["steps"].values() for figures in mode.values())
 
 
 @pytest.mark.parametrize("batch", [1, 2])

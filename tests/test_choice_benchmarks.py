@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import choices, second_film, skipping, streaming
+from benchmarks import choices, second_film, skipping
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.sampling.sampler import DPMPP_2M, SAMPLERS
@@ -55,12 +55,6 @@ def test_ways_of_skipping_are_compared_on_the_same_films():
         row["steps"] < 12 and 0 < row["median"] <= row["largest"] for name, row in found.items() if name != skipping.ALL
     )
     json.dumps(found)
-
-
-def test_streaming_is_compared_with_its_equal():
-    result = streaming.measure("toy", "cpu", torch.float32, evaluations=2, runs=1)
-    assert result["equal"]
-    assert result["streamed"]["weight_bytes"] < result["resident"]["weight_bytes"]  # two of three blocks
 
 
 @pytest.mark.parametrize("keep", [True, False])
