@@ -22,13 +22,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.presets import PRESETS as SIZES
-from benchmarks.presets import build_networks, draw_inputs, in_eight_bits
+from benchmarks.presets import build_networks, draw_inputs, round_to_fp8
 from hallo3_core.cli import presets
 from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.portrait import Portrait
 from hallo3_core.model.config import Grid
 from hallo3_core.pipeline.clip import sample_clip
-from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.runtime.fp8_matmul import has_fp8_matmuls, use_fp8_matmuls
 from hallo3_core.sampling.guidance import Guidance
@@ -80,7 +80,7 @@ class Bench:
         self.networks = build_networks(self.sizes, device, dtype)
         self.denoisers = {None: self.networks.denoiser}
         for kind in ("weights", "products"):
-            self.denoisers[kind] = in_eight_bits(self.networks.denoiser)
+            self.denoisers[kind] = round_to_fp8(self.networks.denoiser)
         use_fp8_matmuls(self.denoisers["products"])
         self.samples = 0
         for denoiser in self.denoisers.values():
@@ -115,7 +115,7 @@ class Bench:
         self.samples = 0
         self._wait()
         start, busy = time.perf_counter(), time.process_time()
-        latent = sample_clip(denoiser, run, given.concat, tokens, SeededNoise(0, 0))
+        latent = sample_clip(ClipCalls(denoiser, run, given.concat, tokens), run, given.concat, SeededNoise(0, 0))
         self._wait()
         return latent, time.perf_counter() - start, time.process_time() - busy, self.samples
 

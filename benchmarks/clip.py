@@ -5,7 +5,7 @@
 
 Each network is there for its phase alone, as on the command line; making its random weights is not counted. The last
 line is JSON. Peak memory is what the card's tensors took, or on Linux what of the process was resident, weights
-included. With `--device imagined` it needs no card (`imagined.py`): memory, operations and the host's waits are counted
+included. With `--device fake` it needs no card (`fake_device.py`): memory, operations and the host's waits are counted
 for sizes such as `full`, in a minute, and times are not known.
 """
 
@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import IMAGINED, Phases, machine, report
+from benchmarks.measuring import FAKE, Phases, machine, report
 from benchmarks.presets import (
     PRESETS,
     Preset,
@@ -35,7 +35,7 @@ from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.portrait import prepare_portrait
 from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.pipeline.clip import concat_latent, sample_clip
-from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.runtime.compiling import compile_blocks
 from hallo3_core.runtime.streaming import streamed
@@ -57,7 +57,7 @@ def measure(
     """Seconds and peak memory of every phase of a film's first clip."""
     phase, opened = Phases(device), ExitStack()
     start = "cpu" if weights == STREAMED else device
-    attention = counted_attention() if device == IMAGINED else scaled_dot_product
+    attention = counted_attention() if device == FAKE else scaled_dot_product
     grid = sizes.denoiser.grid
     height, width = 16 * grid.rows, 16 * grid.columns
     picture = torch.rand(1, 3, height, width).to(device, dtype)
@@ -74,7 +74,7 @@ def measure(
     tokens = phase("sound and face", lambda: (audio(given.audio).cpu(), face(given.face)))
     for leaving in (audio, face):
         leaving.to("meta")
-    denoiser = build_denoiser(sizes, start, dtype, eight_bits=weights == FP8, attention=attention)
+    denoiser = build_denoiser(sizes, start, dtype, in_fp8=weights == FP8, attention=attention)
     noise, text, given = SeededNoise(0, 0), given.text, None
     with opened:
         if weights == STREAMED:
@@ -95,30 +95,34 @@ def measure(
         for leaving in (denoiser.modulation, denoiser.head_modulation, denoiser.text_embed):
             leaving.to("meta")
         concat = phase("encode", lambda: concat_latent(vae, portrait.pixels, None, noise))
+
+        def steps() -> torch.Tensor:
+            return sample_clip(ClipCalls(denoiser, run, concat, tokens[0]), run, concat, noise)
+
         if compiled:
             compile_blocks(denoiser)
-            phase("first steps", lambda: sample_clip(denoiser, run, concat, tokens[0], noise))
-        latent = phase("steps", lambda: sample_clip(denoiser, run, concat, tokens[0], noise))
+            phase("first steps", steps)
+        latent = phase("steps", steps)
         phase("decode", lambda: sum(len(frames) for frames in decode(vae, latent.to(dtype))))
     found = phase.found
-    if device != IMAGINED:
+    if device != FAKE:
         found["steps"]["seconds_per_step"] = round(found["steps"]["seconds"] / settings.steps, 4)
     return found
 
 
 def counted_attention() -> Attention:
-    from benchmarks.imagined import flash_attention
+    from benchmarks.fake_device import flash_attention
 
     return flash_attention
 
 
 def computing(device: str) -> AbstractContextManager:
     """The mode to compute in: on the fake device without values."""
-    if device != IMAGINED:
+    if device != FAKE:
         return torch.inference_mode()
-    from benchmarks.imagined import ImaginedCard
+    from benchmarks.fake_device import FakeDevice
 
-    return ImaginedCard()
+    return FakeDevice()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-IMAGINED = "imagined"  # the device of imagined.py, which needs torch's private API: imported where it is used alone
+FAKE = "fake"  # the device of fake_device.py, which needs torch's private API: imported where it is used alone
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -58,7 +58,7 @@ def summary(seconds: list[tuple[float, float]], device: torch.device | str) -> d
 
 
 class Phases:
-    """Seconds and peak memory of the parts of a longer run, each by its name; on a card that is not there (imagined.py)
+    """Seconds and peak memory of the parts of a longer run, each by its name; on the fake device
     its operations instead of seconds."""
 
     def __init__(self, device: torch.device | str = "cpu"):
@@ -72,8 +72,8 @@ class Phases:
         self.found[name] = {"seconds": round(seconds, 4), "peak_GB": peak_gb(self.device)}
         if is_cpu(self.device):
             self.found[name]["cpu_seconds"] = round(used, 4)
-        if self.device.type == IMAGINED:
-            counted = torch.imagined.counted()
+        if self.device.type == FAKE:
+            counted = torch.fake.counted()
             self.found[name] = {"peak_GB": peak_gb(self.device), **counted}
         return results[0]
 

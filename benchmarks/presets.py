@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import IMAGINED
+from benchmarks.measuring import FAKE
 from hallo3_core.clips import FRAMES_PER_CLIP
 from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.model.config import AudioProjectorConfig, FaceProjectorConfig, Grid, TransformerConfig
@@ -99,12 +99,12 @@ def build_networks(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     *,
-    eight_bits: bool = False,
+    in_fp8: bool = False,
     attention: Attention = scaled_dot_product,
 ) -> Networks:
-    """Random weights; with `eight_bits` the blocks' matrices are float8 with a scale, as `convert --dtype fp8` has
+    """Random weights; with `in_fp8` the blocks' matrices are float8 with a scale, as `convert --dtype fp8` has
     them."""
-    denoiser = build_denoiser(preset, device, dtype, eight_bits=eight_bits, attention=attention)
+    denoiser = build_denoiser(preset, device, dtype, in_fp8=in_fp8, attention=attention)
     return Networks(denoiser, *build_projectors(preset, device, dtype))
 
 
@@ -113,12 +113,12 @@ def build_denoiser(
     device: torch.device | str,
     dtype: torch.dtype,
     *,
-    eight_bits: bool = False,
+    in_fp8: bool = False,
     attention: Attention = scaled_dot_product,
 ) -> Denoiser:
     """As `build_networks`."""
     denoiser = Denoiser(preset.denoiser, attention=attention, device="meta", dtype=dtype)
-    if eight_bits:
+    if in_fp8:
         for name in [name for name, _ in denoiser.named_parameters() if is_rounded(name)]:
             put_in_place(denoiser, name.removesuffix(".weight"))
     return draw_weights(denoiser, device)
@@ -131,7 +131,7 @@ def twin(denoiser: Denoiser) -> Denoiser:
     return other.requires_grad_(False).eval()
 
 
-def in_eight_bits(denoiser: Denoiser) -> Denoiser:
+def round_to_fp8(denoiser: Denoiser) -> Denoiser:
     """A twin with its blocks' matrices rounded to fp8."""
     rounded = twin(denoiser)
     for name in [name for name, _ in denoiser.named_parameters() if is_rounded(name)]:
@@ -170,7 +170,7 @@ def build_vae(preset: Preset, device: torch.device | str, dtype: torch.dtype) ->
 
 def seeded(device: torch.device | str, seed: int) -> torch.Generator | None:
     """A generator on the device; none on a card that is not there, where nothing has values."""
-    return None if torch.device(device).type == IMAGINED else torch.Generator(device).manual_seed(seed)
+    return None if torch.device(device).type == FAKE else torch.Generator(device).manual_seed(seed)
 
 
 def draw_weights(module: nn.Module, device: torch.device | str, seed: int = 0) -> nn.Module:

@@ -17,13 +17,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.exact_film import film_clips
 from benchmarks.measuring import Phases, machine, report
 from benchmarks.presets import PRESETS, Preset, build_networks, build_reference_net, build_vae, draw_inputs
 from hallo3_core.clips import NEW_FRAMES_PER_CLIP
 from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.portrait import prepare_portrait
 from hallo3_core.model.config import Grid
-from hallo3_core.pipeline.clip import film_clips
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.sampling.noise import SeededNoise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,24 +14,23 @@ from torch import Tensor
 from .clips import clip_count
 from .errors import InputError
 from .film.background_writer import BackgroundWriter
-from .film.clip_chain import Clip, MakeClip, clip_chain, lazily
+from .film.clip_chain import MakeClip, clip_chain, lazily
 from .film.clip_store import FilmPlan, beside, work_on
-from .film.color import check_strength
 from .film.work_folder import Keeping
 from .film.writer import FilmWriter, check_output
 from .parallel.spread import follow, lead_run
 from .parallel.team import Team
 from .pipeline.causes import likely_cause
-from .pipeline.clip import concat_latent, finish_clip, sample_clip
-from .pipeline.conditions import Run, prepare_run
-from .pipeline.decoding_fallbacks import decoding_ways
+from .pipeline.clip import concat_latent, make_clip, sample_clip
+from .pipeline.conditions import ClipCalls, Run, prepare_run
+from .pipeline.decoding_fallbacks import decoding_fallbacks
 from .pipeline.encoding import encode_portrait, encode_prompt, encode_recording, project_audio
-from .pipeline.networks import Networks, check_options
+from .pipeline.networks import Networks, check_machine
 from .pipeline.options import Options
-from .pipeline.sampling_fallbacks import sampling_ways
+from .pipeline.sampling_fallbacks import sampling_fallbacks
 from .pipeline.scene import Scene, film_inputs, read_scene
 from .release.layout import Release
-from .runtime.fallback import Ways
+from .runtime.fallback import Fallbacks
 from .sampling.finite import NotFinite
 from .sampling.noise import SeededNoise
 
@@ -87,10 +87,7 @@ def animate(
     """
     progress = progress or Progress()
     check_output(output)
-    SeededNoise(options.seed, 0)  # a bad seed, like bad settings, is told before minutes of work
-    options.settings.branches()
-    check_options(options)
-    check_strength(options.color_hold)
+    check_machine(options)
     networks = networks or Networks(release, options)
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, networks.config, options)
@@ -139,36 +136,42 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
         inputs = dict(text=text, face_tokens=face_tokens, null_audio_tokens=null_audio_tokens, dtype=options.dtype)
         if team is None:
             run = prepare_run(denoiser, portrait, options.settings, **inputs)
+            begin_clip = partial(ClipCalls, denoiser, run)
         else:
-            denoiser, run = lead_run(team, denoiser, portrait, options.settings, **inputs)
+            run, begin_clip = lead_run(team, denoiser, portrait, options.settings, **inputs)
         # Computed for all steps and clips: 2 GB less on the device, and 3 GB an hour of sound less on the host.
-        networks.let_go(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
+        networks.drop(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
         portrait, features = replace(portrait, bank=(), null_bank=None), None
         with networks.vae() as vae, ExitStack() as opened:
-            # Where rank 0 of a team fails, the others are stuck: there is no second way.
-            ways = {"with all processes": lambda: run} if team else sampling_ways(run, denoiser, networks, opened)
-            sampling = Ways("sampling", ways, progress.stage)
-            decoding = Ways("decoding", decoding_ways(denoiser, options.device), progress.stage)
+            # A team has no fallback: where rank 0 fails, the other processes are stuck.
+            modes = {"with all processes": lambda: run} if team else sampling_fallbacks(run, denoiser, networks, opened)
+            sampling = Fallbacks("sampling", modes, progress.stage)
+            decoding = Fallbacks("decoding", decoding_fallbacks(denoiser, options.device), progress.stage)
 
-            def make(clip: int, motion: Tensor | None) -> Clip:
+            def sample(clip: int, motion: Tensor | None) -> Tensor:
                 def report(step: int, clean: Tensor) -> None:
                     progress.step(clip, step, clean)
 
-                def sample(run: Run) -> Tensor:
+                def attempt(run: Run) -> Tensor:
                     noise = SeededNoise(options.seed, clip)
-                    concat = concat_latent(vae, portrait.pixels, motion, noise, run.layout.grid.frames)
-                    return sample_clip(denoiser, run, concat, audio_tokens[clip], noise, report)
+                    concat = concat_latent(vae, portrait.pixels, motion, noise, run.conditions.layout.grid.frames)
+                    return sample_clip(begin_clip(concat, audio_tokens[clip]), run, concat, noise, report)
 
                 try:
-                    latent = sampling.first(lambda way: sample(way()))
+                    return sampling.run(lambda prepare: attempt(prepare()))
                 except NotFinite as error:
                     cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
                     raise InputError(f"clip {clip + 1} of {len(audio_tokens)}, {error} {cause}") from error
-                decoded = decoding.first(lambda decode: decode(vae, latent))
-                return finish_clip(decoded, clip, scene.recording.frames, portrait, options.color_hold)
 
             progress.start(len(audio_tokens), len(run.schedule))
             try:
-                yield make
+                yield partial(
+                    make_clip,
+                    sample=sample,
+                    decode=lambda latent: decoding.run(lambda decode: decode(vae, latent)),
+                    frames=scene.recording.frames,
+                    portrait=portrait,
+                    color_hold=options.color_hold,
+                )
             finally:
                 progress.finish()

@@ -11,13 +11,12 @@ from torch import Tensor
 from ..hallo3_core.clips import FRAMES_PER_CLIP
 from ..hallo3_core.errors import InputError
 from ..hallo3_core.film.contact_sheet import contact_sheet
-from ..hallo3_core.sampling.guidance import Guidance, Scales, branch_weights
+from ..hallo3_core.sampling.guidance import LARGEST_SCALE, Guidance, Scales, branch_weights
 from . import inputs
 from .images import image_of
 from .inputs import settings_of
 
 MAX_CELLS = 36
-MAX_SCALE = 20.0  # as the widgets have it
 MAX_FRAMES = 4  # shown of a cell
 
 
@@ -27,7 +26,9 @@ def scales_of(text: str, name: str) -> list[float]:
     Raises:
         InputError: something in it is not a scale, or there is nothing in it.
     """
-    return _numbers(text, name, lambda value: 0 <= value <= MAX_SCALE, f"numbers from 0 to {MAX_SCALE:g}", "1, 3.5, 6")
+    return _numbers(
+        text, name, lambda value: 0 <= value <= LARGEST_SCALE, f"numbers from 0 to {LARGEST_SCALE:g}", "1, 3.5, 6"
+    )
 
 
 def frames_of(text: str) -> list[int]:

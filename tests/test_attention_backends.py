@@ -49,7 +49,7 @@ class Clock:
         return Backend(name, timed)
 
 
-def eight_bits(q, k, v):
+def in_fp8(q, k, v):
     """What a lossy kernel does, and a milder one than most: queries and keys of 8 bits, a scale a tensor."""
 
     def rounded(x):
@@ -80,7 +80,7 @@ def test_the_quickest_exact_one_is_chosen(sample, caplog):
     clock = Clock()
     backends = [
         clock.backend("slow", 5.0),
-        clock.backend("lossy", 0.1, eight_bits),
+        clock.backend("lossy", 0.1, in_fp8),
         clock.backend("wrong", 0.2, wrong),
         clock.backend("refuses", 0.0, refuses),
         clock.backend("quick", 1.0),
@@ -107,11 +107,11 @@ def test_the_best_of_several_runs_counts(sample):
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
-def test_rounding_passes_and_eight_bits_do_not(sample, dtype):
+def test_rounding_passes_and_fp8_do_not(sample, dtype):
     given = [x.to(dtype) for x in sample]
     assert relative_error(scaled_dot_product(*given), *given) <= ROUNDING[dtype]
     if dtype != torch.bfloat16:  # whose own rounding is of that size
-        assert relative_error(eight_bits(*given), *given) > ROUNDING[dtype]
+        assert relative_error(in_fp8(*given), *given) > ROUNDING[dtype]
     assert relative_error(torch.full_like(given[0], float("nan")), *given) == float("inf")
     assert relative_error(given[0][:1], *given) == float("inf")
 
@@ -200,11 +200,11 @@ def test_a_lossy_one_that_is_good_enough_stays(sample, caplog):
 
     def counted(q, k, v):
         calls.append(1)
-        return eight_bits(q, k, v)
+        return in_fp8(q, k, v)
 
     checked = Checked(counted, checks=2, name="sage")
     for _ in range(5):
-        assert torch.equal(checked(*sample), eight_bits(*sample))
+        assert torch.equal(checked(*sample), in_fp8(*sample))
     assert len(calls) == 5 and not caplog.records
 
 
@@ -220,7 +220,7 @@ def test_one_that_is_not_is_replaced_with_a_warning(sample, caplog, attention):
 def test_comparing_makes_no_compiled_code_anew(sample):
     """The count of comparisons left is nothing that code is compiled for: 14 layers are two pieces of it."""
     torch._dynamo.reset()
-    compiled, checked = [], Checked(eight_bits, checks=14, name="sage")
+    compiled, checked = [], Checked(in_fp8, checks=14, name="sage")
 
     def keep(graph, inputs):
         compiled.append(graph)
@@ -239,11 +239,11 @@ def test_every_layer_of_the_first_evaluation_is_compared(sample, caplog):
 
     def late(q, k, v):
         calls.append(1)
-        return (wrong if len(calls) == 3 else eight_bits)(q, k, v)
+        return (wrong if len(calls) == 3 else in_fp8)(q, k, v)
 
     checked = Checked(late, checks=3, name="sage")
     results = [checked(*sample) for _ in range(4)]
-    assert torch.equal(results[1], eight_bits(*sample))
+    assert torch.equal(results[1], in_fp8(*sample))
     assert torch.equal(results[2], scaled_dot_product(*sample)) and torch.equal(results[3], results[2])
     assert len(calls) == 3
 
@@ -253,8 +253,8 @@ def test_sage_gets_our_layout(sample, monkeypatch):
 
     def sageattn(q, k, v, tensor_layout="HND", is_causal=False):
         assert tensor_layout == "HND" and not is_causal
-        return eight_bits(q, k, v)
+        return in_fp8(q, k, v)
 
     package.sageattn = sageattn
     monkeypatch.setitem(sys.modules, "sageattention", package)
-    assert torch.equal(sage_attention()(*sample), eight_bits(*sample))
+    assert torch.equal(sage_attention()(*sample), in_fp8(*sample))

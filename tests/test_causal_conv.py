@@ -6,7 +6,7 @@ from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
 
 from hallo3_core.vae import causal_conv
-from hallo3_core.vae.autoencoder import Caches, VaeConfig, build_vae
+from hallo3_core.vae.autoencoder import ReadOnce, VaeConfig, build_vae
 from hallo3_core.vae.causal_conv import CausalConv, replace_causal_convs
 
 CONFIG = VaeConfig((32, 32, 64, 32), 1)
@@ -58,7 +58,7 @@ def test_every_causal_convolution_is_exchanged_and_keeps_its_names():
 
 def test_caches_are_given_out_once():
     inner = {"conv1": torch.zeros(1), "conv2": torch.ones(1)}
-    caches = Caches({"block": inner, "conv_in": torch.zeros(2)})
+    caches = ReadOnce({"block": inner, "conv_in": torch.zeros(2)})
     block = caches.get("block")
     assert block.get("conv2").item() == 1 and list(block) == ["conv1"]
     assert caches.get("block") is None and list(caches) == ["conv_in"]

@@ -87,7 +87,7 @@ def test_a_missing_compiler_is_told_early():
     check_compiler("cpu", "eager")
 
 
-def test_a_compiler_that_knows_no_eight_bits_is_told_early():
+def test_a_compiler_that_knows_no_fp8_is_told_early():
     """As Triton on cards before the RTX 40 series."""
 
     def picky(graph, inputs):
@@ -96,9 +96,9 @@ def test_a_compiler_that_knows_no_eight_bits_is_told_early():
         return graph.forward
 
     check_compiler("cpu", picky)
-    check_compiler("cpu", "eager", eight_bits=True)
+    check_compiler("cpu", "eager", in_fp8=True)
     with pytest.raises(InputError, match="type fp8e4nv not supported"):
-        check_compiler("cpu", picky, eight_bits=True)
+        check_compiler("cpu", picky, in_fp8=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

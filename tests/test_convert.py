@@ -14,7 +14,7 @@ from hallo3_core.errors import InputError
 from hallo3_core.inputs.portrait import Portrait
 from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.pipeline.clip import concat_latent, sample_clip
-from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.release import convert as conversion
 from hallo3_core.release.convert import FILES, convert
@@ -86,7 +86,8 @@ def clip_latent(folder: Path) -> Tensor:
         null_audio_tokens=project(torch.zeros_like(windows)),
     )
     noise = SeededNoise(0, 0)
-    return sample_clip(denoiser, run, concat_latent(vae, pixels, None, noise), project(windows), noise)
+    concat = concat_latent(vae, pixels, None, noise)
+    return sample_clip(ClipCalls(denoiser, run, concat, project(windows)), run, concat, noise)
 
 
 # What comes back
@@ -151,7 +152,7 @@ def test_a_scaled_layer_is_the_linear_layer_of_its_full_weight(converted):
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-6, 1.0, 3e4, 1e30])
-def test_rounding_to_eight_bits_keeps_any_magnitude(magnitude):
+def test_rounding_to_fp8_keeps_any_magnitude(magnitude):
     weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) * magnitude
     rounded, scale = fp8.quantise(weight)
     error = rounded.float() * scale - weight

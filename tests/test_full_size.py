@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import clip
-from benchmarks.imagined import NAME, ImaginedCard, flash_attention
+from benchmarks.fake_device import NAME, FakeDevice, flash_attention
 from benchmarks.presets import PRESETS, build_denoiser, build_reference_net, build_vae
 from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
@@ -22,7 +22,7 @@ def phases():
 
     def count(weights):
         if weights not in known:
-            with ImaginedCard():
+            with FakeDevice():
                 known[weights] = clip.measure(FULL, Settings(steps=STEPS), NAME, BF16, weights=weights)
         return known[weights]
 
@@ -52,7 +52,7 @@ def test_the_host_waits_once_a_step(phases):
 
 @pytest.fixture
 def card():
-    with ImaginedCard() as card:
+    with FakeDevice() as card:
         yield card
 
 

@@ -106,19 +106,19 @@ def test_scales_for_each_step():
     guidance = Guidance([Scales(1, 1, 1), Scales(1, 2, 2)])
     assert [len(guidance.weights(step, 2)) for step in range(2)] == [1, 2]
     with pytest.raises(InputError, match="2 sets of guidance scales for 3 steps"):
-        guidance.weights(0, 3)
+        guidance.branches(3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.1, LARGEST_SCALE + 0.1])
 def test_a_scale_that_is_none(value):
     with pytest.raises(InputError, match="audio scale is"):
-        branch_weights(Scales(audio=value))
+        Scales(audio=value)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0.5, 0.5), (0.6, 0.2), (-0.1, 1), (0, 1.1), (math.nan, 1)])
 def test_a_part_that_is_none(start, stop):
     with pytest.raises(InputError, match="guidance runs from"):
-        Guidance(start=start, stop=stop).weights(0, 10)
+        Guidance(start=start, stop=stop)
 
 
 def test_a_branch_is_named_by_its_conditions():

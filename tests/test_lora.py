@@ -262,7 +262,7 @@ def adapter(**settings) -> dict[str, str]:
     return {"lora_adapter_metadata": json.dumps({f"transformer.{name}": value for name, value in settings.items()})}
 
 
-def test_a_layer_in_eight_bits_holds_the_whole_lora(theirs, caplog):
+def test_a_layer_in_fp8_holds_the_whole_lora(theirs, caplog):
     """Rounded again it would lose most of it; so it becomes an ordinary layer."""
     pairs, model, name = make_lora(["transformer_blocks.0.ff.net.2"]), ours_from(theirs), "blocks.0.mlp.down"
     linear = model.get_submodule(name)

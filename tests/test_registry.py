@@ -16,6 +16,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LARGEST = 8_000_000  # bytes of the whole archive
+LARGEST_UNREAD = 300_000  # of what only people read, pictures apart
+READ = pathspec.GitIgnoreSpec.from_lines(  # by a running pack, or by ComfyUI for it
+    [
+        *("/__init__.py", "/hallo3_core/**/*.py", "/nodes/**/*.py", "/web/**/*.md", "/locales/**/*.json"),
+        *("/workflows/*.json", "/subgraphs/*.json", "/assets/speech.flac", "/pyproject.toml", "/requirements.txt"),
+    ]
+)
+PICTURES = {".jpg", ".png", ".webp"}
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "print", "input", "breakpoint", "globals"}
 FORBIDDEN_MODULES = {
@@ -104,6 +112,7 @@ def test_what_runs_is_published_and_what_builds_is_not():
     developers = (
         "tests/",
         "benchmarks/",
+        "tools/",
         "examples/",
         ".ci/",
         "dev",
@@ -113,6 +122,24 @@ def test_what_runs_is_published_and_what_builds_is_not():
     )
     assert not [name for name in SHIPPED if name.startswith(developers)]
     assert sum((ROOT / name).stat().st_size for name in SHIPPED) < LARGEST
+
+
+def unread(names: list[str]) -> list[str]:
+    """Those that no running pack reads, pictures apart."""
+    return [name for name in names if not READ.match_file(name) and Path(name).suffix not in PICTURES]
+
+
+def test_little_is_published_that_is_not_read():
+    sizes = {name: (ROOT / name).stat().st_size for name in unread(SHIPPED)}
+    assert sum(sizes.values()) < LARGEST_UNREAD, sizes
+    assert not [name for name in SHIPPED if any(part.startswith(".") for part in Path(name).parts)]
+
+
+def test_what_a_tool_left_behind_counts_as_unread():
+    """Measurements, weights, archives: whatever name and place they have."""
+    strays = [".coverage", "coverage.xml", "hallo3_core/weights/model.safetensors", "nodes/dump.json", "dist/pack.zip"]
+    assert unread(strays) == strays
+    assert not unread(["hallo3_core/model/denoiser.py", "locales/en/main.json", "workflows/hallo3_long_video.json"])
 
 
 def test_what_is_published_works_by_itself(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hallo3_core.errors import InputError
+from hallo3_core.pipeline.options import Settings
 from hallo3_core.sampling.noise import MAX_SEED, SeededNoise
 from hallo3_core.sampling.sampler import DDIM, DPMPP_2M, SAMPLERS, SDE_DPMPP_2M, clean_from_velocity, sample
 from hallo3_core.sampling.schedule import TRAINING_STEPS, make_schedule
@@ -106,7 +107,7 @@ def test_what_is_no_number_stops_at_its_step(sampler):
 
 def test_an_unknown_sampler():
     with pytest.raises(InputError, match="sampler is 'euler': choose one of sde-dpmpp-2m, dpmpp-2m, ddim"):
-        sample(torch.zeros(1), make_schedule(2), lambda x, i: x, "euler")
+        Settings(sampler="euler")
 
 
 def draws(seed, clip):

@@ -95,7 +95,7 @@ def test_a_cpu_does_not_count_as_able():
 def test_a_release_is_rounded_on_request(tiny_release):
     release = Release(tiny_release)
     exact = release.network(names.DENOISER, dtype=torch.float32)
-    network = release.network(names.DENOISER, eight_bits=True, dtype=torch.float32)
+    network = release.network(names.DENOISER, in_fp8=True, dtype=torch.float32)
     rounded = network.blocks[0].mlp.up
     assert isinstance(rounded, ScaledLinear) and not isinstance(network.head, ScaledLinear)
     assert 0 < relative(rounded.full_weight(torch.float32), exact.blocks[0].mlp.up.weight) < 0.04

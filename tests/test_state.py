@@ -68,7 +68,7 @@ def others(style: Path) -> dict[str, tuple[Options, Progress | None]]:
         ),
         "cancelled": (replace(SMALL, seed=4, loras=((style, 1.0),)), Stop(KeyboardInterrupt())),
         "failed": (replace(SMALL, seed=4, dtype=torch.bfloat16), Stop(RuntimeError("broken"))),
-        "refused": (replace(SMALL, settings=Settings(steps=0)), None),
+        "refused": (replace(SMALL, loras=((style.with_name("missing.safetensors"), 1.0),)), None),
     }
 
 

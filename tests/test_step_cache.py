@@ -16,7 +16,7 @@ from hallo3_core.pipeline.options import Settings
 from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.sampling.sampler import DDIM, DPMPP_2M, SAMPLERS, SDE_DPMPP_2M, log_snr, sample
 from hallo3_core.sampling.schedule import make_schedule
-from hallo3_core.sampling.step_cache import IN_A_ROW, StepCache, check_threshold
+from hallo3_core.sampling.step_cache import IN_A_ROW, StepCache
 
 
 class Counted:
@@ -163,4 +163,4 @@ def test_fresh_noise_leaves_less_to_skip():
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan"), float("inf")])
 def test_a_threshold_that_is_none(threshold):
     with pytest.raises(InputError, match="the step cache's threshold is"):
-        check_threshold(threshold)
+        Settings(cache=threshold)

@@ -24,7 +24,7 @@ def plain(dtype=torch.float32):
     return load(sort_official(tiny.file_tensors(3, CONFIG)), names.DENOISER, dtype=dtype)
 
 
-def eight_bits():
+def in_fp8():
     tensors = sort_official(tiny.file_tensors(3, CONFIG)).tensors[names.DENOISER]
     for name in [name for name in tensors if fp8.is_rounded(name)]:
         tensors[name], tensors[f"{name.removesuffix('weight')}weight_scale"] = fp8.quantise(tensors[name])
@@ -41,9 +41,9 @@ def with_lora(denoiser):
 MODELS = {
     "float32": plain,
     "bfloat16": lambda: plain(torch.bfloat16),
-    "fp8": eight_bits,
+    "fp8": in_fp8,
     "LoRA": lambda: with_lora(plain()),
-    "LoRA in fp8": lambda: with_lora(eight_bits()),  # one block is larger than the others
+    "LoRA in fp8": lambda: with_lora(in_fp8()),  # one block is larger than the others
 }
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.gpu_parts.bench import TIMESTEP, Bench, attempt, relative_error, without_tf32
-from benchmarks.presets import PRESETS, Inputs, Networks, build_networks, draw_inputs, in_eight_bits, tell
+from benchmarks.presets import PRESETS, Inputs, Networks, build_networks, draw_inputs, round_to_fp8, tell
 from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.runtime import attention_backends
@@ -155,7 +155,7 @@ def denoiser(bench: Bench) -> dict[str, Any]:
             "streamed_equals_resident": attempt(lambda d=dtype: streams_equal(networks, samples, bench.device, d)),
         }
         found[name_of(dtype)] = errors
-    rounded = replace(networks, denoiser=in_eight_bits(networks.denoiser))
+    rounded = replace(networks, denoiser=round_to_fp8(networks.denoiser))
     of_rounded = velocity(cast(rounded, "cpu", torch.float64), samples)
     there = cast(rounded, bench.device, torch.bfloat16)
     found["fp8 weights"] = {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import clip
+from benchmarks.exact_film import film_clips
 from benchmarks.gpu_parts.bench import Bench, attempt, relative_error, without_tf32
 from benchmarks.gpu_parts.exactness import cast, name_of
 from benchmarks.measuring import is_cpu
@@ -17,7 +18,6 @@ from benchmarks.presets import PRESETS, build_networks, build_reference_net, bui
 from hallo3_core.clips import NEW_FRAMES_PER_CLIP
 from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.portrait import prepare_portrait
-from hallo3_core.pipeline.clip import film_clips
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.sampling.noise import SeededNoise
@@ -84,7 +84,7 @@ def film_differences(found: list[Tensor], expected: list[Tensor]) -> list[dict[s
 @torch.inference_mode()
 def clip_phases(bench: Bench) -> dict[str, Any]:
     """A clip's phases with the denoiser resident, then in fp8; at full size beside the memory that was counted
-    without a GPU (`clip.py --device imagined`)."""
+    without a GPU (`clip.py --device fake`)."""
     bench.free()
     return {weights: attempt(lambda w=weights: phases(bench, w)) for weights in (clip.RESIDENT, clip.FP8)}
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu_parts.bench import CALLS, Bench, attempt, relative_error
 from benchmarks.gpu_parts.exactness import kernels
 from benchmarks.measuring import seconds_of
-from benchmarks.presets import in_eight_bits
+from benchmarks.presets import round_to_fp8
 from hallo3_core.model.denoiser import Denoiser
 from hallo3_core.runtime.activations import activation_bytes
 from hallo3_core.runtime.attention_backends import relative_error as attention_error
@@ -83,7 +83,7 @@ def one_by_one(bench: Bench) -> dict[str, Any]:
 def fp8(bench: Bench) -> dict[str, Any]:
     """A step of two model calls with fp8 weights and with fp8 matmuls, in turn with the eager one; how far the result
     moves with these random weights; and bytes of the weights."""
-    rounded = in_eight_bits(bench.steps.denoiser)
+    rounded = round_to_fp8(bench.steps.denoiser)
     found: dict[str, Any] = {"weights_GB": {"eager": gigabytes(bench.steps.denoiser), "fp8": gigabytes(rounded)}}
     found["fp8 weights"] = attempt(lambda: against_eager(bench, rounded))
     use_fp8_matmuls(rounded)

@@ -6,11 +6,11 @@ import argparse
 import math
 from pathlib import Path
 
+from ..pipeline.choices import FP8
 from .presets import DEFAULT, PRESETS, settle
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FRAMINGS = ("auto", "crop", "pad", "native")
-EIGHT_BITS = ("weights", "products")
 
 
 def add_film_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="torch.compile: a wait at the first steps, quicker ones after it")
     add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
     add("--stream", action="store_true", help="weights stay in host memory; the device holds two blocks at a time")
-    add("--fp8", choices=EIGHT_BITS, help="the denoiser's matrices in eight bits; products: multiplied so too (lossy)")
+    add("--fp8", choices=FP8, help="the denoiser's matrices in fp8; products: multiplied so too (lossy)")
     add("--attention", default="auto", metavar="KERNEL", help="auto: the quickest exact one by trial; sage: lossy")
 
 

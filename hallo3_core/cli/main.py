@@ -1,7 +1,4 @@
-"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo | samples`.
-
-Exit codes: 0 done, 2 not done (one line says why), 130 interrupted (Ctrl-C), 143 asked to end (SIGTERM).
-"""
+"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo | samples`."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..inputs.samples import PORTRAIT, SPEECH
+from .exit_codes import DONE, INTERRUPTED, NOT_DONE, TERMINATED
 from .film_options import add_film_options, film_options, keeping_of, seed
 from .interruption import Terminated, sigterm_raises
 from .presets import summary
 
-NOT_DONE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes; the last two as shells have them
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
 
@@ -31,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         with sigterm_raises():
-            return options.run(options) or 0
+            return options.run(options) or DONE
     except InputError as error:
         say(f"error: {error}", sys.stderr)
         return NOT_DONE
@@ -50,8 +47,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         if os.environ.get("RANK", "0") != "0":
-            self.exit(2)  # rank 0 of the processes that torchrun started says it for all
-        self.exit(2, f"error: {message} ({self.prog} --help lists the options)\n")
+            self.exit(NOT_DONE)  # rank 0 of the processes that torchrun started says it for all
+        self.exit(NOT_DONE, f"error: {message} ({self.prog} --help lists the options)\n")
 
 
 def build_parser() -> Parser:
@@ -213,7 +210,7 @@ def run_batch(given: argparse.Namespace) -> int:
     missing = sum(not film.exists() for film in jobs)
     if missing:
         say(f"{missing} of {len(jobs)} films were not made", sys.stderr)
-    return 2 if missing else 0
+    return NOT_DONE if missing else DONE
 
 
 def run_tiny(given: argparse.Namespace) -> None:
@@ -245,7 +242,7 @@ def run_inspect(given: argparse.Namespace) -> int:
 
     report = inspect(given.path)
     say(report.text())
-    return 0 if report.usable else 2
+    return DONE if report.usable else NOT_DONE
 
 
 def run_convert(given: argparse.Namespace) -> None:

@@ -236,6 +236,17 @@ def clip_audio(features: AudioFeatures, clip: int) -> Tensor:
     return clip_windows(features.hidden, clip)
 
 
+def check_width(features: AudioFeatures, expected: int, source: str) -> None:
+    """Raises InputError unless a window of these features, made by the wav2vec2 of `source`, has the `expected` number
+    of values that the denoiser's audio projector reads."""
+    found = WINDOW * features.hidden.shape[1] * features.hidden.shape[2]
+    if found != expected:
+        raise InputError(
+            f"{source} gives {found} values a frame, the denoiser reads {expected}. "
+            "Use the wav2vec2 that came with the denoiser."
+        )
+
+
 def _weights_file(path: Path) -> Path:
     """The weights that a folder holds, or the file itself."""
     if not path.is_dir():

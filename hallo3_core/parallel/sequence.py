@@ -37,14 +37,14 @@ class SequenceDenoiser:
     def __getattr__(self, name: str):
         return getattr(self._denoiser, name)
 
-    def layout(self, grid: Grid, dtype: torch.dtype) -> Layout:
+    def layout(self, grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
         """Positions of this process's tokens alone; its grid is a strip one token high.
 
         Raises:
             InputError: more processes than there are tokens in a frame, tokens of text, or heads.
         """
         self._check(grid)
-        whole, rank = self._denoiser.layout(grid, dtype), self._group.rank
+        whole, rank = self._denoiser.layout(grid, dtype, device), self._group.rank
         tokens = shares(grid.tokens_per_frame, self._group.size)
         strip = Grid(grid.frames, 1, tokens[rank])
 

@@ -1,4 +1,4 @@
-"""Rank 0 makes the film as one process would; the others only answer its evaluations.
+"""Rank 0 makes the film as one process would; the others only answer its model calls.
 
 So nothing but rank 0 reads inputs, draws noise, decides, decodes, writes or reports, and the processes cannot come to
 differ: a step's state goes out from rank 0 (4.5 MB at full size), and all branches' velocities come back to everyone.
@@ -6,7 +6,7 @@ differ: a step's state goes out from rank 0 (4.5 MB at full size), and all branc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from ..inputs.portrait import Portrait
 from ..model.denoiser import Denoiser
-from ..pipeline.conditions import Evaluations, Run, prepare_run
+from ..pipeline.conditions import ClipCalls, Evaluate, Run, prepare_run
 from ..pipeline.options import Settings
 from ..sampling.guidance import Branch
 from .groups import shares, start_of
 from .sequence import SequenceDenoiser
 from .team import Team
+
+BeginClip = Callable[[Tensor, Tensor], Evaluate]  # concat latent, audio tokens -> the clip's model calls
 
 
 class Prepare(NamedTuple):
@@ -40,15 +42,15 @@ class Begin(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Some branches are to be evaluated."""
+    """The model is to be called for some branches."""
 
     x: Tensor
     step: int
     branches: tuple[Branch, ...]
 
 
-class SpreadEvaluations(Evaluations):
-    """Evaluations of a clip by all processes of a team at once, called by each with the same values; the branches of
+class SpreadCalls(ClipCalls):
+    """Model calls of a clip by all processes of a team at once, called by each with the same values; the branches of
     its own group together (`batched`) or one after another."""
 
     def __init__(
@@ -63,12 +65,12 @@ class SpreadEvaluations(Evaluations):
         start = start_of(counts, group.rank)
         own = branches[start : start + counts[group.rank]]
         turns = [own] if self._batched else [[branch] for branch in own]
-        velocities = [v for turn in turns if turn for v in super(SpreadEvaluations, self).__call__(x, step, turn)]
+        velocities = [v for turn in turns if turn for v in super(SpreadCalls, self).__call__(x, step, turn)]
         none = x.new_empty(0, *x.shape[1:], dtype=self._run.dtype)
         return group.gather(torch.cat([none, *velocities]), 0, counts).split(1)
 
 
-class LeadingEvaluations(SpreadEvaluations):
+class LeadingCalls(SpreadCalls):
     """The same on rank 0, which calls the others to it."""
 
     def __init__(
@@ -84,9 +86,9 @@ class LeadingEvaluations(SpreadEvaluations):
 
 def lead_run(
     team: Team, denoiser: Denoiser, portrait: Portrait, settings: Settings, **inputs: Any
-) -> tuple[SequenceDenoiser, Run]:
-    """`prepare_run` with its arguments, on every process of the team: rank 0's denoiser and run, to be used as those
-    of one process are."""
+) -> tuple[Run, BeginClip]:
+    """`prepare_run` with its arguments, on every process of the team: rank 0's run, and what begins its clips with
+    concat latent and audio tokens, to be used as those of one process are."""
     team.tell(
         Prepare(
             replace(
@@ -99,34 +101,29 @@ def lead_run(
             {name: value.cpu() if isinstance(value, Tensor) else value for name, value in inputs.items()},
         )
     )
-    return _spread_run(LeadingEvaluations, team, denoiser, portrait, settings, inputs)
+    spread, run = _spread_run(team, denoiser, portrait, settings, inputs)
+    return run, partial(LeadingCalls, team, settings.batched, spread, run)
 
 
 def follow(team: Team, denoiser: Denoiser) -> None:
-    """A further process: answer rank 0's evaluations until its film is done."""
+    """A further process: answer rank 0's model calls until its film is done."""
     first = team.hear()
     if first is None:
         return
-    denoiser, run = _spread_run(SpreadEvaluations, team, denoiser, *first)
+    spread, run = _spread_run(team, denoiser, *first)
     denoiser.modulation.to("meta")  # computed for all steps, as rank 0 does
     device = denoiser.video_positions.device
     evaluate = None
     while (message := team.hear()) is not None:
         match message:
             case Begin(concat, audio_tokens):
-                evaluate = run.evaluations(denoiser, run, concat.to(device), audio_tokens)
+                evaluate = SpreadCalls(team, first.settings.batched, spread, run, concat.to(device), audio_tokens)
             case Step(x, step, branches):
                 evaluate(x.to(device), step, branches)
 
 
 def _spread_run(
-    evaluations: type[SpreadEvaluations],
-    team: Team,
-    denoiser: Denoiser,
-    portrait: Portrait,
-    settings: Settings,
-    inputs: dict[str, Any],
+    team: Team, denoiser: Denoiser, portrait: Portrait, settings: Settings, inputs: dict[str, Any]
 ) -> tuple[SequenceDenoiser, Run]:
     spread = SequenceDenoiser(denoiser, team.strips)
-    run = prepare_run(spread, portrait, replace(settings, batched=True), **inputs)  # all branches are one call
-    return spread, replace(run, evaluations=partial(evaluations, team, settings.batched))
+    return spread, prepare_run(spread, portrait, replace(settings, batched=True), **inputs)  # all branches are one call

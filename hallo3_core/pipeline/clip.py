@@ -10,25 +10,24 @@ user, latents ``b 16 t h w``; inside this module they are scaled (0.7 x the VAE'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..clips import LATENT_FRAMES, MOTION_FRAMES, clip_count, clip_span
+from ..clips import LATENT_FRAMES, MOTION_FRAMES, clip_span
 from ..film.clip_chain import Clip
 from ..film.color import hold_colour
 from ..inputs.image import crop_to, pixel_dropout, to_uint8
 from ..inputs.portrait import Portrait
-from ..model.denoiser import Denoiser
 from ..sampling.guidance import guide
 from ..sampling.noise import ClipNoise
 from ..sampling.sampler import OnStep, clean_from_velocity, sample
 from ..sampling.step_cache import StepCache
 from ..vae.autoencoder import PIXELS, VideoVae
-from ..vae.latents import decode_whole, encode
-from .conditions import Run
+from ..vae.latents import encode
+from .conditions import Evaluate, Run
 
 
 def concat_latent(
@@ -50,16 +49,13 @@ def concat_latent(
 
 
 def sample_clip(
-    denoiser: Denoiser,
-    run: Run,
-    concat: Tensor,
-    audio_tokens: Tensor,
-    noise: ClipNoise,
-    on_step: OnStep | None = None,
+    evaluate: Evaluate, run: Run, concat: Tensor, noise: ClipNoise, on_step: OnStep | None = None
 ) -> Tensor:
-    """One clip's latent ``1 16 t h w``, scaled, float32; audio tokens ``1 t n c``."""
+    """One clip's latent, scaled, float32, as large and on the same device as its concat latent ``1 16 t h w``.
+
+    evaluate: the clip's model calls (`ClipCalls`, or those of several processes).
+    """
     device = concat.device
-    evaluate = run.evaluations(denoiser, run, concat, audio_tokens)
 
     def predict_clean(x: Tensor, step: int) -> Tensor:
         weights = run.settings.guidance.weights(step, len(run.schedule))
@@ -105,23 +101,18 @@ def finish_clip(decoded: Tensor, clip: int, frames: int, portrait: Portrait, col
     return Clip(to_uint8(new.cpu()), last_frames(decoded).to("cpu", copy=True))  # a view would keep the whole clip
 
 
-def film_clips(
-    denoiser: Denoiser,
-    vae: VideoVae,
-    run: Run,
-    portrait: Portrait,
+def make_clip(
+    clip: int,
+    motion: Tensor | None,
+    *,
+    sample: Callable[[int, Tensor | None], Tensor],
+    decode: Callable[[Tensor], Tensor],
     frames: int,
-    audio_tokens: Callable[[int], Tensor],
-    noise: Callable[[int], ClipNoise],
-) -> Iterator[Tensor]:
-    """The new frames of clip after clip, ``n 3 H W`` in 0..1, together `frames`: memory does not grow with the film.
+    portrait: Portrait,
+    color_hold: float,
+) -> Clip:
+    """Clip number `clip` of a film of `frames` frames, from the end of the one before: sampled, decoded, finished.
 
-    audio_tokens and noise are asked for each clip by its number.
+    sample: number and motion frames -> latent; decode: latent -> ``49 3 H W`` in 0..1.
     """
-    motion = None
-    for clip in range(clip_count(frames)):
-        draws = noise(clip)
-        concat = concat_latent(vae, portrait.pixels, motion, draws, run.layout.grid.frames)
-        decoded = decode_whole(vae, sample_clip(denoiser, run, concat, audio_tokens(clip), draws))
-        motion = last_frames(decoded)
-        yield new_frames(decoded, clip, frames)
+    return finish_clip(decode(sample(clip, motion)), clip, frames, portrait, color_hold)

@@ -1,9 +1,10 @@
-"""What is constant over all clips of a film, and the network's evaluations of a clip with it."""
+"""What is constant over a film and over a clip, each made once by one constructor, and model calls with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from ..inputs.portrait import Portrait
 from ..inputs.text import null_text
 from ..model.attention import Folded, KeysValues
-from ..model.denoiser import Conditions, Denoiser
+from ..model.config import Grid
+from ..model.denoiser import Conditions, Denoiser, ReferenceBank
 from ..model.modulation import Modulation
 from ..model.positions import Layout
 from ..sampling.guidance import Branch
@@ -19,23 +21,112 @@ from ..sampling.schedule import Schedule, make_schedule
 from ..vae.latents import film_grid
 from .options import Settings
 
+T, Made = TypeVar("T"), TypeVar("Made")
+Layers = Sequence[KeysValues | Folded]  # keys and values, a layer each
 Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]  # state, step, branches -> their velocities
 
 
-@dataclass(frozen=True)
+class WithNull(NamedTuple, Generic[T]):
+    """A condition as the user gave it, and the trained absence of it; None where no branch needs it."""
+
+    given: T | None
+    null: T | None
+
+    def pick(self, is_given: bool) -> T:
+        return self.given if is_given else self.null
+
+    def prepare(self, function: Callable[[T], Made], needed: Collection[bool]) -> WithNull[Made]:
+        """`function` of those that are needed."""
+        return WithNull(
+            function(self.given) if True in needed else None,
+            function(self.null) if False in needed else None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FilmConditions:
+    """What is constant over all clips of a film, on a device; made by `film_conditions`.
+
+    text ``1 m D``. Without portrait, face and sound (None) it is the plain CogVideoX transformer's; without modulation
+    the steps are not known beforehand.
+    """
+
+    layout: Layout
+    text: WithNull[Tensor]
+    reference: WithNull[Sequence[KeysValues]] | None = None
+    face: Layers | None = None
+    null_audio: Layers | None = None
+    modulation: Modulation | None = None  # of all steps of a run
+
+
+def film_conditions(
+    denoiser: Denoiser,
+    branches: Collection[Branch],
+    timesteps: Tensor,
+    *,
+    grid: Grid,
+    text: Tensor,
+    bank: WithNull[ReferenceBank],
+    face_tokens: Tensor,
+    null_audio_tokens: Tensor,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> FilmConditions:
+    """Everything constant over the clips of a film, once a portrait; what none of `branches` needs is not computed.
+
+    timesteps ``n`` of the run's steps, text ``1 m w`` (its null is zeros), bank a layer each ``1 n D``, face tokens
+    ``1 n c``, tokens of silence ``1 t n c``. The denoiser's LoRAs take part. Afterwards its modulation is not needed.
+    """
+
+    def embed(value: Tensor) -> Tensor:
+        return denoiser.embed_text(value.to(device, dtype))
+
+    def reference(features: ReferenceBank) -> list[KeysValues]:
+        return denoiser.reference_keys_values([each.to(device, dtype) for each in features])
+
+    needs_silence = any(not branch.audio for branch in branches)
+    return FilmConditions(
+        layout=denoiser.layout(grid, dtype, device),
+        text=WithNull(text, null_text(text)).prepare(embed, {branch.text for branch in branches}),
+        reference=bank.prepare(reference, {branch.reference for branch in branches}),
+        face=denoiser.face_keys_values(face_tokens.to(device, dtype)),
+        null_audio=denoiser.audio_keys_values(null_audio_tokens.to(device, dtype)) if needs_silence else None,
+        modulation=denoiser.modulate_steps(timesteps.to(device), dtype),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ClipConditions:
+    """What is constant over the steps of a clip: the film's, and its own sound; made by `clip_conditions`."""
+
+    film: FilmConditions
+    audio: WithNull[Layers] | None = None
+
+    def join(self, branches: Sequence[Branch]) -> Conditions:
+        """The conditions of a batch with one sample for each of `branches`."""
+        film, audio = self.film, self.audio
+        return Conditions(
+            text=torch.cat([film.text.pick(branch.text) for branch in branches]),
+            reference=film.reference and stack([film.reference.pick(branch.reference) for branch in branches]),
+            face=film.face,
+            audio=audio and stack([audio.pick(branch.audio) for branch in branches]),
+        )
+
+
+def clip_conditions(denoiser: Denoiser, film: FilmConditions, audio_tokens: Tensor) -> ClipConditions:
+    """A clip's, with its sound ``1 t n c``."""
+    tokens = audio_tokens.to(film.layout.video)
+    return ClipConditions(film, WithNull(denoiser.audio_keys_values(tokens), film.null_audio))
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
-    """What is constant over all clips of a film, computed once. Keyed by whether the condition is the user's."""
+    """A film's settings, and everything that follows from them once; made by `prepare_run`."""
 
     settings: Settings
     schedule: Schedule
-    layout: Layout
-    modulation: Modulation
-    text: dict[bool, Tensor]
-    reference: dict[bool, Sequence[KeysValues]]
-    face: Sequence[KeysValues | Folded]
-    null_audio: Sequence[KeysValues | Folded] | None
+    conditions: FilmConditions
     dtype: torch.dtype
-    evaluations: Callable[[Denoiser, Run, Tensor, Tensor], Evaluate]  # of a clip: `Evaluations`, or on several cards
 
 
 def prepare_run(
@@ -48,39 +139,25 @@ def prepare_run(
     null_audio_tokens: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> Run:
-    """Everything constant over the clips; what no evaluation needs is not computed.
-
-    text ``1 m w`` (its null is zeros), face tokens ``1 n c``, tokens of silence ``1 t n c``. Afterwards the
-    denoiser's modulation is not needed on the device.
-    """
+    """A run with the denoiser where its weights are; the rest as for `film_conditions`."""
     schedule = make_schedule(settings.steps)
-    branches = settings.branches()
-    device = denoiser.video_positions.device
-    banks = {True: portrait.bank, False: portrait.null_bank}
-    texts = {True: text, False: null_text(text)}
-    timesteps = torch.tensor(schedule.timesteps, dtype=torch.float32, device=device)
-    grid = film_grid(*portrait.pixels.shape[-2:], denoiser.config)
-    return Run(
-        settings=settings,
-        schedule=schedule,
-        layout=denoiser.layout(grid, dtype),
-        modulation=denoiser.modulate_steps(timesteps, dtype),
-        text={b: denoiser.embed_text(texts[b].to(device, dtype)) for b in {branch.text for branch in branches}},
-        reference={
-            b: denoiser.reference_keys_values([features.to(device, dtype) for features in banks[b]])
-            for b in {branch.reference for branch in branches}
-        },
-        face=denoiser.face_keys_values(face_tokens.to(device, dtype)),
-        null_audio=denoiser.audio_keys_values(null_audio_tokens.to(device, dtype))
-        if any(not branch.audio for branch in branches)
-        else None,
+    conditions = film_conditions(
+        denoiser,
+        settings.branches(),
+        torch.tensor(schedule.timesteps, dtype=torch.float32),
+        grid=film_grid(*portrait.pixels.shape[-2:], denoiser.config),
+        text=text,
+        bank=WithNull(portrait.bank, portrait.null_bank),
+        face_tokens=face_tokens,
+        null_audio_tokens=null_audio_tokens,
         dtype=dtype,
-        evaluations=Evaluations,
+        device=denoiser.video_positions.device,
     )
+    return Run(settings, schedule, conditions, dtype)
 
 
-class Evaluations:
-    """The evaluations of one clip, with concat latent ``1 16 t h w`` and audio tokens ``1 t n c``.
+class ClipCalls:
+    """The model calls of one clip, with concat latent ``1 16 t h w`` and audio tokens ``1 t n c``.
 
     call: state ``1 16 t h w``, step, branches -> a velocity ``1 16 t h w`` for each branch, from one batch.
     """
@@ -88,35 +165,16 @@ class Evaluations:
     def __init__(self, denoiser: Denoiser, run: Run, concat: Tensor, audio_tokens: Tensor):
         self._denoiser, self._run = denoiser, run
         self._concat = concat.to(run.dtype)
-        self._audio = {
-            True: denoiser.audio_keys_values(audio_tokens.to(concat.device, run.dtype)),
-            False: run.null_audio,
-        }
+        self._conditions = clip_conditions(denoiser, run.conditions, audio_tokens)
 
     def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
-        run = self._run
-        batch = x.to(run.dtype).expand(len(branches), -1, -1, -1, -1)
-        given = join_branches(branches, run.text, run.reference, run.face, self._audio)
-        return self._denoiser(batch, self._concat, given, run.modulation.step(step), run.layout).split(1)
+        film = self._run.conditions
+        batch = x.to(self._run.dtype).expand(len(branches), -1, -1, -1, -1)
+        conditions = self._conditions.join(branches)
+        return self._denoiser(batch, self._concat, conditions, film.modulation.step(step), film.layout).split(1)
 
 
-def join_branches(
-    branches: Sequence[Branch],
-    text: Mapping[bool, Tensor],
-    reference: Mapping[bool, Sequence[KeysValues]] | None,
-    face: Sequence[KeysValues | Folded] | None,
-    audio: Mapping[bool, Sequence[KeysValues | Folded]] | None,
-) -> Conditions:
-    """What a batch of one sample for each of `branches` is told; mappings by whether the condition is the user's."""
-    return Conditions(
-        text=torch.cat([text[branch.text] for branch in branches]),
-        reference=reference and stack([reference[branch.reference] for branch in branches]),
-        face=face,
-        audio=audio and stack([audio[branch.audio] for branch in branches]),
-    )
-
-
-def stack(branches: Sequence[Sequence[KeysValues | Folded]]) -> Sequence[KeysValues | Folded]:
+def stack(branches: Sequence[Layers]) -> Layers:
     """Keys and values of several branches as one batch; where all have the same, it stays a batch of 1."""
     return branches[0] if all(branch is branches[0] for branch in branches) else Stacked(branches)
 
@@ -124,7 +182,7 @@ def stack(branches: Sequence[Sequence[KeysValues | Folded]]) -> Sequence[KeysVal
 class Stacked(Sequence):
     """Each layer's tensors are put together when the layer is reached, lest those of all layers are there twice."""
 
-    def __init__(self, branches: Sequence[Sequence[KeysValues | Folded]]):
+    def __init__(self, branches: Sequence[Layers]):
         self._branches = branches
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Ways to decode a clip, from fast to small, for when memory runs out."""
+"""How decoding a clip falls back to less memory when it runs out."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from ..vae.causal_conv import caches_in_host_memory
 from ..vae.latents import decode_tiled, decode_whole
 
 WHOLE = "whole"
-ALONE = "whole, with the denoiser in host memory meanwhile"
-LEAN = "whole, with all that is not computed with in host memory"
+OFFLOAD_DENOISER = "whole, with the denoiser in host memory meanwhile"
+OFFLOAD_ALL = "whole, with the denoiser and the VAE's caches in host memory meanwhile"
 TILED = "in tiles"
 
 Decode = Callable[[VideoVae, Tensor], Tensor]  # a scaled latent -> its frames ``n 3 H W`` in 0..1
 
 
-def decoding_ways(denoiser: Denoiser, device: torch.device | str) -> dict[str, Decode]:
-    """By name. The frames are the same but for tiles, which are nearly so.
+def decoding_fallbacks(denoiser: Denoiser, device: torch.device | str) -> dict[str, Decode]:
+    """Modes by name. All give the same frames; those of tiles are nearly the same.
 
-    A 480x720 clip takes 7.4 GB beside the VAE's weights, which is more than a card may have left beside the denoiser;
+    A 480x720 clip takes 7.4 GB beside the VAE's weights, which is more than a GPU may have left beside the denoiser;
     without the frames that the VAE keeps between chunks 4.8, and in tiles a third of it.
     """
 
-    def alone(vae: VideoVae, latent: Tensor) -> Tensor:
-        with elsewhere(denoiser, device):
+    def offload_denoiser(vae: VideoVae, latent: Tensor) -> Tensor:
+        with offloaded(denoiser, device):
             return decode_whole(vae, latent)
 
-    def lean(vae: VideoVae, latent: Tensor) -> Tensor:
-        with elsewhere(denoiser, device), caches_in_host_memory(vae.autoencoder):
+    def offload_all(vae: VideoVae, latent: Tensor) -> Tensor:
+        with offloaded(denoiser, device), caches_in_host_memory(vae.autoencoder):
             return decode_whole(vae, latent)
 
     if torch.device(device).type == "cpu":
         return {WHOLE: decode_whole, TILED: decode_tiled}
-    return {WHOLE: decode_whole, ALONE: alone, LEAN: lean, TILED: decode_tiled}
+    return {WHOLE: decode_whole, OFFLOAD_DENOISER: offload_denoiser, OFFLOAD_ALL: offload_all, TILED: decode_tiled}
 
 
 @contextmanager
-def elsewhere(denoiser: Denoiser, device: torch.device | str) -> Iterator[None]:
-    """The denoiser's blocks leave the device, and come back at the end, which takes seconds. Streamed ones stay, since
-    two of them are all that is there."""
+def offloaded(denoiser: Denoiser, device: torch.device | str) -> Iterator[None]:
+    """The denoiser's blocks are in host memory meanwhile; moving them takes seconds. Streamed blocks stay: the device
+    holds only two of them."""
     if isinstance(denoiser.blocks, StreamedBlocks):
         yield
         return

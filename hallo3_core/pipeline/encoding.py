@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..inputs.audio import WINDOW, AudioFeatures, clip_audio, encode_audio
+from ..inputs.audio import AudioFeatures, check_width, clip_audio, encode_audio
 from ..inputs.face import embed_face
 from ..inputs.portrait import Portrait, prepare_portrait
 from ..inputs.recording import Recording
@@ -38,13 +38,7 @@ def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Ten
     """Audio tokens ``1 t n c`` of every clip, and those of the null."""
     options = networks.options
     with networks.part(names.AUDIO_PROJECTOR) as projector:
-        inputs = WINDOW * features.hidden.shape[1] * features.hidden.shape[2]
-        expected = projector.proj1.in_features
-        if inputs != expected:
-            raise InputError(
-                f"{networks.release.wav2vec_folder}: gives {inputs} values a frame, the denoiser reads {expected}. "
-                "Use the wav2vec2 that came with the denoiser."
-            )
+        check_width(features, projector.proj1.in_features, f"{networks.release.wav2vec_folder}: its wav2vec2")
 
         def project(windows: Tensor) -> Tensor:
             return projector(windows[None].to(options.device, options.dtype)).cpu()

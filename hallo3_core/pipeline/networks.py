@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ..clips import MOTION_FRAMES
-from ..errors import InputError
 from ..inputs.audio import Wav2Vec, load_wav2vec
 from ..inputs.face import FaceAnalyser, load_face_analyser
 from ..inputs.text import TextEncoder, encoder_bytes, load_text_encoder
@@ -31,9 +30,9 @@ from ..vae.autoencoder import PIXELS
 from ..vae.latents import film_grid
 from ..weights import names
 from ..weights.parts import transformer_config
+from .choices import FP8_PRODUCTS
 from .options import Options
 
-WEIGHTS, PRODUCTS = EIGHT_BITS = ("weights", "products")  # kept in eight bits; multiplied so too
 HALF = (torch.bfloat16, torch.float16)
 STORED = 2  # bytes of a number in the release's files
 T = TypeVar("T")
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Networks:
-    """Lends the networks of a release, as `options` want them: on their device, or with blocks that are streamed to it.
+    """Loads the networks of a release as `options` want them: on their device, or with blocks that are streamed to it.
 
     With `keep` each is loaded once, for all the films that are made with this object; else it is let go after use.
     """
@@ -89,9 +88,9 @@ class Networks:
         def load(device: str) -> Denoiser:
             return load_denoiser(self.release, config, options, self._attention(config, grid), device)
 
-        weights = self.release.network_bytes(names.DENOISER, dtype=options.dtype, eight_bits=options.fp8 is not None)
+        weights = self.release.network_bytes(names.DENOISER, dtype=options.dtype, in_fp8=options.fp8 is not None)
         room = activation_bytes(config, grid, 1, options.dtype)
-        with self._lend(names.DENOISER, load, "blocks", weights + room) as denoiser:
+        with self._load(names.DENOISER, load, "blocks", weights + room) as denoiser:
             yield denoiser
 
     @contextmanager
@@ -107,7 +106,7 @@ class Networks:
         side = PIXELS * config.patch
         height, width = self.options.size or (side * config.grid.rows, side * config.grid.columns)
         room = encode_bytes(1, height, width, dtype)  # the VAE encodes the portrait meanwhile
-        with self._lend(part, load, blocks, self.release.network_bytes(part, dtype=dtype) + room) as module:
+        with self._load(part, load, blocks, self.release.network_bytes(part, dtype=dtype) + room) as module:
             yield module
 
     @contextmanager
@@ -115,7 +114,7 @@ class Networks:
         def load(device: str) -> nn.Module:
             return self.release.vae(device=device, dtype=self.options.dtype)
 
-        with self._lend("vae", load) as vae:
+        with self._load("vae", load) as vae:
             yield vae
 
     @contextmanager
@@ -125,7 +124,7 @@ class Networks:
         def load(device: str) -> TextEncoder:
             return load_text_encoder(folder, tokens=self.config.text_tokens, device=device, dtype=dtype)
 
-        with self._lend("text encoder", load, "encoder.block", encoder_bytes(folder, dtype)) as encoder:
+        with self._load("text encoder", load, "encoder.block", encoder_bytes(folder, dtype)) as encoder:
             yield encoder
 
     @contextmanager
@@ -133,7 +132,7 @@ class Networks:
         def load(device: str) -> Wav2Vec:
             return load_wav2vec(self.release.wav2vec_folder, device=device)
 
-        with self._lend("wav2vec", load) as wav2vec:
+        with self._load("wav2vec", load) as wav2vec:
             yield wav2vec
 
     @contextmanager
@@ -141,15 +140,15 @@ class Networks:
         def load(device: str) -> FaceAnalyser:
             return load_face_analyser(self.release.face_folder, self.options.face_provider)
 
-        with self._lend("face analyser", load) as analyser:
+        with self._load("face analyser", load) as analyser:
             yield analyser
 
     def forget(self, name: str) -> None:
         """Load a network anew for the next film: this one was changed."""
         self._kept.pop(name, None)
 
-    def let_go(self, *modules: nn.Module) -> None:
-        """Weights that the film at hand needs no more."""
+    def drop(self, *modules: nn.Module) -> None:
+        """Free weights that the film at hand needs no more."""
         for module in () if self._keep else modules:
             module.to("meta")
 
@@ -160,7 +159,7 @@ class Networks:
         return choose_attention(self.options.attention, config, grid, evaluations=evaluations, **place)
 
     @contextmanager
-    def _lend(self, name: str, load: Callable[[str], T], blocks: str | None = None, needs: int = 0) -> Iterator[T]:
+    def _load(self, name: str, load: Callable[[str], T], blocks: str | None = None, needs: int = 0) -> Iterator[T]:
         """What `load` gives on a device. Its list of blocks of that name is streamed if that was asked for, or where
         the device has not the bytes that the network `needs`."""
         device = self.options.device
@@ -176,7 +175,7 @@ class Networks:
                 yield loaded
         finally:
             if isinstance(module, nn.Module):
-                self.let_go(module)
+                self.drop(module)
                 free_cached_memory()  # in whole pieces again, for the next network
 
     def _is_short(self, name: str, needs: int) -> bool:
@@ -193,17 +192,13 @@ class Networks:
         return True
 
 
-def check_options(options: Options) -> None:
-    """Raises InputError for a choice of dtype, kernel, eight bits or compiling that cannot be, before anything is
+def check_machine(options: Options) -> None:
+    """Raises InputError for a dtype, an attention kernel or compiling that this machine cannot do, before anything is
     loaded."""
     check_dtype(options.dtype, options.device)
     if options.compile:
-        check_compiler(options.device, eight_bits=options.fp8 is not None)
+        check_compiler(options.device, in_fp8=options.fp8 is not None)
     check_attention(options.attention, options.device)
-    if options.fp8 not in (None, *EIGHT_BITS):
-        raise InputError(f"fp8 is {options.fp8!r}: choose one of {', '.join(EIGHT_BITS)}")
-    if options.fp8 == PRODUCTS and options.dtype != torch.bfloat16:
-        raise InputError(f"fp8 {PRODUCTS} have results in bf16: choose --dtype bf16, or --fp8 {WEIGHTS}")
 
 
 def load_denoiser(
@@ -213,17 +208,17 @@ def load_denoiser(
     attention: Attention = scaled_dot_product,
     device: torch.device | str = "cpu",
 ) -> Denoiser:
-    """The denoiser with its LoRAs, read, cast and moved tensor by tensor; in eight bits where that is asked for."""
+    """The denoiser with its LoRAs, read, cast and moved tensor by tensor; in fp8 where that is asked for."""
     denoiser = release.network(
-        names.DENOISER, attention=attention, eight_bits=options.fp8 is not None, device=device, dtype=options.dtype
+        names.DENOISER, attention=attention, in_fp8=options.fp8 is not None, device=device, dtype=options.dtype
     )
     for path, strength in options.loras:
         apply_lora(denoiser, read_lora(path, config), strength)
-    if options.fp8 == PRODUCTS:
+    if options.fp8 == FP8_PRODUCTS:
         if has_fp8_matmuls(options.device):
             use_fp8_matmuls(denoiser)
         else:
-            log.warning("%s does not multiply in eight bits: weights are kept so, products are exact", options.device)
+            log.warning("%s has no fp8 matmul: weights are kept in fp8 and multiplied in bf16", options.device)
     if options.compile:
         compile_blocks(denoiser)
     return denoiser

@@ -51,23 +51,23 @@ class Release:
         part: str,
         *,
         attention: Attention = scaled_dot_product,
-        eight_bits: bool = False,
+        in_fp8: bool = False,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> nn.Module:
         """Denoiser, reference network, audio or face projector, by the names in `names.py`.
 
-        eight_bits: the blocks' matrices are rounded, unless they are already.
+        in_fp8: the blocks' matrices are rounded, unless they are already.
         """
         parts = self.transformers()
-        if eight_bits and part in parts.tensors:
+        if in_fp8 and part in parts.tensors:
             parts = Parts({part: fp8.rounded(parts.tensors[part])})
         return load(parts, part, attention=attention, device=device, dtype=dtype, label=self.label)
 
-    def network_bytes(self, part: str, *, dtype: torch.dtype, eight_bits: bool = False) -> int:
+    def network_bytes(self, part: str, *, dtype: torch.dtype, in_fp8: bool = False) -> int:
         """What the weights of `network` take, without reading them."""
         return sum(
-            tensor.numel() * (1 if tensor.itemsize == 1 or (eight_bits and fp8.is_rounded(name)) else dtype.itemsize)
+            tensor.numel() * (1 if tensor.itemsize == 1 or (in_fp8 and fp8.is_rounded(name)) else dtype.itemsize)
             for name, tensor in self.transformers().tensors.get(part, {}).items()
         )
 

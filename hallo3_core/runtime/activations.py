@@ -1,6 +1,6 @@
 """Device memory that networks need besides their weights.
 
-The factors are counted at the released sizes (`benchmarks/imagined.py`, held by `tests/test_full_size.py`), plus a
+The factors are counted at the released sizes (`benchmarks/fake_device.py`, held by `tests/test_full_size.py`), plus a
 margin for the kernels' own workspace, which cannot be counted.
 """
 

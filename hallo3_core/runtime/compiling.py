@@ -17,15 +17,15 @@ from ..model.trunk import Trunk
 INDUCTOR = "inductor"
 
 
-def check_compiler(device: torch.device | str, backend: str | Callable = INDUCTOR, *, eight_bits: bool = False) -> None:
-    """Compiles a trivial function, and with `eight_bits` an fp8 layer, so that a missing compiler is reported early.
+def check_compiler(device: torch.device | str, backend: str | Callable = INDUCTOR, *, in_fp8: bool = False) -> None:
+    """Compiles a trivial function, and with `in_fp8` an fp8 layer, so that a missing compiler is reported early.
 
     Raises:
         InputError: torch cannot compile for this device here.
     """
     try:
         torch.compile(torch.sin, backend=backend)(torch.zeros(8, device=device))
-        if eight_bits:
+        if in_fp8:
             layer = ScaledLinear(16, 16, device=device, dtype=torch.bfloat16)
             torch.compile(layer, backend=backend)(torch.zeros(1, 16, device=device, dtype=torch.bfloat16))
     except Exception as error:  # compilers fail in many ways

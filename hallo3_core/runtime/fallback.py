@@ -13,7 +13,7 @@ from ..errors import InputError
 from .devices import free_cached_memory
 
 log = logging.getLogger(__name__)
-Way, Result = TypeVar("Way"), TypeVar("Result")
+Mode, Result = TypeVar("Mode"), TypeVar("Result")
 
 _OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "not enough memory"),  # of MPS, CPU and drivers
@@ -21,41 +21,41 @@ _OUT_OF_MEMORY = (
 )
 
 
-class Ways(Generic[Way]):
-    """Ways to do the same, from fast to small. Where memory runs out the next one is tried, said in words, and the one
-    before is not tried again.
+class Fallbacks(Generic[Mode]):
+    """Modes of doing the same work, from the fastest to the smallest. If memory runs out in one, the next is tried, and
+    stays in use.
 
-        latent = ways.first(lambda way: sample(way, ...))
+        latent = fallbacks.run(lambda mode: sample(mode, ...))
     """
 
-    def __init__(self, what: str, ways: Mapping[str, Way], tell: Callable[[str], None] = lambda text: None):
-        """what: for the messages, such as "sampling"; ways by their names, such as "in tiles"."""
-        self._what, self._ways, self._tell = what, list(ways.items()), tell
+    def __init__(self, what: str, modes: Mapping[str, Mode], report: Callable[[str], None] = lambda text: None):
+        """what: the work, for messages, such as "sampling"; modes by their names, such as "in tiles"."""
+        self._what, self._modes, self._report = what, list(modes.items()), report
 
-    def first(self, attempt: Callable[[Way], Result]) -> Result:
-        """The result of the first way that memory suffices for.
+    def run(self, attempt: Callable[[Mode], Result]) -> Result:
+        """The result of the first mode that memory suffices for.
 
         Raises:
-            InputError: it suffices for none.
+            InputError: memory ran out in all of them.
         """
         while True:
             try:
-                return attempt(self._ways[0][1])
+                return attempt(self._modes[0][1])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                (name, _), *others = self._ways
+                (name, _), *others = self._modes
                 if not others:
                     raise InputError(
-                        f"out of memory while {self._what} {name}, the smallest way. Finished clips are kept. Close "
+                        f"out of memory while {self._what} {name}, the smallest mode. Finished clips are kept. Close "
                         "other programs that use the device, choose a smaller size, or weights in fp8, and start again."
                     ) from error
             # Here the exception is gone, and with it all that its traceback held.
-            self._ways = others
+            self._modes = others
             free_memory()
-            text = f"out of memory while {self._what} {name}: once more, {others[0][0]}"
+            text = f"out of memory while {self._what} {name}: trying again {others[0][0]}"
             log.warning(text)
-            self._tell(text)
+            self._report(text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -66,6 +66,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Let go of what a failed attempt left, and give it back."""
+    """Free what a failed attempt left."""
     gc.collect()
     free_cached_memory()

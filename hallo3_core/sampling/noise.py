@@ -30,13 +30,18 @@ class ClipNoise(Protocol):
         """The solver's normal noise at one step; steps are requested in order."""
 
 
+def check_seed(seed: int) -> None:
+    """Raises InputError unless `seed` is one of 64 bits."""
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed is {seed}: choose 0 to {MAX_SEED}")
+
+
 class SeededNoise:
     """Noise of clip number `clip` of a film with this seed. Each kind of draw has its own stream, so that the initial
     noise does not depend on, say, the number of pixels drawn before it."""
 
     def __init__(self, seed: int, clip: int):
-        if not 0 <= seed <= MAX_SEED:
-            raise InputError(f"seed is {seed}: choose 0 to {MAX_SEED}")
+        check_seed(seed)
         self._pixels, self._initial, self._steps = (_generator(seed, clip, kind) for kind in range(3))
 
     def pixel_uniform(self, height: int, width: int) -> Tensor:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..errors import InputError
 from .finite import check_finite
 from .schedule import Schedule
 
@@ -38,13 +37,11 @@ def sample(
 ) -> Tensor:
     """From noise `x` to a clean latent of the same shape; N calls of `predict_clean` for N steps.
 
-    Only the stochastic sampler calls `draw_noise`, once for each step but the last.
+    `sampler` is one of SAMPLERS. Only the stochastic sampler calls `draw_noise`, once for each step but the last.
 
     Raises:
-        InputError: no sampler of that name.
         NotFinite: a step's x0 holds NaN or infinite values.
     """
-    check_sampler(sampler)
     alphas, last = schedule.alphas, len(schedule) - 1
     clean = before = None
     for i in range(len(schedule)):
@@ -62,12 +59,6 @@ def sample(
         else:
             x = _deterministic_step(x, target, alphas[i], alphas[i + 1])
     raise AssertionError("a schedule has at least one step")
-
-
-def check_sampler(name: str) -> None:
-    """Raises InputError unless `name` is one of SAMPLERS."""
-    if name not in SAMPLERS:
-        raise InputError(f"sampler is {name!r}: choose one of {', '.join(SAMPLERS)}")
 
 
 def log_snr(a: float) -> float:

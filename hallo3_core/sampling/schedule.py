@@ -57,14 +57,19 @@ def nearest(a: float, grid: np.ndarray) -> int:
     return int(np.abs(grid - np.float32(a)).argmin())
 
 
+def check_steps(steps: int) -> None:
+    """Raises InputError unless a run can have so many steps."""
+    if not 1 <= steps <= TRAINING_STEPS:
+        raise InputError(f"steps is {steps}: choose 1 to {TRAINING_STEPS} (the original uses 50)")
+
+
 def make_schedule(steps: int) -> Schedule:
     """The schedule of a run of `steps` steps, 1 to 1000.
 
     Raises:
         InputError: the number of steps is out of range.
     """
-    if not 1 <= steps <= TRAINING_STEPS:
-        raise InputError(f"steps is {steps}: choose 1 to {TRAINING_STEPS} (the original uses 50)")
+    check_steps(steps)
     alphas = zero_terminal_alphas(steps)
     grid = zero_terminal_alphas(TRAINING_STEPS)
     return Schedule(

@@ -16,19 +16,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..errors import InputError
 from .sampler import PredictClean, log_snr
 from .schedule import Schedule
 
 log = logging.getLogger(__name__)
 
 IN_A_ROW = 2  # most steps skipped between two computed ones: only a computed step shows that x0 has turned
-
-
-def check_threshold(threshold: float) -> None:
-    """Raises InputError unless 0 <= threshold < 1, relative to x0's size; 0 is off."""
-    if not 0 <= threshold < 1:
-        raise InputError(f"the step cache's threshold is {threshold:g}: choose 0 (off) to below 1, such as 0.05")
 
 
 class StepCache:
@@ -46,7 +39,6 @@ class StepCache:
         threshold: float,
         rule: Callable[[int], Hashable] = lambda step: None,
     ):
-        check_threshold(threshold)
         self._predict, self._threshold, self._rule = predict_clean, threshold, rule
         self._levels = [log_snr(a) for a in schedule.alphas[:-1]]  # one per step; the end of the last step is not one
         self._seen: _Computed | None = None

@@ -139,10 +139,10 @@ class VideoVae(nn.Module):
         frames = 4 * latent.shape[2] - 3
         if latent.shape[2] % 2 == 0:
             latent = torch.cat((latent, latent[:, :, -1:]), dim=2)
-        caches = Caches()
+        caches = ReadOnce()
         for start, stop in chunk_spans(latent.shape[2]):
             chunk, left = self.autoencoder.decoder(latent[:, :, start:stop], conv_cache=caches)
-            caches = Caches(left if stop < latent.shape[2] else {})
+            caches = ReadOnce(left if stop < latent.shape[2] else {})
             del left
             yield chunk[:, :, :frames]
             frames -= chunk.shape[2]
@@ -153,16 +153,16 @@ class VideoVae(nn.Module):
         return tensor.to(device=weight.device, dtype=weight.dtype)
 
 
-class Caches(dict):
-    """Each causal convolution's last input frames, in dictionaries within each other; they stay on the device.
+class ReadOnce(dict):
+    """Each causal convolution's last input frames, in dictionaries within each other, which `get` also removes.
 
-    Each is given out once, to be let go as soon as it was read: the next chunk's are being made meanwhile, and all
-    together take 2.8 GB at full size.
+    diffusers' decoder reads them, by `get`, once each. Removed then, they can be freed while it makes the next chunk's:
+    all together take 2.8 GB at full size.
     """
 
     def get(self, name: str, default: object = None) -> object:
         value = self.pop(name, default)
-        return Caches(value) if isinstance(value, dict) else value
+        return ReadOnce(value) if isinstance(value, dict) else value
 
 
 def chunk_spans(frames: int) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import folder_paths
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ...hallo3_core.film.clip_chain import Clip, MakeClip, clip_chain
+from ...hallo3_core.film.clip_chain import MakeClip, clip_chain
 from ...hallo3_core.film.clip_store import ClipStore, FilmPlan, work_on
 from ...hallo3_core.film.color import check_strength
 from ...hallo3_core.film.work_folder import Keeping
 from ...hallo3_core.film.writer import FilmWriter
-from ...hallo3_core.pipeline.clip import finish_clip
-from ...hallo3_core.runtime.fallback import Ways
+from ...hallo3_core.pipeline.clip import make_clip
+from ...hallo3_core.runtime.fallback import Fallbacks
 from ..types import Motion
+from .conditions import FilmCache
 from .progress import StepBar
 from .resume import folder_of, inputs_of
 from .sampling import ClipSampler
@@ -37,15 +39,23 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
         InputError: a strength that is none, an input of another model, a full disk, or a key that is in use.
     """
     check_strength(color_hold)
+    clips = replace(clips, film=FilmCache())
     in_turn = replace(clips, settings=replace(clips.settings, batched=False))
-    ways = Ways("sampling", {"as fast as it goes": clips, "with one evaluation after another": in_turn}, bar.again)
+    modes = {"as fast as it goes": clips, "with one model call after another": in_turn}
+    fallbacks = Fallbacks("sampling", modes, bar.again)
 
-    def make(clip: int, motion: Tensor | None) -> Clip:
+    def sample(clip: int, motion: Tensor | None) -> Tensor:
         before = None if motion is None else Motion(motion)
-        latent = ways.first(lambda way: way.sample(clip, before, bar.callback()))
-        decoded = decode(clips.vae.vae, latent)
-        return finish_clip(decoded, clip, clips.features.frames, clips.portrait, color_hold)
+        return fallbacks.run(lambda sampler: sampler.sample(clip, before, bar.callback()))
 
+    make = partial(
+        make_clip,
+        sample=sample,
+        decode=partial(decode, clips.vae.vae),
+        frames=clips.features.frames,
+        portrait=clips.portrait,
+        color_hold=color_hold,
+    )
     if not resume_key:
         return _write(clips, make, None, bar)
     _, _, height, width = clips.portrait.framing.keep

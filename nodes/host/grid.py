@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...hallo3_core.sampling.guidance import Branch, Guidance, Scales
 from ..types import Motion
-from .conditions import ClipConditions, ClipInputs
+from .conditions import ClipInputs, HostClip
 from .film import decode
 from .guider import Guider
 from .progress import StepBar
@@ -27,12 +27,12 @@ class CellGuider(Guider):
         inputs: ClipInputs,
         guidance: Guidance,
         all_branches: Collection[Branch],
-        shared: list[ClipConditions],
+        shared: list[HostClip],
     ):
         super().__init__(patcher, inputs, guidance)
         self.all_branches, self.shared = all_branches, shared
 
-    def prepare(self, branches: Collection[Branch]) -> ClipConditions:
+    def prepare(self, branches: Collection[Branch]) -> HostClip:
         if not self.shared:
             self.shared.append(super().prepare(self.all_branches))
         return self.shared[0]
@@ -44,7 +44,7 @@ class GridSampler(ClipSampler):
 
     ready: ClipInputs
     all_branches: Collection[Branch]
-    shared: list[ClipConditions]
+    shared: list[HostClip]
 
     def guider(self, clip: int, motion: Motion | None) -> Guider:
         return CellGuider(self.patcher, self.ready, self.settings.guidance, self.all_branches, self.shared)

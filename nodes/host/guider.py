@@ -12,28 +12,31 @@ from torch import Tensor
 
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.model.config import Grid
+from ...hallo3_core.pipeline.conditions import FilmConditions
 from ...hallo3_core.runtime.activations import run_bytes
 from ...hallo3_core.sampling.finite import check_finite
 from ...hallo3_core.sampling.guidance import EVERYTHING, Branch, Guidance, combine
-from .conditions import BranchCond, ClipConditions, ClipInputs, check_text, prepare_clip
+from .conditions import BranchCond, ClipInputs, FilmCache, HostClip, check_text, prepare_clip, prepare_film
 from .memory import only_on_device
-from .model import CONCAT, EVALUATION, HELD, TIMESTEP, require_model
+from .model import CONCAT, HELD, MODEL_CALL, TIMESTEP, require_model
 from .solver import timesteps_of
 
 
 class Guider(comfy.samplers.CFGGuider):
     """Evaluates the branches that the scales need, and mixes them. Made for one clip; holds it on the CPU."""
 
-    def __init__(self, patcher: Any, inputs: ClipInputs, guidance: Guidance, batched: bool = True):
-        """batched: the evaluations of a step together, as far as the host finds memory for them.
+    def __init__(
+        self, patcher: Any, inputs: ClipInputs, guidance: Guidance, batched: bool = True, film: FilmCache | None = None
+    ):
+        """batched: the model calls of a step together, as far as the host finds memory for them. film: where clips of
+        one film find what they share.
 
         Raises:
-            InputError: not our model, text that it cannot read, or scales that are no numbers.
+            InputError: not our model, or text that it cannot read.
         """
         check_text(inputs.text, require_model(patcher).diffusion_model)
-        guidance.branches(1)  # a scale that is no number is told when the guider is made, not when it is used
         super().__init__(patcher)
-        self.inputs, self.guidance, self.batched = inputs, guidance, batched
+        self.inputs, self.guidance, self.batched, self.film = inputs, guidance, batched, film
 
     def sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs) -> Tensor:
         """As the host's own; the clip's conditions are on the device for as long as this takes.
@@ -45,8 +48,8 @@ class Guider(comfy.samplers.CFGGuider):
         branches = self.guidance.branches(len(sigmas) - 1) if len(sigmas) > 1 else {EVERYTHING}
         self.sigmas, self.timesteps = sigmas, timesteps_of(sigmas) if len(sigmas) > 1 else None
         self.original_conds = {}
-        told = {HELD: self._held(branches)}
-        self.inner_set_conds({name_of(branch): [[None, told]] for branch in sorted(branches, reverse=True)})
+        held = {HELD: self._held(branches)}
+        self.inner_set_conds({name_of(branch): [[None, held]] for branch in sorted(branches, reverse=True)})
         only_on_device(self.model_patcher)
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -60,16 +63,22 @@ class Guider(comfy.samplers.CFGGuider):
         self.clip = self.prepare(branches)
         for branch in branches:
             for cond in self.conds[name_of(branch)]:
-                cond[EVALUATION] = BranchCond(self.clip, (branch,))
+                cond[MODEL_CALL] = BranchCond(self.clip, (branch,))
                 cond[CONCAT] = self.inputs.concat
         return super().inner_sample(*args, **kwargs)
 
-    def prepare(self, branches: Collection[Branch]) -> ClipConditions:
+    def prepare(self, branches: Collection[Branch]) -> HostClip:
         """What the steps share, on the device."""
-        model, told = self.inner_model, self.timesteps
-        steps = torch.tensor(told) if told else model.model_sampling.timestep(self.sigmas[:-1]).float()
-        device = self.model_patcher.load_device
-        return prepare_clip(model.diffusion_model, self.inputs, branches, steps, model.compute_dtype, device)
+        model, exact = self.inner_model, self.timesteps
+        steps = torch.tensor(exact) if exact else model.model_sampling.timestep(self.sigmas[:-1]).float()
+        denoiser, dtype, device = model.diffusion_model, model.compute_dtype, self.model_patcher.load_device
+
+        def make() -> FilmConditions:
+            return prepare_film(denoiser, self.inputs, branches, steps, dtype, device)
+
+        key = (frozenset(branches), tuple(steps.tolist()), dtype)
+        film = make() if self.film is None else self.film.get(key, device, make)
+        return prepare_clip(denoiser, self.inputs, film)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006 (the host's signature)
         """x0 of this step: the weighted sum of the branches."""
@@ -79,8 +88,8 @@ class Guider(comfy.samplers.CFGGuider):
         is_on_grid = math.isclose(sigma, float(sigmas[step]), rel_tol=1e-5)  # some solvers look between two steps
         self.clip.step = step if is_on_grid else None
         if self.timesteps is not None and is_on_grid:
-            told = {**options, TIMESTEP: self.timesteps[step]}
-            model_options = {**model_options, "transformer_options": told}
+            options = {**options, TIMESTEP: self.timesteps[step]}
+            model_options = {**model_options, "transformer_options": options}
         weights = self.guidance.weights(step, len(sigmas) - 1)
         conds = [self.conds[name_of(branch)] for branch in weights]
         groups = [conds] if self.batched else [[cond] for cond in conds]

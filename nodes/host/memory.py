@@ -148,8 +148,8 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype)
 
 
 def _kept(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    is_eight_bits = tensor.dtype == fp8.FLOAT8 or name.endswith(("." + fp8.SCALE, "." + fp8.MARK))
-    return tensor if is_eight_bits else tensor.to(dtype)
+    is_fp8 = tensor.dtype == fp8.FLOAT8 or name.endswith(("." + fp8.SCALE, "." + fp8.MARK))
+    return tensor if is_fp8 else tensor.to(dtype)
 
 
 def _multiplied_out(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

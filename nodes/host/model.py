@@ -26,11 +26,11 @@ from ...hallo3_core.weights.parts import Parts
 from . import memory
 from .attention import host_attention, joint_attention_of
 from .checkpoint import read_engine
-from .conditions import BranchCond, Evaluation, check_latent, check_text, prepare_text
+from .conditions import BranchCond, ModelCall, check_latent, check_text, prepare_text
 from .projectors import Projectors
 
 TIMESTEP = "hallo3_timestep"  # in transformer_options: the true timestep, where the guider knows better than the host
-EVALUATION = "hallo3"  # the network's keyword, and the key of a conditioning that carries a BranchCond
+MODEL_CALL = "hallo3"  # the network's keyword, and the key of a conditioning that carries a BranchCond
 HELD = "hallo3_held"  # another: the bytes that the run keeps over its steps
 CONCAT = "hallo3_concat"  # the key of a conditioning that carries the scaled concat latent
 PROJECTORS = "hallo3_projectors"  # an attachment
@@ -56,21 +56,21 @@ class HostDenoiser(Denoiser):
     ) -> Tensor:
         transformer_options = transformer_options or {}
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
-        executor = WrapperExecutor.new_class_executor(self._evaluate, self, wrappers)
+        executor = WrapperExecutor.new_class_executor(self._call, self, wrappers)
         # EasyCache finds x first and the options last
-        return executor.execute(x, timesteps, kwargs[EVALUATION], transformer_options)
+        return executor.execute(x, timesteps, kwargs[MODEL_CALL], transformer_options)
 
-    def _evaluate(self, x: Tensor, timesteps: Tensor, evaluation: Evaluation, transformer_options: dict) -> Tensor:
+    def _call(self, x: Tensor, timesteps: Tensor, call: ModelCall, transformer_options: dict) -> Tensor:
         latent, concat = x.chunk(2, dim=1)
-        modulation = evaluation.modulation
+        modulation = call.modulation
         if modulation is None:
             modulation = self.modulate_steps(timesteps, x.dtype)
         return super().forward(
             latent,
             concat,
-            evaluation.conditions,
+            call.conditions,
             modulation,
-            evaluation.layout,
+            call.layout,
             joint_attention_of(transformer_options),
         )
 
@@ -128,22 +128,22 @@ class Model(comfy.model_base.BaseModel):
     @property
     def compute_dtype(self) -> torch.dtype:
         """What the network computes in; newer hosts have a method for it."""
-        told = getattr(self, "get_dtype_inference", None)
-        return told() if told else self.manual_cast_dtype or self.get_dtype()
+        get = getattr(self, "get_dtype_inference", None)
+        return get() if get else self.manual_cast_dtype or self.get_dtype()
 
     def extra_conds(self, **kwargs) -> dict[str, Any]:
         """Ours where the guider put it in; else the text alone."""
         conds = super().extra_conds(**kwargs)
         text = conds.pop("c_crossattn", None)
-        if EVALUATION in kwargs:
-            conds[EVALUATION] = kwargs[EVALUATION]
+        if MODEL_CALL in kwargs:
+            conds[MODEL_CALL] = kwargs[MODEL_CALL]
             return conds
         if text is None:
             raise InputError("the conditioning holds no text: connect CLIPTextEncode, or use the node Hallo3 Guider")
         check_text(text.cond, self.diffusion_model)
         shape, device = kwargs["noise"].shape, kwargs["device"]
-        told = prepare_text(self.diffusion_model, text.cond, shape, self.compute_dtype, device)
-        conds[EVALUATION] = BranchCond(told)
+        clip = prepare_text(self.diffusion_model, text.cond, shape, self.compute_dtype, device)
+        conds[MODEL_CALL] = BranchCond(clip)
         return conds
 
     def concat_cond(self, **kwargs) -> Tensor:
@@ -162,7 +162,7 @@ class Model(comfy.model_base.BaseModel):
 
     def resize_cond_for_context_window(self, cond_key: str, cond_value: Any, *args, **kwargs) -> None:
         """Refused: the model knows 13 latent frames, each with its own sound, and no others."""
-        if cond_key == EVALUATION:
+        if cond_key == MODEL_CALL:
             raise InputError("context windows do not work with Hallo3: remove the node, long films go clip by clip")
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006 (the host's signature)
@@ -171,12 +171,12 @@ class Model(comfy.model_base.BaseModel):
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
     def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
-        told = kwargs.get(TIMESTEP)
-        return timestep if told is None else told.float()
+        exact = kwargs.get(TIMESTEP)
+        return timestep if exact is None else exact.float()
 
     def extra_conds_shapes(self, **kwargs) -> dict[str, list[int]]:
         """What a run keeps, asked before the model is loaded and handed on to `memory_required`."""
-        return {EVALUATION: [kwargs[HELD]]} if HELD in kwargs else {}
+        return {MODEL_CALL: [kwargs[HELD]]} if HELD in kwargs else {}
 
     def memory_required(self, input_shape, cond_shapes={}) -> float:  # noqa: B006 (the host's signature)
         """Bytes of activations for latents of this shape, and what the run keeps as long as it is not there yet: at
@@ -185,7 +185,7 @@ class Model(comfy.model_base.BaseModel):
         check_latent(input_shape, config)  # the first that a sampler asks: a picture's latent is told here
         samples, _, frames, height, width = input_shape
         grid = Grid(frames, height // config.patch, width // config.patch)
-        held = max((size for (size,) in cond_shapes.get(EVALUATION, ())), default=0)
+        held = max((size for (size,) in cond_shapes.get(MODEL_CALL, ())), default=0)
         return held + activation_bytes(config, grid, samples, self.compute_dtype)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.inputs.audio import WINDOW, AudioFeatures, clip_audio
+from ...hallo3_core.inputs.audio import AudioFeatures, check_width, clip_audio
 from ...hallo3_core.inputs.face import Face
 from ..types import Network
 from .memory import on_device
@@ -50,10 +50,4 @@ class Projectors:
             return projector(windows[None].to(self.audio.patcher.load_device, self.audio.dtype)).float().cpu()
 
     def _check(self, features: AudioFeatures) -> None:
-        found = WINDOW * features.hidden.shape[1] * features.hidden.shape[2]
-        expected = self.audio.module.proj1.in_features
-        if found != expected:
-            raise InputError(
-                f"{features.recording.name}: its wav2vec2 gives {found} values a frame, the denoiser reads {expected}. "
-                "Use the wav2vec2 that came with the denoiser (wav2vec2-base-960h)."
-            )
+        check_width(features, self.audio.module.proj1.in_features, f"{features.recording.name}: its wav2vec2")

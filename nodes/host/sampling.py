@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,12 +16,13 @@ from ...hallo3_core.inputs.face import Face
 from ...hallo3_core.inputs.portrait import Portrait
 from ...hallo3_core.pipeline.causes import likely_cause
 from ...hallo3_core.pipeline.clip import concat_latent
+from ...hallo3_core.pipeline.conditions import WithNull
 from ...hallo3_core.pipeline.options import Settings
 from ...hallo3_core.sampling.finite import NotFinite
-from ...hallo3_core.sampling.noise import SeededNoise
+from ...hallo3_core.sampling.noise import SeededNoise, check_seed
 from ...hallo3_core.sampling.schedule import make_schedule
 from ..types import Motion
-from .conditions import ClipInputs, check_text
+from .conditions import ClipInputs, FilmCache, check_text
 from .guider import Guider
 from .model import projectors_of, require_model
 from .projectors import Projectors
@@ -45,6 +46,7 @@ class ClipSampler:
     null_audio: Tensor
     settings: Settings
     seed: int
+    film: FilmCache | None = field(default=None, kw_only=True)  # where several clips find what they share
 
     def inputs(self, clip: int, motion: Motion | None) -> ClipInputs:
         """Everything that clip number `clip` is made of; `motion` is the end of the one before, None at the start.
@@ -57,15 +59,16 @@ class ClipSampler:
         concat = concat_latent(self.vae, self.portrait.pixels, frames, SeededNoise(self.seed, clip))
         return ClipInputs(
             text=self.text,
-            bank={True: self.portrait.bank, False: self.portrait.null_bank},
+            bank=WithNull(self.portrait.bank, self.portrait.null_bank),
             face=self.face_tokens,
-            audio={True: audio, False: self.null_audio},
+            audio=WithNull(audio, self.null_audio),
             concat=concat.cpu(),
         )
 
     def guider(self, clip: int, motion: Motion | None) -> Guider:
         """What evaluates the steps of a clip; raises as `inputs`."""
-        return Guider(self.patcher, self.inputs(clip, motion), self.settings.guidance, self.settings.batched)
+        inputs, settings = self.inputs(clip, motion), self.settings
+        return Guider(self.patcher, inputs, settings.guidance, settings.batched, self.film)
 
     def sample(self, clip: int, motion: Motion | None, report: Report | None = None) -> Tensor:
         """The clip's latent ``1 16 t h w``, unscaled, on the host's intermediate device.
@@ -109,7 +112,7 @@ def prepare_sampler(
         InputError: a setting, or an input of another model.
     """
     branches = settings.branches()
-    SeededNoise(seed, 0)
+    check_seed(seed)
     denoiser = require_model(model).diffusion_model
     text = text_of(conditioning)
     check_text(text, denoiser)

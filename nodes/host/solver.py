@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.sampling.noise import ClipNoise
-from ...hallo3_core.sampling.sampler import check_sampler, sample
+from ...hallo3_core.sampling.sampler import sample
 from ...hallo3_core.sampling.schedule import TRAINING_STEPS, Schedule, nearest, step_timesteps, zero_terminal_alphas
 
 # What stands for pure noise: the host divides by a = 1 / sqrt(1 + sigma^2), so a cannot be 0. At 1e5 it is 0 to all
@@ -57,11 +57,7 @@ class ExactSolver(comfy.samplers.Sampler):
     """Runs the core's solver on the host's model, in VP form and with the core's own noise."""
 
     def __init__(self, schedule: Schedule, name: str, noise: ClipNoise):
-        """
-        Raises:
-            InputError: no solver of that name.
-        """
-        check_sampler(name)
+        """name: one of SAMPLERS."""
         self.schedule, self.name, self.noise = schedule, name, noise
 
     def sample(

@@ -1,4 +1,4 @@
-// Runs inside ComfyUI's page: draws a workflow as tests/workflows/drawing.py lays it out, and says what is wrong with one.
+// Runs inside ComfyUI's page: draws a workflow as tools/workflows/drawing.py lays it out, and says what is wrong with one.
 window.hallo3 = {
   draw(drawing) {
     const graph = window.app.rootGraph

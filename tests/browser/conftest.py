@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.nodes.conftest import models, pack  # noqa: F401 (fixtures)
-from tests.workflows.declarations import declarations, put_release
+from tools.workflows.declarations import declarations, put_release
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS, BLUEPRINTS = ROOT / "workflows", ROOT / "subgraphs"
@@ -19,7 +19,7 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute
 
 
 def pytest_addoption(parser):
-    parser.addoption("--redraw", action="store_true", help="write the workflows anew, as tests/workflows draws them")
+    parser.addoption("--redraw", action="store_true", help="write the workflows anew, as tools/workflows draws them")
 
 
 @pytest.fixture(scope="session")

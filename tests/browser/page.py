@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from playwright.sync_api import BrowserContext, Request, Route, WebSocketRoute
 
-from tests.workflows.stages import PORTRAIT, SPEECH
+from tools.workflows.stages import PORTRAIT, SPEECH
 
 HOST = "http://localhost:8188"  # nothing listens there; a secure origin to the browser
 ASSETS = Path(__file__).parents[2] / "assets"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.workflows import block, films
+from tools.workflows import block, films
 
 from .conftest import BLUEPRINTS, WORKFLOWS, write
 

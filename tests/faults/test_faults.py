@@ -204,27 +204,27 @@ def test_a_second_run_is_refused_while_the_first_lives(stage, whole):
 
 
 @pytest.mark.parametrize(
-    ("times", "way"),
-    [(1, "with one evaluation after another"), (2, "with one evaluation after another and blocks streamed")],
+    ("times", "mode"),
+    [(1, "with one model call after another"), (2, "with one model call after another and blocks streamed")],
 )
-def test_out_of_memory_while_sampling_tries_a_smaller_way(stage, whole, times, way):
+def test_out_of_memory_while_sampling_tries_a_smaller_mode(stage, whole, times, mode):
     code, said = stage.make(faults=[{"kind": "run_out_of_memory", **at("sample_clip", 2), "times": times}])
     assert code == 0, said
-    assert "out of memory while sampling with the evaluations of a step together: once more, with one" in said
-    assert f"once more, {way}" in said
+    assert "out of memory while sampling with the model calls of a step in one batch: trying again with one" in said
+    assert f"trying again {mode}" in said
     assert (read_film(stage.output)[0].int() - whole.frames.int()).abs().max() <= 2  # last bits, and the encoder's eye
 
 
 def test_out_of_memory_in_the_smallest_way_keeps_the_clips(stage, whole):
     code, said = stage.make(faults=[{"kind": "run_out_of_memory", **at("sample_clip", 2), "times": 3}])
-    assert code == 2 and "the smallest way. Finished clips are kept" in said and "Traceback" not in said
+    assert code == 2 and "the smallest mode. Finished clips are kept" in said and "Traceback" not in said
     assert stage.kept() == 1
     finish(stage, whole)
 
 
 def test_out_of_memory_while_decoding_decodes_in_tiles(stage, whole):
     code, said = stage.make(faults=[{"kind": "run_out_of_memory", **at("decode_whole", 2), "times": 1}])
-    assert code == 0 and "out of memory while decoding whole: once more, in tiles" in said
+    assert code == 0 and "out of memory while decoding whole: trying again in tiles" in said
     assert stage.film() == whole.film  # a picture this small is one tile
 
 

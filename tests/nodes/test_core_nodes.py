@@ -34,8 +34,8 @@ def sample(pack, loaded, scene):
 def evaluated(pack, monkeypatch):
     """How often the network was asked."""
     network = pack("nodes.host.model").HostDenoiser
-    calls, original = [], network._evaluate
-    monkeypatch.setattr(network, "_evaluate", lambda self, *given: calls.append(1) or original(self, *given))
+    calls, original = [], network._call
+    monkeypatch.setattr(network, "_call", lambda self, *given: calls.append(1) or original(self, *given))
     return calls
 
 
@@ -61,12 +61,12 @@ def test_model_compute_dtype_changes_what_is_computed_in(pack, loaded, sample):
     advanced = pytest.importorskip("comfy_extras.nodes_model_advanced")
     halved = advanced.ModelComputeDtype().patch(loaded.model, "bf16")[0]
     seen, network = [], pack("nodes.host.model").HostDenoiser
-    original = network._evaluate
-    network._evaluate = lambda self, x, *rest: seen.append(x.dtype) or original(self, x, *rest)
+    original = network._call
+    network._call = lambda self, x, *rest: seen.append(x.dtype) or original(self, x, *rest)
     try:
         sample(halved, steps=2)
     finally:
-        network._evaluate = original
+        network._call = original
     assert set(seen) == {torch.bfloat16}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.exact_film import film_clips
 from tests.nodes.conftest import SETTINGS
 
 
@@ -32,8 +33,8 @@ def temp_films() -> set[Path]:
 def engine_film(pack, models, scene, seed=11) -> torch.Tensor:
     """The film of the engine without any host, ``t 3 H W``."""
     release = pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
-    places = ("pipeline.clip", "sampling.noise", "inputs.audio")
-    pipeline, noise, audio = (pack(f"hallo3_core.{place}") for place in places)
+    places = ("sampling.noise", "inputs.audio")
+    noise, audio = (pack(f"hallo3_core.{place}") for place in places)
     denoiser, vae = release.network("denoiser", dtype=torch.float32), release.vae(dtype=torch.float32)
     project = release.network("audio_projector", dtype=torch.float32)
     windows = [audio.clip_audio(scene.audio, clip)[None] for clip in range(scene.audio.clips)]
@@ -45,7 +46,7 @@ def engine_film(pack, models, scene, seed=11) -> torch.Tensor:
         face_tokens=release.network("face_projector", dtype=torch.float32)(scene.face.embedding[None]),
         null_audio_tokens=project(torch.zeros_like(windows[0])),
     )
-    clips = pipeline.film_clips(
+    clips = film_clips(
         denoiser,
         vae,
         run,
@@ -205,9 +206,9 @@ def test_a_cell_is_the_clip_with_its_scales(pack, loaded, scene, grid, cells):
 def test_what_the_cells_share_is_prepared_once(pack, grid, monkeypatch):
     """What the clip is made of, and the keys and values of all branches that any cell evaluates."""
     sampler, guider = pack("nodes.host.sampling").ClipSampler, pack("nodes.host.guider")
-    calls, inputs, prepare = [], sampler.inputs, guider.prepare_clip
+    calls, inputs, prepare = [], sampler.inputs, guider.prepare_film
     monkeypatch.setattr(sampler, "inputs", lambda *given: calls.append("inputs") or inputs(*given))
-    monkeypatch.setattr(guider, "prepare_clip", lambda *given: calls.append("conditions") or prepare(*given))
+    monkeypatch.setattr(guider, "prepare_film", lambda *given: calls.append("conditions") or prepare(*given))
     grid()
     assert calls == ["inputs", "conditions"]
 

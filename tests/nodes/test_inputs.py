@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.exact_film import film_clips
+
 WIDTH, HEIGHT = 32, 16
 TINY = "hallo3/tiny/"
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -230,7 +232,7 @@ def test_a_film_chained_by_hand_is_the_engines(engine, node, loaded, scene, refe
         face_tokens=tokens(scene.face.embedding[None]),
         null_audio_tokens=project(torch.zeros_like(windows[0])),
     )
-    clips = engine.clip.film_clips(
+    clips = film_clips(
         denoiser,
         engine.release.vae(dtype=torch.float32),
         run,

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.imagined import ImaginedCard
+from benchmarks.fake_device import FakeDevice
 
 SHARES = (0.05, 0.3, 0.6, 0.9)  # of the first, a host may find that nothing fits
 
@@ -40,7 +40,7 @@ def places(patcher) -> set[str]:
 def in_part(patcher, share: float):
     """That share of a network's weights on a card, the rest left behind; gives the card's device."""
     size = sum(parameter.nbytes for parameter in patcher.model.parameters())
-    with ImaginedCard() as card:
+    with FakeDevice() as card:
         patcher.load_device = card.device
         patcher.partially_load(card.device, int(size * share))
         assert "cpu" in places(patcher)
@@ -49,11 +49,12 @@ def in_part(patcher, share: float):
 
 def clip_inputs(pack, config):
     bank, sound = [torch.zeros(1, 2, config.hidden)] * config.layers, torch.zeros(1, 13, 32, config.audio)
+    with_null = pack("hallo3_core.pipeline.conditions").WithNull
     return pack("nodes.host.conditions").ClipInputs(
         text=torch.zeros(1, config.text_tokens, config.text_width),
-        bank={True: bank, False: bank},
+        bank=with_null(bank, bank),
         face=torch.zeros(1, 4, config.face),
-        audio={True: sound, False: sound},
+        audio=with_null(sound, sound),
         concat=torch.zeros(1, 16, 13, 2, 4),
     )
 
@@ -116,7 +117,7 @@ def test_layers_that_the_host_cannot_bring_are_loaded_whole(pack, release, netwo
         patcher = pack("nodes.host.vae").load_host_vae(release).patcher
     else:
         patcher = pack("nodes.host.networks").load_wav2vec_network(release / "wav2vec/wav2vec2-base-960h").patcher
-    with ImaginedCard() as card:
+    with FakeDevice() as card:
         for offered in (0.1, 1000, -1000):
             patcher.partially_load(card.device, offered)
             assert places(patcher) == {card.device.type}

@@ -157,7 +157,7 @@ def test_out_of_memory_is_tried_again_with_one_evaluation_after_another(pack, fi
     monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append(text))
     found = film().read_bytes()
     assert batched == [(0, True), (1, True), (1, False)]
-    assert "out of memory while sampling as fast as it goes: once more, with one evaluation after another" in texts
+    assert "out of memory while sampling as fast as it goes: trying again with one model call after another" in texts
     assert abs(len(found) - len(whole)) < 0.1 * len(whole)
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.exact_film import film_clips
+
 SETTINGS = dict(steps=3, audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0, sampler="sde-dpmpp-2m")
 
 
@@ -28,8 +30,8 @@ def sample(pack, loaded, scene):
 def engine(pack, models, loaded, scene):
     """The engine without any host, on the same inputs: `engine(settings)` yields the film clip by clip."""
     release = pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
-    places = ("pipeline.clip", "sampling.noise", "inputs.audio")
-    pipeline, noise, audio = (pack(f"hallo3_core.{place}") for place in places)
+    places = ("sampling.noise", "inputs.audio")
+    noise, audio = (pack(f"hallo3_core.{place}") for place in places)
     denoiser, vae = release.network("denoiser", dtype=torch.float32), release.vae(dtype=torch.float32)
     project = release.network("audio_projector", dtype=torch.float32)
     face = release.network("face_projector", dtype=torch.float32)(scene.face.embedding[None])
@@ -45,7 +47,7 @@ def engine(pack, models, loaded, scene):
             null_audio_tokens=project(torch.zeros_like(windows[0])),
         )
         tokens = [project(window) for window in windows]
-        return pipeline.film_clips(
+        return film_clips(
             denoiser,
             vae,
             run,
@@ -88,13 +90,13 @@ def test_a_chain_by_hand_equals_the_engines_film(pack, sample, engine, loaded, s
 def evaluated(pack, monkeypatch):
     """How many samples the network was asked for, in all."""
     network = pack("nodes.host.model").HostDenoiser
-    counts, original = [], network._evaluate
+    counts, original = [], network._call
 
     def counting(self, x, *rest):
         counts.append(len(x))
         return original(self, x, *rest)
 
-    monkeypatch.setattr(network, "_evaluate", counting)
+    monkeypatch.setattr(network, "_call", counting)
     return counts
 
 
@@ -245,13 +247,13 @@ def test_noise_levels_of_others_are_left_to_the_host(pack):
 
 def test_the_network_is_told_the_true_timesteps(pack, sample, monkeypatch):
     network = pack("nodes.host.model").HostDenoiser
-    told, original = [], network._evaluate
+    told, original = [], network._call
 
     def listening(self, x, timesteps, *rest):
         told.append(timesteps.unique().tolist())
         return original(self, x, timesteps, *rest)
 
-    monkeypatch.setattr(network, "_evaluate", listening)
+    monkeypatch.setattr(network, "_call", listening)
     sample(steps=6)
     assert told == [[999], [832], [666], [499], [333], [166]]
 
@@ -260,13 +262,13 @@ def test_while_steps_are_taken_only_the_denoiser_is_on_the_device(pack, loaded, 
     import comfy.model_management as management
 
     network = pack("nodes.host.model").HostDenoiser
-    present, original = [], network._evaluate
+    present, original = [], network._call
 
     def looking(self, *given):
         present.append({type(loaded.model.model).__name__ for loaded in management.current_loaded_models})
         return original(self, *given)
 
-    monkeypatch.setattr(network, "_evaluate", looking)
+    monkeypatch.setattr(network, "_call", looking)
     management.load_models_gpu([loaded.reference_net.patcher, loaded.wav2vec.patcher])
     sample()
     assert present == [{"Model"}] * SETTINGS["steps"]

@@ -90,13 +90,13 @@ def test_a_clip_by_two_devices_is_the_same(pack, loaded, sampler_of, monkeypatch
     expected = sampler_of(3).sample(0, None)
     both, clone = clone_for(loaded.model, SECOND)
     network, calls = pack("nodes.host.model").HostDenoiser, []
-    evaluate = network._evaluate
+    evaluate = network._call
 
     def noted(self, x, timesteps, evaluation, options):
         calls.append((x.shape[0], self, evaluation.clip))
         return evaluate(self, x, timesteps, evaluation, options)
 
-    monkeypatch.setattr(network, "_evaluate", noted)
+    monkeypatch.setattr(network, "_call", noted)
     found = replace(sampler_of(3), patcher=both).sample(0, None)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert len(calls) == 6 and {samples for samples, _, _ in calls} == {1}

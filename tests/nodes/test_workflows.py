@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.workflows.declarations import declarations, put_release
-from tests.workflows.drawing import FIELDS, inputs_of
 from tests.workflows.runner import Made, Runner
-from tests.workflows.stages import RELEASE
+from tools.workflows.declarations import declarations, put_release
+from tools.workflows.drawing import FIELDS, inputs_of
+from tools.workflows.stages import RELEASE
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflows"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from hallo3_core.parallel.sequence import SequenceDenoiser, from_strip, to_strip
 from hallo3_core.parallel.spread import follow, lead_run
 from hallo3_core.parallel.team import backend_of, branch_groups, join, take_card
 from hallo3_core.pipeline.clip import sample_clip
-from hallo3_core.pipeline.conditions import Evaluations, prepare_run
+from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.sampling.guidance import Guidance, Scales
 from hallo3_core.sampling.noise import SeededNoise
@@ -80,9 +81,9 @@ def inputs():
     )
 
 
-def clip(denoiser, run):
+def clip(run, begin_clip):
     concat, audio = noise(1, 16, 13, 6, 10, seed=4), noise(1, 13, 4, CONFIG.audio, seed=5)
-    return sample_clip(denoiser, run, concat, audio, SeededNoise(0, 0))
+    return sample_clip(begin_clip(concat, audio), run, concat, SeededNoise(0, 0))
 
 
 # Equal to one process
@@ -117,7 +118,8 @@ def test_a_clip_over_several_processes_is_that_of_one(together, denoiser, size, 
                 return follow(team, denoiser)
             return clip(*lead_run(team, denoiser, portrait(), settings, **inputs()))
 
-    alone = clip(denoiser, prepare_run(denoiser, portrait(), settings, **inputs()))
+    run = prepare_run(denoiser, portrait(), settings, **inputs())
+    alone = clip(run, partial(ClipCalls, denoiser, run))
     first, *others = together(size, work)
     assert torch.allclose(first, alone, atol=2e-5) and others == [None] * (size - 1)
 
@@ -240,14 +242,14 @@ def test_a_mistake_gets_one_line_from_all(together, tiny_release, tmp_path, shor
 
 @pytest.mark.parametrize("failing", [0, 1, 3])
 def test_a_failure_anywhere_ends_all(together, denoiser, failing, monkeypatch):
-    whole = Evaluations.__call__
+    whole = ClipCalls.__call__
 
     def evaluate(self, x, step, branches):
         if step == 1 and os.environ["RANK"] == str(failing):
             raise ValueError("no room")
         return whole(self, x, step, branches)
 
-    monkeypatch.setattr(Evaluations, "__call__", evaluate)
+    monkeypatch.setattr(ClipCalls, "__call__", evaluate)
     results = together(4, lambda: film_of_noise(denoiser))
     assert isinstance(results.pop(failing), ValueError)
     assert [error.code for error in results] == [1] * 3  # silent
@@ -257,9 +259,9 @@ def test_memory_that_runs_out_anywhere_gets_a_line(together, denoiser, monkeypat
     def evaluate(self, x, step, branches):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much.")
 
-    follow_only = Evaluations.__call__
+    follow_only = ClipCalls.__call__
     monkeypatch.setattr(
-        Evaluations,
+        ClipCalls,
         "__call__",
         lambda self, *given: (evaluate if os.environ["RANK"] == "1" else follow_only)(self, *given),
     )
@@ -269,14 +271,14 @@ def test_memory_that_runs_out_anywhere_gets_a_line(together, denoiser, monkeypat
 
 
 def test_a_process_that_is_killed_ends_all(together, denoiser, monkeypatch):
-    whole = Evaluations.__call__
+    whole = ClipCalls.__call__
 
     def evaluate(self, x, step, branches):
         if step == 1 and os.environ["RANK"] == "2":
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(self, x, step, branches)
 
-    monkeypatch.setattr(Evaluations, "__call__", evaluate)
+    monkeypatch.setattr(ClipCalls, "__call__", evaluate)
     results = together(4, lambda: film_of_noise(denoiser))
     assert results.pop(2) == -signal.SIGKILL
     told = [error for error in results if isinstance(error, InputError)]

@@ -8,11 +8,12 @@ import pytest
 import torch
 from einops import rearrange
 
+from benchmarks.exact_film import film_clips
 from hallo3_core.clips import FRAMES_PER_CLIP, LATENT_FRAMES, NEW_FRAMES_PER_CLIP, clip_count
 from hallo3_core.inputs.image import crop_to, to_uint8
 from hallo3_core.inputs.portrait import encode_masked, framed, prepare_portrait
 from hallo3_core.inputs.text import null_text
-from hallo3_core.pipeline.clip import concat_latent, film_clips, last_frames
+from hallo3_core.pipeline.clip import concat_latent, last_frames
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.vae.autoencoder import LATENT_SCALE

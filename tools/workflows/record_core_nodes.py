@@ -1,6 +1,6 @@
 """Record what a running ComfyUI declares of the core nodes that the workflows use, into core_nodes.json.
 
-    python tests/data/record_core_nodes.py http://127.0.0.1:8188
+    python tools/workflows/record_core_nodes.py http://127.0.0.1:8188
 
 Names, types, ranges and choices are kept, no prose. The input folder has to hold the two sample inputs and nothing
 else, since LoadImage and LoadAudio list it.

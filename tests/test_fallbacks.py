@@ -9,7 +9,7 @@ import torch
 
 from hallo3_core.errors import InputError
 from hallo3_core.inputs.portrait import Portrait
-from hallo3_core.pipeline import sampling_fallbacks as sampling_ways
+from hallo3_core.pipeline import sampling_fallbacks
 from hallo3_core.pipeline.causes import likely_cause
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.networks import Networks
@@ -17,7 +17,7 @@ from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.pipeline.sampling_fallbacks import IN_TURN, TOGETHER
 from hallo3_core.release.layout import Release
 from hallo3_core.runtime.activations import activation_bytes
-from hallo3_core.runtime.fallback import Ways, is_out_of_memory
+from hallo3_core.runtime.fallback import Fallbacks, is_out_of_memory
 from hallo3_core.sampling.finite import NotFinite, check_finite
 from hallo3_core.sampling.guidance import Guidance, Scales
 from hallo3_core.sampling.sampler import SAMPLERS, sample
@@ -27,7 +27,7 @@ from hallo3_core.vae.tiles import OVERLAP, decode_in_tiles, halves, ramps
 
 
 class Memory:
-    """Enough for ways up to this size."""
+    """Enough for modes up to this size."""
 
     def __init__(self, room: int):
         self.room, self.tried = room, []
@@ -39,31 +39,31 @@ class Memory:
         return size
 
 
-WAYS = {"at once": 4, "in halves": 2, "one by one": 1}
+MODES = {"at once": 4, "in halves": 2, "one by one": 1}
 
 
 def test_the_first_way_that_suffices_is_taken_and_stays():
-    told, memory = [], Memory(2)
-    ways = Ways("sampling", WAYS, told.append)
-    assert ways.first(memory) == ways.first(memory) == 2
+    reports, memory = [], Memory(2)
+    fallbacks = Fallbacks("sampling", MODES, reports.append)
+    assert fallbacks.run(memory) == fallbacks.run(memory) == 2
     assert memory.tried == [4, 2, 2]
-    assert told == ["out of memory while sampling at once: once more, in halves"]
+    assert reports == ["out of memory while sampling at once: trying again in halves"]
 
 
 def test_when_none_suffices_it_is_said():
-    with pytest.raises(InputError, match="out of memory while sampling one by one, the smallest way"):
-        Ways("sampling", WAYS).first(Memory(0))
+    with pytest.raises(InputError, match="out of memory while sampling one by one, the smallest mode"):
+        Fallbacks("sampling", MODES).run(Memory(0))
 
 
 def test_other_failures_are_not_tried_again():
     calls = []
 
-    def broken(way):
-        calls.append(way)
+    def broken(mode):
+        calls.append(mode)
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        Ways("sampling", WAYS).first(broken)
+        Fallbacks("sampling", MODES).run(broken)
     assert calls == [4]
 
 
@@ -181,7 +181,7 @@ def test_evaluations_go_in_turn_from_the_start_where_they_would_not_fit_together
             face_tokens=torch.zeros(1, 4, config.face),
             null_audio_tokens=torch.zeros(1, config.grid.frames, 4, config.audio),
         )
-        need = activation_bytes(config, run.layout.grid, 2, torch.float32)
+        need = activation_bytes(config, run.conditions.layout.grid, 2, torch.float32)
         for free, first in ((None, TOGETHER), (need, TOGETHER), (need - 1, IN_TURN)):
-            monkeypatch.setattr(sampling_ways, "free_bytes", lambda device, free=free: free)
-            assert next(iter(sampling_ways.sampling_ways(run, denoiser, networks, opened))) == first
+            monkeypatch.setattr(sampling_fallbacks, "free_bytes", lambda device, free=free: free)
+            assert next(iter(sampling_fallbacks.sampling_fallbacks(run, denoiser, networks, opened))) == first

@@ -115,9 +115,9 @@ def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, pla
     assert torch.equal(make(networks=Networks(release, OPTIONS)), plain)
 
 
-@pytest.mark.parametrize("eight_bits", [False, True])
-def test_the_size_of_a_network_is_known_before_it_is_read(tiny_release, eight_bits):
-    release, kept = Release(tiny_release), dict(dtype=torch.bfloat16, eight_bits=eight_bits)
+@pytest.mark.parametrize("in_fp8", [False, True])
+def test_the_size_of_a_network_is_known_before_it_is_read(tiny_release, in_fp8):
+    release, kept = Release(tiny_release), dict(dtype=torch.bfloat16, in_fp8=in_fp8)
     module = release.network(names.DENOISER, **kept)
     size = sum(p.nbytes for name, p in module.named_parameters() if not name.endswith("weight_scale"))
     assert release.network_bytes(names.DENOISER, **kept) == size
@@ -158,14 +158,14 @@ def test_what_is_in_the_right_place_stays_mapped(tiny_release):
     assert all(p.data_ptr() == stored[name].data_ptr() for name, p in module.named_parameters())
 
 
-def test_eight_bits_and_loras_reach_the_denoiser(tiny_release, caplog):
+def test_fp8_and_loras_reach_the_denoiser(tiny_release, caplog):
     options = replace(OPTIONS, fp8="weights")
     with Networks(Release(tiny_release), options).denoiser() as denoiser:
         assert type(denoiser.blocks[0].mlp.up) is ScaledLinear
     options = replace(OPTIONS, fp8="products", dtype=torch.bfloat16)
     with Networks(Release(tiny_release), options).denoiser() as denoiser:
         assert type(denoiser.blocks[0].mlp.up) is ScaledLinear  # a CPU only emulates the other kind
-    assert "cpu does not multiply in eight bits" in caplog.text
+    assert "cpu has no fp8 matmul" in caplog.text
 
 
 def test_room_for_all_networks_is_half_of_the_memory(tiny_release, monkeypatch):

@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from benchmarks.imagined import ImaginedCard
+from benchmarks.fake_device import FakeDevice
 from benchmarks.presets import PRESETS, build_denoiser, build_vae
-from hallo3_core.pipeline.decoding_fallbacks import ALONE, LEAN, TILED, WHOLE, decoding_ways, elsewhere
+from hallo3_core.pipeline.decoding_fallbacks import (
+    OFFLOAD_ALL,
+    OFFLOAD_DENOISER,
+    TILED,
+    WHOLE,
+    decoding_fallbacks,
+    offloaded,
+)
 from hallo3_core.runtime.streaming import StreamedBlocks
 
 TOY, FULL = PRESETS["toy"], PRESETS["full"]
@@ -13,24 +20,24 @@ TOY, FULL = PRESETS["toy"], PRESETS["full"]
 
 @pytest.fixture
 def card():
-    with ImaginedCard() as card:
+    with FakeDevice() as card:
         yield card
 
 
 def test_on_a_cpu_there_is_nothing_to_move():
     denoiser = build_denoiser(TOY, "cpu", torch.bfloat16)
-    assert list(decoding_ways(denoiser, "cpu")) == [WHOLE, TILED]
+    assert list(decoding_fallbacks(denoiser, "cpu")) == [WHOLE, TILED]
 
 
 def test_streamed_blocks_stay(card):
     denoiser = build_denoiser(TOY, "cpu", torch.bfloat16)
     denoiser.blocks = StreamedBlocks(denoiser.blocks, card.device)
-    with elsewhere(denoiser, card.device):
+    with offloaded(denoiser, card.device):
         assert denoiser.blocks.slots[0].device.type == card.device.type
 
 
-@pytest.mark.parametrize(("way", "gigabytes"), [(WHOLE, 22.5), (ALONE, 9), (LEAN, 6)])
-def test_a_smaller_way_needs_less_and_leaves_everything_in_place(card, way, gigabytes):
+@pytest.mark.parametrize(("mode", "gigabytes"), [(WHOLE, 22.5), (OFFLOAD_DENOISER, 9), (OFFLOAD_ALL, 6)])
+def test_a_smaller_mode_needs_less_and_leaves_everything_in_place(card, mode, gigabytes):
     """At the released size: the denoiser's blocks take 13.6 GB, the frames between chunks 2.8."""
     denoiser = build_denoiser(FULL, card.device, torch.bfloat16)
     for part in (denoiser.modulation, denoiser.head_modulation, denoiser.text_embed):
@@ -49,7 +56,7 @@ def test_a_smaller_way_needs_less_and_leaves_everything_in_place(card, way, giga
             yield from vae.decode_chunks(latent)
             peaks.append(card.peak)
 
-    frames = decoding_ways(denoiser, card.device)[way](Watched(), latent)
+    frames = decoding_fallbacks(denoiser, card.device)[mode](Watched(), latent)
     assert frames.shape == (17, 3, 480, 720)
     assert gigabytes - 1.5 < peaks[0] / 1e9 < gigabytes
     del frames
@@ -66,5 +73,7 @@ def test_the_denoiser_comes_back_after_a_failure_too(card):
             raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        decoding_ways(denoiser, card.device)[ALONE](Full(), torch.empty(1, 16, 3, 8, 12, device=card.device))
+        decoding_fallbacks(denoiser, card.device)[OFFLOAD_DENOISER](
+            Full(), torch.empty(1, 16, 3, 8, 12, device=card.device)
+        )
     assert denoiser.blocks[0].mlp.up.weight.device.type == card.device.type

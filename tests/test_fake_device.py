@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.imagined import NAME, ImaginedCard, flash_attention
+from benchmarks.fake_device import NAME, FakeDevice, flash_attention
 from hallo3_core import animate
 from hallo3_core.animate import Progress, clip_maker
 from hallo3_core.pipeline import encoding, networks
@@ -46,7 +46,7 @@ def clips(tiny_release, portrait, speech, monkeypatch):
         scene = read_scene(portrait, speech, "A person.", Networks(release, options).config, options)
         heard = encoding.encode_recording(scene.recording, Networks(release, Options(settings=Settings(steps=1))))
         monkeypatch.setattr(animate, "encode_recording", lambda *given: heard)
-        with ImaginedCard() as card, clip_maker(scene, Networks(release, options), Progress()) as make:
+        with FakeDevice() as card, clip_maker(scene, Networks(release, options), Progress()) as make:
             first = make(0, None)
             second = make(1, first.motion)
             return first, second, card.peak

@@ -10,7 +10,7 @@ from typing import Any
 
 from .stages import RELEASE
 
-CORE = Path(__file__).parents[1] / "data" / "core_nodes.json"
+CORE = Path(__file__).with_name("core_nodes.json")
 
 
 def put_release(models: Path, source: Path) -> None:

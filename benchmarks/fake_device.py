@@ -1,10 +1,10 @@
-"""A card that is not there: tensors of a size and a device, without values; memory, products and waits are counted.
+"""A fake device: tensors with a size and a device but no values; memory, operations and waits are counted.
 
-    with ImaginedCard() as card:
+    with FakeDevice() as card:
         x = torch.empty(1, 17776, 3072, dtype=torch.bfloat16, device=card.device)
 
-What torch calls fake tensors runs the same code as on a card, at full size and in seconds, and refuses an operation on
-tensors of two devices. Memory is that of every tensor on the card from the operation that makes it until it is let go,
+What torch calls fake tensors runs the same code as on a GPU, at full size and in seconds, and refuses an operation on
+tensors of two devices. Memory is that of every tensor on the card from the operation that makes it until it is freed,
 in pieces of 512 bytes as torch's CUDA allocator gives it. What kernels take for themselves while they run, what the
 allocator cannot use between pieces, and CUDA's own memory are not in it; times are not known.
 """
@@ -23,15 +23,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.measuring import IMAGINED
+from benchmarks.measuring import FAKE
 
-NAME = IMAGINED
+NAME = FAKE
 PIECE = 512  # bytes
 aten = torch.ops.aten
 
 
-class ImaginedCard(TorchDispatchMode):
-    """A context. `torch.imagined` answers what `torch.cuda` does for its card, as far as the benchmarks ask.
+class FakeDevice(TorchDispatchMode):
+    """A context. `torch.fake` answers what `torch.cuda` does for its card, as far as the benchmarks ask.
 
     held, peak: bytes now, and the most since `reset`. Since then, too: operations, two a multiplication; waits, how
     often the host asked for a value or a tensor of the card (every value is 1, so that what is checked passes).
@@ -50,7 +50,7 @@ class ImaginedCard(TorchDispatchMode):
     def reset(self) -> None:
         self.peak, self.waits, self.operations = self.held, 0, 0
 
-    def __enter__(self) -> ImaginedCard:
+    def __enter__(self) -> FakeDevice:
         _register()
         opened = self._opened
         opened.enter_context(torch.no_grad())
@@ -87,9 +87,9 @@ class ImaginedCard(TorchDispatchMode):
         self._pieces[storage._cdata] = size
         self.held += size
         self.peak = max(self.peak, self.held)
-        weakref.finalize(storage, self._let_go, storage._cdata)
+        weakref.finalize(storage, self._free, storage._cdata)
 
-    def _let_go(self, storage: int) -> None:
+    def _free(self, storage: int) -> None:
         self.held -= self._pieces.pop(storage)
 
 
@@ -98,8 +98,8 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)[0]
 
 
-def _answers(card: ImaginedCard | None) -> SimpleNamespace:
-    """`torch.imagined`. It says that it is not available, lest torch tries to put values on it."""
+def _answers(card: FakeDevice | None) -> SimpleNamespace:
+    """`torch.fake`. It says that it is not available, lest torch tries to put values on it."""
     return SimpleNamespace(
         is_available=lambda: False,
         is_initialized=lambda: False,

@@ -1,0 +1,36 @@
+"""A film's frames before they are rounded to bytes, in the order in which the program makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from hallo3_core.clips import clip_count
+from hallo3_core.inputs.portrait import Portrait
+from hallo3_core.model.denoiser import Denoiser
+from hallo3_core.pipeline.clip import concat_latent, last_frames, new_frames, sample_clip
+from hallo3_core.pipeline.conditions import ClipCalls, Run
+from hallo3_core.sampling.noise import ClipNoise
+from hallo3_core.vae.autoencoder import VideoVae
+from hallo3_core.vae.latents import decode_whole
+
+
+def film_clips(
+    denoiser: Denoiser,
+    vae: VideoVae,
+    run: Run,
+    portrait: Portrait,
+    frames: int,
+    audio_tokens: Callable[[int], Tensor],
+    noise: Callable[[int], ClipNoise],
+) -> Iterator[Tensor]:
+    """The new frames of clip after clip, ``n 3 H W`` in 0..1, together `frames`; audio tokens and noise by clip."""
+    motion = None
+    for clip in range(clip_count(frames)):
+        draws = noise(clip)
+        concat = concat_latent(vae, portrait.pixels, motion, draws, run.conditions.layout.grid.frames)
+        evaluate = ClipCalls(denoiser, run, concat, audio_tokens(clip))
+        decoded = decode_whole(vae, sample_clip(evaluate, run, concat, draws))
+        motion = last_frames(decoded)
+        yield new_frames(decoded, clip, frames)
