@@ -16,8 +16,9 @@ from .errors import InputError
 from .film.background_writer import BackgroundWriter
 from .film.clip_chain import MakeClip, clip_chain, lazily
 from .film.clip_store import FilmPlan, beside, work_on
+from .film.output import check_apart, check_output
 from .film.work_folder import Keeping
-from .film.writer import FilmWriter, check_output
+from .film.writer import FilmWriter
 from .parallel.spread import follow, lead_run
 from .parallel.team import Team
 from .pipeline.causes import likely_cause
@@ -87,6 +88,8 @@ def animate(
     """
     progress = progress or Progress()
     check_output(output)
+    inputs = (image, audio, *(path for path, _ in options.loras), *release.files())
+    check_apart([output], inputs, beside(output))
     check_machine(options)
     networks = networks or Networks(release, options)
     with torch.inference_mode():

@@ -48,8 +48,7 @@ def encode(recording: Recording, wav2vec: types.Network) -> AudioFeatures:
 
 def summary(features: AudioFeatures) -> str:
     """What was heard, for the user: a silent recording shows as 0%."""
-    low, high = (value.item() for value in features.recording.waveform.aminmax())
-    heard = f"{features.recording.seconds:.2f} s, loudest sample {max(abs(low), high):.0%} of full scale"
+    heard = f"{features.recording.seconds:.2f} s, loudest sample {features.recording.heard:.0%} of full scale"
     return f"{heard}; frames: {features.frames}, clips: {features.clips}"
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..hallo3_core.errors import InputError, require
+from ..hallo3_core.inputs.mixing import mixed, stereo_weights
 from ..hallo3_core.inputs.recording import Recording, check_recording, read_recording
 from .audio import audio_of, recording_of
 
@@ -29,7 +31,7 @@ def split_voice(recording: Recording, model: Path) -> tuple[Recording, Recording
     loudness = max(1.0, recording.waveform.abs().max().item())  # 16 bits hold no more than 1
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "sound.wav"
-        write_wav(sound, Recording(recording.waveform / loudness, recording.rate))
+        write_wav(sound, replace(recording, waveform=recording.waveform / loudness))
         run_library(library, sound, model)
         parts = [read_recording(sound.with_name(f"{name}.wav")) for name in STEMS.values()]
     voice, rest = (Recording(part.waveform * loudness, part.rate, part.name) for part in parts)
@@ -67,10 +69,10 @@ def run_library(library: Any, sound: Path, model: Path) -> None:
 
 
 def write_wav(path: Path, recording: Recording) -> None:
-    """A recording in -1..1 as a WAV file of 16 bits; more than two channels are mixed to one."""
+    """A recording in -1..1 as a WAV file of 16 bits; more than two channels are mixed to two."""
     waveform = recording.waveform
-    if waveform.shape[0] > 2:
-        waveform = waveform.mean(0, keepdim=True)
+    if len(waveform) > 2:
+        waveform = mixed(waveform, stereo_weights(recording.speakers, len(waveform)))
     with wave.open(str(path), "wb") as file:
         file.setnchannels(waveform.shape[0])
         file.setsampwidth(2)

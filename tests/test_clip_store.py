@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hallo3_core.errors import InputError
-from hallo3_core.film import work_folder
 from hallo3_core.film.clip_chain import Clip, clip_chain, lazily
 from hallo3_core.film.clip_store import ClipStore, FilmPlan, beside, decode_frames, encode_frames, work_on
 from hallo3_core.film.work_folder import Keeping, WorkFolder, clip_bytes
@@ -161,7 +160,7 @@ def test_the_room_is_stated_and_asked_for_first(tmp_path, monkeypatch):
     with work_on(tmp_path / "work", plan, Keeping.UNTIL_WHOLE, "", told.append):
         pass
     assert told == [f"keeping finished clips in {tmp_path / 'work'}, about 1.2 GB, until the film is whole"]
-    monkeypatch.setattr(work_folder.shutil, "disk_usage", lambda path: usage(10**12, 0, 3 * 10**8))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 0, 3 * 10**8))
     with (
         pytest.raises(InputError, match=r"takes about 1\.2 GB in .*, 300 MB are free\. Make room, or say please"),
         work_on(tmp_path / "work", plan, Keeping.UNTIL_WHOLE, "say please", told.append),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -248,8 +249,17 @@ def test_a_foreign_file_is_not_overwritten(release, converted, tmp_path):
         convert(release, tmp_path, "bf16")
     assert foreign.read_bytes() == before and list(tmp_path.iterdir()) == [foreign]
     own = converted["bf16"] / "hallo3_denoiser.safetensors"
-    with pytest.raises(InputError, match="its own source"):
+    with pytest.raises(InputError, match="its own input"):
         convert(own, own.parent, "fp8")
+
+
+def test_no_source_is_overwritten_under_another_name(release, tmp_path):
+    """Each file to be written against each source, not its own alone: here the VAE's, under the projectors' name."""
+    vae = release / VAE_FILE
+    os.link(vae, tmp_path / "hallo3_projectors.safetensors")
+    with pytest.raises(InputError, match="its own input"):
+        convert(release, tmp_path, "bf16")
+    assert [path.name for path in tmp_path.iterdir()] == ["hallo3_projectors.safetensors"]
 
 
 @pytest.mark.parametrize("position", [0.3, 0.6, 0.999])

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import colorsys
+import itertools
 import logging
 import math
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hallo3_core.errors import InputError
+from hallo3_core.film.output import identity
 from hallo3_core.film.writer import (
     FALLBACK_RATE,
     NOTICE,
@@ -119,9 +125,9 @@ def test_colours_come_back(tmp_path, colour):
 
 @given(seed=st.integers(0, 1000), height=st.integers(1, 12), width=st.integers(1, 12))
 @settings(max_examples=30, deadline=None)
-def test_planes_keep_the_colours_of_2x2_pixels(seed, height, width):
-    blocks = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
-    frame = blocks.repeat_interleave(2, 0).repeat_interleave(2, 1)
+def test_planes_keep_the_colours_of_two_rows(seed, height, width):
+    rows = torch.randint(0, 256, (height, 1, 3), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    frame = rows.repeat_interleave(2, 0).repeat_interleave(2 * width, 1)
     planes = to_planes(frame)
     assert planes.shape == (3 * height, 2 * width)
     assert (from_planes(planes).int() - frame.int()).abs().max() <= 2
@@ -297,6 +303,7 @@ def test_what_is_no_film_is_named(tmp_path, caplog):
 
 MEMORY = """
 import resource, sys, torch
+from hallo3_core.film.output import identity
 from hallo3_core.film.writer import FilmWriter
 from hallo3_core.inputs.recording import Recording
 
@@ -316,3 +323,88 @@ def test_memory_does_not_grow_with_the_film(tmp_path):
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     short, long = map(int, subprocess.run(command, cwd=root, check=True, capture_output=True).stdout.split())
     assert long - short < 8 * 1024  # KiB; the frames would be 24 MB, the sound beside them 30 MB
+
+
+@pytest.mark.parametrize("name", ["Talk.mp4", "talk.mp4", "TALK.MP4"])
+def test_a_name_that_is_not_there_yet_is_known_by_folder_and_letters(tmp_path, name):
+    """On disks that take capitals for small letters it will be the same file; folders are the same by any path."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert identity(tmp_path / "link" / name) == identity(tmp_path / "talk.mp4")
+    (tmp_path / name).write_bytes(b"")
+    os.link(tmp_path / name, tmp_path / "other")
+    assert identity(tmp_path / name) == identity(tmp_path / "other") != identity(tmp_path / "third")
+
+
+def hue_ramp(height: int = 32, width: int = 256) -> torch.Tensor:
+    hues = [colorsys.hsv_to_rgb(column / width, 0.8, 0.8) for column in range(width)]
+    return (255 * torch.tensor(hues)).round().to(torch.uint8).expand(height, width, 3)
+
+
+def as_a_player_reads(planes: torch.Tensor, offset: float) -> torch.Tensor:
+    """RGB ``h w 3`` of ``3h/2 w``, chroma interpolated from samples `offset` pixels right of every second column."""
+    width = planes.shape[1]
+    height = planes.shape[0] * 2 // 3
+    luma = (planes[:height].double().numpy() - 16) / 219
+    chroma = (planes[height:].reshape(2, height // 2, width // 2).double().numpy() - 128) / 224
+    columns = np.arange(width // 2) * 2 + offset
+    blue, red = (np.array([np.interp(np.arange(width), columns, row) for row in plane]) for plane in chroma)
+    blue, red = (plane.repeat(2, 0) for plane in (blue, red))
+    values = luma + 1.5748 * red, luma - 0.1873 * blue - 0.4681 * red, luma + 1.8556 * blue
+    return torch.from_numpy(np.stack(values, -1) * 255).round().clamp(0, 255)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_chroma_stands_where_players_take_it_to_stand(turned):
+    """H.264 that does not say where: over the left of two pixels."""
+    frame = hue_ramp().flip(1) if turned else hue_ramp()
+    planes = to_planes(frame)
+    left, centre = ((as_a_player_reads(planes, at) - frame).abs().mean().item() for at in (0.0, 0.5))
+    assert left < 0.6 and left < centre / 2
+    assert (from_planes(planes).int() - frame.int()).abs().float().mean() < 0.6
+
+
+def test_a_film_does_not_say_otherwise_where_its_chroma_stands(tmp_path):
+    path = write(tmp_path / "a.mp4", picture((200, 30, 30)))
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            assert getattr(frame, "chroma_location", 0) in (0, 1)  # unknown is left
+
+
+def test_a_player_finds_a_keyframe_every_two_seconds(tmp_path):
+    path = write(tmp_path / "a.mp4", picture((90, 120, 60), 260))
+    with av.open(str(path)) as container:
+        found = [
+            packet.pts * packet.time_base for packet in container.demux(video=0) if packet.is_keyframe and packet.size
+        ]
+    gaps = [float(b - a) for a, b in itertools.pairwise([*found, 260 / 25])]
+    assert max(gaps) <= 2 and len(found) >= 6
+
+
+def boxes(content: bytes, *path: bytes) -> bytes:
+    """What is in a box of an mp4, by the kinds of the boxes around it."""
+    while content:
+        size, kind = struct.unpack(">I4s", content[:8])
+        if kind == path[0]:
+            inside = content[8 + 4 * (kind == b"meta") : size]
+            return boxes(inside, *path[1:]) if path[1:] else inside
+        content = content[size:]
+    return b""
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"title": "Grüße"}, {"seed": "42"}, {"comment": "mine", "take_2": "日本", "x": ""}]
+)
+def test_common_readers_see_title_and_notice_whatever_else_is_said(tmp_path, metadata):
+    path = write(tmp_path / "a.mp4", picture((9, 9, 9)), metadata=metadata)
+    apple = path.read_bytes()
+    notice = ". ".join(filter(None, (NOTICE, metadata.get("comment"))))
+    for kind, text in ((b"\xa9cmt", notice), (b"\xa9nam", metadata.get("title", ""))):
+        assert boxes(apple, b"moov", b"udta", b"meta", b"ilst", kind, b"data")[8:].decode() == text
+    with av.open(str(path)) as container:
+        found = dict(container.metadata)
+    assert {name: found.get(name, "") for name in metadata} == {
+        **metadata,
+        **({"comment": notice} if "comment" in metadata else {}),
+    }
+    frames, rate, _ = read_film(path)
+    assert (len(frames), rate) == (1, 25)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from hallo3_core.cli.workers import claim
+from hallo3_core.errors import InputError
+from hallo3_core.film import locking
+from hallo3_core.film.clip_chain import Clip
+from hallo3_core.film.clip_store import FilmPlan, beside, work_on
 from hallo3_core.film.locking import try_lock
+from hallo3_core.film.work_folder import Keeping
+from hallo3_core.film.writer import FilmWriter, read_film
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
@@ -56,8 +65,6 @@ def test_a_lock_dies_with_its_process(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
 def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
     """The owner removes the file between our opening it and locking it: we would hold a file without a name."""
-    import hallo3_core.film.locking as locking
-
     original, first = locking._lock, [True]
 
     def lock(descriptor):
@@ -69,6 +76,62 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken(tmp_path, monkeypa
     lock = try_lock(tmp_path / "lock")
     assert (tmp_path / "lock").exists() and try_lock(tmp_path / "lock") is None
     lock.release()
+
+
+NO_LOCKS = ("ENOSYS", "ENOLCK", "EOPNOTSUPP", "EINVAL", "EPERM", "EIO", "EBADF", "ESTALE")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks there are another call")
+@pytest.mark.parametrize("name", NO_LOCKS)
+def test_a_disk_without_locks_is_not_another_run(tmp_path, monkeypatch, caplog, name):
+    """Lustre, some NFS and SMB: every lock is answered with an error, which is told once."""
+
+    def flock(descriptor, operation):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(locking.fcntl, "flock", flock)
+    monkeypatch.setattr(locking, "_without_locks", set())
+    locks = [try_lock(tmp_path / "lock"), try_lock(tmp_path / "other")]
+    assert all(locks) and len(caplog.records) == 1
+    assert "no locks on this disk" in caplog.text and os.strerror(getattr(errno, name)) in caplog.text
+    for lock in locks:
+        lock.release()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["EWOULDBLOCK", "EAGAIN", "EACCES"])
+def test_what_a_held_lock_answers_is(tmp_path, monkeypatch, caplog, name):
+    def lock(descriptor):
+        raise OSError(getattr(errno, name), "held")
+
+    monkeypatch.setattr(locking, "_lock", lock)
+    assert try_lock(tmp_path / "lock") is None and not caplog.records
+
+
+def test_a_film_is_made_where_there_are_no_locks_and_no_syncs(tmp_path, monkeypatch):
+    """The work folder, the claim of a batch and the files in them, on a disk that can do none of it."""
+
+    def lacking(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    for name in ("os.fsync", "shutil.disk_usage", "hallo3_core.film.locking._lock"):
+        monkeypatch.setattr(name, lacking)
+    output = tmp_path / "film.mp4"
+    plan = FilmPlan(str(output), 1, 16, 16, {"portrait": "1"})
+    with claim(output) as ours, work_on(beside(output), plan, Keeping.ALWAYS, "", lambda text: None) as (part, store):
+        store.save(0, Clip(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), torch.zeros(1)))
+        with FilmWriter(output, 16, 16, part=part) as film:
+            film.write(store.load(0).frames)
+    assert ours and len(read_film(output)[0]) == 2
+
+
+def test_a_full_disk_is_still_told(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left"), FilmWriter(tmp_path / "film.mp4", 16, 16) as film:
+        film.write(torch.zeros(2, 16, 16, 3, dtype=torch.uint8))
 
 
 def test_where_no_file_can_be_is_an_error(tmp_path):

@@ -217,6 +217,8 @@ def test_our_own_names_reach_every_weight():
         stem = "diffusion_model." + name.removesuffix(".weight")
         tensors |= {f"{stem}.lora_A.weight": torch.ones(1, columns), f"{stem}.lora_B.weight": torch.ones(rows, 1)}
     model = Denoiser(config)
+    for parameter in model.parameters():
+        parameter.zero_()  # memory as it was found may hold NaN
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     applied = apply_lora(model, match(tensors, config=config), strength=0.5)
     assert set(applied.names) == shapes.keys()
@@ -284,7 +286,7 @@ def test_what_is_not_understood_is_listed_and_left_alone(theirs, caplog):
     tensors = in_diffusers_naming(pairs) | {
         "text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(3, 4),
         "transformer.transformer_blocks.7.attn1.to_q.lora_A.weight": torch.zeros(3, 32),
-        "transformer.transformer_blocks.0.attn1.to_v.lora_magnitude_vector": torch.ones(32),  # DoRA: not a plain pair
+        "transformer.transformer_blocks.0.attn1.to_v.hada_w1_a": torch.ones(32, 2),  # LoHa: not a plain pair
         "transformer.transformer_blocks.0.ff.net.2.lora_A.weight": torch.zeros(3, 128),  # without its other half
     }
     model = ours_from(theirs)
@@ -293,7 +295,8 @@ def test_what_is_not_understood_is_listed_and_left_alone(theirs, caplog):
     assert applied.names == ("blocks.0.self_attention.qkv.weight",)
     expected = [key for key in tensors if "to_q" not in key or "blocks.7" in key]
     assert sorted(applied.unknown) == sorted(expected)
-    assert all(key in caplog.text for key in expected)
+    assert all(key in caplog.text for key in sorted(expected)[:3]) and "and 3 more" in caplog.text
+    assert "LoHa" in caplog.text and "text encoder" in caplog.text
     assert not (model.state_dict()["blocks.0.self_attention.qkv.weight"] - before)[64:].any()
 
 
@@ -309,7 +312,7 @@ def test_a_lora_for_another_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="made for another model"):
         match(narrow)
     with pytest.raises(InputError, match="alpha for each layer"):
-        match(in_diffusers_naming(make_lora()), adapter(alpha_pattern={"to_q": 4}))
+        match(in_diffusers_naming(make_lora()), adapter(lora_alpha=4, alpha_pattern={"to_(q|k)": 4}))
     with pytest.raises(InputError, match="damaged settings"):
         match(in_diffusers_naming(make_lora()), {"lora_adapter_metadata": "{"})
 
@@ -318,3 +321,149 @@ def test_a_file_is_read_with_its_settings(theirs, tmp_path):
     pairs = make_lora()
     save_file(in_diffusers_naming(pairs), tmp_path / "lora.safetensors", adapter(lora_alpha=2 * RANK))
     assert {patch.scale for patch in read_lora(tmp_path / "lora.safetensors", BASE).patches} == {2.0}
+
+
+def changes(model: Denoiser, tensors, metadata=None, strength: float = 1.0) -> dict[str, Tensor]:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    apply_lora(model, match(tensors, metadata), strength)
+    return {name: tensor - before[name] for name, tensor in model.state_dict().items()}
+
+
+Q, NORM = "transformer_blocks.1.attn1.to_k", "transformer_blocks.1.norm1.linear"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "lora_unet__{flat}.lora_{AB}.weight",
+        "lora_unet_{flat}.lora_{updown}.weight",
+        "lora_transformer_{flat}.lora_{updown}.weight",
+        "lora_unet_transformer_{flat}.lora_{AB}.weight",
+        "lycoris_{flat}.lora_{updown}.weight",
+        "lora_diffusion_model_{flat}.lora_{updown}.weight",
+        "transformer.{stem}.lora_{AB}.my_style.weight",
+        "base_model.model.{stem}.lora_{AB}.style-2.weight",
+        "base_model.model.transformer.{stem}.lora_{AB}.weight",
+        "module.{stem}.lora_{AB}.v1.0.weight",
+        "transformer.{stem}.lora.{updown}.weight",
+        "transformer.{stem}.lora_linear_layer.{updown}.weight",
+    ],
+)
+def test_all_names_of_this_model_are_read(theirs, form):
+    pairs = make_lora()
+    tensors = {}
+    for stem, halves in pairs.items():
+        for tensor, AB, updown in zip(halves, "BA", ("up", "down"), strict=True):
+            tensors[form.format(flat=stem.replace(".", "_"), stem=stem, AB=AB, updown=updown)] = tensor
+    found, wanted = (changes(ours_from(theirs), t) for t in (tensors, in_diffusers_naming(pairs)))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted) and any(t.any() for t in found.values())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "factor"),
+    [
+        ({"lora_alpha": "12"}, 4),
+        ({"network_alpha": "6.0"}, 2),
+        ({"ss_network_alpha": "1.5"}, 0.5),
+        ({"ss_network_alpha": "None"}, 1),
+        ({"alpha": "9"}, 3),
+        ({"adapter_config": json.dumps({"lora_alpha": 6, "r": RANK})}, 2),
+        ({"lora_adapter_metadata": json.dumps({"lora_alpha": 6, "alpha_pattern": {"attn1.to_k": 12}})}, 4),
+        (
+            {
+                "lora_adapter_metadata": json.dumps(
+                    {"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"to_q": 9}}
+                )
+            },
+            2,
+        ),
+    ],
+)
+def test_alpha_is_found_wherever_it_stands(theirs, caplog, metadata, factor):
+    pairs = make_lora([Q])
+    found = changes(ours_from(theirs), in_diffusers_naming(pairs), metadata)["blocks.1.self_attention.qkv.weight"]
+    up, down = pairs[Q]
+    torch.testing.assert_close(found[32:64], factor * up @ down, atol=1e-5, rtol=1e-4)
+    assert ("no alpha was found" in caplog.text) == (factor == 1)
+
+
+@pytest.mark.parametrize("role", ["alpha", "lora_alpha", "network_alpha"])
+def test_alpha_beside_the_pair_counts_most(theirs, role):
+    pairs = make_lora([Q])
+    tensors = in_diffusers_naming(pairs) | {f"transformer.{Q}.{role}": torch.tensor(2.0 * RANK)}
+    found = changes(ours_from(theirs), tensors, {"lora_alpha": "77"})["blocks.1.self_attention.qkv.weight"]
+    torch.testing.assert_close(found[32:64], 2 * pairs[Q][0] @ pairs[Q][1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "factor"), [({"r": RANK}, 4), ({}, 4), ({"r": 64}, 1), ({"r": RANK, "bias": "none"}, 4)]
+)
+def test_settings_beside_the_file_are_read_if_they_are_its_own(tmp_path, settings, factor):
+    save_file(in_diffusers_naming(make_lora([Q]), prefix="base_model.model."), tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4 * RANK, **settings}))
+    lora = read_lora(tmp_path / "adapter_model.safetensors", BASE)
+    assert {patch.scale for patch in lora.patches} == {factor}
+    assert any("no alpha" in note for note in lora.notes) == (factor == 1)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"lora_alpha": "much"}', "null", "\udcff"])
+def test_damaged_settings_beside_the_file_are_told(tmp_path, content):
+    save_file(in_diffusers_naming(make_lora([Q])), tmp_path / "a.safetensors")
+    (tmp_path / "adapter_config.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match="settings"):
+        read_lora(tmp_path / "a.safetensors", BASE)
+
+
+@pytest.mark.parametrize("stem", [Q, NORM, "patch_embed.proj", "proj_out"])
+@pytest.mark.parametrize("key", ["lora_magnitude_vector", "lora_magnitude_vector.weight", "dora_scale"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_dora_is_its_definition(theirs, stem, key, strength):
+    """W' = m (W + s B A) / |W + s B A| by rows, in the other model's own weights."""
+    pairs = make_lora([stem])
+    up, down = (half.flatten(1) for half in pairs[stem])
+    weight = theirs.state_dict()[f"{stem}.weight"]
+    magnitude = torch.rand(len(up), generator=torch.Generator().manual_seed(5)) + 0.5
+    whole = weight.flatten(1) + 2 * up @ down
+    wanted = magnitude[:, None] * whole / whole.norm(dim=1, keepdim=True)
+    merged = theirs.state_dict() | {f"{stem}.weight": (weight.flatten(1).lerp(wanted, strength)).view_as(weight)}
+    model, shape = ours_from(theirs), {"dora_scale": (-1, 1)}.get(key, (-1,))
+    name = f"transformer.{stem}"
+    tensors = in_diffusers_naming(pairs, alpha=2.0 * RANK) | {f"{name}.{key}": magnitude.view(shape)}
+    apply_lora(model, match(tensors), strength)
+    torch.testing.assert_close(
+        model.state_dict(), ours_from(ours_diffusers(theirs, merged)).state_dict(), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_dora_by_columns_is_its_definition(theirs):
+    pairs, (up, down) = make_lora([Q]), make_lora([Q])[Q]
+    weight, magnitude = theirs.state_dict()[f"{Q}.weight"], torch.rand(1, 32) + 0.5
+    whole = weight + up @ down
+    wanted = magnitude * whole / whole.norm(dim=0, keepdim=True) - weight
+    found = changes(ours_from(theirs), in_diffusers_naming(pairs) | {f"transformer.{Q}.dora_scale": magnitude})
+    torch.testing.assert_close(found["blocks.1.self_attention.qkv.weight"][32:64], wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stem", [Q, NORM])
+@pytest.mark.parametrize(("key", "factor"), [("lora_B.bias", 2.0), ("lora_B.style.bias", 2.0), ("diff_b", 1.0)])
+def test_biases_beside_a_pair_are_added(theirs, stem, key, factor):
+    pairs, bias = make_lora([stem]), torch.randn(LAYERS[stem][0], generator=torch.Generator().manual_seed(6))
+    tensors = in_diffusers_naming(pairs, alpha=2.0 * RANK) | {f"transformer.{stem}.{key}": bias}
+    if "style" in key:
+        tensors = {
+            name.replace("lora_A.w", "lora_A.style.w").replace("lora_B.w", "lora_B.style.w"): t
+            for name, t in tensors.items()
+        }
+    found = changes(ours_from(theirs), tensors, strength=0.5)
+    merged = theirs.state_dict() | {f"{stem}.bias": theirs.state_dict()[f"{stem}.bias"] + 0.5 * factor * bias}
+    wanted = ours_from(ours_diffusers(theirs, merged)).state_dict()
+    plain = ours_from(theirs).state_dict()
+    for name in (name for name in wanted if name.endswith("bias")):
+        torch.testing.assert_close(found[name], wanted[name] - plain[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_refusal_says_why():
+    stem = "lora_unet_" + Q.replace(".", "_")
+    for key, words in (("hada_w1_a", "LoHa"), ("lokr_w1", "LoKr"), ("diff", "Whole"), ("bias", "Whole")):
+        with pytest.raises(InputError, match=words):
+            match({f"{stem}.{key}": torch.zeros(4, 4)})

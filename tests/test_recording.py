@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hallo3_core.clips import film_frames
 from hallo3_core.errors import InputError
+from hallo3_core.inputs.mixing import mono_weights, stereo_weights
 from hallo3_core.inputs.recording import (
     LONGEST,
     MOST_VALUES,
@@ -166,7 +167,81 @@ def test_channels_are_averaged():
     both = to_mono(Recording(torch.stack((left, right)), 44100))
     alone = [to_mono(Recording(side[None], 44100)) for side in (left, right)]
     assert (both - (alone[0] + alone[1]) / 2).abs().max() < 1e-6
-    assert to_mono(Recording(torch.stack((left, -left)), 44100)).abs().max() == 0
+
+
+def db(sound: torch.Tensor, hertz: float) -> float:
+    """How loud one frequency is in 16 kHz sound of whole seconds."""
+    seconds = len(sound) / VOICE_RATE
+    return 20 * math.log10(torch.fft.rfft(sound.double()).abs()[round(hertz * seconds)].item() + 1e-12)
+
+
+@pytest.mark.parametrize("layout", ["5.1", "5.1(side)", "7.1", "6.1", "3.1", "2.1", "7.1(wide)"])
+def test_rumble_does_not_drown_the_voice(tmp_path, layout):
+    """The low-frequency channel, 18 dB louder than the voice in the centre (or beside it), is left out."""
+    path, names = tmp_path / "a.wav", [channel.name for channel in av.AudioLayout(layout).channels]
+    waveform = torch.zeros(len(names), RATE)
+    waveform[names.index("LFE")] = tone(50, RATE, size=0.8)
+    for name in ("FC",) if "FC" in names else ("FL", "FR"):
+        waveform[names.index(name)] = tone(400, RATE, size=0.1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=RATE, layout=layout)
+        frame = av.AudioFrame.from_ndarray(waveform.T.reshape(1, -1).numpy(), format="flt", layout=layout)
+        frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), 0
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    found = read_recording(path)
+    assert found.speakers == tuple(names)
+    for recording in (found, Recording(waveform, RATE)) if len(names) > 4 else (found,):  # or by their number
+        sound = to_mono(recording)
+        assert db(sound, 400) > db(sound, 50) + 38
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.8, 1.2])
+@pytest.mark.parametrize("offset", [0.0, 0.2])
+def test_channels_that_cancel_are_told_and_one_is_heard(caplog, gain, offset):
+    left = tone(300, 44100)
+    found = check_recording(Recording(torch.stack((left, -gain * left)) + offset, 44100, "turned.wav"))
+    assert "turned.wav: its channels cancel each other" in caplog.text and "silent" not in caplog.text
+    assert len(caplog.records) == 1
+    assert db(to_mono(found), 300) > db(to_mono(Recording(left[None], 44100)), 300) - 0.1
+    check_recording(check_recording(found))
+    assert len(caplog.records) == 1
+
+
+def test_channels_that_differ_do_not_cancel(caplog):
+    """Independent ones, one that is empty, and one that is much softer and turned over."""
+    draw = torch.Generator().manual_seed(0)
+    voice, other = torch.randn(2, 20_000, generator=draw) * 0.1
+    for channels in ((voice, other), (voice, voice * 0), (voice, -0.3 * voice), (voice, voice.roll(7))):
+        check_recording(Recording(torch.stack(channels), 16_000))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "waveform",
+    [
+        torch.full((1, 30_000), 0.3),
+        torch.full((2, 30_000), -0.9),
+        torch.tensor([[0.2], [-0.2]]).expand(2, 30_000),
+        torch.zeros(6, 30_000).index_fill(0, torch.tensor(3), 1) * tone(40, 10_000, 3.0),  # low frequencies alone
+    ],
+)
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_what_the_model_hears_is_what_counts_as_silent(caplog, waveform, rate):
+    check_recording(Recording(waveform, rate, "hush.wav"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "hush.wav is silent: the portrait will hardly move its mouth."
+    ]
+
+
+def test_stereo_of_many_channels_never_clips():
+    for count in range(1, 25):
+        weights = stereo_weights((), count)
+        assert weights.shape == (2, count) and weights.sum(1).max() <= 1 + 1e-6
+        assert mono_weights((), count).sum().item() == pytest.approx(1)
+    left, right = stereo_weights(("FL", "FR", "FC", "LFE", "SL", "SR"), 6)
+    assert left[[1, 3, 5]].tolist() == right[[0, 3, 4]].tolist() == [0, 0, 0]
+    assert (left[2] / left[0]).item() == pytest.approx(0.5**0.5) and left[2] == right[2]
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000, 96000])

@@ -6,11 +6,12 @@ followed, unless the command line names further folders.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..film.output import identity
 
 SEPARATOR = "@@"
 SIZE_LIMIT = 4 << 20  # bytes: some 20,000 lines
@@ -47,6 +48,20 @@ def read_batch(path: Path, inputs: Sequence[Path] = ()) -> list[Job]:
     if not jobs:
         raise InputError(f"{path}: no lines of the form prompt@@image@@audio")
     return jobs
+
+
+def check_jobs(path: Path, films: Mapping[Path, Job], claims: Sequence[Path]) -> None:
+    """No film, and no file that claims one, is an input of a job, or the batch file itself.
+
+    Raises:
+        InputError: one is; `animate` would see only its own input.
+    """
+    written = {identity(output): output for output in (*films, *claims)}
+    inputs = [(path, f"{path}")]
+    inputs += ((each, f"{path}, line {job.line}") for job in films.values() for each in (job.image, job.audio))
+    for each, place in inputs:
+        if (output := written.get(identity(each))) is not None:
+            raise InputError(f"{place}: {each.name} is written by this batch itself ({output}). Choose another folder.")
 
 
 def _lines(path: Path) -> list[str]:

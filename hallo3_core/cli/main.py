@@ -182,8 +182,8 @@ def run_batch(given: argparse.Namespace) -> int:
     from ..pipeline.networks import Networks, can_keep_all
     from ..release.layout import Release
     from ..runtime.devices import stay_on_the_card
-    from .batch import read_batch
-    from .workers import make_films
+    from .batch import check_jobs, read_batch
+    from .workers import claim_file, make_films
 
     def make(job, film):
         inputs = (job.image, job.audio, job.prompt, release, film)
@@ -191,13 +191,15 @@ def run_batch(given: argparse.Namespace) -> int:
 
     take_card(given.device)
     part, parts = given.shard
-    lines = list(enumerate(read_batch(given.file, given.inputs)))[part::parts]
+    lines = enumerate(read_batch(given.file, given.inputs))
+    every = {given.output_dir / f"{number:04d}.mp4": job for number, job in lines}
+    check_jobs(given.file, every, [claim_file(film) for film in every])
     release, options = Release(given.models), film_options(given)
     stay_on_the_card(options.device)
     networks = Networks(release, options, keep=can_keep_all(release, options))
     if not given.output_dir.is_dir():
         raise InputError(f"{given.output_dir}: no such folder for the films")
-    jobs = {given.output_dir / f"{number:04d}.mp4": job for number, job in lines}
+    jobs = dict(list(every.items())[part::parts])
     for film in filter(Path.exists, jobs):
         say(f"{film}: there already, and kept (remove it to make it anew)", sys.stderr)
     worker, workers = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))

@@ -57,6 +57,11 @@ def take(films: Sequence[Path], worker: int = 0, workers: int = 1) -> Iterator[P
                     yield film
 
 
+def claim_file(film: Path) -> Path:
+    """The file whose lock is the claim to a film."""
+    return film.with_name(f".{film.name}.claim")
+
+
 @contextlib.contextmanager
 def claim(film: Path, patient: bool = False) -> Iterator[bool]:
     """Claim a film for as long as the block lasts: whether it is ours, as it is at last for the patient.
@@ -66,7 +71,7 @@ def claim(film: Path, patient: bool = False) -> Iterator[bool]:
     Raises:
         InputError: the film's folder is missing or cannot be written to.
     """
-    path = film.with_name(f".{film.name}.claim")
+    path = claim_file(film)
     try:
         while (lock := try_lock(path)) is None and patient:
             time.sleep(LOOK_AGAIN)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..clips import FPS
 from ..errors import InputError, require
+from ..weights.disk import to_disk
 from .clip_chain import Clip
 from .fingerprint import Inputs, differences, file_digest
 from .work_folder import MANIFEST, PART, Keeping, WorkFolder, gigabytes
@@ -189,8 +190,7 @@ def _write(path: Path, content: bytes) -> str:
     try:
         with open(part, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):

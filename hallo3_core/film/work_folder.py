@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from enum import Enum
 from pathlib import Path
 
 from ..clips import MOTION_FRAMES, NEW_FRAMES_PER_CLIP
 from ..errors import InputError
+from ..weights.disk import free_bytes
 from .locking import try_lock
 
 LOCK, MANIFEST = "lock", "manifest.json"
@@ -75,8 +75,8 @@ class WorkFolder:
         Raises:
             InputError: there is less; `way_out` says what else to do.
         """
-        need, free = clips * clip_bytes(height, width), shutil.disk_usage(self.path).free
-        if free < need:
+        need, free = clips * clip_bytes(height, width), free_bytes(self.path)
+        if free is not None and free < need:
             raise InputError(
                 f"{self._film}: keeping {clips} clips until it is whole takes about {gigabytes(need)} in "
                 f"{self.path.parent}, {gigabytes(free)} are free. Make room, or {way_out}."

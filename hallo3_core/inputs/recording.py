@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from numbers import Integral
 from os import PathLike
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from .. import clips
 from ..errors import InputError, require
+from .mixing import mixed, mono_weights, surviving
 
 VOICE_RATE = 16_000  # samples a second that wav2vec2 was trained on
 PIECE = 65_536  # samples handled at a time, so that only the sound itself stays in memory
@@ -47,11 +48,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Sound in memory: `waveform` ``channels samples``, float32, about -1..1, at `rate` samples a second."""
+    """Sound in memory: `waveform` ``channels samples``, float32, about -1..1, at `rate` samples a second.
+
+    speakers: which each channel is for, by FFmpeg's names (FL, FR, FC, LFE, ...); empty where nobody says.
+    mix, heard: what each channel gives to the one that the model hears, and how far that departs from its mean; set by
+        `check_recording`.
+    """
 
     waveform: Tensor
     rate: int
     name: str = "recording"
+    speakers: tuple[str, ...] = ()
+    mix: Tensor | None = None
+    heard: float = 0.0
 
     @property
     def samples(self) -> int:
@@ -68,12 +77,15 @@ class Recording:
 
 
 def check_recording(recording: Recording) -> Recording:
-    """The recording as float32 on the CPU, if it is sound. Silence is let through with a warning.
+    """The recording as float32 on the CPU, if it is sound. What leaves nothing to be heard, after mixing and without a
+    constant part, is let through with a warning. A checked recording comes back as it is.
 
     Raises:
         InputError: no samples, not ``channels samples``, whole numbers, values that are not finite or far above 1, a
             rate that is none, or more than three hours.
     """
+    if recording.mix is not None:
+        return recording
     name, waveform, rate = recording.name, recording.waveform, recording.rate
     if waveform.ndim != 2 or not waveform.numel():
         raise InputError(f"{name}: no sound in it, expected channels x samples, found {list(waveform.shape)}.")
@@ -97,9 +109,26 @@ def check_recording(recording: Recording) -> Recording:
     peak = max(-lowest, highest)
     if peak > _LOUDEST:
         raise InputError(f"{name}: samples reach {peak:g}, expected about -1..1. Divide by full scale (16 bit: 32768).")
-    if peak < _SILENT:
+    return _judged(Recording(waveform, int(rate), name, recording.speakers))
+
+
+def _judged(recording: Recording) -> Recording:
+    """The recording with its mix, which is warned of where it is an unusual one or leaves nothing to be heard."""
+    name, count = recording.name, recording.waveform.shape[0]
+    weights = mono_weights(recording.speakers, count)
+    weights, alone, mean = surviving(weights, recording.waveform.split(PIECE, dim=1))
+    if alone is not None:
+        _log.warning(
+            "%s: its channels cancel each other, as where one is turned over: the mouth follows channel %d alone.",
+            name,
+            alone + 1,
+        )
+    steady = mean.float()[:, None]
+    pieces = (mixed(piece - steady, weights[None]) for piece in recording.waveform.split(PIECE, dim=1))
+    heard = max((piece.abs().max().item() for piece in resampled(pieces, recording.rate, VOICE_RATE)), default=0.0)
+    if heard < _SILENT:
         _log.warning("%s is silent: the portrait will hardly move its mouth.", name)
-    return Recording(waveform, int(rate), name)
+    return replace(recording, mix=weights, heard=heard)
 
 
 def read_recording(path: str | PathLike) -> Recording:
@@ -121,7 +150,8 @@ def read_recording(path: str | PathLike) -> Recording:
             if not container.streams.audio:
                 kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
                 raise InputError(f"{path}: no sound in it (found {kinds}). Use a file with an audio stream.")
-            recording = check_recording(Recording(*_decode(container, path, av.error.InvalidDataError), path.name))
+            waveform, rate, speakers = _decode(container, path, av.error.InvalidDataError)
+            recording = check_recording(Recording(waveform, rate, path.name, speakers))
             _warn_if_short(container, path, recording.seconds)
             return recording
     except IndexError as error:  # PyAV's, of a stream that the file's beginning does not list
@@ -133,11 +163,12 @@ def read_recording(path: str | PathLike) -> Recording:
 
 
 def to_mono(recording: Recording, rate: int = VOICE_RATE) -> Tensor:
-    """The mean of the channels at `rate` samples a second: ``samples``, exactly ceil(samples x rate / recording.rate).
+    """The channels mixed to one at `rate` samples a second: ``samples``, exactly ceil(samples x rate / recording.rate).
 
     Sound that is mono and at `rate` already comes back as it is, bit for bit.
     """
-    mono = (piece.mean(0, keepdim=True) for piece in recording.waveform.split(PIECE, dim=1))
+    weights = check_recording(recording).mix
+    mono = (mixed(piece, weights[None]) for piece in recording.waveform.split(PIECE, dim=1))
     sound = torch.cat(list(resampled(mono, recording.rate, rate)), dim=1)[0]
     length = -(-recording.samples * rate // recording.rate)
     return F.pad(sound[:length], (0, length - min(length, sound.shape[0])))
@@ -176,11 +207,11 @@ def sound_frame(samples: Tensor, rate: int, start: int):
     return frame
 
 
-def _decode(container, path: Path, damage: type[Exception]) -> tuple[Tensor, int]:
-    """The best audio stream of an open file, whole: ``channels samples`` and its rate. `damage` is skipped."""
+def _decode(container, path: Path, damage: type[Exception]) -> tuple[Tensor, int, tuple[str, ...]]:
+    """The best audio stream of an open file, whole: ``channels samples``, rate and speakers. `damage` is skipped."""
     stream = container.streams.best("audio")
     pieces: list[Tensor] = []
-    setup, damaged, samples = None, 0, 0
+    setup, damaged, samples, speakers = None, 0, 0, ()
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -195,13 +226,14 @@ def _decode(container, path: Path, damage: type[Exception]) -> tuple[Tensor, int
                     "its way. Save it again with one setting."
                 )
             setup, samples = found, samples + frame.samples
+            speakers = speakers or tuple(channel.name for channel in frame.layout.channels)
             _check_length(str(path), samples * setup[1], samples / max(1, setup[0]))  # before memory is filled
             pieces.append(_samples(frame))
     if not pieces:
         raise InputError(f"{path}: no sound in it ({damaged} damaged packets). Save it again, as wav for example.")
     if damaged:
         _log.warning("%s: %d damaged packets of its sound are left out.", path, damaged)
-    return torch.cat(pieces, dim=1), setup[0]
+    return torch.cat(pieces, dim=1), setup[0], speakers
 
 
 def _check_length(name: str, values: int, seconds: float) -> None:

@@ -73,7 +73,7 @@ def film_inputs(scene: Scene, release: Release, options: Options) -> Inputs:
     """Everything that the clips of a film from the command line depend on."""
     return {
         "portrait": digest(scene.picture),
-        "recording": digest(scene.recording.waveform, scene.recording.rate),
+        "recording": digest(scene.recording.waveform, scene.recording.rate, *scene.recording.speakers),
         "prompt": f"{scene.prompt!r}",
         "framing of the portrait": describe(scene.framing),
         **flat(options),

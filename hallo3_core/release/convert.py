@@ -18,13 +18,15 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import InputError
+from ..film.output import check_apart
 from ..model.config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
 from ..weights import names
+from ..weights.disk import free_bytes
 from ..weights.fp8 import FLOAT8, MARK, SCALE, is_rounded, largest_magnitude, mark, quantise
 from ..weights.parts import VAE, Parts, build, fill, sort_tensors
 from ..weights.reading import read_metadata, read_tensors
 from ..weights.vae_names import in_diffusers_names
-from ..weights.writing import CHECKSUM, Entry, free_bytes, write_streamed
+from ..weights.writing import CHECKSUM, Entry, write_streamed
 from .layout import VAE_FILE, Release
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # of what is not rounded to eight bits
@@ -72,12 +74,10 @@ class Converted:
         """Whether it is there, whole, and of the same source and kind.
 
         Raises:
-            InputError: the name is taken by a file that is no conversion or damaged, or by the source itself.
+            InputError: the name is taken by a file that is no conversion or damaged.
         """
         if not self.path.exists():
             return False
-        if self.path.samefile(self.source):
-            raise InputError(f"{self.path}: would overwrite its own source; choose another folder")
         found = read_metadata(self.path)
         if "converter" not in found:
             raise InputError(f"{self.path}: is there already and is no conversion; choose another folder or move it")
@@ -91,7 +91,7 @@ def convert(
     dtype: str = "bf16",
     *,
     progress: Progress | None = None,
-    free: Callable[[Path], int] = free_bytes,
+    free: Callable[[Path], int | None] = free_bytes,
 ) -> list[Path]:
     """Converts a release folder, its transformer file or its VAE file; returns the files in `target`, new and kept.
 
@@ -105,6 +105,7 @@ def convert(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     files = plan_conversion(Path(source), Path(target), dtype)
+    check_apart([file.path for file in files], _source_files(Path(source)))
     to_do = [file for file in files if not file.is_done()]
     total = sum(file.bytes for file in to_do)
     _check_room(Path(target), total, dtype, free)
@@ -263,9 +264,9 @@ def _cast(values: Tensor, dtype: torch.dtype, label: str) -> Tensor:
     return cast
 
 
-def _check_room(folder: Path, needed: int, dtype: str, free: Callable[[Path], int]) -> None:
+def _check_room(folder: Path, needed: int, dtype: str, free: Callable[[Path], int | None]) -> None:
     found = free(folder)
-    if needed and found < needed + SPARE_BYTES:
+    if needed and found is not None and found < needed + SPARE_BYTES:
         room = f"{needed / 1e9:.2f} GB to write, {found / 1e9:.2f} GB free"
         hint = "" if dtype == "fp8" else ", or fp8, which takes less"
         raise InputError(f"{folder}: {room}. Free some, or choose another folder{hint}.")

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ..errors import InputError, require
 from ..inputs.face import DETECTOR, RECOGNISER
-from ..weights.writing import free_bytes
+from ..weights.disk import free_bytes
 from .layout import FACE_FOLDER, TEXT_FOLDER, TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE_FILE, WAV2VEC_FOLDER
 
 REPOSITORY = "fudan-generative-ai/hallo3"
@@ -127,8 +127,8 @@ def plan_text(names: Sequence[str] | None = None, folder: Path | str | None = No
     lines = [f"{'part':<13} {'about':>9}  what for; licence"]
     lines += [f"{p.name:<13} {p.bytes / 1e9:6.2f} GB  {p.purpose}; {p.licence}" for p in parts]
     lines.append(f"{'together':<13} {sum(p.bytes for p in parts) / 1e9:6.2f} GB  from huggingface.co/{REPOSITORY}")
-    if folder is not None:
-        lines.append(f"{'free':<13} {free_bytes(Path(folder)) / 1e9:6.2f} GB  in {folder}")
+    if folder is not None and (room := free_bytes(Path(folder))) is not None:
+        lines.append(f"{'free':<13} {room / 1e9:6.2f} GB  in {folder}")
     return "\n".join(lines)
 
 
@@ -138,7 +138,7 @@ def download(
     *,
     progress: Progress | None = None,
     hub: Hub | None = None,
-    free: Callable[[Path], int] = free_bytes,
+    free: Callable[[Path], int | None] = free_bytes,
 ) -> list[Path]:
     """Fetch parts of the release into `folder`, in its own layout; what is there and whole stays, and what was begun is
     resumed. Returns the files.
@@ -152,7 +152,7 @@ def download(
     revision, wanted = _wanted(hub, parts)
     lacking = sum(file.bytes for file in wanted if not _has(folder, file))
     room = free(folder)
-    if lacking and room < lacking + SPARE_BYTES:
+    if lacking and room is not None and room < lacking + SPARE_BYTES:
         raise InputError(f"{folder}: {lacking / 1e9:.2f} GB to fetch, {room / 1e9:.2f} GB free. Choose another folder.")
     total, done, found = sum(file.bytes for file in wanted), 0, []
     for file in wanted:

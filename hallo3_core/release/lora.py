@@ -1,13 +1,10 @@
 """LoRAs made for CogVideoX-5B-I2V, applied to Hallo3's trunk by name: one map, which the ComfyUI node reads too.
 
-Names are taken in three forms: diffusers' (`transformer.transformer_blocks.0.attn1.to_q.lora_A.weight`; PEFT's, with
-`base_model.model.`, is the same), kohya's (`lora_unet_transformer_blocks_0_attn1_to_q.lora_down.weight`) and our own
-(`diffusion_model.blocks.0.mlp.up.lora_A.weight`). A pair changes a weight by strength x alpha / rank x up @ down.
+Which names are read: `lora_names.py`. A pair changes a weight by strength x alpha / rank x up @ down.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -24,6 +21,8 @@ from ..model.config import Shape, TransformerConfig
 from ..model.denoiser import Denoiser
 from ..model.scaled import ScaledLinear
 from ..weights.reading import read_metadata, read_tensors
+from .lora_names import reason, shortened, sorted_pairs
+from .lora_scale import read_scales, settings_beside
 
 _PLAIN = {
     "patch_embed.proj": "patch_embed",
@@ -40,12 +39,6 @@ _BLOCK = {
     "ff.net.0.proj": "mlp.up",
     "ff.net.2": "mlp.down",
 }
-_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
-_KOHYA = "lora_unet_"
-_UP = ("lora_B.weight", "lora_up.weight", "lora_B.default.weight", "lora.up.weight")
-_DOWN = ("lora_A.weight", "lora_down.weight", "lora_A.default.weight", "lora.down.weight")
-_ADAPTER = "lora_adapter_metadata"  # diffusers' key in a file's metadata: PEFT's settings as JSON
-
 log = logging.getLogger(__name__)
 
 
@@ -59,21 +52,27 @@ class Target(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """What one of our tensors gains at `target`: strength x scale x up @ down; up ``rows r``, down ``r columns``."""
+    """What one of our tensors gains at `target`: strength x scale x up @ down; up ``rows r``, down ``r columns``.
+
+    magnitude: DoRA's, ``rows 1`` or ``1 columns``; bias: what the layer's bias gains, ``rows``.
+    """
 
     target: Target
     up: Tensor
     down: Tensor
     scale: float
+    magnitude: Tensor | None = None
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA in our names, and the keys of its file that are of no use here."""
+    """A LoRA in our names, the keys of its file that are of no use here, and what a user should know of it."""
 
     label: str
     patches: tuple[Patch, ...]
     unknown: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,50 +114,61 @@ def lora_targets(config: TransformerConfig) -> dict[str, tuple[Target, ...]]:
 
 
 def read_lora(path: Path | str, config: TransformerConfig) -> Lora:
-    """Read a LoRA file for a denoiser of these sizes.
+    """Read a LoRA file for a denoiser of these sizes, with the settings that PEFT leaves beside it.
 
     Raises:
         InputError: no such file, damaged, made for another model, or of a kind that cannot be applied.
     """
-    return match_lora(read_tensors(path), config, label=str(path), metadata=read_metadata(path))
+    metadata = read_metadata(path) | settings_beside(Path(path))
+    return match_lora(read_tensors(path), config, label=str(path), metadata=metadata)
 
 
 def match_lora(
     tensors: Mapping[str, Tensor], config: TransformerConfig, *, label: str, metadata: Mapping[str, str]
 ) -> Lora:
-    """Find the place of each pair. A layer that has other tensors than a pair and its alpha is not touched but listed.
+    """Find the place of each pair. A layer with tensors that are not understood is not touched but listed.
 
     Raises:
         InputError: nothing in it fits this model, or what fits by name has another size.
     """
     targets, shapes = lora_targets(config), weight_shapes(config)
-    stems = {stem.replace(".", "_"): stem for stem in targets}
-    layers: dict[str, dict[str, str]] = {}  # our or diffusers' stem -> role -> key
-    unknown = []
-    for key in tensors:
-        stem, rest = _split(key, stems)
-        if stem is None:
-            unknown.append(key)
-        else:
-            layers.setdefault(stem, {})["up" if rest in _UP else "down" if rest in _DOWN else rest] = key
-    patches = []
-    for stem, keys in layers.items():
-        if not {"up", "down"} <= keys.keys() <= {"up", "down", "alpha"}:
-            unknown += keys.values()
-            continue
+    pairs, unknown = sorted_pairs(tensors, targets)
+    ranks = {len(tensors[keys["down"]]) for keys in pairs.values()}
+    scales = read_scales(metadata, ranks, label)
+    patches, has_alpha = [], scales.alpha is not None
+    for (stem, _), keys in pairs.items():
         up, down = (tensors[keys[role]].flatten(1) for role in ("up", "down"))
         _check_sizes(stem, up, down, targets[stem], shapes, label)
         alpha = tensors[keys["alpha"]].item() if "alpha" in keys else None
-        scale = _scale(alpha, len(down), metadata, label)
+        has_alpha |= alpha is not None
+        scale = scales.scale(stem, len(down), alpha)
+        magnitude = tensors[keys["magnitude"]] if "magnitude" in keys else None
+        if magnitude is not None and _by_column(magnitude, len(up)) and len(targets[stem]) > 1:
+            unknown += keys.values()  # its norm spans rows that are apart here
+            continue
+        bias = sum(
+            tensors[keys[role]].float() * factor for role, factor in (("up bias", scale), ("bias", 1)) if role in keys
+        )
         for target in targets[stem]:
-            rows = up[target.their_start : target.their_start + target.rows]
-            patches.append(Patch(target, rows, down, scale))
+            rows = slice(target.their_start, target.their_start + target.rows)
+            own = magnitude if magnitude is None or _by_column(magnitude, len(up)) else magnitude.flatten()[rows, None]
+            patches.append(Patch(target, up[rows], down, scale, own, bias[rows] if isinstance(bias, Tensor) else None))
     if not patches:
         raise InputError(
             f"{label}: no LoRA for this model: none of its {len(tensors)} tensors fits (the first: {min(tensors)}). "
-            "Choose one made for CogVideoX-5B-I2V, in diffusers or kohya naming."
+            + (reason(unknown) or "Choose one made for CogVideoX-5B-I2V, in diffusers or kohya naming.")
         )
-    return Lora(label, tuple(patches), tuple(sorted(unknown)))
+    notes = []
+    if not has_alpha:
+        notes.append(
+            "no alpha was found in it or beside it: its pairs count as they are, as with an alpha of their rank"
+        )
+    adapters = {name for _, name in pairs}
+    if len(adapters) > 1:
+        notes.append(f"holds {len(adapters)} adapters ({shortened(sorted(adapters))}), and all are applied")
+    if unknown:
+        notes.append(" ".join((f"{len(unknown)} keys of no use here: {shortened(sorted(unknown))}.", reason(unknown))))
+    return Lora(label, tuple(patches), tuple(sorted(unknown)), tuple(notes))
 
 
 def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
@@ -183,29 +193,41 @@ def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
             layer, dtype = _widened(module, name.removesuffix(".weight")), layer.bias.dtype
             widened += 1
         weight = layer.weight.detach().to(torch.float32, copy=True)
-        rows = weight.flatten(1)  # a view
-        for (_, start, count, _), up, down, scale in patches:
-            change = up.to(rows.device, torch.float32) @ down.to(rows.device, torch.float32)
-            rows[start : start + count].add_(change, alpha=strength * scale)
+        for patch in patches:
+            rows = weight.flatten(1)[patch.target.start : patch.target.start + patch.target.rows]  # a view
+            rows.add_(_change(rows, patch), alpha=strength)
+            if patch.bias is not None:
+                _shift(layer, patch, strength)
         layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     if widened:
         log.warning("%s: %d layers are no longer in fp8, to hold it", lora.label, widened)
-    if lora.unknown:
-        log.warning("%s: %d keys of no use here: %s", lora.label, len(lora.unknown), ", ".join(lora.unknown))
+    for note in lora.notes:
+        log.warning("%s: %s", lora.label, note)
     return Applied(tuple(by_name), lora.unknown)
 
 
-def _split(key: str, stems: Mapping[str, str]) -> tuple[str | None, str]:
-    """A key's layer (as `lora_targets` calls it; None: none of the model's) and the rest of the key."""
-    parts = key.split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:length])
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        stem = stems.get(name.removeprefix(_KOHYA).replace(".", "_"))
-        if stem is not None:
-            return stem, ".".join(parts[length:])
-    return None, key
+def _change(rows: Tensor, patch: Patch) -> Tensor:
+    """What a patch adds to rows ``o i`` of a weight at full strength, float32.
+
+    With magnitudes it is DoRA (arXiv:2402.09353): the sum, scaled to these norms of its rows or columns.
+    """
+    change = patch.scale * (patch.up.to(rows.device, torch.float32) @ patch.down.to(rows.device, torch.float32))
+    if patch.magnitude is None:
+        return change
+    whole, magnitude = rows + change, patch.magnitude.to(rows.device, torch.float32)
+    along = 0 if _by_column(magnitude, len(rows)) else 1
+    return whole * (magnitude / whole.norm(dim=along, keepdim=True).clamp_min(1e-12)) - rows
+
+
+def _shift(layer: nn.Module, patch: Patch, strength: float) -> None:
+    bias = layer.bias.detach().to(torch.float32, copy=True)
+    bias[patch.target.start : patch.target.start + patch.target.rows] += strength * patch.bias.to(bias.device)
+    layer.bias = nn.Parameter(bias.to(layer.bias.dtype), requires_grad=False)
+
+
+def _by_column(magnitude: Tensor, rows: int) -> bool:
+    """Whether magnitudes belong to columns, ``1 i``, as LyCORIS may have it; else to rows: ``o``, ``o 1``."""
+    return magnitude.ndim == 2 and len(magnitude) == 1 and rows > 1
 
 
 def _check_sizes(
@@ -217,29 +239,6 @@ def _check_sizes(
             f"{label}: {stem} is {list(up.shape)} @ {list(down.shape)}, for a weight of {rows} x {columns}: "
             "it was made for another model. Choose one made for CogVideoX-5B-I2V."
         )
-
-
-def _scale(alpha: float | None, rank: int, metadata: Mapping[str, str], label: str) -> float:
-    """alpha / rank; alpha stands beside the pair or in the settings that PEFT leaves in the metadata, or is the rank.
-
-    Raises:
-        InputError: settings that this does not follow.
-    """
-    try:
-        settings = json.loads(metadata.get(_ADAPTER, "{}"))
-        settings = {name.removeprefix("transformer."): value for name, value in settings.items()}
-        if settings.get("alpha_pattern") or settings.get("use_dora"):
-            raise InputError(f"{label}: a LoRA with an alpha for each layer, or DoRA, cannot be applied")
-        if alpha is None:
-            alpha = settings.get("lora_alpha", rank)
-        scale = alpha / (rank**0.5 if settings.get("use_rslora") else rank)
-        if not math.isfinite(scale):
-            raise ValueError(f"alpha is {alpha}")
-        return scale
-    except InputError:
-        raise
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{label}: damaged settings in its metadata ({error})") from error
 
 
 def _widened(module: nn.Module, name: str) -> nn.Linear:

@@ -6,9 +6,9 @@ is complete. Format: https://huggingface.co/docs/safetensors (eight bytes of hea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .disk import to_disk
 from .reading import read_metadata
 from .safetensors_format import DTYPES, LENGTH_BYTES
 
@@ -116,14 +117,6 @@ def verify(path: Path) -> None:
         )
 
 
-def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk that holds `folder`, or will hold it."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
 def _in_order(entries: Sequence[Entry], pieces: Iterable[Tensor]) -> Iterable[memoryview]:
     """The bytes of each chunk, checked against its entry."""
     for entry in entries:
@@ -141,7 +134,7 @@ def _in_order(entries: Sequence[Entry], pieces: Iterable[Tensor]) -> Iterable[me
 
 def _settle(file) -> None:
     """Flushes to disk, and drops the system's cache where possible, so that reading back reads the disk."""
-    file.flush()
-    os.fsync(file.fileno())
+    to_disk(file)
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

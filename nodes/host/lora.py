@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.release.lora import Lora, read_lora
+from ...hallo3_core.release.lora import Patch, read_lora
 from .model import require_model
 
 log = logging.getLogger(__name__)
@@ -24,25 +24,32 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
         InputError: not our model, or a LoRA that touches nothing in it.
     """
     lora = read_lora(path, require_model(patcher).diffusion_model.config)
-    if lora.unknown:
-        log.warning("%s: %d keys of no use here, such as %s", path.name, len(lora.unknown), lora.unknown[0])
-    pairs, places = host_form(lora)
-    patches = comfy.lora.load_lora(pairs, places)
+    for note in lora.notes:
+        log.warning("%s: %s", path.name, note)
     clone = patcher.clone()
-    taken = clone.add_patches(patches, strength)
-    if len(taken) != len(places):
-        raise InputError(f"{path.name}: the host took {len(taken)} of {len(places)} pairs. Report this as a bug.")
+    own = clone.model.state_dict()
+    for patch in lora.patches:
+        patches = host_patches(patch, own[f"diffusion_model.{patch.target.name}"].ndim)
+        taken = clone.add_patches(patches, strength)
+        if len(taken) != len(patches):
+            raise InputError(
+                f"{path.name}: the host took {len(taken)} of {len(patches)} changes. Report this as a bug."
+            )
     return clone
 
 
-def host_form(lora: Lora) -> tuple[dict[str, Tensor], dict[str, tuple[str, tuple[int, int, int]]]]:
-    """The pairs under plain names, and the rows of our weight that each changes: (key, (dimension, start, rows))."""
-    pairs: dict[str, Tensor] = {}
-    places = {}
-    for number, patch in enumerate(lora.patches):
-        name, target = f"pair{number}", patch.target
-        pairs[f"{name}.lora_up.weight"] = patch.up
-        pairs[f"{name}.lora_down.weight"] = patch.down
-        pairs[f"{name}.alpha"] = torch.tensor(patch.scale * len(patch.down))  # the host divides by the rank
-        places[name] = (f"diffusion_model.{target.name}", (0, target.start, target.rows))
-    return pairs, places
+def host_patches(patch: Patch, ndim: int) -> dict[tuple[str, tuple[int, int, int]], Any]:
+    """A patch as the host's: (key, (dimension, start, rows)) -> what changes there. Weight and bias count as two."""
+    target = patch.target
+    rows = (0, target.start, target.rows)
+    pair: dict[str, Tensor] = {
+        "pair.lora_up.weight": patch.up,
+        "pair.lora_down.weight": patch.down,
+        "pair.alpha": torch.tensor(patch.scale * len(patch.down)),  # the host divides by the rank
+    }
+    if patch.magnitude is not None:
+        pair["pair.dora_scale"] = patch.magnitude.float().reshape(*patch.magnitude.shape, *[1] * (ndim - 2))
+    patches = dict(comfy.lora.load_lora(pair, {"pair": (f"diffusion_model.{target.name}", rows)}))
+    if patch.bias is not None:
+        patches[f"diffusion_model.{target.name.removesuffix('weight')}bias", rows] = ("diff", (patch.bias,))
+    return patches

@@ -105,16 +105,27 @@ class ModelPatcher:
         own, result = self.model.state_dict(), {}
         for key, patches in self.patches.items():
             weight = own[key].detach().clone()
-            for strength, (dim, start, count), (up, down, alpha) in patches:
+            for strength, (dim, start, count), patch in patches:
                 rows = weight.narrow(dim, start, count)
-                rows += (strength * alpha / len(down) * up.flatten(1) @ down.flatten(1)).reshape(rows.shape)
+                if patch[0] == "diff":
+                    rows += strength * patch[1][0]
+                    continue
+                up, down, alpha, magnitude = patch
+                whole = rows + (alpha / len(down) * up.flatten(1) @ down.flatten(1)).reshape(rows.shape)
+                if magnitude is not None:
+                    whole *= magnitude / whole.flatten(1).norm(dim=1).view(-1, *[1] * (whole.ndim - 1))
+                rows += strength * (whole - rows)
             result[key] = weight
         return result
 
 
 def load_lora(lora, to_load):
     return {
-        place: (lora[f"{x}.lora_up.weight"], lora[f"{x}.lora_down.weight"], lora[f"{x}.alpha"].item())
+        place: (
+            *(lora[f"{x}.{key}"] for key in ("lora_up.weight", "lora_down.weight")),
+            lora[f"{x}.alpha"].item(),
+            lora.get(f"{x}.dora_scale"),
+        )
         for x, place in to_load.items()
     }
 

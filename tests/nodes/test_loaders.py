@@ -121,7 +121,8 @@ def test_fp8_keeps_the_small_tensors_and_is_the_engines_rounding(pack, scene, lo
     torch.testing.assert_close(found, list(engine(latent)), atol=1e-4, rtol=0)
 
 
-def test_a_lora_changes_what_the_engine_would_change(pack, loaded, release, in_models):
+@pytest.mark.parametrize("kind", ["plain", "dora", "bias"])
+def test_a_lora_changes_what_the_engine_would_change(kind, pack, loaded, release, in_models):
     lora, config = pack("hallo3_core.release.lora"), loaded.model.model.diffusion_model.config
     d, draw = config.hidden, torch.Generator().manual_seed(2)
     layers = {
@@ -135,6 +136,10 @@ def test_a_lora_changes_what_the_engine_would_change(pack, loaded, release, in_m
         stem = f"transformer.transformer_blocks.1.{layer}"
         tensors[f"{stem}.lora_A.weight"] = torch.randn(4, columns, generator=draw)
         tensors[f"{stem}.lora_B.weight"] = torch.randn(rows, 4, generator=draw)
+    if kind == "dora":
+        tensors |= {f"{stem}.lora_magnitude_vector": torch.rand(rows, generator=draw) + 0.5}
+    if kind == "bias":
+        tensors |= {f"{stem}.lora_B.bias": torch.randn(rows, generator=draw)}
     path = in_models("loras/style.safetensors", tensors)
     model = pack("nodes.loaders").Hallo3LoraLoader().execute(loaded.model, "style.safetensors", 0.5)[0]
     before = release.network("denoiser", dtype=torch.float32)
@@ -142,6 +147,8 @@ def test_a_lora_changes_what_the_engine_would_change(pack, loaded, release, in_m
     lora.apply_lora(after, lora.read_lora(path, config), 0.5)
     expected = dict(after.named_parameters())
     changed = {n for n, p in before.named_parameters() if not torch.equal(p, expected[n])}
+    for name, weight in model.patched().items():
+        torch.testing.assert_close(weight, expected[name.removeprefix("diffusion_model.")], atol=1e-4, rtol=1e-3)
     assert {"diffusion_model." + name for name in changed} == set(model.patches)
     assert not loaded.model.patches
     assert pack("nodes.host.model").projectors_of(model) is pack("nodes.host.model").projectors_of(loaded.model)

@@ -289,6 +289,31 @@ def partly_known(place):
     return lora(place, **pair, **{"transformer.something.lora_A.weight": torch.zeros(4, 4)})
 
 
+STEM = "transformer.transformer_blocks.0.attn1.to_v"
+PAIR = {f"{STEM}.lora_A.weight": torch.ones(4, 64), f"{STEM}.lora_B.weight": torch.ones(64, 4)}
+
+
+@case("LoRA: no alpha in it")
+def no_alpha(place):
+    return lora(place, **PAIR)
+
+
+@case("LoRA: damaged adapter_config.json beside it")
+def damaged_settings(place):
+    (place.folder / "adapter_config.json").write_text("{")
+    return lora(place, **PAIR)
+
+
+@case("LoRA: DoRA")
+def dora(place):
+    return lora(place, **PAIR, **{f"{STEM}.lora_magnitude_vector": torch.ones(64), f"{STEM}.alpha": torch.tensor(4.0)})
+
+
+@case("LoRA: LoHa")
+def loha(place):
+    return lora(place, **{f"{STEM}.hada_w1_a": torch.ones(64, 4)})
+
+
 @case("inspect: text file")
 def inspected(place):
     (place.folder / "x.safetensors").write_text("nothing")

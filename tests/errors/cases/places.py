@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 
 from hallo3_core.film.writer import read_film
+from hallo3_core.inputs.recording import read_recording
 
 from . import Given, Place, case
+from .files import encoded, tone, wav
 
 
 @case("output: no ending")
@@ -48,6 +52,57 @@ def odd_name(place):
         assert len(read_film(path)[0]) == 5
 
     return Given({"--output": path}, frames=None, treated=treated)
+
+
+def unchanged(path: Path, output: Path) -> Given:
+    """A recording that the film would overwrite, and that is there afterwards as before."""
+    content = path.read_bytes()
+
+    def treated() -> None:
+        assert path.read_bytes() == content and list(read_recording(path).waveform.shape)
+
+    return Given({"--audio": path, "--output": output}, frames=None, treated=treated)
+
+
+def talk(place: Place) -> Path:
+    return encoded(place.folder / "talk.mp4", "aac", pictures=True)
+
+
+@case("output: the recording")
+def recording(place):
+    return unchanged(talk(place), place.folder / "talk.mp4")
+
+
+@case("output: the recording by another path")
+def other_path(place):
+    (place.folder / "sub").mkdir()
+    return unchanged(talk(place), place.folder / "sub" / ".." / "talk.mp4")
+
+
+@case("output: link to the recording")
+def link_to_recording(place):
+    os.symlink(talk(place), place.folder / "link.mp4")
+    return unchanged(place.folder / "talk.mp4", place.folder / "link.mp4")
+
+
+@case("output: hard link of the recording")
+def hard_link(place):
+    os.link(talk(place), place.folder / "link.mp4")
+    return unchanged(place.folder / "talk.mp4", place.folder / "link.mp4")
+
+
+@case("output: the portrait")
+def portrait(place):
+    (place.folder / "me.mp4").write_bytes(place.portrait.read_bytes())
+    return Given({"--image": place.folder / "me.mp4", "--output": place.folder / "me.mp4"}, frames=None)
+
+
+@case("output: its work folder holds the recording")
+def inside_work(place):
+    work = place.folder / "films" / ".film.mp4.work"
+    work.mkdir(parents=True)
+    sound = wav(work / "clip_00000.mkv", tone(0.2, 16_000), 16_000)
+    return unchanged(sound, place.folder / "films" / "film.mp4")
 
 
 def batch(place: Place, content: str | bytes, *options: object, films: tuple[str, ...] | None = None) -> Given:
@@ -149,6 +204,23 @@ def link(place):
 @case("batch: path elsewhere, with --inputs")
 def allowed(place):
     return batch(place, f"Him.@@{place.portrait}@@voice.wav", "--inputs", place.portrait.parent, films=("0000.mp4",))
+
+
+@case("batch: film of one line is the recording of another")
+def chained(place):
+    return batch(place, f"{LINE}\nHim.@@me.jpg@@films/0000.mp4", films=())
+
+
+@case("batch: film of one line is a recording that is there")
+def taken(place):
+    def kept() -> None:
+        given.treated()
+        assert read_recording(sound).samples
+
+    given = batch(place, f"{LINE}\n{LINE.replace('voice.wav', '0000.mp4')}", films=())
+    sound = encoded(place.folder / "0000.mp4", "aac", pictures=True)
+    given.command[given.command.index("--output-dir") + 1] = place.folder
+    return replace(given, treated=kept)
 
 
 @case("batch: path that is none")

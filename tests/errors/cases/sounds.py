@@ -91,6 +91,17 @@ def silent(place):
     return given(wav(place.folder / "a.wav", np.zeros((3200, 1)), 16_000), 5, np.zeros((3200, 1)))
 
 
+@case("sound: stereo, one side turned over")
+def turned_over(place):
+    samples = tone(0.2, 16_000) * np.array([[1.0, -1.0]])
+    return given(wav(place.folder / "a.wav", samples, 16_000), 5, samples, 2.0**-15)
+
+
+@case("sound: a constant offset alone")
+def constant(place):
+    return given(wav(place.folder / "a.wav", np.full((3200, 2), 0.25), 16_000), 5)
+
+
 @case("sound: clipped")
 def clipped(place):
     samples = np.clip(tone(0.2, 16_000, size=5), -1, 1)

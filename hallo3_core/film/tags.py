@@ -1,0 +1,33 @@
+"""Tags of an mp4 under names of one's own, beside those that every reader knows.
+
+FFmpeg writes an mp4's tags in one of two forms: Apple's (title, comment, ...), which most programs read and which has
+no room for other names, or a list of keys, in which those programs see nothing. Here the file has Apple's, and at its
+end, where ISO 14496-12 allows such a box, a list of keys with all tags.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+_TEXT = 1  # the type of a value in UTF-8
+
+
+def append_tags(path: Path, tags: Mapping[str, str]) -> None:
+    """Add the list of keys to a whole mp4.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    handler = _box(b"hdlr", bytes(8), b"mdta", bytes(13))
+    keys = _box(b"keys", struct.pack(">II", 0, len(tags)), *(_box(b"mdta", name.encode()) for name in tags))
+    values = (_box(b"data", struct.pack(">II", _TEXT, 0), text.encode()) for text in tags.values())
+    listed = _box(b"ilst", *(_box(struct.pack(">I", number), value) for number, value in enumerate(values, start=1)))
+    with open(path, "ab") as file:
+        file.write(_box(b"meta", bytes(4), handler, keys, listed))
+
+
+def _box(kind: bytes, *content: bytes) -> bytes:
+    inside = b"".join(content)
+    return struct.pack(">I4s", 8 + len(inside), kind) + inside

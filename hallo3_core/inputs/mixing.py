@@ -1,0 +1,89 @@
+"""Channels mixed to one or two by the speakers they are for, as players do it.
+
+Source: the usual downmix (ITU-R BS.775): centre and surrounds at -3 dB on either side, the low-frequency channel left
+out, scaled so that nothing clips. One channel is the mean of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+HALF = 0.5**0.5  # -3 dB
+_PLACES = {
+    **{name: (1.0, 0.0) for name in ("FL", "FLC", "DL")},
+    **{name: (0.0, 1.0) for name in ("FR", "FRC", "DR")},
+    "FC": (HALF, HALF),
+    "AMBI0": (1.0, 1.0),  # of an ambisonic recording, what comes from everywhere; its other channels are differences
+}
+# What a number of channels stands for where the file does not say.
+_USUAL = {
+    1: ("FC",),
+    2: ("FL", "FR"),
+    3: ("FL", "FR", "FC"),
+    4: ("FL", "FR", "BL", "BR"),
+    5: ("FL", "FR", "FC", "BL", "BR"),
+    6: ("FL", "FR", "FC", "LFE", "BL", "BR"),
+    7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
+    8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
+}
+CANCELLED = 1 / 16  # of the power that independent channels would have: -12 dB
+ROUNDING = 1e-18  # squares of samples that are constant but for float64's last digits
+
+
+def speakers(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """The speakers of `count` channels: those that the file names, or the usual ones; empty where there are none."""
+    known = len(names) == count and all(_place(name) is not None for name in names)
+    return tuple(names) if known else _USUAL.get(count, ())
+
+
+def stereo_weights(names: Sequence[str], count: int) -> Tensor:
+    """``2 channels``: what each channel gives to left and right. Channels of no known speaker go to both alike."""
+    found = speakers(names, count)
+    weights = torch.tensor([_place(name) for name in found] if found else [(1.0, 1.0)] * count, dtype=torch.float64).T
+    if not weights.any():  # low frequencies alone
+        weights = torch.ones_like(weights)
+    return (weights / weights.sum(1).max()).float()
+
+
+def mono_weights(names: Sequence[str], count: int) -> Tensor:
+    """``channels``: what each channel gives to one; they add up to 1."""
+    both = stereo_weights(names, count).double().mean(0)
+    return (both / both.sum()).float()
+
+
+def mixed(waveform: Tensor, weights: Tensor) -> Tensor:
+    """``channels samples, outputs channels -> outputs samples``"""
+    return (weights[:, :, None] * waveform).sum(1)
+
+
+def surviving(weights: Tensor, pieces: Sequence[Tensor]) -> tuple[Tensor, int | None, Tensor]:
+    """The weights ``channels`` of a mix in which the sound is not lost, the channel that stands alone where the others
+    cancel it (one side of a stereo recording turned over), and the channels' means.
+
+    Pieces: the sound, ``channels samples`` each.
+    """
+    mean = sum(piece.double().sum(1) for piece in pieces) / sum(piece.shape[1] for piece in pieces)
+    covariance = 0  # times the number of samples
+    for piece in pieces:
+        moved = piece.double() - mean[:, None]
+        covariance = covariance + moved @ moved.T
+    own = weights.double().square() * covariance.diagonal()
+    if own.sum() < ROUNDING or weights.double() @ covariance @ weights.double() >= CANCELLED * own.sum():
+        return weights, None, mean
+    loudest = int(own.argmax())
+    return torch.zeros_like(weights).index_fill(0, torch.tensor(loudest), 1), loudest, mean
+
+
+def _place(name: str) -> tuple[float, float] | None:
+    """What a speaker gives to left and right; None for a name that is none."""
+    if name in _PLACES:
+        return _PLACES[name]
+    if name.startswith(("LFE", "AMBI")):
+        return 0.0, 0.0
+    if name == "NONE" or not name.isalpha() or not name.isupper():
+        return None
+    side = {"L": (HALF, 0.0), "R": (0.0, HALF), "C": (0.5, 0.5)}
+    return side.get(name[-1])
