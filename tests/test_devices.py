@@ -7,7 +7,7 @@ import torch
 
 from hallo3_core.errors import InputError
 from hallo3_core.runtime import devices
-from hallo3_core.runtime.devices import automatic_dtype, check_dtype, choose_device, stay_on_the_card
+from hallo3_core.runtime.devices import automatic_dtype, check_dtype, choose_device, stay_in_gpu_memory
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def test_a_device_that_is_not_here_is_refused(name):
 
 
 @pytest.mark.parametrize(("system", "device", "limits"), [("nt", "cuda:1", [(0.75, 1)]), ("posix", "cuda:1", [])])
-def test_windows_is_told_to_stay_on_the_card(monkeypatch, system, device, limits):
+def test_windows_is_told_to_stay_in_gpu_memory(monkeypatch, system, device, limits):
     told = []
     monkeypatch.setattr(devices.os, "name", system)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (5 << 30, 8 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 1 << 30)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: told.append(given))
-    stay_on_the_card(device)
-    stay_on_the_card("cpu")
+    stay_in_gpu_memory(device)
+    stay_in_gpu_memory("cpu")
     monkeypatch.undo()
     assert told == limits

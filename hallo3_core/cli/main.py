@@ -151,14 +151,14 @@ class Bar:
 
 def run_animate(given: argparse.Namespace) -> None:
     from ..animate import animate, assist
-    from ..parallel.team import join, take_card
+    from ..parallel.team import join, take_gpu
     from ..release.layout import Release
-    from ..runtime.devices import stay_on_the_card
+    from ..runtime.devices import stay_in_gpu_memory
 
     with join() as meet:
-        take_card(given.device)
+        take_gpu(given.device)
         release, options = Release(given.models), film_options(given)
-        stay_on_the_card(options.device)
+        stay_in_gpu_memory(options.device)
         team = meet(options.device, len(options.settings.branches()))
         if team is not None and not team.leads:
             return assist(team, release, options)
@@ -178,10 +178,10 @@ def tell(film) -> None:
 def run_batch(given: argparse.Namespace) -> int:
     """A line that fails is told and passed over; the exit code says whether a film is missing at the end."""
     from ..animate import animate
-    from ..parallel.team import take_card
+    from ..parallel.team import take_gpu
     from ..pipeline.networks import Networks, can_keep_all
     from ..release.layout import Release
-    from ..runtime.devices import stay_on_the_card
+    from ..runtime.devices import stay_in_gpu_memory
     from .batch import check_jobs, read_batch
     from .workers import claim_file, make_films
 
@@ -189,13 +189,13 @@ def run_batch(given: argparse.Namespace) -> int:
         inputs = (job.image, job.audio, job.prompt, release, film)
         return animate(*inputs, options, Bar(), keeping_of(given), networks=networks)
 
-    take_card(given.device)
+    take_gpu(given.device)
     part, parts = given.shard
     lines = enumerate(read_batch(given.file, given.inputs))
     every = {given.output_dir / f"{number:04d}.mp4": job for number, job in lines}
     check_jobs(given.file, every, [claim_file(film) for film in every])
     release, options = Release(given.models), film_options(given)
-    stay_on_the_card(options.device)
+    stay_in_gpu_memory(options.device)
     networks = Networks(release, options, keep=can_keep_all(release, options))
     if not given.output_dir.is_dir():
         raise InputError(f"{given.output_dir}: no such folder for the films")

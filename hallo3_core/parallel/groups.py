@@ -1,4 +1,4 @@
-"""Processes that hand tensors to each other, in pieces of any size, by one collective: all-to-all."""
+"""Processes that exchange tensors of any size, by one collective: all-to-all."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Shape = Sequence[int]
 
 
 class PartnerLost(RuntimeError):
-    """Another process ended, or the way to it was cut, while this one was waiting for it."""
+    """Another process ended or its connection broke while this one was waiting for it."""
 
 
 def shares(count: int, parts: int) -> list[int]:
-    """`count` things among `parts`, as evenly as they go: the first get one more."""
+    """Divides `count` among `parts` as evenly as possible; the first ones get one more."""
     return [count // parts + (part < count % parts) for part in range(parts)]
 
 
 def start_of(sizes: Sequence[int], part: int) -> int:
-    """Where a part begins in the whole."""
+    """Where a part starts in the whole."""
     return sum(sizes[:part])
 
 
 class Group:
-    """Some of the processes, in a fixed order; every process makes all groups, in the same order.
+    """Some of the processes, in a fixed order. Every process must create all groups in the same order.
 
     Raises (exchange, gather):
         PartnerLost: another process is gone.
@@ -40,27 +40,27 @@ class Group:
         self.rank = ranks.index(dist.get_rank()) if dist.get_rank() in ranks else None
 
     def exchange(self, parcels: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[Shape]]) -> list[list[Tensor]]:
-        """Give parcel i to process i, and get one of tensors of shapes[i] from it. All are of one dtype."""
+        """Sends parcel i to process i and receives tensors of shapes[i] from it. All have one dtype."""
         sent = [sum(tensor.numel() for tensor in parcel) for parcel in parcels]
         sizes = [[math.prod(shape) for shape in parcel] for parcel in shapes]
-        given = torch.cat([tensor.flatten() for parcel in parcels for tensor in parcel])
-        got = given.new_empty(sum(map(sum, sizes)))
-        with talking():
-            dist.all_to_all_single(got, given, list(map(sum, sizes)), sent, group=self._handle)
-        tensors = iter(got.split([size for parcel in sizes for size in parcel]))
+        outgoing = torch.cat([tensor.flatten() for parcel in parcels for tensor in parcel])
+        incoming = outgoing.new_empty(sum(map(sum, sizes)))
+        with connection_errors():
+            dist.all_to_all_single(incoming, outgoing, list(map(sum, sizes)), sent, group=self._handle)
+        tensors = iter(incoming.split([size for parcel in sizes for size in parcel]))
         return [[next(tensors).view(tuple(shape)) for shape in parcel] for parcel in shapes]
 
     def gather(self, x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
-        """Everybody's tensors joined along `dim`, where process i has `sizes[i]`; the others are as they are here."""
+        """All processes' tensors joined along `dim`, where process i has `sizes[i]`; other dimensions are equal."""
         if self.size == 1:
             return x
         shapes = [[[*x.shape[:dim], size, *x.shape[dim + 1 :]]] for size in sizes]
-        return torch.cat([piece for (piece,) in self.exchange([[x]] * self.size, shapes)], dim=dim)
+        return torch.cat([part for (part,) in self.exchange([[x]] * self.size, shapes)], dim=dim)
 
 
 @contextmanager
-def talking() -> Iterator[None]:
-    """torch's own errors of a broken connection become PartnerLost."""
+def connection_errors() -> Iterator[None]:
+    """Turns torch's errors of a broken connection into PartnerLost."""
     try:
         yield
     except RuntimeError as error:

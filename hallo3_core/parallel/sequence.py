@@ -1,9 +1,9 @@
-"""A denoiser that holds a strip of the picture on each of several cards.
+"""A denoiser divided over several GPUs, each with a strip of the picture.
 
-Every process has all frames of a clip and a part of each frame's tokens, so that embedding, norms, face and audio
-attention, the MLP and the output head need nothing of the others. The text's tokens are shared out like the video's.
-Self-attention alone needs all tokens: for it, heads are exchanged for tokens and back (DeepSpeed-Ulysses, Jacobs et
-al. 2023), and the portrait's keys and values are kept for a process's own heads only, so they are never sent.
+Every process has all frames of a clip and part of each frame's tokens, so embedding, norms, face and audio attention,
+the MLP and the output head need nothing from the others. The text's tokens are divided like the video's. Only
+self-attention needs all tokens: for it, heads are exchanged for tokens and back (DeepSpeed-Ulysses, Jacobs et al.
+2023). Each process keeps the portrait's keys and values for its own heads only, so they are never sent.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .groups import Group, shares, start_of
 
 
 class SequenceDenoiser:
-    """A denoiser of which every process of `group` computes a strip. Each calls every method with the same values, and
-    gets what its strip needs (`layout`, `embed_text`, `reference_keys_values`) or, of the call, the whole velocity.
+    """A denoiser of which every process of `group` computes a strip. All call every method with the same values. They
+    get what their strip needs (`layout`, `embed_text`, `reference_keys_values`), and the whole velocity from the call.
 
-    What is not named here is the denoiser's own.
+    Everything else is the denoiser's own.
     """
 
     def __init__(self, denoiser: Denoiser, group: Group):
@@ -38,7 +38,7 @@ class SequenceDenoiser:
         return getattr(self._denoiser, name)
 
     def layout(self, grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
-        """Positions of this process's tokens alone; its grid is a strip one token high.
+        """Positions of this process's tokens; its grid is a strip one token high.
 
         Raises:
             InputError: more processes than there are tokens in a frame, tokens of text, or heads.
@@ -62,7 +62,8 @@ class SequenceDenoiser:
         )
 
     def joint_attention(self, frames: int, tokens_per_frame: int) -> JointAttention:
-        """Self-attention over the tokens of all processes, for a clip of so many latent frames and tokens in each."""
+        """Self-attention over the tokens of all processes, for a clip with this many latent frames and tokens per
+        frame."""
         if self._group.size == 1:
             return attend_here
         videos = [frames * n for n in shares(tokens_per_frame, self._group.size)]
@@ -73,10 +74,10 @@ class SequenceDenoiser:
         return self._denoiser.embed_text(self._own_text(text, 1))
 
     def reference_keys_values(self, bank: ReferenceBank) -> list[KeysValues]:
-        """Those of this process's heads."""
+        """Keys and values of this process's heads."""
         start, count = start_of(self._heads, self._group.rank), self._heads[self._group.rank]
         own = []
-        for block, features in zip(self._denoiser.blocks, bank, strict=True):  # one layer at a time is held whole
+        for block, features in zip(self._denoiser.blocks, bank, strict=True):  # only one layer at a time is complete
             whole = block.reference_keys_values(features)
             own.append(KeysValues(*(x.narrow(1, start, count).contiguous() for x in whole)))
         return own
@@ -112,7 +113,7 @@ class SequenceDenoiser:
         limits = {"tokens in a frame": grid.tokens_per_frame, "tokens of text": sum(self._texts)}
         for what, count in {**limits, "attention heads": sum(self._heads)}.items():
             if count < self._group.size:
-                raise InputError(f"{self._group.size} cards share {count} {what}: use {count} cards or fewer")
+                raise InputError(f"{self._group.size} GPUs share {count} {what}: use {count} GPUs or fewer")
 
 
 def attend_over_heads(
@@ -126,8 +127,8 @@ def attend_over_heads(
 ) -> Tensor:
     """Self-attention where each process has all `heads` of some tokens, and computes some heads of all tokens.
 
-    `heads`, `videos` and `texts` say how many each process has; reference keys and values are of its own heads.
-    Queries may be those of the video alone. Attention does not ask for an order of its tokens.
+    `heads`, `videos` and `texts` are the counts of each process; reference keys and values are those of its own heads.
+    Queries may be the video's alone. The order of tokens does not matter to attention.
     """
     v, k, q = qkv.pop(), qkv.pop(), qkv.pop()
     keys = [text + video for text, video in zip(texts, videos, strict=True)]
@@ -135,19 +136,19 @@ def attend_over_heads(
     batch, width, own = q.shape[0], q.shape[3], heads[group.rank]
     parcels = zip(*(x.split(heads, dim=1) for x in (q, k, v)), strict=True)
     shapes = [[(batch, own, n, width) for n in (nq, nk, nk)] for nq, nk in zip(queries, keys, strict=True)]
-    pieces = zip(*group.exchange(list(parcels), shapes), strict=True)
-    out = attend_here(attention, [torch.cat(tokens, dim=2) for tokens in pieces], reference)
-    parcels = [[piece] for piece in out.split(queries, dim=2)]
+    received = zip(*group.exchange(list(parcels), shapes), strict=True)
+    out = attend_here(attention, [torch.cat(tokens, dim=2) for tokens in received], reference)
+    parcels = [[part] for part in out.split(queries, dim=2)]
     shapes = [[(batch, count, queries[group.rank], width)] for count in heads]
-    return torch.cat([piece for (piece,) in group.exchange(parcels, shapes)], dim=1)
+    return torch.cat([part for (part,) in group.exchange(parcels, shapes)], dim=1)
 
 
 def to_strip(latent: Tensor, patch: int) -> Tensor:
-    """``b k t (r p) (c p) -> b k t p (r c p)``: the rows of tokens one behind the other."""
+    """``b k t (r p) (c p) -> b k t p (r c p)``: the rows of tokens one after another."""
     rows = latent.unflatten(-2, (-1, patch)).transpose(-3, -2)  # b k t p r w
     return rows.flatten(-2)
 
 
 def from_strip(strip: Tensor, height: int, width: int, patch: int) -> Tensor:
-    """The way back."""
+    """The inverse of `to_strip`."""
     return strip.unflatten(-1, (height // patch, width)).transpose(-3, -2).flatten(-3, -2)

@@ -1,7 +1,7 @@
 """Rank 0 makes the film as one process would; the others only answer its model calls.
 
-So nothing but rank 0 reads inputs, draws noise, decides, decodes, writes or reports, and the processes cannot come to
-differ: a step's state goes out from rank 0 (4.5 MB at full size), and all branches' velocities come back to everyone.
+Only rank 0 reads inputs, draws noise, decides, decodes, writes and reports, so the processes cannot diverge: rank 0
+sends the state of each step (4.5 MB at full size), and everyone receives all branches' velocities.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BeginClip = Callable[[Tensor, Tensor], Evaluate]  # concat latent, audio tokens 
 
 
 class Prepare(NamedTuple):
-    """Rank 0's first word: the arguments of `prepare_run`."""
+    """Rank 0's first message: the arguments of `prepare_run`."""
 
     portrait: Portrait
     settings: Settings
@@ -35,14 +35,14 @@ class Prepare(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """A clip begins."""
+    """A clip starts."""
 
     concat: Tensor
     audio_tokens: Tensor
 
 
 class Step(NamedTuple):
-    """The model is to be called for some branches."""
+    """A request for model calls."""
 
     x: Tensor
     step: int
@@ -71,25 +71,25 @@ class SpreadCalls(ClipCalls):
 
 
 class LeadingCalls(SpreadCalls):
-    """The same on rank 0, which calls the others to it."""
+    """The same on rank 0, which also sends the request to the others."""
 
     def __init__(
         self, team: Team, batched: bool, denoiser: SequenceDenoiser, run: Run, concat: Tensor, audio_tokens: Tensor
     ):
-        team.tell(Begin(concat.cpu(), audio_tokens.cpu()))
+        team.send(Begin(concat.cpu(), audio_tokens.cpu()))
         super().__init__(team, batched, denoiser, run, concat, audio_tokens)
 
     def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
-        self._team.tell(Step(x.cpu(), step, tuple(branches)))
+        self._team.send(Step(x.cpu(), step, tuple(branches)))
         return super().__call__(x, step, branches)
 
 
 def lead_run(
     team: Team, denoiser: Denoiser, portrait: Portrait, settings: Settings, **inputs: Any
 ) -> tuple[Run, BeginClip]:
-    """`prepare_run` with its arguments, on every process of the team: rank 0's run, and what begins its clips with
-    concat latent and audio tokens, to be used as those of one process are."""
-    team.tell(
+    """`prepare_run` with its arguments on every process of the team. Returns rank 0's run, and a function that starts a
+    clip from concat latent and audio tokens; both are used like those of a single process."""
+    team.send(
         Prepare(
             replace(
                 portrait,
@@ -106,15 +106,15 @@ def lead_run(
 
 
 def follow(team: Team, denoiser: Denoiser) -> None:
-    """A further process: answer rank 0's model calls until its film is done."""
-    first = team.hear()
+    """Runs a further process: answers rank 0's model calls until its film is done."""
+    first = team.receive()
     if first is None:
         return
     spread, run = _spread_run(team, denoiser, *first)
     denoiser.modulation.to("meta")  # computed for all steps, as rank 0 does
     device = denoiser.video_positions.device
     evaluate = None
-    while (message := team.hear()) is not None:
+    while (message := team.receive()) is not None:
         match message:
             case Begin(concat, audio_tokens):
                 evaluate = SpreadCalls(team, first.settings.batched, spread, run, concat.to(device), audio_tokens)

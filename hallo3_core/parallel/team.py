@@ -1,6 +1,6 @@
-"""The processes that torchrun starts for one film: joining, rank 0's word to the others, and one end for all.
+"""The processes that torchrun starts for one film: joining, rank 0's messages, and a common end.
 
-Whichever process fails first says why; the others notice, say nothing and end too.
+The first process that fails says why; the others notice and end silently.
 """
 
 from __future__ import annotations
@@ -19,40 +19,38 @@ import torch.distributed as dist
 
 from ..errors import InputError
 from ..runtime.fallback import is_out_of_memory
-from .groups import Group, PartnerLost, talking
+from .groups import Group, PartnerLost, connection_errors
 
-START = timedelta(minutes=5)  # until all processes are there
-PATIENCE = timedelta(minutes=30)  # the longest wait for another one that lives: loading, encoding, writing
-LAST_WORDS = 5.0  # seconds, until the reason of a process that is gone has come
+START = timedelta(minutes=5)  # until all processes have joined
+PATIENCE = timedelta(minutes=30)  # longest wait for a living process, which may be loading, encoding or writing
+LAST_WORDS = 5.0  # seconds to wait for the reason of a process that ended
 FAILED = "hallo3/failed"
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or what sets the same variables, started this process as one of several."""
+    """Whether torchrun, or something that sets the same variables, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
 
 
-def take_card(device: str) -> None:
-    """Make the card of torchrun's LOCAL_RANK the one that "cuda" means; nothing for other devices, or without cards.
+def take_gpu(device: str) -> None:
+    """Makes "cuda" mean the GPU of torchrun's LOCAL_RANK; does nothing for other devices or without GPUs.
 
     Raises:
-        InputError: more processes on this machine than cards.
+        InputError: more processes on this machine than GPUs.
     """
-    local, cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if device not in ("auto", "cuda") or "LOCAL_RANK" not in os.environ or not cards:
+    local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if device not in ("auto", "cuda") or "LOCAL_RANK" not in os.environ or not gpus:
         return
-    if local >= cards:
-        raise InputError(
-            f"process {local + 1} of this machine has no card: torch sees {cards}. Start no more than that."
-        )
+    if local >= gpus:
+        raise InputError(f"process {local + 1} of this machine has no GPU: torch sees {gpus}. Start at most that many.")
     torch.cuda.set_device(local)
 
 
 class Team:
-    """All processes of a film, as guidance branches x strips of the picture: neighbours share a picture.
+    """All processes of a film, arranged as guidance branches x strips of the picture; neighbours share a picture.
 
     `strips`: the processes that share this one's picture; `branches`: those with the same strip of other branches.
-    Made by every process, inside `join`.
+    Created by every process, inside `join`.
 
     Raises:
         InputError: a device that several processes cannot share a film on.
@@ -60,7 +58,7 @@ class Team:
 
     def __init__(self, store: dist.Store, device: str, branches: int):
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        with talking():
+        with connection_errors():
             dist.init_process_group(
                 backend_of(device), store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE
             )
@@ -74,30 +72,30 @@ class Team:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def tell(self, message: Any) -> None:
-        """Rank 0's word to all others; tensors in it are on the CPU.
+    def send(self, message: Any) -> None:
+        """Sends a message from rank 0 to all others; its tensors are on the CPU.
 
         Raises:
             PartnerLost: another process is gone.
         """
-        with talking():
+        with connection_errors():
             dist.broadcast_object_list([message], src=0, device=torch.device("cpu"))
 
-    def hear(self) -> Any:
-        """The next word of rank 0, None when the film is done.
+    def receive(self) -> Any:
+        """Receives the next message of rank 0, None when the film is done.
 
         Raises:
             PartnerLost: rank 0 is gone.
         """
         box = [None]
-        with talking():
+        with connection_errors():
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
 
 def branch_groups(processes: int, branches: int) -> int:
-    """Into how many groups the processes part to evaluate branches side by side, which costs next to no talk: as many
-    as divide both. Each group shares the picture of its branches."""
+    """The number of groups that compute branches in parallel, which needs little communication: the largest number that
+    divides both. Each group shares the picture of its branches."""
     return math.gcd(processes, branches)
 
 
@@ -106,10 +104,10 @@ Meet = Callable[[str, int], Team | None]  # device and number of branches -> the
 
 @contextlib.contextmanager
 def join() -> Iterator[Meet]:
-    """Be one of the processes that torchrun started, for as long as one film takes; alone where it started none.
+    """Joins the processes that torchrun started for one film; without torchrun this process is alone.
 
     Raises:
-        InputError: as inside, if this process failed first; or the others did not come, or are gone without a word.
+        InputError: this process failed first, or the others did not join or ended without a reason.
         SystemExit: another one failed, and has said why.
     """
     if not is_launched():
@@ -117,7 +115,7 @@ def join() -> Iterator[Meet]:
         return
     rank, size = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
     try:
-        store, *_ = next(dist.rendezvous("env://", timeout=START))  # the first failure is noted in it
+        store, *_ = next(dist.rendezvous("env://", timeout=START))  # it records the first failure
     except RuntimeError as error:
         raise InputError(f"process {rank} of {size} found no others within {START}: start all of them") from error
     logging.getLogger("hallo3_core").setLevel(logging.ERROR if rank else logging.NOTSET)  # rank 0 warns for all
@@ -131,7 +129,7 @@ def join() -> Iterator[Meet]:
     try:
         yield meet
         if team.leads:
-            team.tell(None)
+            team.send(None)
         dist.destroy_process_group()
     except SystemExit:
         raise
@@ -140,20 +138,20 @@ def join() -> Iterator[Meet]:
             raise SystemExit(1) from error
         if isinstance(error, PartnerLost):
             raise InputError(
-                "another process of this film is gone without a word: ended from outside, or out of memory? Start all "
-                "of them again; finished clips are kept."
+                "another process of this film ended without a message: killed, or out of memory? Start all of them "
+                "again; finished clips are kept."
             ) from error
         if is_out_of_memory(error):
             raise InputError(
                 f"process {rank} of {size}: out of memory ({str(error).splitlines()[0]}). Close other programs that "
-                "use its device, choose a smaller size, or give --sequential or --stream."
+                "use its device, choose a smaller size, or add --sequential or --stream."
             ) from error
         error.add_note(f"in process {rank} of {size}")
         raise
 
 
 def backend_of(device: str) -> str:
-    """Messages go by gloo over the CPU; tensors by the backend of their device.
+    """Messages travel by gloo over the CPU, tensors by the backend of their device.
 
     Raises:
         InputError: a device that several processes cannot share a film on.
@@ -162,25 +160,26 @@ def backend_of(device: str) -> str:
     if kind == "cpu":
         return "gloo"
     if kind != "cuda" or number:
-        raise InputError(f"--device {device}: several processes share a film on cuda (each its own card) or cpu")
+        raise InputError(f"--device {device}: several processes share a film on cuda (one GPU each) or cpu")
     if not dist.is_nccl_available():
-        raise InputError("several cards need NCCL, which this torch does not have. Use torch for Linux with CUDA.")
+        raise InputError("several GPUs need NCCL, which this torch lacks. Use a torch build for Linux with CUDA.")
     return "cpu:gloo,cuda:nccl"
 
 
 def is_first(store: dist.Store, rank: int, error: BaseException) -> bool:
-    """Note that this process failed; whether none had before. A partner's loss gives way to the partner's reason."""
+    """Records that this process failed; returns whether it is the first. After losing a partner, waits for its
+    reason."""
     name = str(rank)
     try:
         if isinstance(error, PartnerLost):
             _wait_for_reason(store)
         return store.compare_set(FAILED, "", name).decode() == name
-    except dist.DistNetworkError:  # without torchrun's own, the store was rank 0's and went with it: it has spoken
+    except dist.DistNetworkError:  # the store was rank 0's and ended with it: rank 0 has reported
         return False
 
 
 def _wait_for_reason(store: dist.Store) -> None:
     end = time.monotonic() + LAST_WORDS
-    with contextlib.suppress(KeyboardInterrupt):  # torchrun asks the others to end as soon as one is gone
+    with contextlib.suppress(KeyboardInterrupt):  # torchrun interrupts the others as soon as one ends
         while not store.check([FAILED]) and time.monotonic() < end:
             time.sleep(0.1)

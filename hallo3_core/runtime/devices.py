@@ -72,7 +72,7 @@ def all_bytes(device: torch.device | str) -> int:
         return 0
 
 
-def stay_on_the_card(device: torch.device | str) -> None:
+def stay_in_gpu_memory(device: torch.device | str) -> None:
     """On Windows, limits torch to the GPU memory that is free now, so that it raises when memory runs out. NVIDIA's
     driver would otherwise continue silently in host memory, many times slower."""
     device = torch.device(device)

@@ -18,7 +18,7 @@ from hallo3_core.model.denoiser import Conditions
 from hallo3_core.parallel.groups import Group, shares
 from hallo3_core.parallel.sequence import SequenceDenoiser, from_strip, to_strip
 from hallo3_core.parallel.spread import follow, lead_run
-from hallo3_core.parallel.team import backend_of, branch_groups, join, take_card
+from hallo3_core.parallel.team import backend_of, branch_groups, join, take_gpu
 from hallo3_core.pipeline.clip import sample_clip
 from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
 from hallo3_core.pipeline.options import Settings
@@ -53,7 +53,7 @@ def side_by_side(work):
         team = meet("cpu", 1)
         result = work(team.strips)
         if not team.leads:
-            assert team.hear() is None
+            assert team.receive() is None
         return result
 
 
@@ -301,7 +301,7 @@ def test_more_processes_than_heads_are_refused(together, denoiser):
 
     results = together(3, lambda: side_by_side(work))
     told = [error for error in results if isinstance(error, InputError)]
-    assert len(told) == 1 and "3 cards share 2 tokens in a frame: use 2 cards or fewer" in str(told[0])
+    assert len(told) == 1 and "3 GPUs share 2 tokens in a frame: use 2 GPUs or fewer" in str(told[0])
 
 
 @pytest.mark.parametrize("device", ["mps", "cuda:1", "cuda"])
@@ -315,15 +315,15 @@ def test_each_process_takes_its_own_card(monkeypatch):
     taken = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.set_device", taken.append)
-    take_card("auto")  # not torchrun's
+    take_gpu("auto")  # not torchrun's
     for local in "01":
         monkeypatch.setenv("LOCAL_RANK", local)
-        take_card("auto")
-        take_card("cpu")
+        take_gpu("auto")
+        take_gpu("cpu")
     assert taken == [0, 1]
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match="process 3 of this machine has no card: torch sees 2"):
-        take_card("cuda")
+    with pytest.raises(InputError, match="process 3 of this machine has no GPU: torch sees 2"):
+        take_gpu("cuda")
 
 
 def test_one_process_alone_needs_no_others():
