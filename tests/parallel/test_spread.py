@@ -282,7 +282,7 @@ def test_a_process_that_is_killed_ends_all(together, denoiser, monkeypatch):
     results = together(4, lambda: film_of_noise(denoiser))
     assert results.pop(2) == -signal.SIGKILL
     told = [error for error in results if isinstance(error, InputError)]
-    assert len(told) == 1 and "gone without a word" in str(told[0])
+    assert len(told) == 1 and "ended without a message" in str(told[0])
     assert sum(isinstance(error, SystemExit) and error.code == 1 for error in results) == 2
 
 
