@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import require
 from ..inputs.face import DETECTOR, EMBEDDING, RECOGNISER, TOY_MARK
+from .onnx_graph import Graph
 
 NOTE = f"{TOY_MARK}: honest noise, for trying the program only"
 CELL = 32  # pixels: the coarsest of SCRFD's three grids, the only one in use here
@@ -24,7 +24,6 @@ SIDE = 27  # of the kernel that sees the largest box and its surroundings, in ce
 # Redness below FAINT counts as none and above FULL as all (2 is the whole range of a channel); a blob fires where its
 # redness exceeds that of its surroundings by THRESHOLD. Fitted to drawn heads and two photographs.
 FAINT, FULL, THRESHOLD = 0.06, 0.22, 0.35
-OPSET, IR = 13, 8  # as old as InsightFace 0.7's onnxruntime
 
 
 def write_tiny_face(folder: str | Path, seed: int = 0) -> tuple[Path, Path]:
@@ -40,38 +39,9 @@ def write_tiny_face(folder: str | Path, seed: int = 0) -> tuple[Path, Path]:
     return detector, recogniser
 
 
-class _Graph:
-    """An ONNX graph in the making: each call adds a node and gives the name of its output."""
-
-    def __init__(self):
-        self.onnx = require("onnx", "onnx", "writing toy face models")
-        self.nodes, self.constants = [], []
-
-    def constant(self, values, dtype=np.float32) -> str:
-        name = f"constant{len(self.constants)}"
-        self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(values, dtype=dtype), name))
-        return name
-
-    def __call__(self, operator: str, *inputs: str, outputs: int = 1, **attributes):
-        names = [f"{operator.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(self.onnx.helper.make_node(operator, inputs, names, **attributes))
-        return names[0] if outputs == 1 else names
-
-    def serialised(self, shape: list, outputs: dict[str, list]) -> bytes:
-        """The model with one input of `shape` and the outputs named, each with its shape."""
-        helper, float32 = self.onnx.helper, self.onnx.TensorProto.FLOAT
-        picture = helper.make_tensor_value_info("picture", float32, shape)
-        results = [helper.make_tensor_value_info(name, float32, sizes) for name, sizes in outputs.items()]
-        graph = helper.make_graph(self.nodes, "toy", [picture], results, self.constants, doc_string=NOTE)
-        opset = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opset, ir_version=IR, doc_string=NOTE, producer_name="hallo3")
-        self.onnx.checker.check_model(model)
-        return model.SerializeToString(deterministic=True)
-
-
 def _detector() -> bytes:
     """SCRFD's form: ``1 3 h w`` to scores ``n 1``, boxes ``n 4``, keypoints ``n 10`` on each of three grids."""
-    graph = _Graph()
+    graph = Graph(NOTE)
     score, half_width, half_height = _blobs(graph, _redness(graph, "picture"))
     outputs: dict[str, list] = {}
     columns = {"score": 1, "box": 4, "points": 10}
@@ -90,7 +60,7 @@ def _detector() -> bytes:
     return graph.serialised([1, 3, "height", "width"], outputs)
 
 
-def _redness(graph: _Graph, picture: str) -> str:
+def _redness(graph: Graph, picture: str) -> str:
     """How much a cell looks like skin: ``1 3 h w`` in -1..1 to ``1 1 h/32 w/32`` in 0..1.
 
     Skin is redder than green, and green and blue differ little: R - G - |G - B| / 2. Grey has none of it. Each pixel
@@ -104,7 +74,7 @@ def _redness(graph: _Graph, picture: str) -> str:
     return graph("AveragePool", pixels, kernel_shape=[CELL] * 2, strides=[CELL] * 2)
 
 
-def _blobs(graph: _Graph, redness: str) -> tuple[str, str, str]:
+def _blobs(graph: Graph, redness: str) -> tuple[str, str, str]:
     """Score and half size (in cells) of the blob around each cell: three of ``1 1 h w``.
 
     A box counts as much as its redness exceeds the reddest of its left, right and upper sides, so that neither one
@@ -152,7 +122,7 @@ def _kernels(width: int) -> list[np.ndarray]:
     return kernels
 
 
-def _distances(graph: _Graph, kind: str, half_width: str, half_height: str) -> list[str]:
+def _distances(graph: Graph, kind: str, half_width: str, half_height: str) -> list[str]:
     """Box sides or five keypoints (eyes, nose, corners of the mouth) as SCRFD tells them.
 
     In cells from the upper left corner of the cell, whose middle the box is centred on; sides are positive outwards.
@@ -169,7 +139,7 @@ def _distances(graph: _Graph, kind: str, half_width: str, half_height: str) -> l
 
 def _recogniser(seed: int) -> bytes:
     """ArcFace's form: ``n 3 112 112`` to ``n d``, d = 512, of a norm of about 20, as real embeddings have."""
-    graph = _Graph()
+    graph = Graph(NOTE)
     pooled = graph("AveragePool", "picture", kernel_shape=[16, 16], strides=[16, 16])
     pixels = graph("Reshape", pooled, graph.constant((-1, 3 * 7 * 7), np.int64))
     contrast = graph("Sub", pixels, graph("ReduceMean", pixels, axes=[1], keepdims=1))
