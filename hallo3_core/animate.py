@@ -19,7 +19,8 @@ from .film.clip_store import FilmPlan, beside, work_on
 from .film.output import check_apart, check_output
 from .film.work_folder import Keeping
 from .film.writer import FilmWriter
-from .parallel.spread import follow, lead_run
+from .model.denoiser import Denoiser
+from .parallel.spread import BeginClip, follow, lead_run
 from .parallel.team import Team
 from .pipeline.causes import likely_cause
 from .pipeline.clip import concat_latent, make_clip, sample_clip
@@ -34,6 +35,7 @@ from .release.layout import Release
 from .runtime.fallback import Fallbacks
 from .sampling.finite import NotFinite
 from .sampling.noise import SeededNoise
+from .weights import names
 
 
 class Progress:
@@ -135,18 +137,24 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
     audio_tokens, null_audio_tokens = project_audio(features, networks)
     portrait, face_tokens = encode_portrait(scene, networks)
     progress.stage("loading the denoiser")
-    with networks.denoiser(scene.framing.size) as denoiser:
-        inputs = dict(text=text, face_tokens=face_tokens, null_audio_tokens=null_audio_tokens, dtype=options.dtype)
-        if team is None:
+    inputs = dict(text=text, face_tokens=face_tokens, null_audio_tokens=null_audio_tokens, dtype=options.dtype)
+
+    def load_and_prepare() -> tuple[ExitStack, Denoiser, Run, BeginClip]:
+        with ExitStack() as stack:  # closed here if it fails
+            denoiser = stack.enter_context(networks.denoiser(scene.framing.size))
+            if team is not None:
+                return stack.pop_all(), denoiser, *lead_run(team, denoiser, portrait, options.settings, **inputs)
             run = prepare_run(denoiser, portrait, options.settings, **inputs)
-            begin_clip = partial(ClipCalls, denoiser, run)
-        else:
-            run, begin_clip = lead_run(team, denoiser, portrait, options.settings, **inputs)
+            return stack.pop_all(), denoiser, run, partial(ClipCalls, denoiser, run)
+
+    # A team has no fallback: where rank 0 fails, the other processes are stuck.
+    retrying = networks.retrying if team is None else lambda what, name, work: work()
+    loaded, denoiser, run, begin_clip = retrying("preparing the denoiser", names.DENOISER, load_and_prepare)
+    with loaded:
         # Computed for all steps and clips: 2 GB less on the device, and 3 GB an hour of sound less on the host.
         networks.drop(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
         portrait, features = replace(portrait, bank=(), null_bank=None), None
         with networks.vae() as vae, ExitStack() as opened:
-            # A team has no fallback: where rank 0 fails, the other processes are stuck.
             modes = {"with all processes": lambda: run} if team else sampling_fallbacks(run, denoiser, networks, opened)
             sampling = Fallbacks("sampling", modes, progress.stage)
             decoding = Fallbacks("decoding", decoding_fallbacks(denoiser, options.device), progress.stage)

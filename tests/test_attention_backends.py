@@ -10,6 +10,7 @@ import torch
 
 from hallo3_core.errors import InputError
 from hallo3_core.model.attention import scaled_dot_product
+from hallo3_core.runtime import attention_backends
 from hallo3_core.runtime.attention_backends import (
     CHOICES,
     ROUNDING,
@@ -258,3 +259,10 @@ def test_sage_gets_our_layout(sample, monkeypatch):
     package.sageattn = sageattn
     monkeypatch.setitem(sys.modules, "sageattention", package)
     assert torch.equal(sage_attention()(*sample), in_fp8(*sample))
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 2**28])
+def test_queries_in_pieces_give_the_same(monkeypatch, at_once):
+    monkeypatch.setattr(attention_backends, "SCORES_AT_ONCE", at_once)
+    q, k, v = (torch.randn(2, 3, n, 8) for n in (7, 11, 11))
+    assert torch.allclose(attention_backends.in_pieces(q, k, v), scaled_dot_product(q, k, v), atol=1e-6)

@@ -10,6 +10,7 @@ from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.runtime.activations import activation_bytes, decode_bytes, encode_bytes, reference_bytes, run_bytes
+from hallo3_core.vae.autoencoder import channels_last
 
 FULL, BF16, STEPS = PRESETS["full"], torch.bfloat16, 2
 TRAINED, SQUARE = Grid(13, 30, 45), Grid(13, 30, 30)
@@ -114,10 +115,16 @@ def test_what_a_portrait_needs_is_estimated(card, side, samples):
     assert needed < reference_bytes(network.config, Grid(1, side, 3 * side // 2), samples, BF16) < 1.25 * needed
 
 
+def vae_as_on_cuda(device):
+    vae = build_vae(FULL, device, BF16)
+    channels_last(vae)
+    return vae
+
+
 @pytest.mark.parametrize("pixels", [(480, 720), (256, 384)])
 @pytest.mark.parametrize("frames", [1, 3, 49])
 def test_what_encoding_needs_is_estimated(card, pixels, frames):
-    vae, picture = build_vae(FULL, card.device, BF16), torch.empty(1, 3, frames, *pixels, dtype=BF16).to(card.device)
+    vae, picture = vae_as_on_cuda(card.device), torch.empty(1, 3, frames, *pixels, dtype=BF16).to(card.device)
     held = card.held
     card.reset()
     vae.encode(picture)
@@ -129,7 +136,7 @@ def test_what_encoding_needs_is_estimated(card, pixels, frames):
 def test_what_decoding_needs_is_estimated(card, pixels, frames):
     height, width = pixels
     latent = torch.empty(1, 16, frames, height // 8, width // 8, dtype=BF16, device=card.device)
-    vae = build_vae(FULL, card.device, BF16)
+    vae = vae_as_on_cuda(card.device)
     held = card.held
     card.reset()
     for _ in vae.decode_chunks(latent):

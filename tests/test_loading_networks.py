@@ -9,9 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hallo3_core.animate import animate
+from hallo3_core.errors import InputError
 from hallo3_core.film.work_folder import Keeping
 from hallo3_core.film.writer import read_film
-from hallo3_core.inputs.text import encoder_bytes, load_text_encoder
+from hallo3_core.inputs.text import TextEncoder, encoder_bytes, load_text_encoder
+from hallo3_core.model.denoiser import Denoiser
+from hallo3_core.model.projectors import AudioProjector
+from hallo3_core.model.reference_net import ReferenceNet
 from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.pipeline.networks import Networks, can_keep_all
 from hallo3_core.pipeline.options import Options, Settings
@@ -108,7 +112,7 @@ def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, pla
             isinstance(each, StreamedBlocks) for each in (denoiser.blocks, net.blocks, text.model.encoder.block)
         ]
     assert streamed == [True, False, False]
-    assert "denoiser needs 0.0 GB, cpu has 0.0 GB free: its blocks are streamed from host memory" in caplog.text
+    assert "denoiser needs 0.3 GB, cpu has 0.0 GB free: its blocks are streamed from host memory" in caplog.text
     with networks.part(names.REFERENCE_NET) as kept:  # asks no more
         assert kept is net
     monkeypatch.setattr("hallo3_core.pipeline.networks.free_bytes", lambda device: 0)
@@ -211,3 +215,43 @@ def test_only_what_a_step_computes_with_is_there_while_sampling(make, monkeypatc
     make()
     tables = {"text_positions", "video_positions"}  # the layout's are views of them
     assert resident == {"blocks", "patch_embed", "final_norm", "head_norm", "head"} | tables
+
+
+class OutOfMemoryOnce:
+    """Runs out of memory in every call of one module that is not streamed, and counts the calls."""
+
+    def __init__(self, monkeypatch, kind, method, is_streamed):
+        self.failed, plain = 0, getattr(kind, method)
+
+        def call(module, *args, **kw):
+            if is_streamed(module):
+                return plain(module, *args, **kw)
+            self.failed += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr(kind, method, call)
+
+
+def test_what_runs_out_of_memory_is_streamed_and_the_film_is_the_same(make, plain, tiny_release, monkeypatch, caplog):
+    """Each of the large networks, at work or while what is constant over the film is computed; the estimate held."""
+
+    def blocks_are_streamed(module):
+        return isinstance(module.blocks, StreamedBlocks)
+
+    failing = [
+        OutOfMemoryOnce(monkeypatch, ReferenceNet, "forward", blocks_are_streamed),
+        OutOfMemoryOnce(monkeypatch, Denoiser, "face_keys_values", blocks_are_streamed),
+        OutOfMemoryOnce(
+            monkeypatch, TextEncoder, "encode", lambda e: isinstance(e.model.encoder.block, StreamedBlocks)
+        ),
+    ]
+    assert torch.equal(make(networks=Networks(Release(tiny_release), OPTIONS)), plain)
+    assert [each.failed for each in failing] == [1, 1, 1]
+    for what in ("encoding the portrait", "preparing the denoiser", "encoding the prompt"):
+        assert f"out of memory while {what} with the network on the device: trying again with its blocks" in caplog.text
+
+
+def test_a_small_network_that_runs_out_of_memory_is_one_line(tiny_release, make, monkeypatch):
+    OutOfMemoryOnce(monkeypatch, AudioProjector, "forward", lambda module: False)
+    with pytest.raises(InputError, match="out of memory while projecting the recording"):
+        make(networks=Networks(Release(tiny_release), OPTIONS))

@@ -55,7 +55,7 @@ def test_rounding_the_input_costs_what_three_bits_of_mantissa_cost():
 def test_rows_are_rounded_in_pieces_as_in_one(monkeypatch):
     x = noise(10, 64, seed=2).bfloat16()
     whole = round_rows(x)
-    monkeypatch.setattr("hallo3_core.runtime.fp8_matmul.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("hallo3_core.runtime.fp8_matmul.VALUES_AT_ONCE", 3 * 64)
     for found, expected in zip(round_rows(x), whole, strict=True):
         assert torch.equal(found.float(), expected.float())
     compiled = torch.compile(round_rows, backend="eager", fullgraph=True)
@@ -76,6 +76,18 @@ def test_rows_come_back_and_zeros_stay():
     rows, scale = round_rows(x)
     assert torch.isfinite(rows.float()).all() and not rows[3].float().any()
     assert ((rows.float() * scale - x).abs() <= x.abs() * 2**-4 + scale * 2**-9).all()
+
+
+@torch.inference_mode()
+def test_scales_are_the_smallest_powers_of_two_that_hold_a_row():
+    """So dividing is exact, and no device rounds a scale otherwise; of sizes on both sides of 448's powers of two."""
+    largest = torch.tensor([448, 450, 446, 3.5, 3.515625, 1e-3, 1e-20, 1e20, 1.0, 0.875]).bfloat16()
+    rows, scale = round_rows(largest[:, None] * torch.tensor([1.0, -0.5]).bfloat16())
+    expected = torch.exp2(torch.ceil(torch.log2(largest.double() / 448)))
+    assert torch.equal(scale[:, 0].double(), expected)
+    assert torch.equal(rows[:, 0], (largest.double() / expected).to(torch.float8_e4m3fn))
+    rows, scale = round_rows(torch.tensor([[1.0, float("nan")], [float("inf"), 1.0]]).bfloat16())
+    assert rows[0, 1].isnan() and not torch.isfinite(rows[1, 0].float() * scale[1])
 
 
 @torch.inference_mode()

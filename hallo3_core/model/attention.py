@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .config import TransformerConfig
 
 FOLDED_BYTES = 2**29  # of all layers together
+BIAS_ROWS = 8
+FACTORS = {torch.bfloat16: 2.0**20, torch.float16: 2.0**6}  # exact, and far from the largest number
 
 # q, k, v "b h n d" -> "b h n d", full attention with scale 1 / sqrt(d)
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -37,7 +39,8 @@ class Folded(NamedTuple):
     matrix. A query's shares times these few rows are the result, without a product with the whole matrix.
 
     keys: ``b h n d`` of the face, ``b t h n d`` of the sound, float32 at least, scaled by 1 / sqrt(d); outputs:
-    ``b (h n) D`` and ``b t (h n) D``. A batch of 1 serves every sample.
+    ``b (h n + 8) D`` and ``b t (h n + 8) D``: the rows, the matrix's bias, and zeros, because GPUs multiply rows by
+    eights. A batch of 1 serves every sample.
     """
 
     keys: Tensor
@@ -46,8 +49,9 @@ class Folded(NamedTuple):
     def attend(self, q: Tensor) -> Tensor:
         """Queries ``b h n d`` (``b t h n d``) -> the output matrix's result ``b n D`` (``b t n D``)."""
         scores = self.keys @ q.to(self.keys.dtype).transpose(-1, -2)  # keys first: softmax runs along memory
-        shares = scores.softmax(dim=-2).to(q.dtype)
-        return shares.flatten(-3, -2).transpose(-1, -2) @ self.outputs
+        shares = F.pad(scores.softmax(dim=-2).to(q.dtype).flatten(-3, -2), (0, 0, 0, BIAS_ROWS))
+        shares[..., -BIAS_ROWS, :] = 1
+        return shares.transpose(-1, -2) @ self.outputs
 
 
 def is_worth_folding(config: TransformerConfig, tokens: Tensor) -> bool:
@@ -108,11 +112,18 @@ class CrossAttention(nn.Module):
         self.out = operations.Linear(hidden, hidden, device=device, dtype=dtype)
 
     def fold(self, keys_values: KeysValues) -> Folded:
-        """The layer itself is asked for each head's part, so it may keep its weight in any form."""
+        """The layer itself is asked for each head's part, so it may keep its weight in any form.
+
+        Its bias, which may be larger than a head's part, would be what the sum is rounded to. So it is asked for a
+        large multiple, in which the bias is small, and for the opposite: half the difference is without the bias.
+        """
         keys, values = keys_values
         *_, heads, _, width = values.shape
+        wide = torch.promote_types(keys.dtype, torch.float32)
         alone = torch.diag_embed(values.movedim(-3, -1), dim1=-4, dim2=-2)  # ... h n h d, zero but for the own head
-        outputs, bias = self.out(alone.flatten(-2)), self.out(values.new_zeros(heads * width))
-        outputs[..., 1:, :, :] -= bias  # a head's shares sum to 1: the first head adds the bias, once
-        keys = keys.to(torch.promote_types(keys.dtype, torch.float32)) * width**-0.5
-        return Folded(keys, outputs.flatten(-3, -2))
+        bias, factor = self.out(values.new_zeros(heads * width)), FACTORS.get(values.dtype, 1)
+        alone = alone.flatten(-2) * factor
+        rows = (self.out(alone).to(wide) - self.out(-alone)) / (2 * factor)
+        rows = rows.to(bias.dtype).flatten(-3, -2)
+        end = F.pad(bias[None], (0, 0, 0, BIAS_ROWS - 1)).expand(*rows.shape[:-2], -1, -1)
+        return Folded(keys.to(wide) * width**-0.5, torch.cat((rows, end), dim=-2))

@@ -19,7 +19,7 @@ from .attention import (
     split_heads,
 )
 from .config import TransformerConfig
-from .in_place import gelu, rotate_last
+from .in_place import gelu, normed_and_rotated
 from .modulation import Affine, LayerModulation, modulate
 from .positions import Layout
 
@@ -124,8 +124,9 @@ class Block(nn.Module):
         """Joint attention of text and video, with the reference tokens as further keys and values, never queries."""
         m, n = text.shape[1], video.shape[1]
         q, k, v = self._queries_keys_values(self.modulated(video, text, modulation))
-        q, k = self.query_norm(q[:, :, m:] if text_ends else q), self.key_norm(k)
-        qkv = [rotate_last(q, layout.rotary, n), rotate_last(k, layout.rotary, n), v]
+        q = normed_and_rotated(self.query_norm, q[:, :, m:] if text_ends else q, layout.rotary, n)
+        k = normed_and_rotated(self.key_norm, k, layout.rotary, n)
+        qkv = [q, k, v]
         del q, k, v
         out = self.self_attention.out(join_heads(joint_attention(self.attention, qkv, reference)))
         video = torch.addcmul(video, modulation.video_attention.gate, out[:, -n:])
@@ -189,4 +190,4 @@ class Block(nn.Module):
     def _frame_queries(self, attention: CrossAttention, video: Tensor, layout: Layout) -> Tensor:
         """``b (t n) D -> b t h n d``"""
         q = split_heads(attention.query(video).unflatten(1, (layout.grid.frames, -1)), self.heads)
-        return rotate_last(self.query_norm(q), layout.frame_rotary, q.shape[-2])
+        return normed_and_rotated(self.query_norm, q, layout.frame_rotary, q.shape[-2])

@@ -9,6 +9,21 @@ from torch import Tensor, nn
 from .config import AudioProjectorConfig, FaceProjectorConfig
 
 
+def pair_convolution(conv: type[nn.Conv1d]) -> type[nn.Conv1d]:
+    """A convolution with kernel size and stride 2 that multiplies pairs of frames with its weight as it is stored: at
+    the released size that is 2.4 GB, which a library's convolution may copy into another order first.
+
+    The weight's name and shape stay, and a host's own layer casts and patches it as ever.
+    """
+
+    class PairConv1d(conv):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            pairs = x.unflatten(2, (-1, 2)).transpose(1, 2).flatten(2)  # b f/2 (c 2)
+            return F.linear(pairs, weight.flatten(1), bias).transpose(1, 2)
+
+    return PairConv1d
+
+
 class AudioProjector(nn.Module):
     """wav2vec windows to audio tokens of each latent frame.
 
@@ -24,7 +39,7 @@ class AudioProjector(nn.Module):
         self.proj1 = operations.Linear(config.inputs, config.inner, **kw)
         self.proj2 = operations.Linear(config.inner, config.inner, **kw)
         self.proj3 = operations.Linear(config.inner, out, **kw)
-        self.halve = operations.Conv1d(out, out, kernel_size=2, stride=2, **kw)
+        self.halve = pair_convolution(operations.Conv1d)(out, out, kernel_size=2, stride=2, **kw)
         self.norm = operations.LayerNorm(config.width, eps=1e-5, **kw)
 
     def forward(self, windows: Tensor) -> Tensor:

@@ -11,14 +11,18 @@ from ..inputs.face import embed_face
 from ..inputs.portrait import Portrait, prepare_portrait
 from ..inputs.recording import Recording
 from ..weights import names
-from .networks import Networks
+from .networks import TEXT_ENCODER, WAV2VEC, Networks
 from .scene import Scene
 
 
 def encode_prompt(prompt: str, networks: Networks) -> Tensor:
     """``1 m w``, on the CPU."""
-    with networks.text_encoder() as encoder:
-        text = encoder.encode(prompt).cpu()
+
+    def encode() -> Tensor:
+        with networks.text_encoder() as encoder:
+            return encoder.encode(prompt).cpu()
+
+    text = networks.retrying("encoding the prompt", TEXT_ENCODER, encode)
     config = networks.config
     if tuple(text.shape[1:]) != (config.text_tokens, config.text_width):
         raise InputError(
@@ -30,21 +34,29 @@ def encode_prompt(prompt: str, networks: Networks) -> Tensor:
 
 def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
     """wav2vec features of the whole recording, on the CPU."""
-    with networks.wav2vec() as wav2vec:
-        return encode_audio(recording, wav2vec)
+
+    def encode() -> AudioFeatures:
+        with networks.wav2vec() as wav2vec:
+            return encode_audio(recording, wav2vec)
+
+    return networks.retrying("encoding the recording", WAV2VEC, encode)
 
 
 def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Tensor], Tensor]:
     """Audio tokens ``1 t n c`` of every clip, and those of the null."""
     options = networks.options
-    with networks.part(names.AUDIO_PROJECTOR) as projector:
-        check_width(features, projector.proj1.in_features, f"{networks.release.wav2vec_folder}: its wav2vec2")
 
-        def project(windows: Tensor) -> Tensor:
-            return projector(windows[None].to(options.device, options.dtype)).cpu()
+    def project_all() -> tuple[list[Tensor], Tensor]:
+        with networks.part(names.AUDIO_PROJECTOR) as projector:
+            check_width(features, projector.proj1.in_features, f"{networks.release.wav2vec_folder}: its wav2vec2")
 
-        clips = [project(clip_audio(features, clip)) for clip in range(features.clips)]
-        return clips, project(torch.zeros_like(clip_audio(features, 0)))
+            def project(windows: Tensor) -> Tensor:
+                return projector(windows[None].to(options.device, options.dtype)).cpu()
+
+            clips = [project(clip_audio(features, clip)) for clip in range(features.clips)]
+            return clips, project(torch.zeros_like(clip_audio(features, 0)))
+
+    return networks.retrying("projecting the recording", names.AUDIO_PROJECTOR, project_all)
 
 
 def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor]:
@@ -63,8 +75,11 @@ def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor]
     place = dict(device=options.device, dtype=options.dtype)
     with networks.part(names.FACE_PROJECTOR) as projector:
         face_tokens = projector(face.embedding[None].to(**place))
-    with networks.vae() as vae, networks.part(names.REFERENCE_NET) as reference_net:
-        portrait = prepare_portrait(
-            scene.picture.to(**place), mask.to(**place), scene.framing, vae, reference_net, with_null=with_null
-        )
-    return portrait, face_tokens
+
+    def prepare() -> Portrait:
+        with networks.vae() as vae, networks.part(names.REFERENCE_NET) as reference_net:
+            return prepare_portrait(
+                scene.picture.to(**place), mask.to(**place), scene.framing, vae, reference_net, with_null=with_null
+            )
+
+    return networks.retrying("encoding the portrait", names.REFERENCE_NET, prepare), face_tokens

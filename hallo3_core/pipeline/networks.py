@@ -19,10 +19,11 @@ from ..model.config import Grid, TransformerConfig
 from ..model.denoiser import Denoiser
 from ..release.layout import Release
 from ..release.lora import apply_lora, read_lora
-from ..runtime.activations import activation_bytes, encode_bytes
+from ..runtime.activations import activation_bytes, encode_bytes, reference_bytes, run_bytes
 from ..runtime.attention_backends import check_attention, choose_attention
 from ..runtime.compiling import check_compiler, compile_blocks
 from ..runtime.devices import all_bytes, check_dtype, free_bytes, free_cached_memory
+from ..runtime.fallback import Fallbacks
 from ..runtime.fp8_matmul import has_fp8_matmuls, use_fp8_matmuls
 from ..runtime.half_precision import check_half_precision, convolution_calls
 from ..runtime.streaming import streamed
@@ -34,6 +35,10 @@ from .choices import FP8_PRODUCTS
 from .options import Options
 
 HALF = (torch.bfloat16, torch.float16)
+MARGIN = 2**28  # bytes beside every estimate: kernels' workspace, and what an allocator cannot use
+DIRECT, STREAMED = "with the network on the device", "with its blocks streamed from host memory"
+TEXT_ENCODER, WAV2VEC = "text encoder", "wav2vec"
+LARGE = (TEXT_ENCODER, names.REFERENCE_NET, names.DENOISER)
 STORED = 2  # bytes of a number in the release's files
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -50,6 +55,7 @@ class Networks:
         self._keep = keep and not options.stream
         self._kept: dict[str, object] = {}
         self._compared: set[tuple[int, int]] = set()  # sizes at which half precision was compared
+        self._short: set[str] = set()  # networks that memory ran out for: streamed from then on
 
     @property
     def config(self) -> TransformerConfig:
@@ -89,7 +95,11 @@ class Networks:
             return load_denoiser(self.release, config, options, self._attention(config, grid), device)
 
         weights = self.release.network_bytes(names.DENOISER, dtype=options.dtype, in_fp8=options.fp8 is not None)
+        settings = options.settings
+        portraits = len({branch.reference for branch in settings.branches()})
+        sounds = len({branch.audio for branch in settings.branches()})
         room = activation_bytes(config, grid, 1, options.dtype)
+        room += run_bytes(config, grid, portraits, sounds, settings.steps, options.dtype)
         with self._load(names.DENOISER, load, "blocks", weights + room) as denoiser:
             yield denoiser
 
@@ -105,7 +115,10 @@ class Networks:
         config = self.config
         side = PIXELS * config.patch
         height, width = self.options.size or (side * config.grid.rows, side * config.grid.columns)
-        room = encode_bytes(1, height, width, dtype)  # the VAE encodes the portrait meanwhile
+        grid = Grid(1, height // side, width // side)
+        portraits = len({branch.reference for branch in self.options.settings.branches()})
+        # The VAE encodes the portrait meanwhile, before the network itself computes.
+        room = max(encode_bytes(1, height, width, dtype), reference_bytes(config, grid, portraits, dtype))
         with self._load(part, load, blocks, self.release.network_bytes(part, dtype=dtype) + room) as module:
             yield module
 
@@ -124,7 +137,7 @@ class Networks:
         def load(device: str) -> TextEncoder:
             return load_text_encoder(folder, tokens=self.config.text_tokens, device=device, dtype=dtype)
 
-        with self._load("text encoder", load, "encoder.block", encoder_bytes(folder, dtype)) as encoder:
+        with self._load(TEXT_ENCODER, load, "encoder.block", encoder_bytes(folder, dtype)) as encoder:
             yield encoder
 
     @contextmanager
@@ -132,7 +145,7 @@ class Networks:
         def load(device: str) -> Wav2Vec:
             return load_wav2vec(self.release.wav2vec_folder, device=device)
 
-        with self._load("wav2vec", load) as wav2vec:
+        with self._load(WAV2VEC, load) as wav2vec:
             yield wav2vec
 
     @contextmanager
@@ -142,6 +155,29 @@ class Networks:
 
         with self._load("face analyser", load) as analyser:
             yield analyser
+
+    def retrying(self, what: str, name: str, work: Callable[[], T]) -> T:
+        """The result of `work`, which loads the network of that name and uses it. If memory runs out for one of the
+        three large ones, again with its blocks streamed from host memory, as from then on.
+
+        what: the work, for messages, such as "encoding the prompt".
+
+        Raises:
+            InputError: memory runs out then, too.
+        """
+
+        def attempt(stream: bool) -> T:
+            if stream:
+                self.forget(name)
+                self._short.add(name)
+            return work()
+
+        modes = {DIRECT: False, STREAMED: True}
+        if name not in LARGE:
+            del modes[STREAMED]
+        elif self.options.stream or name in self._short:
+            del modes[DIRECT]
+        return Fallbacks(what, modes).run(attempt)
 
     def forget(self, name: str) -> None:
         """Load a network anew for the next film: this one was changed."""
@@ -163,7 +199,7 @@ class Networks:
         """What `load` gives on a device. Its list of blocks of that name is streamed if that was asked for, or where
         the device has not the bytes that the network `needs`."""
         device = self.options.device
-        stream = blocks is not None and name not in self._kept and (self.options.stream or self._is_short(name, needs))
+        stream = blocks is not None and name not in self._kept and self._is_streamed(name, needs)
         loaded = self._kept[name] if name in self._kept else load("cpu" if stream else device)
         if self._keep and not stream:
             self._kept[name] = loaded
@@ -178,8 +214,10 @@ class Networks:
                 self.drop(module)
                 free_cached_memory()  # in whole pieces again, for the next network
 
-    def _is_short(self, name: str, needs: int) -> bool:
-        free = free_bytes(self.options.device)
+    def _is_streamed(self, name: str, needs: int) -> bool:
+        if self.options.stream or name in self._short:
+            return True
+        free, needs = free_bytes(self.options.device), needs + MARGIN
         if free is None or needs <= free:
             return False
         log.warning(

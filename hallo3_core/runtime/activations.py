@@ -47,13 +47,13 @@ def reference_bytes(config: TransformerConfig, grid: Grid, samples: int, dtype: 
 
 def encode_bytes(frames: int, height: int, width: int, dtype: torch.dtype) -> int:
     """Bytes that the VAE needs to encode this many frames of this size in one call."""
-    return (18 + 5 * frames) * _finest_frame(height, width, dtype)
+    return (46 + 9 * frames) * _finest_frame(height, width, dtype) // 2
 
 
 def decode_bytes(frames: int, height: int, width: int, dtype: torch.dtype) -> int:
     """Bytes that the VAE needs to decode this many latent frames to this size: a chunk of up to 9 frames, and the
     convolutions' caches for the next one."""
-    return (40 if frames == 1 else 95) * _finest_frame(height, width, dtype)
+    return (50 if frames == 1 else 102) * _finest_frame(height, width, dtype)
 
 
 def _finest_frame(height: int, width: int, dtype: torch.dtype) -> int:

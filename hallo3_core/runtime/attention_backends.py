@@ -35,6 +35,7 @@ ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 SAGE_ERROR = 0.1
 COMPARED = 256  # queries compared, evenly spread: the exact result for all would not fit in memory
 RUNS = 3
+SCORES_AT_ONCE = 2**28  # half a gigabyte in half precision
 
 Stopwatch = Callable[[Callable[[], Tensor]], float]  # seconds that a call takes, including the device's work
 
@@ -60,14 +61,15 @@ def choose_attention(
 ) -> Attention:
     """The attention function for a denoiser of these sizes; `evaluations` model calls are computed together.
 
-    "auto" measures on CUDA and leaves the choice to torch elsewhere.
+    "auto" measures on CUDA and leaves the choice to torch elsewhere. Where torch has no fused kernel (Macs, some AMD
+    GPUs), queries are taken some at a time: their scores would be 30 GB.
 
     Raises:
         InputError: an unknown choice, a missing package, or a kernel that does not work here.
     """
     check_attention(choice, device)
     if choice == TORCH or (choice == AUTO and not _is_cuda(device)):
-        return scaled_dot_product
+        return in_pieces if torch.device(device).type == "mps" else scaled_dot_product
     if choice == SAGE:
         return for_long_keys(Checked(sage_attention(), checks=config.layers, name=SAGE))
     backends = gpu_backends() if choice == AUTO else [_named(choice)]
@@ -77,7 +79,7 @@ def choose_attention(
         raise InputError(
             f"attention {choice!r} does not work here in {_name(dtype)} with heads of {config.head}: choose auto"
         )
-    return for_long_keys(best.attention) if best else scaled_dot_product
+    return for_long_keys(best.attention if best else in_pieces)
 
 
 def check_attention(choice: str, device: torch.device | str) -> None:
@@ -150,6 +152,14 @@ def sage_attention() -> Attention:
         return package.sageattn(q, k, v, tensor_layout="HND", is_causal=False)
 
     return attention
+
+
+def in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's attention of some queries after another: all scores of a piece are there at once."""
+    count = max(1, SCORES_AT_ONCE // (q.shape[:-2].numel() * k.shape[-2]))
+    if q.shape[-2] <= count:
+        return scaled_dot_product(q, k, v)
+    return torch.cat([scaled_dot_product(part, k, v) for part in q.split(count, dim=-2)], dim=-2)
 
 
 def for_long_keys(attention: Attention, otherwise: Attention = scaled_dot_product) -> Attention:

@@ -8,8 +8,12 @@ from torch import Tensor, nn
 from ..model.scaled import ScaledLinear
 
 FLOAT8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FLOAT8).max
-ROWS_AT_ONCE = 2048  # rows rounded at a time: the float32 values in between need four times the memory of the result
+VALUES_AT_ONCE = 2**23  # scaled and then rounded: they fit in a GPU's cache
+# float32's bits, as integers: the exponent stands above 23 bits of mantissa, with 127 added
+MANTISSA, BIAS = 23, 127
+LARGEST_EXPONENT = 8  # of float8's largest value, 1.75 * 2**8
+OVER_LARGEST = 0x1FFFFF  # carries a mantissa above 1.75 into the exponent
+SMALLEST_EXPONENT = 27  # of a scale, biased: 2**-100
 MULTIPLE = 16  # of a layer's input and output sizes, required by the matrix units
 
 
@@ -30,19 +34,24 @@ class Fp8MatmulLinear(ScaledLinear):
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``n i`` -> float8 ``n i`` and float32 scales ``n 1``; their product approximates `x`."""
-    largest = x.abs().amax(dim=-1, keepdim=True).float()
-    scale = torch.where(largest > 0, largest / LARGEST, 1.0)
+    """``n i`` -> float8 ``n i`` and float32 scales ``n 1``; their product approximates `x`.
+
+    A scale is the smallest power of two that leaves the row's largest value within float8's: dividing by it is exact in
+    bfloat16, and the same on every device.
+    """
+    x = x if x.dtype == torch.bfloat16 else x.float()
+    largest = torch.linalg.vector_norm(x, ord=float("inf"), dim=-1, keepdim=True).float()
+    exponent = ((largest.view(torch.int32) + OVER_LARGEST) >> MANTISSA) - LARGEST_EXPONENT
+    exponent = exponent.clamp(min=SMALLEST_EXPONENT)  # of zeros, too: the inverse is finite
+    scale = (exponent << MANTISSA).view(torch.float32)
+    inverse = ((2 * BIAS - exponent) << MANTISSA).view(torch.float32).to(x.dtype)
     if torch.compiler.is_compiling():  # the compiler fuses it into one pass
-        return _rounded(x, scale), scale
+        return (x * inverse).to(FLOAT8), scale
     rows = torch.empty_like(x, dtype=FLOAT8)
-    for part, own, out in zip(x.split(ROWS_AT_ONCE), scale.split(ROWS_AT_ONCE), rows.split(ROWS_AT_ONCE), strict=True):
-        out.copy_(_rounded(part, own))
+    count = max(1, VALUES_AT_ONCE // x.shape[1])
+    for part, own, out in zip(x.split(count), inverse.split(count), rows.split(count), strict=True):
+        out.copy_(part * own)
     return rows, scale
-
-
-def _rounded(x: Tensor, scale: Tensor) -> Tensor:
-    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FLOAT8)
 
 
 def use_fp8_matmuls(module: nn.Module) -> int:

@@ -10,18 +10,17 @@ loaded are on the meta device, so using it by mistake fails.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .pinning import Pinning
+
 ALIGNMENT = 256  # bytes, as CUDA's own allocations have
 SLOTS = 2
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -79,22 +78,10 @@ class CudaTransfer:
 
     def __init__(self, device: torch.device):
         self._device, self._stream = device, torch.cuda.Stream(device)
-        self._library, self._pinned, self._can_pin = torch.cuda.cudart(), [], True
+        self._pinning = Pinning(device)
 
     def prepare(self, packed: Tensor) -> None:
-        """Pins the memory in place: torch's pinned allocations are rounded up to powers of two, which wastes up to
-        half."""
-        if not self._can_pin:
-            return
-        with torch.cuda.device(self._device):  # not in another GPU's context
-            failed = int(self._library.cudaHostRegister(packed.data_ptr(), packed.nbytes, 0))
-        if not failed:
-            self._pinned.append(packed)
-            return
-        self._can_pin = False
-        log.warning("no more host memory can be pinned: streaming will be slower")
-        with suppress(RuntimeError):  # clears CUDA's last error, which the next kernel would raise
-            torch.zeros(1, device=self._device).add_(1)
+        self._pinning.pin(packed)
 
     def start(self, slot: Tensor, packed: Tensor) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -106,9 +93,7 @@ class CudaTransfer:
 
     def close(self) -> None:
         self._stream.synchronize()
-        for packed in self._pinned:
-            self._library.cudaHostUnregister(packed.data_ptr())
-        self._pinned.clear()
+        self._pinning.close()
 
 
 class PackedParameter(NamedTuple):

@@ -1,9 +1,10 @@
 """The causal video VAE: frames to latents, 8 x 8 pixels to one, and four frames to one after the first.
 
-The network is diffusers' AutoencoderKLCogVideoX, with two modules replaced by equivalent ones that need less time and
-memory (`spatial_norm.py`, `causal_conv.py`). How it is called is ours: the release encodes all frames in one call, and
-decodes in pairs of latent frames with the convolutions' last frames carried over. Group norms see the frames of one
-call, so the chunks are part of the result: diffusers' own `encode` and `decode` give a different one.
+The network is diffusers' AutoencoderKLCogVideoX, with some modules replaced by equivalent ones that need less time and
+memory (`causal_conv.py`, `norms.py`, `spatial_norm.py`, `resampling.py`). How it is called is ours: the release encodes
+all frames in one call, and decodes in pairs of latent frames with the convolutions' last frames carried over. Group
+norms see the frames of one call, so the chunks are part of the result: diffusers' own `encode` and `decode` give a
+different one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from ..errors import InputError, require
 from ..weights.parts import fill
 from ..weights.vae_names import LEVELS, in_diffusers_names
 from .causal_conv import replace_causal_convs
+from .memory_order import CHANNELS_LAST, is_channels_last
+from .norms import replace_group_norms
+from .resampling import replace_resampling
 from .spatial_norm import replace_spatial_norms
 
 LATENT_SCALE = 0.7  # the denoiser's latents are the VAE's times this
@@ -94,7 +98,7 @@ class VideoVae(nn.Module):
             )
         _require_finite(pixels, "frames to encode")
         moments, _ = self.autoencoder.encoder(self._placed(pixels))
-        return moments
+        return moments.contiguous()
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Frames ``b 3 t H W`` in -1..1 -> unscaled latent ``b c t' h w``: the posterior's mean, which is
@@ -144,13 +148,14 @@ class VideoVae(nn.Module):
             chunk, left = self.autoencoder.decoder(latent[:, :, start:stop], conv_cache=caches)
             caches = ReadOnce(left if stop < latent.shape[2] else {})
             del left
-            yield chunk[:, :, :frames]
+            yield chunk[:, :, :frames].contiguous()
             frames -= chunk.shape[2]
             del chunk
 
     def _placed(self, tensor: Tensor) -> Tensor:
         weight = self.autoencoder.decoder.conv_in.conv.weight
-        return tensor.to(device=weight.device, dtype=weight.dtype)
+        order = CHANNELS_LAST if is_channels_last(weight) else torch.contiguous_format
+        return tensor.to(device=weight.device, dtype=weight.dtype).contiguous(memory_format=order)
 
 
 class ReadOnce(dict):
@@ -189,6 +194,8 @@ def build_vae(config: VaeConfig, *, device: torch.device | str = "meta", dtype: 
         )
     replace_spatial_norms(autoencoder.decoder)
     replace_causal_convs(autoencoder)
+    replace_group_norms(autoencoder)
+    replace_resampling(autoencoder)
     return VideoVae(autoencoder).to(dtype=dtype).requires_grad_(False).eval()
 
 
@@ -219,11 +226,14 @@ def load_vae(
 
 
 def channels_last(vae: nn.Module) -> None:
-    """Stores 3D kernels in cuDNN's preferred memory format. Some versions (9.8 to 9.14) support 16-bit 3D convolutions
-    in no other, and torch's fallback without cuDNN is slow and needs gigabytes."""
+    """Stores kernels in cuDNN's preferred memory format, and has all activations follow (`memory_order.py`). Some
+    versions (9.8 to 9.14) support 16-bit 3D convolutions in no other, and torch's fallback without cuDNN is slow and
+    needs gigabytes."""
+    orders = {nn.Conv2d: torch.channels_last, nn.Conv3d: CHANNELS_LAST}
     for layer in vae.modules():
-        if isinstance(layer, nn.Conv3d):
-            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        for kind, order in orders.items():
+            if isinstance(layer, kind):
+                layer.weight.data = layer.weight.data.contiguous(memory_format=order)
 
 
 def _require_finite(values: Tensor, what: str) -> None:

@@ -7,7 +7,11 @@ convolution and a nearest-neighbour resize commute: here the latent is convolved
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+from .memory_order import is_channels_last
+from .norms import scale_and_shift
 
 NAMES = ("norm_layer", "conv_y", "conv_b")  # the submodules of diffusers' norm; the tensors keep their names
 
@@ -24,14 +28,32 @@ class SpatialNorm(nn.Module):
         self.norm_layer, self.conv_y, self.conv_b = norm_layer, conv_y, conv_b
 
     def forward(self, f: Tensor, zq: Tensor, conv_cache: dict | None = None) -> tuple[Tensor, dict]:
-        scale, shift, out = self.conv_y.conv(zq), self.conv_b.conv(zq), self.norm_layer(f)
+        scale, shift = self.conv_y.conv(zq), self.conv_b.conv(zq)
         frames = f.shape[2]
         first = 1 if frames > 1 and frames % 2 else 0
+        joined = is_channels_last(f)
+        if joined:  # the norm is a scale and a shift itself, and goes into the small tensors
+            own_scale, own_shift = scale_and_shift(self.norm_layer, f)
+            scale, shift, out = scale * own_scale, torch.addcmul(shift, scale, own_shift), torch.empty_like(f)
+        else:
+            out = self.norm_layer(f)
         for part in (slice(0, first), slice(first, frames)):
             if part.start < part.stop:
                 latents = slice(0, 1) if part.stop == first else slice(first, None)
-                _scale_and_shift_(out[:, :, part], scale[:, :, latents], shift[:, :, latents])
+                small = scale[:, :, latents], shift[:, :, latents]
+                if joined:
+                    _channels_last(f[:, :, part], *small, out[:, :, part])
+                else:
+                    _scale_and_shift_(out[:, :, part], *small)
         return out, {}
+
+
+def _channels_last(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """Scales and shifts ``b c f H W`` by float32 ``b c t h w``, nearest-neighbour, in one pass, rounded once."""
+    frames, rows, columns = (large // small for large, small in zip(x.shape[2:], scale.shape[2:], strict=True))
+    x, out = (y.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames)) for y in (x, out))
+    scale, shift = (y[:, :, :, None, :, None, :, None] for y in (scale, shift))
+    torch.addcmul(shift, x, scale, out=out)
 
 
 def _scale_and_shift_(x: Tensor, scale: Tensor, shift: Tensor) -> None:

@@ -112,13 +112,17 @@ def choose_dtypes(
     """What weights are kept in, and what to compute in where that is another (None: the same)."""
     device = management.get_torch_device()
     dtype = DTYPES[choice]
+    stored = max((t.dtype for t in tensors.values() if t.dtype in COMPUTE_DTYPES), key=_size, default=None)
+    supported = COMPUTE_DTYPES
+    if torch.float16 not in (dtype, stored) and management.should_use_bf16(device):
+        # A host that prefers fp16 (--fast) would copy all weights, and values beyond 65504 would be lost.
+        supported = [each for each in COMPUTE_DTYPES if each != torch.float16]
     if dtype is None:
-        stored = max((t.dtype for t in tensors.values() if t.dtype in COMPUTE_DTYPES), key=_size, default=None)
         parameters = sum(tensor.nelement() for tensor in tensors.values())
         dtype = management.unet_dtype(
-            model_params=parameters, supported_dtypes=COMPUTE_DTYPES, weight_dtype=None if quantised else stored
+            model_params=parameters, supported_dtypes=supported, weight_dtype=None if quantised else stored
         )
-    compute = management.unet_manual_cast(None if quantised else dtype, device, COMPUTE_DTYPES)
+    compute = management.unet_manual_cast(None if quantised else dtype, device, supported)
     if quantised:  # 0.8's layers with scales cast weights and not biases, so what has no scale is kept as computed
         dtype = compute = compute or dtype
     return dtype, compute

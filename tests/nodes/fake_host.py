@@ -527,6 +527,7 @@ def install(models_dir: str) -> None:
             text_encoder_offload_device=lambda: CPU,
             intermediate_device=lambda: CPU,
             vae_dtype=lambda device, allowed: torch.float32,
+            should_use_bf16=lambda device: False,
             unet_dtype=lambda model_params, supported_dtypes, weight_dtype: torch.float32,
             unet_manual_cast=lambda dtype, device, supported: None if dtype == torch.float32 else torch.float32,
             load_models_gpu=load_models_gpu,

@@ -233,3 +233,23 @@ def test_the_face_models_load(pack):
     pytest.importorskip("insightface")
     analyser = pack("nodes.loaders").Hallo3FaceAnalysisLoader().execute(TINY, "CPU")[0]
     assert isinstance(analyser.analyse(torch.zeros(3, 64, 64)), list)
+
+
+def test_automatic_weights_are_fp16_only_where_they_are_stored_so(pack, monkeypatch):
+    """Whatever the host prefers, as it does with --fast; what the user chooses is taken."""
+    memory = pack("nodes.host.memory")
+    fp16, bf16 = torch.float16, torch.bfloat16
+
+    def prefer_fp16(stored, supported):
+        return fp16 if fp16 in supported else stored
+
+    chosen = dict(
+        should_use_bf16=lambda device: True,
+        unet_dtype=lambda model_params, supported_dtypes, weight_dtype: prefer_fp16(weight_dtype, supported_dtypes),
+        unet_manual_cast=lambda dtype, device, supported: None if prefer_fp16(dtype, supported) == dtype else fp16,
+    )
+    for name, value in chosen.items():
+        monkeypatch.setattr(memory.management, name, value)
+    for stored, choice, expected in ((bf16, "auto", bf16), (fp16, "auto", fp16), (bf16, "fp16", fp16)):
+        found, compute = memory.choose_dtypes({"a.weight": torch.zeros(2, 2, dtype=stored)}, choice, quantised=False)
+        assert found == expected and compute is None

@@ -28,6 +28,7 @@ REVIEWED = {
         "text_encoder_device",
         "text_encoder_offload_device",
         "throw_exception_if_processing_interrupted",
+        "should_use_bf16",
         "unet_dtype",
         "unet_manual_cast",
         "unet_offload_device",
