@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
+
+LAUNCHER = Path(__file__).parents[1] / "hallo3.py"
 
 
 class InputError(ValueError):
@@ -25,6 +28,12 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
             raise  # the package is there but one of its own needs is not: its own words are the better message
         command = pip_command("install", package)
         raise InputError(f"{purpose} needs the package {package}. Run {command}, and start again.") from error
+
+
+def own_command(*arguments: str) -> str:
+    """The line that runs this project's command line in this Python, from whatever folder one is in."""
+    words = (sys.executable, str(LAUNCHER), *arguments)
+    return " ".join(f'"{word}"' if " " in word else word for word in words)
 
 
 def pip_command(verb: str, *packages: str) -> str:

@@ -5,27 +5,62 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..hallo3_core.errors import InputError
 from ..hallo3_core.inputs.audio import AudioFeatures, Wav2Vec, encode_audio
 from ..hallo3_core.inputs.recording import Recording
 from . import types
+from .words import counted
 
+LOAD = "Connect Load Audio."
+MOST_CHANNELS = 64  # more are samples
 ENCODE_BYTES = 400_000_000  # wav2vec2's convolutions at work on one piece of the sound
 SECOND_BYTES = 3_000_000  # what a second more of sound takes in its transformer
 
 
-def recording_of(audio: Mapping[str, Any] | None) -> Recording:
-    """AUDIO, ``1 channels samples`` and its rate, as the core takes it; nothing is resampled yet.
+def recording_of(audio: Any) -> Recording:
+    """AUDIO, ``1 channels samples`` and its rate, as the core takes it; nothing is resampled yet. What other nodes make
+    of it is taken where there is no doubt: numpy and lists, 16000.0, samples before channels, 16-bit numbers.
 
     Raises:
-        InputError: no sound, as of a silent video, or several recordings.
+        InputError: no sound, as of a silent video, several recordings, no rate, or something else.
     """
     if audio is None:
         raise InputError("audio: there is no sound, as in a video without a sound track. Connect Load Audio.")
-    waveform, rate = audio["waveform"], audio["sample_rate"]
+    if isinstance(audio, (list, tuple)) and len(audio) == 1:
+        (audio,) = audio
+    if not isinstance(audio, Mapping):
+        raise InputError(f"audio: a {type(audio).__name__}, expected AUDIO (waveform and sample_rate). {LOAD}")
+    for key in ("waveform", "sample_rate"):
+        if audio.get(key) is None:
+            raise InputError(f"audio: it has no {key}, only {', '.join(map(str, audio)) or 'nothing'}. {LOAD}")
+    return Recording(_waveform(audio["waveform"]), _rate(audio["sample_rate"]), "audio")
+
+
+def _waveform(given: Any) -> Tensor:
+    """``channels samples``"""
+    try:
+        waveform = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"audio: a waveform of {type(given).__name__}, expected a tensor of numbers. {LOAD}"
+        ) from error
     if waveform.ndim != 3 or waveform.shape[0] != 1:
         raise InputError(f"audio: shape {list(waveform.shape)}, expected [1, channels, samples]. Give one recording.")
-    return Recording(waveform[0], rate, "audio")
+    if waveform.dtype in (torch.int16, torch.int32):
+        waveform = waveform.float() / -float(torch.iinfo(waveform.dtype).min)
+    channels, samples = waveform.shape[1:]
+    return waveform[0].T if channels > MOST_CHANNELS and channels > samples else waveform[0]
+
+
+def _rate(given: Any) -> int:
+    try:
+        rate = float(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"audio: a sample_rate of {given!r}, expected a number such as 16000. {LOAD}") from error
+    return int(rate) if rate.is_integer() else rate  # what is no whole number is told with the others
 
 
 def audio_of(recording: Recording) -> dict[str, Any]:
@@ -49,7 +84,7 @@ def encode(recording: Recording, wav2vec: types.Network) -> AudioFeatures:
 def summary(features: AudioFeatures) -> str:
     """What was heard, for the user: a silent recording shows as 0%."""
     heard = f"{features.recording.seconds:.2f} s, loudest sample {features.recording.heard:.0%} of full scale"
-    return f"{heard}; frames: {features.frames}, clips: {features.clips}"
+    return f"{heard}: {counted(features.frames, 'frame')}, {counted(features.clips, 'clip')}"
 
 
 class Hallo3AudioEncode:
@@ -58,14 +93,14 @@ class Hallo3AudioEncode:
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
         "Turns a recording of any length, rate and number of channels into what the mouth follows. It hears the whole "
-        "recording at once; the film gets its length. Once per recording."
+        "recording at once; the video gets its length. Once per recording."
     )
     RETURN_TYPES = (types.AUDIO, "INT", "INT")
     RETURN_NAMES = ("audio", "frames", "clips")
     OUTPUT_TOOLTIPS = (
         "For Hallo3 Sample Clip and Hallo3 Long Video; holds the recording too.",
-        "Frames of the film: 25 a second.",
-        "Clips of the film, 47 new frames each: the last clip_index is one less.",
+        "Frames of the video: 25 a second.",
+        "Clips of the video, 47 new frames each: the last clip_index is one less.",
     )
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "voice", "speech", "wav2vec"]

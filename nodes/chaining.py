@@ -59,8 +59,8 @@ def append_clip(
         return new
     if film.shape[1:] != new.shape[1:]:
         raise InputError(
-            f"clip: {new.shape[2]}x{new.shape[1]}, but the film so far is {film.shape[2]}x{film.shape[1]}. Connect "
-            "reference for all clips or for none, and scale the finished film instead of its clips."
+            f"clip: {new.shape[2]}x{new.shape[1]}, but the video so far is {film.shape[2]}x{film.shape[1]}. Connect "
+            "reference for all clips or for none, and scale the finished video instead of its clips."
         )
     return torch.cat((film, new.to(film)))
 
@@ -109,7 +109,7 @@ class Hallo3ColorMatch:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Holds a clip's colour and contrast to the portrait's, between VAEDecode and Hallo3 Motion Frames, so that a "
-        "long film does not drift. Cheap beside sampling."
+        "long video does not drift. Cheap beside sampling."
     )
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("frames",)
@@ -124,7 +124,7 @@ class Hallo3ColorMatch:
             "min": 0.0,
             "max": 1.0,
             "step": 0.05,
-            "tooltip": "0 changes nothing, 1 holds each clip to the portrait; 0.5 is gentler and still keeps the film "
+            "tooltip": "0 changes nothing, 1 holds each clip to the portrait; 0.5 is gentler and still keeps the video "
             "within about one clip's drift. Lower it where the clip shows much that the portrait does not.",
         }
         return {
@@ -141,18 +141,18 @@ class Hallo3AppendClip:
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Adds the new frames of a clip to the film so far: the first 2 repeat the clip before and are left out, and "
-        "the last clip ends with the sound. The film stays in memory, 0.1 GB a second; Hallo3 Long Video does not."
+        "Adds the new frames of a clip to the video so far: the first 2 repeat the clip before and are left out, and "
+        "the last clip ends with the sound. The video stays in memory, 0.1 GB a second; Hallo3 Long Video does not."
     )
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("film",)
-    OUTPUT_TOOLTIPS = ("The film so far, 25 frames a second: for CreateVideo, or for the next clip's film.",)
+    OUTPUT_TOOLTIPS = ("The video so far, 25 frames a second: for CreateVideo, or for the next clip's film.",)
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "join", "concatenate", "long video"]
 
     @classmethod
     def INPUT_TYPES(cls):
-        film = {"tooltip": "The film so far, from this node for the clip before. Leave it open for clip 0."}
+        film = {"tooltip": "The video so far, from this node for the clip before. Leave it open for clip 0."}
         reference = {"tooltip": "Cuts off the black bars of a padded portrait. Connect it for all clips or for none."}
         return {
             "required": {"clip": CLIP, "audio": inputs.AUDIO, "clip_index": inputs.CLIP_INDEX},

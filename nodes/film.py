@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..hallo3_core.clips import FPS
 from . import inputs
 from .inputs import guidance_of, settings_of
+from .words import counted
 
 COLOR_HOLD = (
     "FLOAT",
@@ -12,7 +14,7 @@ COLOR_HOLD = (
         "min": 0.0,
         "max": 1.0,
         "step": 0.05,
-        "tooltip": "Holds each clip's colour and contrast to the portrait's, so that a long film does not drift: 0 is "
+        "tooltip": "Holds each clip's colour and contrast to the portrait's, so that a long video does not drift: 0 is "
         "off, 0.5 gentle, 1 all the way. Cheap beside sampling.",
     },
 )
@@ -21,7 +23,7 @@ RESUME_KEY = (
     "STRING",
     {
         "default": "",
-        "tooltip": "A name for this film. With one, finished clips are kept in output/hallo3_resume until the film is "
+        "tooltip": "A name for this video. With one, finished clips are kept in output/hallo3_resume until the video is "
         "whole, and after Cancel or a crash the next run goes on with them. Empty: off.",
     },
 )
@@ -32,13 +34,13 @@ class Hallo3LongVideo:
 
     CATEGORY = "Hallo3/sampling"
     DESCRIPTION = (
-        "Makes the whole film: samples clip after clip, each from the end of the one before, and writes it with its "
-        "sound to a file in the temp folder, so memory does not grow with its length. It costs steps x evaluations a "
+        "Makes the whole video: samples clip after clip, each from the end of the one before, and writes it with its "
+        "sound to a file in the temp folder, so memory does not grow with its length. It costs steps x model calls a "
         "clip, a clip for each 1.88 seconds. Save it with Save Video; Get Video Components gives the frames."
     )
     RETURN_TYPES = ("VIDEO",)
     RETURN_NAMES = ("film",)
-    OUTPUT_TOOLTIPS = ("The film with its sound, 25 frames a second, H.264. It is temporary: save it.",)
+    OUTPUT_TOOLTIPS = ("The video with its sound, 25 frames a second, H.264. It is temporary: save it.",)
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "talking head", "lip sync", "audio to video", "portrait animation"]
 
@@ -55,6 +57,12 @@ class Hallo3LongVideo:
             "optional": {"color_hold": COLOR_HOLD, **inputs.GUIDED_PART, "resume_key": RESUME_KEY},
             "hidden": {"node_id": "UNIQUE_ID"},
         }
+
+    @classmethod
+    def IS_CHANGED(cls, node_id=None, **widgets):
+        from .host import videos
+
+        return videos.losses(node_id)
 
     def execute(
         self,
@@ -76,15 +84,17 @@ class Hallo3LongVideo:
         resume_key="",
         node_id=None,
     ):
-        from .host import film, progress, sampling
+        from .host import film, progress, sampling, videos
 
         guidance = guidance_of(audio_cfg, text_cfg, reference_cfg, guidance_start, guidance_stop)
         settings = settings_of(steps, sampler, guidance)
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
-        bar = progress.StepBar(clips, audio.clips, node_id)
+        bar = progress.StepBar(clips, audio.clips, node_id, decodes=True)
         path = film.write_film(clips, color_hold, bar, resume_key)
-        progress.show_text(f"{audio.frames} frames, {audio.clips} clips: each {sampling.cost(settings)}", node_id)
-        return (film.video_of(path),)
+        _, _, height, width = reference.framing.keep
+        made = f"{audio.frames / FPS:.2f} s, {counted(audio.frames, 'frame')} of {width}x{height}"
+        progress.show_text(f"{made}, {counted(audio.clips, 'clip')}: {sampling.cost(settings, audio.clips)}", node_id)
+        return (videos.video_of(path, node_id),)
 
 
 NODES = {"Hallo3LongVideo": (Hallo3LongVideo, "Hallo3 Long Video")}

@@ -15,6 +15,7 @@ from ..hallo3_core.sampling.guidance import LARGEST_SCALE, Guidance, Scales, bra
 from . import inputs
 from .images import image_of
 from .inputs import settings_of
+from .words import counted
 
 MAX_CELLS = 36
 MAX_FRAMES = 4  # shown of a cell
@@ -114,7 +115,7 @@ class Hallo3GuidanceGrid:
 
     @classmethod
     def INPUT_TYPES(cls):
-        steps = "Steps a cell: 12 show what a scale does; the film itself wants more."
+        steps = "Steps a cell: 12 show what a scale does; the video itself wants more."
         frames = "Frames of the clip to show, 0 to 48, side by side: at most 4, with commas between."
         return {
             "required": {
@@ -160,10 +161,10 @@ class Hallo3GuidanceGrid:
         hardest = max(cells, key=lambda scales: scales.reference != 1)  # it needs what the others need, and the null
         settings = settings_of(steps, sampler, Guidance(hardest))
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
-        bar = grid.CellBar(clips, len(cells), node_id)
-        found = list(grid.sample_cells(clips, clip_index, motion, cells, shown, bar.callback()))
-        evaluations = steps * sum(len(branch_weights(scales)) for scales in cells)
-        progress.show_text(f"{len(cells)} cells, {evaluations} evaluations", node_id)
+        bar = grid.CellBar(clips, len(cells), node_id, decodes=True)
+        found = list(grid.sample_cells(clips, clip_index, motion, cells, shown, bar))
+        calls = steps * sum(len(branch_weights(scales)) for scales in cells)
+        progress.show_text(f"{counted(len(cells), 'cell')}, {counted(calls, 'model call')}", node_id)
         return (image_of(sheets(found, *lists)),)
 
 

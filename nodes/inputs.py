@@ -14,7 +14,7 @@ MODEL = (
 )
 TEXT = (
     "CONDITIONING",
-    {"tooltip": "What the clip shows, from CLIPTextEncode. One sentence is enough; 225 tokens are read."},
+    {"tooltip": "What the clip shows, from CLIPTextEncode. One sentence is enough: 225 tokens are read."},
 )
 VAE = ("VAE", {"tooltip": "CogVideoX's VAE: Hallo3 VAE Loader decodes as the original; core's loader works too."})
 AUDIO = (types.AUDIO, {"tooltip": "The whole recording's features, from Hallo3 Audio Encode."})
@@ -30,7 +30,7 @@ CLIP_INDEX = (
         "default": 0,
         "min": 0,
         "max": 100000,
-        "tooltip": "Which clip of the film, from 0: it picks the sound. 1.88 s each.",
+        "tooltip": "Which clip of the video, from 0: it picks the sound. 1.88 s each.",
     },
 )
 SEED = (
@@ -40,7 +40,7 @@ SEED = (
         "min": 0,
         "max": MAX_SEED,
         "control_after_generate": True,
-        "tooltip": "The same seed and settings give the same film, here and on the command line.",
+        "tooltip": "The same seed and settings give the same video, here and on the command line.",
     },
 )
 STEPS = (
@@ -76,17 +76,17 @@ def _scale(default: float, what: str, cost: str) -> tuple[str, dict]:
 AUDIO_CFG = _scale(
     3.5,
     "How closely mouth and head follow the sound: 1 is plain, 3.5 as the original, beyond 6 it exaggerates.",
-    "Equal to text_cfg, with reference_cfg 1, a step costs 2 evaluations.",
+    "Equal to text_cfg, with reference_cfg 1, a step costs 2 model calls.",
 )
 TEXT_CFG = _scale(
     3.5,
-    "How closely the clip follows the sentence: 1 is plain, 3.5 as the original.",
-    "Another value than audio_cfg costs one evaluation a step more.",
+    "How closely the clip follows the prompt: 1 is plain, 3.5 as the original.",
+    "Another value than audio_cfg costs one model call a step more.",
 )
 REFERENCE_CFG = _scale(
     1.0,
     "How closely the person follows the portrait: 1 as the original; 1.2 to 2 holds the likeness harder.",
-    "Another value than 1 costs one evaluation a step more, unless it equals audio_cfg.",
+    "Another value than 1 costs one model call a step more, unless it equals audio_cfg.",
 )
 GUIDANCE_START = (
     "FLOAT",
@@ -96,7 +96,7 @@ GUIDANCE_START = (
         "max": 1.0,
         "step": 0.05,
         "advanced": True,
-        "tooltip": "Share of the steps after which guidance begins. Steps without it cost 1 evaluation.",
+        "tooltip": "Share of the steps after which guidance begins. Steps without it cost 1 model call.",
     },
 )
 GUIDANCE_STOP = (

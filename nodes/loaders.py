@@ -2,67 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..hallo3_core.inputs.face import PROVIDERS, load_face_analyser
 from ..hallo3_core.release.layout import FACE_FOLDER, TEXT_FOLDER, WAV2VEC_FOLDER
+from ..hallo3_core.weights import names
+from ..hallo3_core.weights.kinds import FACE_DETECTOR, LORA, WAV2VEC
+from ..hallo3_core.weights.parts import TEXT, VAE
 from . import types
+
+if TYPE_CHECKING:
+    from .host.sources import Source
 
 CATEGORY = "Hallo3/loaders"
 ALIASES = ["hallo", "load"]
-WEIGHT_DTYPE = (
-    ["auto", "bf16", "fp16", "fp8"],
-    {
-        "default": "auto",
-        "tooltip": "auto keeps what the file and the device suggest; fp8 halves the memory of the large matrices for a "
-        "small loss. Changing it loads the file again.",
-    },
+AUTO = "auto: the release in models/hallo3, else the first that fits."
+DTYPES = ["auto", "bf16", "fp16", "fp8"]
+DTYPE_TOOLTIP = (
+    "auto keeps what the file and the device suggest; fp8 halves the memory of the large matrices for a small loss. "
+    "Changing it loads the file again."
+)
+FP8_MATMUL_TOOLTIP = (
+    "fp8 matmul also multiplies in fp8, on GPUs that can (NVIDIA since Ada): faster, with a larger loss."
+)
+WEIGHT_DTYPE = (DTYPES, {"default": "auto", "tooltip": DTYPE_TOOLTIP})
+DENOISER_DTYPE = (
+    [*DTYPES, "fp8 matmul"],
+    {"default": "auto", "tooltip": f"{DTYPE_TOOLTIP} {FP8_MATMUL_TOOLTIP}"},
 )
 
 
-def _dropdown(found: dict[str, Path], tooltip: str) -> tuple[list[str], dict]:
+def _source(what: str) -> Source:
+    """The files of a loader, by what it loads."""
     from .host import files
+    from .host.sources import Source
 
-    return (files.names(found), {"tooltip": tooltip})
+    def transformers() -> dict[str, Path]:
+        return files.tensor_files("diffusion_models", "checkpoints") | files.releases()
 
+    def vaes() -> dict[str, Path]:
+        return files.tensor_files("vae") | files.releases()
 
-def _engine_files() -> dict[str, Path]:
-    from .host import files
+    def inside(folder: str, kind: str) -> dict[str, Path]:
+        within = {name: path / folder for name, path in files.releases().items() if (path / folder).is_dir()}
+        return files.tensor_files(kind) | files.folders_with("config.json", kind) | within
 
-    return files.tensor_files("diffusion_models", "checkpoints") | files.releases()
+    def faces() -> dict[str, Path]:
+        within = {name: path / FACE_FOLDER for name, path in files.releases().items()}
+        return files.face_folders() | {name: path for name, path in within.items() if path.is_dir()}
 
-
-def _vae_files() -> dict[str, Path]:
-    from .host import files
-
-    return files.tensor_files("vae") | files.releases()
-
-
-def _text_files() -> dict[str, Path]:
-    from .host import files
-
-    inside = _inside_releases(TEXT_FOLDER)
-    return files.tensor_files("text_encoders") | files.folders_with("config.json", "text_encoders") | inside
-
-
-def _wav2vec_files() -> dict[str, Path]:
-    from .host import files
-
-    inside = _inside_releases(WAV2VEC_FOLDER)
-    return files.tensor_files("audio_encoders") | files.folders_with("config.json", "audio_encoders") | inside
+    sources = {
+        "denoiser": ("models/diffusion_models", names.DENOISER, transformers),
+        "reference network": ("models/diffusion_models", names.REFERENCE_NET, transformers),
+        "LoRA": ("models/loras", LORA, lambda: files.tensor_files("loras"), False),
+        "VAE": ("models/vae", VAE, vaes),
+        "text encoder": ("models/text_encoders", TEXT, lambda: inside(TEXT_FOLDER, "text_encoders")),
+        "wav2vec2": ("models/audio_encoders", WAV2VEC, lambda: inside(WAV2VEC_FOLDER, "audio_encoders")),
+        "face models": ("models/insightface/models", FACE_DETECTOR, faces),
+    }
+    return Source(what, *sources[what])
 
 
-def _face_folders() -> dict[str, Path]:
-    from .host import files
-
-    return files.face_folders() | _inside_releases(FACE_FOLDER)
-
-
-def _inside_releases(folder: str) -> dict[str, Path]:
-    """What lies in a release's subfolder, by the release's name."""
-    from .host import files
-
-    return {name: path / folder for name, path in files.releases().items() if (path / folder).is_dir()}
+def _dropdown(what: str, tooltip: str) -> tuple[Sequence[str], dict]:
+    return (_source(what).offered(), {"tooltip": tooltip})
 
 
 class Hallo3ModelLoader:
@@ -82,13 +86,16 @@ class Hallo3ModelLoader:
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "A release in models/hallo3, its file mp_rank_00_model_states.pt, or hallo3_denoiser.safetensors."
-        return {"required": {"denoiser": _dropdown(_engine_files(), tooltip), "weight_dtype": WEIGHT_DTYPE}}
+        return {"required": {"denoiser": _dropdown("denoiser", f"{tooltip} {AUTO}"), "weight_dtype": DENOISER_DTYPE}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, denoiser):
+        return True  # a file that is not there is told by `execute`, in words
 
     def execute(self, denoiser, weight_dtype):
-        from .host import files, model
+        from .host import model
 
-        path = files.find(denoiser, _engine_files(), "denoiser", "models/diffusion_models")
-        return (model.load_model(str(path), weight_dtype),)
+        return (model.load_model(str(_source("denoiser").find(denoiser)), weight_dtype),)
 
 
 class Hallo3ReferenceNetLoader:
@@ -105,13 +112,17 @@ class Hallo3ReferenceNetLoader:
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release or file that the denoiser comes from, or hallo3_reference_net.safetensors."
-        return {"required": {"reference_net": _dropdown(_engine_files(), tooltip), "weight_dtype": WEIGHT_DTYPE}}
+        net = _dropdown("reference network", f"{tooltip} {AUTO}")
+        return {"required": {"reference_net": net, "weight_dtype": WEIGHT_DTYPE}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, reference_net):
+        return True  # a file that is not there is told by `execute`, in words
 
     def execute(self, reference_net, weight_dtype):
-        from .host import files, networks
+        from .host import networks
 
-        path = files.find(reference_net, _engine_files(), "reference network", "models/diffusion_models")
-        return (networks.load_reference_net(path, weight_dtype),)
+        return (networks.load_reference_net(_source("reference network").find(reference_net), weight_dtype),)
 
 
 class Hallo3LoraLoader:
@@ -131,22 +142,24 @@ class Hallo3LoraLoader:
     @classmethod
     def INPUT_TYPES(cls):
         from . import inputs
-        from .host import files
 
         strength = {"default": 1.0, "min": -4.0, "max": 4.0, "step": 0.05, "tooltip": "1 as trained, 0 without it."}
         return {
             "required": {
                 "model": inputs.MODEL,
-                "lora": _dropdown(files.tensor_files("loras"), "A file in models/loras."),
+                "lora": _dropdown("LoRA", "A file in models/loras."),
                 "strength": ("FLOAT", strength),
             }
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, lora):
+        return True  # a file that is not there is told by `execute`, in words
+
     def execute(self, model, lora, strength):
-        from .host import files
         from .host.lora import with_lora
 
-        return (with_lora(model, files.find(lora, files.tensor_files("loras"), "LoRA", "models/loras"), strength),)
+        return (with_lora(model, _source("LoRA").find(lora), strength),)
 
 
 class Hallo3VAELoader:
@@ -166,12 +179,16 @@ class Hallo3VAELoader:
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "A release in models/hallo3, or a CogVideoX VAE in models/vae."
-        return {"required": {"vae_name": _dropdown(_vae_files(), tooltip)}}
+        return {"required": {"vae_name": _dropdown("VAE", f"{tooltip} {AUTO}")}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, vae_name):
+        return True  # a file that is not there is told by `execute`, in words
 
     def execute(self, vae_name):
-        from .host import files, vae
+        from .host import vae
 
-        return (vae.load_host_vae(files.find(vae_name, _vae_files(), "VAE", "models/vae")),)
+        return (vae.load_host_vae(_source("VAE").find(vae_name)),)
 
 
 class Hallo3TextEncoderLoader:
@@ -184,19 +201,23 @@ class Hallo3TextEncoderLoader:
     )
     RETURN_TYPES = ("CLIP",)
     RETURN_NAMES = ("clip",)
-    OUTPUT_TOOLTIPS = ("For CLIPTextEncode. Prompts beyond 225 tokens are cut, with a warning in the log.",)
+    OUTPUT_TOOLTIPS = ("For CLIPTextEncode. Prompts beyond 225 tokens are cut, and CLIPTextEncode says so.",)
     FUNCTION = "execute"
     SEARCH_ALIASES = [*ALIASES, "t5", "clip"]
 
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release's T5 folder, another T5 v1.1 folder, or a file such as t5xxl_fp16.safetensors."
-        return {"required": {"text_encoder": _dropdown(_text_files(), tooltip)}}
+        return {"required": {"text_encoder": _dropdown("text encoder", f"{tooltip} {AUTO}")}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, text_encoder):
+        return True  # a file that is not there is told by `execute`, in words
 
     def execute(self, text_encoder):
-        from .host import clip, files
+        from .host import clip
 
-        return (clip.load_clip(files.find(text_encoder, _text_files(), "text encoder", "models/text_encoders")),)
+        return (clip.load_clip(_source("text encoder").find(text_encoder)),)
 
 
 class Hallo3Wav2VecLoader:
@@ -213,13 +234,16 @@ class Hallo3Wav2VecLoader:
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release, or a folder with config.json in models/audio_encoders."
-        return {"required": {"wav2vec": _dropdown(_wav2vec_files(), tooltip)}}
+        return {"required": {"wav2vec": _dropdown("wav2vec2", f"{tooltip} {AUTO}")}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, wav2vec):
+        return True  # a file that is not there is told by `execute`, in words
 
     def execute(self, wav2vec):
-        from .host import files, networks
+        from .host import networks
 
-        path = files.find(wav2vec, _wav2vec_files(), "wav2vec2", "models/audio_encoders")
-        return (networks.load_wav2vec_network(path),)
+        return (networks.load_wav2vec_network(_source("wav2vec2").find(wav2vec)),)
 
 
 class Hallo3FaceAnalysisLoader:
@@ -236,16 +260,23 @@ class Hallo3FaceAnalysisLoader:
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release, or a pack in models/insightface/models. Hallo3 was trained with glintr100.onnx."
-        provider = {"default": "CPU", "tooltip": "Where to run it; the face is looked for once a film, so CPU is fine."}
+        provider = {
+            "default": "CPU",
+            "tooltip": "Where to run it; the face is looked for once a video, so CPU is fine.",
+        }
         return {
-            "required": {"face_analysis": _dropdown(_face_folders(), tooltip), "provider": (list(PROVIDERS), provider)}
+            "required": {
+                "face_analysis": _dropdown("face models", f"{tooltip} {AUTO}"),
+                "provider": (list(PROVIDERS), provider),
+            }
         }
 
-    def execute(self, face_analysis, provider):
-        from .host import files
+    @classmethod
+    def VALIDATE_INPUTS(cls, face_analysis):
+        return True  # a file that is not there is told by `execute`, in words
 
-        folder = files.find(face_analysis, _face_folders(), "face models", "models/insightface/models")
-        return (load_face_analyser(folder, provider),)
+    def execute(self, face_analysis, provider):
+        return (load_face_analyser(_source("face models").find(face_analysis), provider),)
 
 
 NODES = {

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor
 
-from ..hallo3_core.inputs.image import GRID, LARGEST_SIDE, MODES, plan_framing
+from ..hallo3_core.inputs.image import GRID, LARGEST_SIDE, MODES, Framing, plan_framing
 from ..hallo3_core.inputs.portrait import Portrait, prepare_portrait
 from . import inputs, types
 from .images import face_mask_of, image_of, portrait_of
 
+log = logging.getLogger(__name__)
 
-def make_reference(
-    image: Tensor, mask: Tensor, vae: Any, reference_net: types.Network, height: int, width: int, mode: str
-) -> Portrait:
+
+def make_reference(image: Tensor, mask: Tensor, vae: Any, reference_net: types.Network, plan: Framing) -> Portrait:
     """An IMAGE and its face MASK to what sampling needs of them, on the CPU, the bank of the null included.
 
     Raises:
-        InputError: picture, mask, size, framing or VAE that cannot serve, all told before the networks run.
+        InputError: picture, mask or VAE that cannot serve, all told before the networks run.
     """
     from .host.networks import run_reference_net
     from .host.vae import CoreVae
 
-    picture = portrait_of(image)
-    rows, columns = picture.shape[-2:]
     return prepare_portrait(
-        picture,
-        face_mask_of(mask, rows, columns),
-        plan_framing(rows, columns, height, width, mode),
+        portrait_of(image),
+        face_mask_of(mask, *plan.image),
+        plan,
         CoreVae(vae),
         lambda latent: run_reference_net(reference_net, latent),
         with_null=True,
     )
+
+
+def framing_of(image: Tensor, height: int, width: int, mode: str, reference_net: types.Network) -> Framing:
+    """How the portrait becomes the video's frame; a size that the model was not trained on gets a warning.
+
+    Raises:
+        InputError: a picture, size or framing that cannot serve.
+    """
+    plan = plan_framing(*portrait_of(image).shape[-2:], height, width, mode)
+    grid = reference_net.module.config.grid
+    trained = (grid.rows * GRID, grid.columns * GRID)
+    if plan.size != trained:
+        log.warning(
+            "%dx%d: the model was trained on %dx%d alone; other sizes work, with weaker results",
+            width,
+            height,
+            *trained[::-1],
+        )
+    return plan
 
 
 def framed_image(portrait: Portrait) -> Tensor:
@@ -40,19 +58,30 @@ def framed_image(portrait: Portrait) -> Tensor:
     return image_of(((portrait.pixels + 1) / 2).clamp(0, 1))
 
 
+def summary(plan: Framing) -> str:
+    """The size of the video to come, for the user: without the bars of a padded portrait."""
+    (rows, columns), (_, _, height, width) = plan.size, plan.keep
+    if plan.size == (height, width):
+        return f"the video will be {width}x{height}"
+    return (
+        f"the video will be {width}x{height}: the portrait is padded to {columns}x{rows}, and the bars are cut off. "
+        "framing crop fills the frame"
+    )
+
+
 class Hallo3Reference:
     """Who the film shows."""
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
-        "Frames the portrait as the film and runs the reference network on its face, once per portrait: sampling "
+        "Frames the portrait as the video and runs the reference network on its face, once per portrait: sampling "
         "again with another prompt, seed or scale does not repeat it."
     )
     RETURN_TYPES = (types.REFERENCE, "IMAGE")
     RETURN_NAMES = ("reference", "framed")
     OUTPUT_TOOLTIPS = (
         "For sampling: the framed portrait and its reference features.",
-        "The portrait at the film's size, as the film begins; black bars are cut off the finished film.",
+        "The portrait at the video's size, as the video begins; black bars are cut off the finished video.",
     )
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "portrait", "identity"]
@@ -67,7 +96,8 @@ class Hallo3Reference:
         advice = "Time and memory grow with the area, faster than it. The model was trained on 720x480 alone."
         framing = {
             "default": MODES[0],
-            "tooltip": "crop fills the frame, pad shows all of the portrait; auto pads square ones, as the original.",
+            "tooltip": "crop fills the frame, pad shows all of the portrait, and the bars are cut off the video; auto pads "
+            "square ones, as the original: in 720x480 they make a video of 480x480.",
         }
         return {
             "required": {
@@ -75,14 +105,19 @@ class Hallo3Reference:
                 "mask": ("MASK", {"tooltip": mask}),
                 "vae": inputs.VAE,
                 "reference_net": (types.REFERENCE_NET, {"tooltip": "From Hallo3 Reference Net Loader."}),
-                "width": ("INT", {**size, "default": 720, "tooltip": f"Of the film, in pixels. {advice}"}),
-                "height": ("INT", {**size, "default": 480, "tooltip": f"Of the film, in pixels. {advice}"}),
+                "width": ("INT", {**size, "default": 720, "tooltip": f"Of the video, in pixels. {advice}"}),
+                "height": ("INT", {**size, "default": 480, "tooltip": f"Of the video, in pixels. {advice}"}),
                 "framing": (list(MODES), framing),
-            }
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
         }
 
-    def execute(self, image, mask, vae, reference_net, width, height, framing):
-        portrait = make_reference(image, mask, vae, reference_net, height, width, framing)
+    def execute(self, image, mask, vae, reference_net, width, height, framing, node_id=None):
+        from .host import progress
+
+        plan = framing_of(image, height, width, framing, reference_net)
+        progress.show_text(summary(plan), node_id)
+        portrait = make_reference(image, mask, vae, reference_net, plan)
         return (portrait, framed_image(portrait).to(image.device))
 
 

@@ -10,31 +10,36 @@ from .images import image_of
 
 
 class Hallo3SampleInputs:
-    """A drawn portrait and synthesised speech."""
+    """A portrait and a recording: one's own, or the project's."""
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
-        "Gives a drawn portrait and 3.58 s of synthesised speech, and puts both into ComfyUI's input folder, as "
-        "hallo3_portrait.jpg and hallo3_speech.flac, where the example workflows look for them. Files that are there "
-        "stay as they are."
+        "Hands on your portrait and your recording. What is not connected, or comes from a bypassed node, is replaced "
+        "by a sample: a drawn portrait and 3.58 s of synthesised speech, which it also puts into ComfyUI's input "
+        "folder as hallo3_portrait.jpg and hallo3_speech.flac. Files that are there stay as they are."
     )
     RETURN_TYPES = ("IMAGE", "AUDIO")
     RETURN_NAMES = ("image", "audio")
-    OUTPUT_TOOLTIPS = ("The portrait, 480x480: instead of LoadImage.", "The recording: instead of LoadAudio.")
+    OUTPUT_TOOLTIPS = ("The portrait; the sample is 480x480.", "The recording.")
     FUNCTION = "execute"
     OUTPUT_NODE = True
     SEARCH_ALIASES = ["hallo", "example", "demo", "test image"]
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {}}
+        image = {"tooltip": "Your portrait, from Load Image. Leave it open, or bypass that node, for the sample."}
+        audio = {"tooltip": "Your recording, from Load Audio. Leave it open, or bypass that node, for the sample."}
+        return {"required": {}, "optional": {"image": ("IMAGE", image), "audio": ("AUDIO", audio)}}
 
-    def execute(self):
+    def execute(self, image=None, audio=None):
         from .host import samples
 
+        if image is not None and audio is not None:
+            return {"ui": {"images": []}, "result": (image, audio)}
         portrait, speech = copy_samples(samples.input_folder())
-        outputs = (image_of(read_image(portrait)[None]), audio_of(read_recording(speech)))
-        return {"ui": samples.shown(portrait), "result": outputs}
+        shown = samples.shown(portrait) if image is None else {"images": []}
+        own = image_of(read_image(portrait)[None]) if image is None else image
+        return {"ui": shown, "result": (own, audio_of(read_recording(speech)) if audio is None else audio)}
 
 
 NODES = {"Hallo3SampleInputs": (Hallo3SampleInputs, "Hallo3 Sample Inputs")}

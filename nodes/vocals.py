@@ -15,6 +15,7 @@ from ..hallo3_core.errors import InputError, require
 from ..hallo3_core.inputs.mixing import mixed, stereo_weights
 from ..hallo3_core.inputs.recording import Recording, check_recording, read_recording
 from .audio import audio_of, recording_of
+from .loaders import AUTO
 
 FULL_SCALE = 32767  # of 16-bit sound
 STEMS = {"Vocals": "vocals", "Instrumental": "rest"}  # the library's names of the two parts, and those of our files
@@ -90,28 +91,30 @@ class Hallo3SeparateVocals:
     )
     RETURN_TYPES = ("AUDIO", "AUDIO")
     RETURN_NAMES = ("vocals", "rest")
-    OUTPUT_TOOLTIPS = ("The voice alone: for Hallo3 Audio Encode.", "What is left: to be mixed back into the film.")
+    OUTPUT_TOOLTIPS = ("The voice alone: for Hallo3 Audio Encode.", "What is left: to be mixed back into the video.")
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "voice", "stem separation", "remove music", "uvr", "mdx"]
 
     @classmethod
     def INPUT_TYPES(cls):
-        from .host import files, vocals
+        from .host import vocals
 
         model = "Kim_Vocal_2.onnx from the release's audio_separator folder, with the lists that lie beside it."
         return {
             "required": {
                 "audio": ("AUDIO", {"tooltip": "A voice with music or noise, at any rate."}),
-                "model": (files.names(vocals.separators()), {"tooltip": model}),
+                "model": (vocals.SOURCE.offered(), {"tooltip": f"{model} {AUTO}"}),
             }
         }
 
-    def execute(self, audio, model):
-        from .host import files, vocals
+    @classmethod
+    def VALIDATE_INPUTS(cls, model):
+        return True  # a file that is not there is told by `execute`, in words
 
-        recording = recording_of(audio)
-        path = files.find(model, vocals.separators(), "vocal separation model", "models/audio_separator")
-        voice, rest = split_voice(recording, path)
+    def execute(self, audio, model):
+        from .host import vocals
+
+        voice, rest = split_voice(recording_of(audio), vocals.SOURCE.find(model))
         return (audio_of(voice), audio_of(rest))
 
 

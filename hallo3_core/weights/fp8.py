@@ -27,8 +27,8 @@ FLOAT8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FLOAT8).max  # 448
 SCALE, MARK = "weight_scale", "comfy_quant"
 
-# ComfyUI may use fp8 matmuls, which round the activations too; "full precision" asks it not to.
-_FORMAT = json.dumps({"format": "float8_e4m3fn", "full_precision_matrix_mult": True})
+_FORMAT = {"format": "float8_e4m3fn"}
+_EXACT = {"full_precision_matrix_mult": True}  # ComfyUI may use fp8 matmuls, which round the activations too: not here
 _LAYERS = re.compile(
     r"blocks\.\d+\.(self_attention\.(qkv|out)|(face|audio)_attention\.(query|key_value|out)|mlp\.(up|down))\.weight"
 )
@@ -39,9 +39,12 @@ def is_rounded(name: str) -> bool:
     return _LAYERS.fullmatch(name) is not None
 
 
-def mark() -> Tensor:
-    """The value of `<layer>.comfy_quant`: uint8, padded with spaces so that the next tensor in a file is aligned."""
-    text = _FORMAT.encode()
+def mark(*, matmul: bool = False) -> Tensor:
+    """The value of `<layer>.comfy_quant`: uint8, padded with spaces so that the next tensor in a file is aligned.
+
+    matmul: let ComfyUI use fp8 matmuls, which round the activations too.
+    """
+    text = json.dumps(_FORMAT if matmul else _FORMAT | _EXACT).encode()
     return torch.tensor(list(text + b" " * (-len(text) % 8)), dtype=torch.uint8)
 
 

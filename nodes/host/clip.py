@@ -19,6 +19,7 @@ from ...hallo3_core.inputs.text import TEXT_TOKENS, Tokenizer, is_encoders, read
 from ...hallo3_core.release.detect import expect
 from ...hallo3_core.weights.parts import TEXT
 from ...hallo3_core.weights.reading import read_tensors
+from .messages import speaking
 
 KEY = "t5xxl"  # how the host calls this family, whatever its size
 SIZES = ("d_ff", "d_kv", "d_model", "num_heads", "num_layers", "vocab_size")
@@ -46,7 +47,8 @@ class TextTokens:
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list]:
-        tokens = self.tokenizer.tokens(text, TEXT_TOKENS)
+        with speaking():  # core's node runs this: an empty or over-long prompt stands on it
+            tokens = self.tokenizer.tokens(text, TEXT_TOKENS)
         return {KEY: [[(token, 1.0, 0) if return_word_ids else (token, 1.0) for token in tokens]]}
 
     def state_dict(self) -> dict:

@@ -24,6 +24,7 @@ from ...hallo3_core.pipeline.conditions import (
     film_conditions,
 )
 from ...hallo3_core.sampling.guidance import EVERYTHING, Branch
+from .attention import RunAttention
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ class HostClip:
     """A clip's conditions as the host carries them; batches of branches are put together once, not every step."""
 
     conditions: ClipConditions
+    attention: RunAttention
     step: int | None = None  # the one that is computed; the guider keeps it
     _batches: dict[tuple[Branch, ...], Conditions] = field(default_factory=dict)
     _elsewhere: dict[torch.device, HostClip] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class HostClip:
         if device == self.conditions.film.layout.video.device:
             return self
         if device not in self._elsewhere:
-            self._elsewhere[device] = HostClip(moved(self.conditions, device))
+            self._elsewhere[device] = HostClip(moved(self.conditions, device), self.attention)
         return self._elsewhere[device]
 
 
@@ -135,7 +137,7 @@ def prepare_film(
 
 def prepare_clip(denoiser: Denoiser, inputs: ClipInputs, film: FilmConditions) -> HostClip:
     """Everything that the steps of a clip share."""
-    return HostClip(clip_conditions(denoiser, film, inputs.audio.given))
+    return HostClip(clip_conditions(denoiser, film, inputs.audio.given), RunAttention(denoiser.config.layers))
 
 
 def prepare_text(
@@ -148,7 +150,8 @@ def prepare_text(
     """
     check_text(text, denoiser)
     layout = denoiser.layout(_grid(denoiser, shape), dtype, device)
-    return HostClip(ClipConditions(FilmConditions(layout, WithNull(denoiser.embed_text(text.to(device, dtype)), None))))
+    texts = WithNull(denoiser.embed_text(text.to(device, dtype)), None)
+    return HostClip(ClipConditions(FilmConditions(layout, texts)), RunAttention(denoiser.config.layers))
 
 
 class BranchCond(comfy.conds.CONDRegular):

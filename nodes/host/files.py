@@ -8,17 +8,17 @@ own: its files are offered as `hallo3/<file>`, and a release in it (the official
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
 
-from ...hallo3_core.errors import InputError
 from ...hallo3_core.release.layout import CONVERTED_FILES, TRANSFORMER_FOLDER
 
 OWN_KIND = "hallo3"
 TENSOR_FILES = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
-NOTHING = "none found"  # an empty dropdown would be refused without a word of why
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")  # a piece of a model, which its folder offers as a whole
 
 
 def register_folder() -> None:
@@ -31,12 +31,12 @@ def tensor_files(*kinds: str) -> dict[str, Path]:
     found = {}
     for kind in kinds:
         for name in folder_paths.get_filename_list(kind):
-            if name.lower().endswith(TENSOR_FILES) and (path := folder_paths.get_full_path(kind, name)):
+            if _is_weights(name) and (path := folder_paths.get_full_path(kind, name)):
                 found.setdefault(name, Path(path))
     for root in _roots():
         inside = [folder for _, folder in _releases(root) if (folder / TRANSFORMER_FOLDER).is_dir()]
         for path in sorted(root.rglob("*")):
-            if path.suffix in TENSOR_FILES and not any(folder in path.parents for folder in inside):
+            if _is_weights(path.name) and not any(folder in path.parents for folder in inside):
                 found.setdefault(f"{OWN_KIND}/{path.relative_to(root).as_posix()}", path)
     return found
 
@@ -68,21 +68,8 @@ def face_folders() -> dict[str, Path]:
     return found | folders_with("*.onnx")
 
 
-def names(found: dict[str, Path]) -> Sequence[str]:
-    """The entries of a dropdown."""
-    return sorted(found) or [NOTHING]
-
-
-def find(name: str, found: dict[str, Path], what: str, where: str) -> Path:
-    """The path behind an entry. `what` and `where` are for the message: "denoiser", "models/diffusion_models".
-
-    Raises:
-        InputError: not an entry (any more).
-    """
-    if name not in found:
-        has = f"{name!r} is not there" if name != NOTHING else "none found"
-        raise InputError(f"{what}: {has}. Put the file into {where} or models/{OWN_KIND}, and refresh the page (R).")
-    return found[name]
+def _is_weights(name: str) -> bool:
+    return name.lower().endswith(TENSOR_FILES) and not SHARD.search(name)
 
 
 def _roots() -> list[Path]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import folder_paths
-from comfy_api.latest import InputImpl
 from torch import Tensor
 
 from ...hallo3_core.film.clip_chain import MakeClip, clip_chain
@@ -26,6 +22,8 @@ from .conditions import FilmCache
 from .progress import StepBar
 from .resume import folder_of, inputs_of
 from .sampling import ClipSampler
+from .vae import decode as decode_latent
+from .videos import temp_video
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +46,16 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
         before = None if motion is None else Motion(motion)
         return fallbacks.run(lambda sampler: sampler.sample(clip, before, bar.callback()))
 
+    def shown(latent: Tensor) -> Tensor:
+        bar.decoding()
+        frames = decode(clips.vae.vae, latent)
+        bar.decoded()
+        return frames
+
     make = partial(
         make_clip,
         sample=sample,
-        decode=partial(decode, clips.vae.vae),
+        decode=shown,
         frames=clips.features.frames,
         portrait=clips.portrait,
         color_hold=color_hold,
@@ -66,7 +70,7 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
 
 def _write(clips: ClipSampler, make: MakeClip, store: ClipStore | None, bar: StepBar) -> Path:
     _, _, height, width = clips.portrait.framing.keep
-    with FilmWriter(temp_film(), height, width, clips.features.recording) as film:
+    with FilmWriter(temp_video(), height, width, clips.features.recording) as film:
         for frames in clip_chain(clips.features.clips, make, store, bar.kept):
             film.write(frames)
     return film.path
@@ -74,16 +78,4 @@ def _write(clips: ClipSampler, make: MakeClip, store: ClipStore | None, bar: Ste
 
 def decode(vae: Any, latent: Tensor) -> Tensor:
     """An unscaled latent ``1 16 t h w`` by the host's VAE -> ``n 3 H W`` in 0..1, float32 on the CPU."""
-    return vae.decode(latent)[0].movedim(-1, 1).float().clamp(0, 1).cpu()
-
-
-def temp_film() -> Path:
-    """A name for a film in the host's temp folder, never the same twice: results of earlier runs may be in use."""
-    folder = folder_paths.get_temp_directory()
-    os.makedirs(folder, exist_ok=True)
-    return Path(folder) / f"hallo3_{secrets.token_hex(8)}.mp4"
-
-
-def video_of(path: Path) -> Any:
-    """A film file as the host's VIDEO."""
-    return InputImpl.VideoFromFile(str(path))
+    return decode_latent(vae, latent)[0].movedim(-1, 1).float().clamp(0, 1).cpu()

@@ -15,7 +15,7 @@ from .conditions import ClipInputs, HostClip
 from .film import decode
 from .guider import Guider
 from .progress import StepBar
-from .sampling import ClipSampler, Report
+from .sampling import ClipSampler
 
 
 class CellGuider(Guider):
@@ -51,10 +51,9 @@ class GridSampler(ClipSampler):
 
 
 class CellBar(StepBar):
-    """A bar over the steps of all cells."""
+    """A bar over all cells: their steps, then their decoding."""
 
-    def _text(self) -> str:
-        return super()._text().replace("clip", "cell", 1)
+    UNIT = "cell"
 
 
 def sample_cells(
@@ -63,7 +62,7 @@ def sample_cells(
     motion: Motion | None,
     scales: Sequence[Scales],
     frames: Sequence[int],
-    report: Report | None = None,
+    bar: CellBar,
 ) -> Iterator[Tensor]:
     """For each set of scales the chosen frames of the clip, side by side: ``3 H n*W`` in 0..1, on the CPU.
 
@@ -74,7 +73,10 @@ def sample_cells(
     branches = set().union(*(Guidance(cell).branches(steps) for cell in scales))
     grid = GridSampler(**given, ready=clips.inputs(clip, motion), all_branches=branches, shared=[])
     settings = [replace(clips.settings, guidance=Guidance(cell)) for cell in scales]
-    latents = [replace(grid, settings=cell).sample(clip, motion, report) for cell in settings]
+    latents = [replace(grid, settings=cell).sample(clip, motion, bar.callback()) for cell in settings]
     grid.shared.clear()  # the VAE comes now, and takes the denoiser's place once instead of once a cell
     for latent in latents:
-        yield torch.cat(decode(clips.vae.vae, latent)[list(frames)].unbind(0), dim=-1)
+        bar.decoding()
+        decoded = decode(clips.vae.vae, latent)[list(frames)]
+        bar.decoded()
+        yield torch.cat(decoded.unbind(0), dim=-1)

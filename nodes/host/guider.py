@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import comfy.samplers
@@ -19,6 +20,7 @@ from ...hallo3_core.sampling.guidance import EVERYTHING, Branch, Guidance, combi
 from .conditions import BranchCond, ClipInputs, FilmCache, HostClip, check_text, prepare_clip, prepare_film
 from .memory import only_on_device
 from .model import CONCAT, HELD, MODEL_CALL, TIMESTEP, require_model
+from .patches import AFTER, AfterGuidance, check_model, guide_pair, replaces_guidance
 from .solver import timesteps_of
 
 
@@ -42,9 +44,10 @@ class Guider(comfy.samplers.CFGGuider):
         """As the host's own; the clip's conditions are on the device for as long as this takes.
 
         Raises:
-            InputError: a latent of another size than the clip's, or a wrapper that cannot work with this model.
+            InputError: a latent of another size than the clip's, or what other nodes did to the model cannot work.
         """
         self._check(noise)
+        check_model(self.model_patcher, self.guidance, max(1, len(sigmas) - 1))
         branches = self.guidance.branches(len(sigmas) - 1) if len(sigmas) > 1 else {EVERYTHING}
         self.sigmas, self.timesteps = sigmas, timesteps_of(sigmas) if len(sigmas) > 1 else None
         self.original_conds = {}
@@ -91,33 +94,45 @@ class Guider(comfy.samplers.CFGGuider):
             options = {**options, TIMESTEP: self.timesteps[step]}
             model_options = {**model_options, "transformer_options": options}
         weights = self.guidance.weights(step, len(sigmas) - 1)
-        conds = [self.conds[name_of(branch)] for branch in weights]
+        clean, results = self._guided(weights, x, timestep, model_options)
+        check_finite(clean, step, len(sigmas) - 1)
+        return self._after(clean, results, weights, x, timestep, model_options)
+
+    def _guided(self, weights: dict[Branch, float], x, timestep, options) -> tuple[Tensor, dict[Branch, Tensor]]:
+        """The branches and their weighted sum, or what other nodes make of them."""
+        if len(weights) == 2 and replaces_guidance(options):
+            least, most = min(weights), max(weights)
+            evaluate = partial(self._evaluate, x=x, timestep=timestep, options=options)
+            conds = (self.conds[name_of(most)], self.conds[name_of(least)])
+            found = guide_pair(evaluate, self.inner_model, *conds, weights[most], x, timestep, options)
+            clean, plus, minus = (each.float() for each in found)
+            return clean, {least: minus, most: plus}
+        found = self._evaluate([self.conds[name_of(branch)] for branch in weights], x, timestep, options)
+        results = dict(zip(weights, found, strict=True))
+        return combine(results, weights), results
+
+    def _evaluate(self, conds: list, x: Tensor, timestep: Tensor, options: dict) -> list[Tensor]:
         groups = [conds] if self.batched else [[cond] for cond in conds]
         evaluate = comfy.samplers.calc_cond_batch
-        found = [result for g in groups for result in evaluate(self.inner_model, g, x, timestep, model_options)]
-        results = dict(zip(weights, found, strict=True))
-        clean = combine(results, weights)
-        check_finite(clean, step, len(sigmas) - 1)
-        return self._post_process(clean, results, x, timestep, model_options)
+        return [result for group in groups for result in evaluate(self.inner_model, group, x, timestep, options)]
 
-    def _post_process(self, clean: Tensor, results: dict[Branch, Tensor], x, timestep, model_options: dict) -> Tensor:
+    def _after(self, clean: Tensor, results: dict[Branch, Tensor], weights, x, timestep, options: dict) -> Tensor:
         """What other nodes want to do to the result of guidance; the host's own function would call these."""
         least, most = min(results), max(results)
-        for function in model_options.get("sampler_post_cfg_function", []):
-            clean = function(
-                {
-                    "denoised": clean,
-                    "cond": self.conds[name_of(most)],
-                    "uncond": self.conds[name_of(least)],
-                    "cond_scale": self.cfg,
-                    "model": self.inner_model,
-                    "uncond_denoised": results[least],
-                    "cond_denoised": results[most],
-                    "sigma": timestep,
-                    "model_options": model_options,
-                    "input": x,
-                }
-            )
+        scale = {} if len(results) > 2 else {"cond_scale": weights[most]}
+        for function in options.get(AFTER, []):
+            told = {
+                "denoised": clean,
+                "cond": self.conds[name_of(most)],
+                "uncond": self.conds[name_of(least)],
+                "model": self.inner_model,
+                "uncond_denoised": results[least],
+                "cond_denoised": results[most],
+                "sigma": timestep,
+                "model_options": options,
+                "input": x,
+            }
+            clean = function(AfterGuidance(told | scale, function))
         return clean
 
     def _held(self, branches: Collection[Branch]) -> int:
@@ -136,11 +151,6 @@ class Guider(comfy.samplers.CFGGuider):
                 f"the latent has shape {list(noise.shape)}, this clip needs [1, {channels}, {frames}, {height}, "
                 f"{width}]: use an empty video latent of {width * 8}x{height * 8} and {4 * frames - 3} frames"
             )
-        if "context_handler" in self.model_options:
-            raise InputError("context windows do not work with Hallo3: remove the node, long films go clip by clip")
-        cache = self.model_options.get("transformer_options", {}).get("easycache")
-        if getattr(cache, "name", "") == "LazyCache":
-            raise InputError("LazyCache does not work with Hallo3's noise range: use EasyCache instead")
 
 
 _BRANCHES = tuple(Branch(r, a, t) for r in (False, True) for a in (False, True) for t in (False, True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -19,11 +20,16 @@ from ...hallo3_core.weights.parts import Parts, build, fill
 from ..types import Network
 from .attention import host_attention
 
+TINY = 2.0**-20  # the least scale of a row: one of zeros stays zero
 EVERYTHING = 1e30  # bytes: how the host itself asks for all there is
 WHOLE = 1e32  # bytes: how it says that all of a module is to be loaded
 COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+FP8, FP8_MATMUL = "fp8", "fp8 matmul"
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, FP8: torch.bfloat16, FP8_MATMUL: torch.bfloat16}
 QUANTISED = {"mixed_ops": True}  # how the host's models say that their layers bring scales of their own
+
+
+log = logging.getLogger(__name__)
 
 
 class WholePatcher(comfy.model_patcher.ModelPatcher):
@@ -92,18 +98,25 @@ def checked(parts: Parts, part: str, source: str) -> dict[str, Tensor]:
 
 
 def prepare_weights(tensors: dict[str, Tensor], choice: str) -> tuple[dict[str, Tensor], bool]:
-    """The tensors as the choice wants them, and whether some are in eight bits with a scale.
+    """The tensors as the choice wants them, and whether some are in fp8 with a scale.
 
-    "fp8" rounds what is not rounded yet; "bf16" and "fp16" multiply out what is.
+    "fp8" rounds what is not rounded yet; "fp8 matmul" also lets the host multiply in fp8, which rounds what goes in;
+    "bf16" and "fp16" multiply out what is rounded.
     """
     if choice not in DTYPES:
         raise InputError(f"weight dtype {choice!r}: choose one of {', '.join(DTYPES)}")
     stored = any(name.endswith("." + fp8.SCALE) for name in tensors)
-    if choice == "fp8" and not stored:
-        return fp8.rounded(tensors), True
+    if choice in (FP8, FP8_MATMUL):
+        tensors = tensors if stored else fp8.rounded(tensors)
+        return {n: _mark_of(n, tensor, choice) for n, tensor in tensors.items()}, True
     if choice in ("bf16", "fp16") and stored:
         return _multiplied_out(tensors, DTYPES[choice]), False
     return tensors, stored
+
+
+def _mark_of(name: str, tensor: Tensor, choice: str) -> Tensor:
+    """What tells the host how to multiply; any other tensor as it is."""
+    return fp8.mark(matmul=choice == FP8_MATMUL) if name.endswith("." + fp8.MARK) else tensor
 
 
 def choose_dtypes(
@@ -128,10 +141,36 @@ def choose_dtypes(
     return dtype, compute
 
 
-def host_layers(dtype: torch.dtype, compute: torch.dtype | None, quantised: bool) -> Any:
+def host_layers(dtype: torch.dtype, compute: torch.dtype | None, quantised: bool, choice: str = "auto") -> Any:
     """The namespace of the host's layers (`Linear`, `LayerNorm`, ...): streaming, casting, LoRA-aware."""
     config = SimpleNamespace(quant_config=QUANTISED if quantised else None)
-    return comfy.ops.pick_operations(dtype, compute, load_device=management.get_torch_device(), model_config=config)
+    device = management.get_torch_device()
+    layers = comfy.ops.pick_operations(dtype, compute, load_device=device, model_config=config)
+    if choice != FP8_MATMUL:
+        return layers
+    if not management.supports_fp8_compute(device):
+        log.warning("%s does not multiply in fp8: weights are kept in it, matmuls are exact", device)
+        return layers
+    return type("Fp8MatmulLayers", (layers,), {"Linear": _with_scaled_rows(layers.Linear)})
+
+
+def _with_scaled_rows(base: type[nn.Module]) -> type[nn.Module]:
+    """The host's linear layer, which rounds its input to fp8 as it is. Here each row comes at fp8's own scale, so that
+    large values are not cut off and small ones keep their digits, as on the command line."""
+
+    class Linear(base):
+        def forward(self, x: Tensor) -> Tensor:
+            is_patched = getattr(self, "weight_function", None) or getattr(self, "bias_function", None)
+            if getattr(self, "layout_type", None) is None or is_patched:
+                return super().forward(x)  # not rounded; or multiplied out for a LoRA, which the host adds on the way
+            scale = (x.abs().amax(dim=-1, keepdim=True).float() / fp8.LARGEST).clamp_min(TINY).to(x.dtype)
+            out = super().forward(x / scale)
+            if self.bias is None:
+                return out * scale
+            bias = self.bias.to(out.device, out.dtype)
+            return (out - bias) * scale + bias
+
+    return Linear
 
 
 def storage(quantised: bool) -> str:

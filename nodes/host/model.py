@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,24 @@ from ...hallo3_core.vae.autoencoder import LATENT_SCALE
 from ...hallo3_core.weights import names
 from ...hallo3_core.weights.parts import Parts
 from . import memory
-from .attention import host_attention, joint_attention_of
+from .attention import host_attention
 from .checkpoint import read_engine
 from .conditions import BranchCond, ModelCall, check_latent, check_text, prepare_text
+from .messages import speaking
+from .patches import check_blocks, check_sampling
 from .projectors import Projectors
+
+log = logging.getLogger(__name__)
 
 TIMESTEP = "hallo3_timestep"  # in transformer_options: the true timestep, where the guider knows better than the host
 MODEL_CALL = "hallo3"  # the network's keyword, and the key of a conditioning that carries a BranchCond
 HELD = "hallo3_held"  # another: the bytes that the run keeps over its steps
 CONCAT = "hallo3_concat"  # the key of a conditioning that carries the scaled concat latent
 PROJECTORS = "hallo3_projectors"  # an attachment
+TEXT_ALONE = (
+    "this samples from the prompt alone, without portrait and voice, which Hallo3 was not made for: use Hallo3 Long "
+    "Video or Hallo3 Sample Clip, or Hallo3 Guider with SamplerCustomAdvanced"
+)
 SOURCE = "hallo3_source"  # another: the path of the weights, and the choice of their dtype
 
 
@@ -61,6 +70,7 @@ class HostDenoiser(Denoiser):
         return executor.execute(x, timesteps, kwargs[MODEL_CALL], transformer_options)
 
     def _call(self, x: Tensor, timesteps: Tensor, call: ModelCall, transformer_options: dict) -> Tensor:
+        check_blocks(transformer_options)
         latent, concat = x.chunk(2, dim=1)
         modulation = call.modulation
         if modulation is None:
@@ -71,7 +81,7 @@ class HostDenoiser(Denoiser):
             call.conditions,
             modulation,
             call.layout,
-            joint_attention_of(transformer_options),
+            call.clip.attention.joint(transformer_options),
         )
 
 
@@ -133,6 +143,7 @@ class Model(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs) -> dict[str, Any]:
         """Ours where the guider put it in; else the text alone."""
+        check_sampling(self.model_sampling)
         conds = super().extra_conds(**kwargs)
         text = conds.pop("c_crossattn", None)
         if MODEL_CALL in kwargs:
@@ -141,6 +152,9 @@ class Model(comfy.model_base.BaseModel):
         if text is None:
             raise InputError("the conditioning holds no text: connect CLIPTextEncode, or use the node Hallo3 Guider")
         check_text(text.cond, self.diffusion_model)
+        if kwargs.get("prompt_type") != "negative":  # once a run
+            with speaking():
+                log.warning(TEXT_ALONE)
         shape, device = kwargs["noise"].shape, kwargs["device"]
         clip = prepare_text(self.diffusion_model, text.cond, shape, self.compute_dtype, device)
         conds[MODEL_CALL] = BranchCond(clip)
@@ -163,7 +177,7 @@ class Model(comfy.model_base.BaseModel):
     def resize_cond_for_context_window(self, cond_key: str, cond_value: Any, *args, **kwargs) -> None:
         """Refused: the model knows 13 latent frames, each with its own sound, and no others."""
         if cond_key == MODEL_CALL:
-            raise InputError("context windows do not work with Hallo3: remove the node, long films go clip by clip")
+            raise InputError("context windows do not work with Hallo3: remove the node, long videos go clip by clip")
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006 (the host's signature)
         if TIMESTEP in transformer_options:  # as integers: a float would be rounded to the compute dtype
@@ -205,7 +219,10 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
     config = Config({"config": sizes, "storage": memory.storage(quantised)})
     config.quant_config = memory.QUANTISED if quantised else None
     config.set_inference_dtype(dtype, compute)
+    if choice == memory.FP8_MATMUL:
+        config.custom_operations = memory.host_layers(dtype, compute, quantised, choice)
     model = Model(config, device=management.unet_offload_device())
+    config.unet_config["model_channels"] = sizes.hidden  # nodes such as FreeU read it before they are refused
     memory.assign(model.diffusion_model, tensors, dtype)
     patcher = memory.patcher_for(model, plain=disable_dynamic)
     patcher.cached_patcher_init = (load_model, (path, choice))

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from ...hallo3_core.inputs.audio import load_wav2vec
 from ...hallo3_core.model.config import Grid
+from ...hallo3_core.release.detect import expect
 from ...hallo3_core.runtime.activations import reference_bytes
 from ...hallo3_core.weights import names
+from ...hallo3_core.weights.kinds import WAV2VEC
 from ..types import Network
 from .checkpoint import read_engine
 from .memory import WholePatcher, hosted_part, on_device
@@ -49,6 +51,8 @@ def load_wav2vec_network(path: Path) -> Network:
     Raises:
         InputError: something else, or damaged.
     """
+    if not path.is_dir():
+        expect(path, WAV2VEC)
     holder = Holder(load_wav2vec(path).model)
     patcher = WholePatcher(
         holder,

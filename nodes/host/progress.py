@@ -1,4 +1,4 @@
-"""Progress on the canvas: the bar, the preview of the latent, a line of text with the time left, and Cancel."""
+"""Progress on the canvas: the bar, the preview of the latent, a line for each phase with the time left, and Cancel."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from .messages import show_text
 from .preview import PortraitColours
 from .sampling import ClipSampler
 
+DECODE_STEPS = 3  # what decoding a clip counts for on the bar, and takes as long as none has been timed
+
 
 class StepBar:
-    """One bar over the steps of all clips. Each step shows the latent as the user's preview setting has it, says how
-    long it will take, and is a moment at which Cancel takes effect."""
+    """One bar over all clips: their steps and, where the node decodes them too, their decoding. Each step shows the
+    latent as the user's preview setting has it, and is a moment at which Cancel takes effect."""
 
-    def __init__(self, sampler: ClipSampler, clips: int = 1, node_id: str | None = None):
+    UNIT = "clip"
+
+    def __init__(self, sampler: ClipSampler, clips: int = 1, node_id: str | None = None, *, decodes: bool = False):
         """Over so many clips of the sampler's steps."""
-        steps = sampler.settings.steps
-        self._bar = comfy.utils.ProgressBar(steps * clips)
+        self._steps, self._clips, self._node_id = sampler.settings.steps, clips, node_id
+        self._decode = DECODE_STEPS if decodes else 0
+        self._total = (self._steps + self._decode) * clips
+        self._bar = comfy.utils.ProgressBar(self._total)
         colours = PortraitColours(sampler.vae, sampler.portrait.pixels)
         self._previewer = latent_preview.get_previewer(sampler.patcher.load_device, colours)
-        self._steps, self._clips, self._node_id = steps, clips, node_id
-        self._done, self._kept, self._start = 0, 0, time.monotonic()
+        self._done = self._decoded = 0  # steps and decodings
+        self._sampling, self._decoding = _Watch(), _Watch()
+        self._sampling.start()
 
     def step(self, clean: Tensor) -> None:
         """One step more is done; `clean` is its x0, ``b 16 t h w``, scaled.
@@ -35,18 +43,32 @@ class StepBar:
         """
         management.throw_exception_if_processing_interrupted()
         self._done += 1
+        self._sampling.lap()
         preview = None
         if self._previewer is not None:
             preview = self._previewer.decode_latent_to_preview_image("JPEG", clean)
-        show_text(self._text(), self._node_id)
-        self._bar.update_absolute(self._done, self._steps * self._clips, preview)
+        clip, step = divmod(self._done - 1, self._steps)
+        self._say(clip, f"step {step + 1} of {self._steps}")
+        self._update(preview)
+
+    def decoding(self) -> None:
+        """The next clip's latent is turned into frames now."""
+        self._decoding.start()
+        self._say(self._decoded, "decoding")
+
+    def decoded(self) -> None:
+        """The clip's frames are there."""
+        self._decoded += 1
+        self._decoding.lap()
+        self._sampling.start()
+        self._update()
 
     def kept(self, clip: int) -> None:
         """A clip is there from an earlier run."""
         self._done += self._steps
-        self._kept += self._steps
-        show_text(f"clip {clip + 1} of {self._clips} is there from an earlier run", self._node_id)
-        self._bar.update_absolute(self._done, self._steps * self._clips)
+        self._decoded += 1
+        show_text(f"{self.UNIT} {clip + 1} of {self._clips} is there from an earlier run", self._node_id)
+        self._update()
 
     def again(self, reason: str) -> None:
         """The steps of this clip are done once more."""
@@ -57,12 +79,39 @@ class StepBar:
         """The form in which the host's samplers report."""
         return lambda step, clean, x, steps: self.step(clean)
 
-    def _text(self) -> str:
-        clip, step = divmod(self._done - 1, self._steps)
-        each = (time.monotonic() - self._start) / (self._done - self._kept)
-        left = span(each * (self._steps * self._clips - self._done))
-        where = f"clip {clip + 1} of {self._clips}, " if self._clips > 1 else ""
-        return f"{where}step {step + 1} of {self._steps}, {left} left"
+    def _update(self, preview=None) -> None:
+        done = self._done + self._decode * self._decoded
+        self._bar.update_absolute(min(done, self._total), self._total, preview)
+
+    def _say(self, clip: int, phase: str) -> None:
+        where = f"{self.UNIT} {clip + 1} of {self._clips}, " if self._clips > 1 else ""
+        show_text(f"{where}{phase}, {span(self._left())} left", self._node_id)
+
+    def _left(self) -> float:
+        """Seconds."""
+        left = self._sampling.mean * (self._steps * self._clips - self._done)
+        if self._decode:
+            guess = self._decode * self._sampling.mean
+            left += (self._decoding.mean if self._decoding.laps else guess) * (self._clips - self._decoded)
+        return left
+
+
+class _Watch:
+    """How long something takes on average."""
+
+    def __init__(self):
+        self.seconds, self.laps, self._start = 0.0, 0, time.monotonic()
+
+    def start(self) -> None:
+        self._start = time.monotonic()
+
+    def lap(self) -> None:
+        now = time.monotonic()
+        self.seconds, self.laps, self._start = self.seconds + now - self._start, self.laps + 1, now
+
+    @property
+    def mean(self) -> float:
+        return self.seconds / self.laps if self.laps else 0.0
 
 
 def span(seconds: float) -> str:
@@ -70,14 +119,3 @@ def span(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def show_text(text: str, node_id: str | None) -> None:
-    """A line of text on the node while it runs; where there is no server, nothing."""
-    try:
-        from server import PromptServer
-    except ImportError:
-        return
-    send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
-    if send is not None and node_id is not None:
-        send(text, node_id)

@@ -9,7 +9,10 @@ import folder_paths
 
 
 def input_folder() -> Path:
-    return Path(folder_paths.get_input_directory())
+    """The folder, made if it is not there yet."""
+    folder = Path(folder_paths.get_input_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def shown(picture: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ..types import Motion
 from .conditions import ClipInputs, FilmCache, check_text
 from .guider import Guider
 from .model import projectors_of, require_model
+from .patches import check_conditioning, check_model
 from .projectors import Projectors
 from .solver import ExactSolver, sigmas_of
 from .vae import CoreVae
@@ -114,6 +115,7 @@ def prepare_sampler(
     branches = settings.branches()
     check_seed(seed)
     denoiser = require_model(model).diffusion_model
+    check_model(model, settings.guidance, settings.steps)
     text = text_of(conditioning)
     check_text(text, denoiser)
     if len(reference.bank) != denoiser.config.layers or reference.bank[0].shape[-1] != denoiser.config.hidden:
@@ -142,14 +144,17 @@ def text_of(conditioning: list) -> Tensor:
     """The text ``1 m w`` of a CONDITIONING.
 
     Raises:
-        InputError: several conditionings combined, which this model has no use for.
+        InputError: several conditionings combined, or limits on when and where the text counts, which this model has
+            no use for.
     """
     if len(conditioning) != 1:
         raise InputError(
             f"the conditioning has {len(conditioning)} parts, expected 1: connect CLIPTextEncode directly, without "
             "combining or scheduling prompts"
         )
-    return conditioning[0][0].float().cpu()
+    (text, extra), *_ = conditioning
+    check_conditioning(extra)
+    return text.float().cpu()
 
 
 def motion_pixels(motion: Motion, portrait: Portrait) -> Tensor:
@@ -162,16 +167,17 @@ def motion_pixels(motion: Motion, portrait: Portrait) -> Tensor:
     expected = tuple(portrait.pixels.shape[-2:])
     if (height, width) != expected:
         raise InputError(
-            f"the motion frames are {width}x{height}, the film is {expected[1]}x{expected[0]}: take them from a clip "
-            "of this film, before it is scaled or cropped"
+            f"the motion frames are {width}x{height}, the video is {expected[1]}x{expected[0]}: take them from a clip "
+            "of this video, before it is scaled or cropped"
         )
     if not 1 <= count <= MOTION_FRAMES:
         raise InputError(f"{count} motion frames: the model takes 1 or {MOTION_FRAMES}")
     return motion.frames[[0, -1]]
 
 
-def cost(settings: Settings) -> str:
-    """What the guidance costs, for the user."""
+def cost(settings: Settings, clips: int = 1) -> str:
+    """What sampling so many clips costs, for the user."""
     counts = [len(settings.guidance.weights(step, settings.steps)) for step in range(settings.steps)]
     each = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    return f"{each} of 4 evaluations a step, {sum(counts)} in all"
+    noun = "model call" if each == "1" else "model calls"
+    return f"{each} {noun} a step, {clips * sum(counts)} in all"

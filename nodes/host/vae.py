@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,12 @@ from ...hallo3_core.vae.autoencoder import PIXELS, VideoVae, channels_last, load
 from ...hallo3_core.weights.parts import VAE, sort_tensors
 from ...hallo3_core.weights.reading import read_tensors
 from .memory import WholePatcher
+from .messages import speaking
+
+log = logging.getLogger(__name__)
 
 LATENT_CHANNELS = 16
+_host = comfy.sd.VAE
 
 
 class FirstStage(nn.Module):
@@ -63,6 +69,41 @@ class HostVae(comfy.sd.VAE):
             self.first_stage_model, load_device=self.device, offload_device=management.vae_offload_device()
         )
 
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """As the host's, and in float32 where fp16 was too small for the values within."""
+        with speaking():
+            return in_float32_if_need_be(self, partial(_host.encode, self), pixel_samples)
+
+    def decode(self, samples_in: Tensor, *args, **kwargs) -> Tensor:
+        """As `encode`."""
+        with speaking():
+            return in_float32_if_need_be(self, lambda latent: _host.decode(self, latent, *args, **kwargs), samples_in)
+
+    def encode_tiled(self, pixel_samples: Tensor, *args, **kwargs) -> Tensor:
+        """As `encode`."""
+        with speaking():
+            work = partial(_host.encode_tiled, self)
+            return in_float32_if_need_be(self, lambda pixels: work(pixels, *args, **kwargs), pixel_samples)
+
+    def decode_tiled(self, samples: Tensor, *args, **kwargs) -> Tensor:
+        """As `encode`."""
+        with speaking():
+            work = partial(_host.decode_tiled, self)
+            return in_float32_if_need_be(self, lambda latent: work(latent, *args, **kwargs), samples)
+
+
+def in_float32_if_need_be(vae: Any, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+    """What a host's VAE makes of a tensor. If fp16 makes NaN of numbers, as on GPUs without bf16, it does it again in
+    float32, and from then on."""
+    found = work(given)
+    if vae.vae_dtype != torch.float16 or found.isfinite().all() or not given.isfinite().all():
+        return found
+    log.warning("the VAE gave NaN in fp16: it works in float32 from here on, which takes twice the memory")
+    vae.vae_dtype = torch.float32
+    vae.first_stage_model.float()
+    vae.patcher.size = 0  # the host counts it again
+    return work(given)
+
 
 def encode_memory(shape: tuple[int, ...], dtype: torch.dtype) -> float:
     """Bytes to encode ``b 3 t H W``."""
@@ -92,6 +133,11 @@ def load_host_vae(path: Path) -> HostVae:
     return HostVae(load_vae(parts.tensors.get(VAE, tensors), label=path.name))
 
 
+def decode(vae: Any, latent: Tensor) -> Tensor:
+    """Unscaled ``1 16 t h w`` -> ``1 n H W 3`` in 0..1, by ours or any other VAE of the host."""
+    return in_float32_if_need_be(vae, vae.decode, latent)
+
+
 class CoreVae:
     """A VAE of the host with the core's interface: loaded by the host whenever it is called."""
 
@@ -114,8 +160,8 @@ class CoreVae:
         if noise is not None or pixels.shape[0] != 1:
             raise ValueError("the host's VAE encodes one clip at a time, to the mean")
         images = ((pixels[0] + 1) / 2).movedim(0, -1)  # t H W 3: five dimensions would lose frames in the host's crop
-        return self.vae.encode(images).float()
+        return in_float32_if_need_be(self.vae, self.vae.encode, images).float()
 
     def decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
         """Unscaled ``1 16 t h w`` -> all frames at once, ``1 3 n H W`` in -1..1."""
-        yield self.vae.decode(latent).mul(2).sub(1).movedim(-1, 1)
+        yield decode(self.vae, latent).mul(2).sub(1).movedim(-1, 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from .files import OWN_KIND
+from .sources import Source
 
 FOLDER = "audio_separator"  # as the release calls it
 
@@ -21,3 +22,6 @@ def separators() -> dict[str, Path]:
             if "vocal" in path.name.lower():
                 found.setdefault(f"{kind}/{path.relative_to(root).as_posix()}", path)
     return found
+
+
+SOURCE = Source("vocal separation model", f"models/{FOLDER}", "", separators)

@@ -41,8 +41,8 @@ window.hallo3 = {
     return this.save()
   },
   // Makes a block of the graph: all but the nodes of the kinds `outside`, whose links become the block's own. `fields` are
-  // widgets in it that it shows, as [kind, name].
-  wrap(name, description, outside, fields) {
+  // widgets in it that it shows, as [kind, name]; `preview` is the kind whose picture it shows.
+  enclose(name, description, outside, fields, preview) {
     const graph = window.app.rootGraph
     const inside = graph.nodes.filter((node) => !outside.includes(node.type))
     const { subgraph, node } = graph.convertToSubgraph(new Set([...inside, ...graph.groups]))
@@ -51,12 +51,53 @@ window.hallo3 = {
       const slot = inner.inputs.find((input) => input.name === name)
       if (slot.link == null) subgraph.addInput(name, slot.type).connect(slot, inner)
     }
-    for (const other of graph.nodes.filter((other) => other !== node)) graph.remove(other)
     subgraph.name = node.title = name
     Object.assign(subgraph, { description, category: 'Hallo3' })
+    const shown = String(subgraph.nodes.find(({ type }) => type === preview).id)
+    const picture = '$$canvas-image-preview'
+    const exposed = [{ name: picture, sourceNodeId: shown, sourcePreviewName: picture }]
+    return { node, exposed: { [node.id]: { previewExposures: exposed } } }
+  },
+
+  // A workflow as it is saved, with further properties of nodes, by their number.
+  saveWith(properties) {
+    const workflow = this.save()
+    for (const node of workflow.nodes) Object.assign(node.properties, properties[node.id] ?? {})
+    return workflow
+  },
+
+  // The block alone.
+  wrap(name, description, outside, fields, preview) {
+    const graph = window.app.rootGraph
+    const { node, exposed } = this.enclose(name, description, outside, fields, preview)
+    for (const other of graph.nodes.filter((other) => other !== node)) graph.remove(other)
     node.pos = [0, 0]
     node.setSize([400, node.computeSize()[1]])
-    return this.save()
+    return this.saveWith(exposed)
+  },
+
+  // The block with the nodes around it, each where `places` has its kind: [x, y, width, height]; null: it is left out.
+  surround(name, description, outside, fields, preview, places, groups) {
+    const graph = window.app.rootGraph
+    const { node, exposed } = this.enclose(name, description, outside, fields, preview)
+    const notes = graph.nodes.filter(({ type }) => type === 'MarkdownNote')
+    for (const other of [...graph.nodes]) {
+      const place = other === node ? places.block : places[other.type]
+      if (!place || notes.indexOf(other) > 0) {
+        graph.remove(other)
+        continue
+      }
+      other.pos = place.slice(0, 2)
+      other.setSize(place.slice(2))
+      if (other.type === 'MarkdownNote') other.widgets[0].value = places.words
+      if (other.type === 'SaveVideo') other.widgets[0].value = places.prefix
+    }
+    for (const { title, bounding, color } of groups) {
+      const group = new window.LiteGraph.LGraphGroup(title)
+      graph.add(group)
+      Object.assign(group, { pos: bounding.slice(0, 2), size: bounding.slice(2), color })
+    }
+    return this.saveWith(exposed)
   },
 
   // Links a block's inputs and output to new nodes, as a person would: [kind, output, input] and [output, kind, input].

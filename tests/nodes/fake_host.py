@@ -31,6 +31,8 @@ class State:
         self.texts: list[tuple[str, str]] = []
         self.cancel_after: int | None = None
         self.previews, self.previewed = False, []
+        self.sage, self.fp8_matmul = False, False  # how the host was started, and what its device can do
+        self.executing = None  # what the host says of the node that runs
 
 
 STATE = State()
@@ -79,7 +81,8 @@ class ModelPatcher:
 
     def clone(self):
         other = type(self)(self.model, self.load_device, self.offload_device)
-        other.model_options = {"transformer_options": dict(self.model_options["transformer_options"])}
+        inner = dict(self.model_options["transformer_options"])
+        other.model_options = {**self.model_options, "transformer_options": inner}
         other.patches = {key: list(patches) for key, patches in self.patches.items()}
         other.attachments = dict(self.attachments)
         return other
@@ -225,7 +228,7 @@ class BaseModel(nn.Module):
     def __init__(self, model_config, model_type, device=None, unet_model=None):
         super().__init__()
         self.latent_format, self.manual_cast_dtype = model_config.latent_format, model_config.manual_cast_dtype
-        layers = pick_operations(None, None, model_config=model_config)
+        layers = model_config.custom_operations or pick_operations(None, None, model_config=model_config)
         self.diffusion_model = unet_model(**model_config.unet_config, device=device, operations=layers)
         self.model_sampling = ModelSamplingDiscrete(model_config)
 
@@ -343,7 +346,8 @@ class CFGGuider:
         for cond in (c for branch in self.conds.values() for c in branch):
             given = {key: value for key, value in cond.items() if key != "model_conds"}
             cond["model_conds"] = self.inner_model.extra_conds(**given, noise=noise, device=device)
-        options = {"transformer_options": {**self.model_options["transformer_options"], "sample_sigmas": sigmas}}
+        inner = {**self.model_options["transformer_options"], "sample_sigmas": sigmas}
+        options = {**self.model_options, "transformer_options": inner}
         arguments = {"model_options": options, "seed": seed}
         samples = sampler.sample(self, sigmas, arguments, callback, noise, latent_image, denoise_mask, disable_pbar)
         return self.inner_model.process_latent_out(samples.float())
@@ -533,6 +537,8 @@ def install(models_dir: str) -> None:
             load_models_gpu=load_models_gpu,
             free_memory=free_memory,
             current_loaded_models=LOADED,
+            sage_attention_enabled=lambda: STATE.sage,
+            supports_fp8_compute=lambda device=None: STATE.fp8_matmul,
             throw_exception_if_processing_interrupted=throw_exception_if_processing_interrupted,
             InterruptProcessingException=Cancelled,
         ),
@@ -560,6 +566,8 @@ def install(models_dir: str) -> None:
         "comfy_api.latest": dict(InputImpl=InputImpl),
         "latent_preview": dict(get_previewer=get_previewer),
         "server": dict(PromptServer=PromptServer),
+        "comfy_execution": {},
+        "comfy_execution.utils": dict(get_executing_context=lambda: STATE.executing),
     }
     sys.modules["comfy"] = types.ModuleType("comfy")
     sys.modules["folder_paths"] = FolderPaths(models_dir)

@@ -65,3 +65,78 @@ def test_a_function_that_changes_the_picture_does(pack, loaded, sampler_of):
     options["optimized_attention_override"] = lambda function, q, *rest, **told: torch.zeros_like(q)
     assert not torch.allclose(replace(sampler_of(STEPS), patcher=patched).sample(0, None), expected, atol=1e-3)
     assert "optimized_attention_override" not in loaded.model.model_options["transformer_options"]
+
+
+# SageAttention --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eight_bits(pack, monkeypatch):
+    """A host that was started with sage: keys keep 8 bits of the largest. `eight_bits[0]` changes its results."""
+    pack()
+    attention, spoil = pack("nodes.host.attention"), [lambda result: result]
+
+    def sage(q, k, v, heads, **told):
+        k = (k / (step := k.abs().amax() / 127)).round() * step
+        return spoil[0](F.scaled_dot_product_attention(q, k, v))
+
+    monkeypatch.setattr(attention, "optimized_attention", sage)
+    monkeypatch.setattr(attention.management, "sage_attention_enabled", lambda: True)
+    return spoil
+
+
+def joint(pack, layers=2):
+    """The function that a run computes self-attention with."""
+    function = pack("nodes.host.attention").RunAttention(layers).joint({})
+    return lambda *qkv: function(None, list(qkv), None)
+
+
+def test_keys_without_their_mean_keep_sage_exact(pack, eight_bits):
+    """A mean that is shared by all keys changes nothing in the softmax, but takes the 8 bits of what differs."""
+    q, k, v = heads(300), heads(300) + 200, heads(300)
+    exact = F.scaled_dot_product_attention(q, k, v)
+    plain = pack("nodes.host.attention").optimized(q, k, v)
+    found = joint(pack)(q, k, v)
+    error = lambda x: (x - exact).square().mean().sqrt() / exact.square().mean().sqrt()  # noqa: E731
+    assert error(found) < 0.03 < 10 * error(found) < error(plain)
+
+
+def test_sage_that_does_not_serve_is_replaced_and_told(pack, eight_bits, caplog):
+    eight_bits[0] = torch.zeros_like
+    attend, qkv = joint(pack), (heads(300), heads(300), heads(300))
+    torch.testing.assert_close(attend(*qkv), F.scaled_dot_product_attention(*qkv), atol=1e-5, rtol=0)
+    assert "attention sage does not work here" in caplog.text
+
+
+def test_only_the_first_results_of_a_run_are_compared(pack, eight_bits):
+    attend, qkv = joint(pack, layers=1), (heads(300), heads(300), heads(300))
+    attend(*qkv)
+    eight_bits[0] = torch.zeros_like
+    assert not attend(*qkv).any()
+
+
+def test_a_run_with_sage_makes_the_same_clip(pack, eight_bits, sampler_of, monkeypatch):
+    found = sampler_of(STEPS).sample(0, None)
+    monkeypatch.setattr(pack("nodes.host.attention").management, "sage_attention_enabled", lambda: False)
+    monkeypatch.setattr(
+        pack("nodes.host.attention"),
+        "optimized_attention",
+        lambda q, k, v, heads, **told: F.scaled_dot_product_attention(q, k, v),
+    )
+    expected = sampler_of(STEPS).sample(0, None)
+    assert (found - expected).std() < 0.2 * expected.std() and not torch.equal(found, expected)
+
+
+def test_a_node_that_brings_it_is_known_by_its_name(pack):
+    attention = pack("nodes.host.attention")
+
+    def sageattn(q, k, v):
+        return v
+
+    def attention_override(function, *args, **told):
+        return sageattn(*args)
+
+    def other(function, *args, **told):
+        return function(*args, **told)
+
+    assert attention.is_sage(attention_override) and not attention.is_sage(other)

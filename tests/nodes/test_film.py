@@ -125,6 +125,23 @@ def test_cancel_in_the_second_clip_leaves_no_file_and_the_next_run_works(film, p
     assert temp_films() - {film()} == before
 
 
+def test_a_film_whose_file_is_gone_is_made_again(pack, loaded, scene):
+    """The host runs a node again when what IS_CHANGED gives is another value than before."""
+    node = pack("nodes.film").Hallo3LongVideo
+    given = dict(model=loaded.model, vae=loaded.vae, seed=11, node_id="31", **vars(scene), **SETTINGS)
+    before = node.IS_CHANGED(seed=11, node_id="31")
+    video = node().execute(**given)[0]
+    assert node.IS_CHANGED(seed=11, node_id="31") == before
+    Path(video.get_stream_source()).unlink()
+    assert node.IS_CHANGED(node_id="32") == before  # another node's is there
+    after = node.IS_CHANGED(node_id="31")
+    assert after != before and node.IS_CHANGED(node_id="31") == after
+    again = node().execute(**given)[0]
+    assert node.IS_CHANGED(node_id="31") == after
+    del again  # the host let go of it: its file may go too
+    assert node.IS_CHANGED(node_id="31") == after
+
+
 def test_two_films_do_not_share_a_file(film):
     first, second = film(), film()
     assert first != second and first.read_bytes() == second.read_bytes()
@@ -134,8 +151,9 @@ def test_the_node_tells_clips_and_cost(pack, film, monkeypatch):
     progress, texts = pack("nodes.host.progress"), []
     monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append(text))
     film(node_id="5")
-    assert texts[2].startswith("clip 2 of 2, step 1 of 2")
-    assert texts[-1] == "75 frames, 2 clips: each 2 of 4 evaluations a step, 4 in all"
+    assert texts[2].startswith("clip 1 of 2, decoding, ")
+    assert texts[3].startswith("clip 2 of 2, step 1 of 2, ")
+    assert texts[-1] == "3.00 s, 75 frames of 32x16, 2 clips: 2 model calls a step, 8 in all"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +236,8 @@ def test_the_grid_counts_cells_and_evaluations(pack, grid, monkeypatch):
     monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append(text))
     grid(audio_cfgs="1, 3.5, 1", text_cfgs="1")
     assert texts[2].startswith("cell 2 of 2, step 1 of 2")
-    assert texts[-1] == "2 cells, 8 evaluations"  # 1 and 3 a step
+    assert texts[4].startswith("cell 1 of 2, decoding")
+    assert texts[-1] == "2 cells, 8 model calls"  # 1 and 3 a step
 
 
 def test_a_cancelled_grid_runs_again(grid, press_cancel):

@@ -200,6 +200,18 @@ def test_the_reference_is_the_engines(engine, refer, size, framing):
     torch.testing.assert_close(shown.movedim(-1, 1) * 2 - 1, expected.pixels.clamp(-1, 1))
 
 
+def test_the_size_of_the_video_is_told_before_the_networks_run(pack, refer, monkeypatch, caplog):
+    progress, texts = pack("nodes.host.progress"), []
+    monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append((text, node_id)))
+    monkeypatch.setattr(pack("nodes.reference"), "make_reference", lambda *given: 1 / 0)
+    for size, words in (((60, 80), "the video will be 32x16"), ((64, 64), "the video will be 16x16: the portrait is")):
+        with pytest.raises(ZeroDivisionError):
+            refer(image=torch.rand(1, *size, 3), mask=torch.ones(1, *size), node_id="3")
+        text, node = texts[-1]
+        assert text.startswith(words) and node == "3"
+    assert "32x16: the model was trained on" in caplog.text
+
+
 # A film by hand -------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +316,49 @@ NAN, RATE = math.nan, 16_000
     ],
 )
 def test_what_is_no_recording_is_told(engine, node, loaded, audio, words):
+    with pytest.raises(engine.error, match=words):
+        node("Hallo3AudioEncode", audio=audio, wav2vec=loaded.wav2vec)
+
+
+SAID = torch.randn(1, 2, 4_000, generator=torch.Generator().manual_seed(1)) * 0.1
+ODD_CLOTHES = {
+    "numpy": dict(waveform=SAID.numpy(), sample_rate=RATE),
+    "lists": dict(waveform=SAID.tolist(), sample_rate=RATE),
+    "a rate of 16000.0": dict(waveform=SAID, sample_rate=16_000.0),
+    "a rate in a tensor": dict(waveform=SAID, sample_rate=torch.tensor(RATE)),
+    "a rate in words": dict(waveform=SAID, sample_rate="16000"),
+    "samples before channels": dict(waveform=SAID.transpose(1, 2), sample_rate=RATE),
+    "half precision": dict(waveform=SAID.half(), sample_rate=RATE),
+    "16-bit numbers": dict(waveform=(SAID * 32768).round().short(), sample_rate=RATE),
+    "a list of one": [dict(waveform=SAID, sample_rate=RATE)],
+}
+
+
+@pytest.mark.parametrize("name", ODD_CLOTHES)
+def test_a_recording_in_odd_clothes_is_taken(pack, engine, name):
+    found = engine.recording.check_recording(pack("nodes.audio").recording_of(ODD_CLOTHES[name]))
+    assert found.rate == RATE and type(found.rate) is int
+    torch.testing.assert_close(found.waveform, SAID[0], atol=1e-3, rtol=0)  # half precision rounds
+
+
+@pytest.mark.parametrize(
+    ("audio", "words"),
+    [
+        (dict(waveform=SAID), "it has no sample_rate, only waveform. Connect Load Audio"),
+        (dict(waveform=SAID, sample_rate=None), "it has no sample_rate"),
+        (dict(sample_rate=RATE), "it has no waveform"),
+        (dict(waveform=None, sample_rate=RATE), "it has no waveform"),
+        ({}, "it has no waveform, only nothing"),
+        (dict(waveform=SAID, sample_rate="fast"), "a sample_rate of 'fast', expected a number such as 16000"),
+        (dict(waveform=SAID, sample_rate=NAN), "nan samples a second, expected a whole number"),
+        (dict(waveform=SAID, sample_rate=44_100.5), "44100.5 samples a second, expected a whole number"),
+        (dict(waveform="voice.wav", sample_rate=RATE), "a waveform of str, expected a tensor"),
+        (dict(waveform=[[[1.0], [1.0, 2.0]]], sample_rate=RATE), "a waveform of list, expected a tensor"),
+        ("voice.wav", "a str, expected AUDIO"),
+        ([dict(waveform=SAID, sample_rate=RATE)] * 2, "a list, expected AUDIO"),
+    ],
+)
+def test_what_may_be_anything_is_told_in_a_line(engine, node, loaded, audio, words):
     with pytest.raises(engine.error, match=words):
         node("Hallo3AudioEncode", audio=audio, wav2vec=loaded.wav2vec)
 

@@ -253,3 +253,145 @@ def test_automatic_weights_are_fp16_only_where_they_are_stored_so(pack, monkeypa
     for stored, choice, expected in ((bf16, "auto", bf16), (fp16, "auto", fp16), (bf16, "fp16", fp16)):
         found, compute = memory.choose_dtypes({"a.weight": torch.zeros(2, 2, dtype=stored)}, choice, quantised=False)
         assert found == expected and compute is None
+
+
+# What is offered, and what "auto" takes --------------------------------------------------------------------------
+
+LOADERS = {
+    "Hallo3ModelLoader": ("denoiser", "models/diffusion_models"),
+    "Hallo3ReferenceNetLoader": ("reference_net", "models/diffusion_models"),
+    "Hallo3VAELoader": ("vae_name", "models/vae"),
+    "Hallo3TextEncoderLoader": ("text_encoder", "models/text_encoders"),
+    "Hallo3Wav2VecLoader": ("wav2vec", "models/audio_encoders"),
+    "Hallo3FaceAnalysisLoader": ("face_analysis", "models/insightface/models"),
+    "Hallo3LoraLoader": ("lora", "models/loras"),
+    "Hallo3SeparateVocals": ("model", "models/audio_separator"),
+}
+OTHERS = {"Hallo3FaceAnalysisLoader": dict(provider="CPU"), "Hallo3SeparateVocals": {"audio": None}}
+OTHERS |= {key: dict(weight_dtype="auto") for key in ("Hallo3ModelLoader", "Hallo3ReferenceNetLoader")}
+
+
+def offered(pack, key: str) -> list[str]:
+    return list(pack().NODE_CLASS_MAPPINGS[key].INPUT_TYPES()["required"][LOADERS[key][0]][0])
+
+
+@pytest.fixture
+def no_models(pack, models, monkeypatch):
+    """A models folder with nothing in it, as after a fresh installation."""
+    hidden = models.with_name("hidden")
+    models.rename(hidden)
+    for folder in hidden.iterdir():
+        (models / folder.name).mkdir(parents=True)
+    yield models
+    shutil.rmtree(models)
+    hidden.rename(models)
+
+
+@pytest.mark.parametrize("key", LOADERS)
+@pytest.mark.parametrize("name", ["auto", "hallo3/release/", "none found"])
+def test_without_models_the_words_are_ours_and_hold_the_command(pack, no_models, key, name):
+    node, (argument, where) = pack().NODE_CLASS_MAPPINGS[key], LOADERS[key]
+    assert node.VALIDATE_INPUTS(**{argument: name}) is True  # the host's own refusal would come first
+    given = {argument: name, **OTHERS.get(key, {})}
+    if key == "Hallo3LoraLoader":
+        given |= dict(model=None, strength=1.0)
+        if name != "none found":
+            return
+    if key == "Hallo3SeparateVocals":
+        given["audio"] = {"waveform": torch.zeros(1, 1, 99), "sample_rate": 16_000}
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="none found") as told:
+        getattr(node(), node.FUNCTION)(**given)
+    assert f"{where} or models/hallo3, and refresh the page (R)" in str(told.value)
+    assert "hallo3.py download" in str(told.value)
+
+
+@pytest.mark.parametrize("key", LOADERS)
+def test_auto_and_another_s_folder_take_the_release_that_is_there(pack, models, caplog, key):
+    if key in ("Hallo3LoraLoader", "Hallo3SeparateVocals"):
+        return
+    if key == "Hallo3FaceAnalysisLoader":
+        pytest.importorskip("insightface")
+    node, (argument, _) = pack().NODE_CLASS_MAPPINGS[key], LOADERS[key]
+    assert offered(pack, key)[0] == "auto"
+    getattr(node(), node.FUNCTION)(**{argument: "auto", **OTHERS.get(key, {})})
+    assert "took" not in caplog.text
+    getattr(node(), node.FUNCTION)(**{argument: "hallo3/theirs/", **OTHERS.get(key, {})})
+    assert "hallo3/theirs/ is not there: took hallo3/tiny/" in caplog.text
+
+
+def test_a_converted_release_alone_is_found(pack, models, converted, no_release):
+    for key in ("Hallo3ModelLoader", "Hallo3ReferenceNetLoader", "Hallo3VAELoader"):
+        node, (argument, _) = pack().NODE_CLASS_MAPPINGS[key], LOADERS[key]
+        assert getattr(node(), node.FUNCTION)(**{argument: "auto", **OTHERS.get(key, {})})
+
+
+@pytest.fixture
+def no_release(models, converted):
+    """The official toy release put away."""
+    away = models.with_name("away")
+    (models / "hallo3" / "tiny").rename(away)
+    yield
+    away.rename(models / "hallo3" / "tiny")
+
+
+def test_a_file_that_is_named_and_gone_is_not_replaced(pack):
+    with pytest.raises(
+        pack("hallo3_core.errors").InputError, match="'mine.safetensors' is not there: put the file into"
+    ):
+        pack("nodes.loaders").Hallo3VAELoader().execute("mine.safetensors")
+
+
+def test_a_dropdown_leaves_out_what_is_something_else(pack, converted, models, in_models):
+    lora = {"transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(4, 8)}
+    in_models("loras/style.safetensors", lora)
+    shutil.copy(converted / "hallo3_denoiser.safetensors", models / "loras" / "denoiser.safetensors")
+    in_models("text_encoders/t5-00001-of-00002.safetensors", {"x": torch.zeros(1)})
+    try:
+        files = {f"hallo3/converted/hallo3_{part}.safetensors" for part in ("denoiser", "reference_net", "vae")}
+        assert files & set(offered(pack, "Hallo3ModelLoader")) == {"hallo3/converted/hallo3_denoiser.safetensors"}
+        nets = files & set(offered(pack, "Hallo3ReferenceNetLoader"))
+        assert nets == {"hallo3/converted/hallo3_reference_net.safetensors"}
+        assert files & set(offered(pack, "Hallo3VAELoader")) == {"hallo3/converted/hallo3_vae.safetensors"}
+        assert offered(pack, "Hallo3LoraLoader") == ["style.safetensors"]
+        for key in ("Hallo3TextEncoderLoader", "Hallo3Wav2VecLoader"):
+            assert not [name for name in offered(pack, key) if "hallo3_" in name or "00001" in name]
+        assert "hallo3/converted/" not in offered(pack, "Hallo3TextEncoderLoader")
+    finally:
+        (models / "loras" / "denoiser.safetensors").unlink()
+
+
+def test_a_file_that_is_written_again_is_read_again(pack, in_models, models):
+    path = models / "loras" / "later.safetensors"
+    in_models("loras/later.safetensors", {"decoder.conv_in.conv.weight": torch.zeros(8, 16, 3, 3, 3)})
+    assert "later.safetensors" in offered(pack, "Hallo3LoraLoader")  # what cannot be told may fit
+    save_file(
+        {
+            "shared.weight": torch.zeros(4, 4),
+            "encoder.block.0.layer.0.SelfAttention.q.weight": torch.zeros(4, 4),
+            "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": torch.zeros(4, 4),
+        },
+        path,
+    )
+    assert "later.safetensors" not in offered(pack, "Hallo3LoraLoader")
+
+
+def test_every_loader_says_what_a_wrong_file_is(pack, converted, models):
+    for key in ("Hallo3VAELoader", "Hallo3TextEncoderLoader", "Hallo3Wav2VecLoader", "Hallo3ModelLoader"):
+        node, (argument, _) = pack().NODE_CLASS_MAPPINGS[key], LOADERS[key]
+        wrong = "hallo3/converted/hallo3_reference_net.safetensors"
+        with pytest.raises(pack("hallo3_core.errors").InputError, match="is Hallo3's reference network"):
+            getattr(node(), node.FUNCTION)(**{argument: wrong, **OTHERS.get(key, {})})
+
+
+def test_fp8_matmul_asks_the_host_for_it_and_says_where_it_cannot(pack, loaded, caplog, monkeypatch):
+    memory, fp8 = pack("nodes.host.memory"), pack("hallo3_core.weights.fp8")
+    assert "fp8 matmul" in pack("nodes.loaders").Hallo3ModelLoader.INPUT_TYPES()["required"]["weight_dtype"][0]
+    plain, fast = (
+        memory.prepare_weights({"blocks.0.mlp.up.weight": torch.rand(16, 16)}, c)[0]
+        for c in memory.DTYPES
+        if "fp8" in c
+    )
+    mark = f"blocks.0.mlp.up.{fp8.MARK}"
+    assert b"full_precision" in bytes(plain[mark].tolist()) and b"full_precision" not in bytes(fast[mark].tolist())
+    pack("nodes.loaders").Hallo3ModelLoader().execute(TINY, "fp8 matmul")
+    assert "does not multiply in fp8: weights are kept in it, matmuls are exact" in caplog.text

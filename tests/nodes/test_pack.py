@@ -20,11 +20,14 @@ REVIEWED = {
     "comfy.lora": {"load_lora"},
     "comfy.model_base": {"BaseModel", "ModelType"},
     "comfy.model_management": {
+        "InterruptProcessingException",
         "current_loaded_models",
         "free_memory",
         "get_torch_device",
         "intermediate_device",
         "load_models_gpu",
+        "sage_attention_enabled",
+        "supports_fp8_compute",
         "text_encoder_device",
         "text_encoder_offload_device",
         "throw_exception_if_processing_interrupted",
@@ -47,6 +50,7 @@ REVIEWED = {
     "comfy.text_encoders.sd3_clip": {"T5XXLModel", "__file__"},
     "comfy.utils": {"ProgressBar"},
     "comfy_api.latest": {"InputImpl"},
+    "comfy_execution.utils": {"get_executing_context"},
     "folder_paths": {
         "add_model_folder_path",
         "get_filename_list",

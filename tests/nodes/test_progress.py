@@ -30,6 +30,28 @@ def test_the_text_counts_clips_and_steps(pack, sampler_of, monkeypatch):
     assert texts == [(text, "7") for text in counted]
 
 
+def test_decoding_is_on_the_bar_and_in_the_time_left(pack, sampler_of, monkeypatch):
+    """Steps of 2 s and decodings of 10 s; before the first decoding it counts as much as DECODE_STEPS steps."""
+    progress, texts, now, done = pack("nodes.host.progress"), [], [0.0], []
+    monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append(text))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    bar = progress.StepBar(sampler_of(steps=2), clips=2, node_id="7", decodes=True)
+    monkeypatch.setattr(bar._bar, "update_absolute", lambda value, total, preview: done.append(value / total))
+    for _ in range(2):
+        for _ in range(2):
+            now[0] += 2
+            bar.step(torch.zeros(1, 16, 13, 2, 4))
+        bar.decoding()
+        now[0] += 10
+        bar.decoded()
+    guess = progress.DECODE_STEPS * 2
+    left = [6 + 2 * guess, 4 + 2 * guess, 4 + 2 * guess, 2 + 10, 10, 10]
+    names = ["clip 1 of 2, step 1 of 2", "clip 1 of 2, step 2 of 2", "clip 1 of 2, decoding"]
+    names += [name.replace("clip 1", "clip 2") for name in names]
+    assert texts == [f"{name}, {progress.span(seconds)} left" for name, seconds in zip(names, left, strict=True)]
+    assert done == sorted(done) and done[-1] == 1 and all(value < 1 for value in done[:-1])
+
+
 def test_cancel_takes_effect_at_the_next_step(pack, sampler_of, press_cancel):
     bar, cancelled = pack("nodes.host.progress").StepBar(sampler_of(steps=5)), press_cancel(2)
     bar.step(torch.zeros(1, 16, 13, 2, 4))

@@ -36,3 +36,23 @@ def test_the_samples_are_inputs_that_the_other_nodes_take(pack, input_folder):
     image, audio = pack("nodes.samples").Hallo3SampleInputs().execute()["result"]
     assert pack("nodes.images").portrait_of(image).shape == (1, 3, 480, 480)
     assert pack("nodes.audio").recording_of(audio).frames == 90
+
+
+@pytest.mark.parametrize("own", ["image", "audio"])
+def test_one_s_own_goes_before_the_sample(pack, input_folder, own):
+    """A bypassed Load Image or Load Audio gives nothing, so that the sample stands in for it."""
+    run = pack("nodes.samples").Hallo3SampleInputs().execute
+    samples = dict(zip(("image", "audio"), run()["result"], strict=True))
+    mine = {"image": torch.rand(1, 60, 80, 3), "audio": {"waveform": torch.zeros(1, 1, 99), "sample_rate": 8_000}}
+    done = run(**{own: mine[own]})
+    given = dict(zip(("image", "audio"), done["result"], strict=True))
+    assert given[own] is mine[own]
+    assert bool(done["ui"]["images"]) == (own == "audio")  # the sample portrait is shown where it is used
+    (other,) = {"image", "audio"} - {own}
+    a, b = (value if other == "image" else value["waveform"] for value in (given[other], samples[other]))
+    assert torch.equal(a, b)
+
+
+def test_nothing_is_written_where_both_are_one_s_own(pack, input_folder):
+    pack("nodes.samples").Hallo3SampleInputs().execute(torch.rand(1, 60, 80, 3), {"waveform": 0, "sample_rate": 1})
+    assert not list(Path(input_folder).iterdir())

@@ -125,7 +125,7 @@ def test_the_cost_that_is_told_is_the_cost(pack):
     settings = pack("hallo3_core.pipeline.options").Settings(
         steps=4, guidance=guidance.Guidance(guidance.Scales(), 0, 0.5)
     )
-    assert pack("nodes.host.sampling").cost(settings) == "1 to 2 of 4 evaluations a step, 6 in all"
+    assert pack("nodes.host.sampling").cost(settings) == "1 to 2 model calls a step, 6 in all"
 
 
 def test_cancel_leaves_nothing_behind_and_the_next_run_works(sample, press_cancel, pack, monkeypatch):

@@ -22,7 +22,7 @@ def test_a_film_after_any_other_is_the_first_again(pack, film, scene, loaded, pr
         film(model=lora, seed=12)
     assert film().read_bytes() == first
     with monkeypatch.context() as patch:
-        patch.setattr(pack("nodes.host.film"), "finish_clip", lambda *given: 1 / 0)
+        patch.setattr(pack("nodes.host.film"), "make_clip", lambda *given, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             film(model=lora)
     assert film().read_bytes() == first

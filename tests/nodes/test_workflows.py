@@ -18,6 +18,8 @@ from tools.workflows.stages import RELEASE
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+QUICK_START = "hallo3_quick_start"
+OPEN = [name for name in NAMES if name != QUICK_START]  # those without a subgraph
 OF_THE_PAGE = {"MarkdownNote"}  # drawn by the page alone
 LOADERS = {"Hallo3ModelLoader", "Hallo3ReferenceNetLoader", "Hallo3VAELoader", "Hallo3TextEncoderLoader"}
 LOADERS |= {"Hallo3Wav2VecLoader", "Hallo3FaceAnalysisLoader", "Hallo3SeparateVocals"}
@@ -48,8 +50,15 @@ def test_no_other_folder_hides_them():
     assert [folder for folder in folders if (ROOT / folder).exists()] == ["workflows"]
 
 
+def nodes_of(name: str) -> list[dict]:
+    """All nodes of a workflow, those inside its subgraph in the subgraph's place."""
+    workflow = read(name)
+    inside = {each["id"]: each["nodes"] for each in workflow.get("definitions", {}).get("subgraphs", [])}
+    return [node for outer in workflow["nodes"] for node in inside.get(outer["type"], [outer])]
+
+
 def kinds(name: str) -> set[str]:
-    return {node["type"] for node in read(name)["nodes"]}
+    return {node["type"] for node in nodes_of(name)}
 
 
 def test_every_node_of_ours_is_in_some_workflow_and_only_cores_beside(declared):
@@ -57,7 +66,7 @@ def test_every_node_of_ours_is_in_some_workflow_and_only_cores_beside(declared):
     assert used - OF_THE_PAGE == set(declared)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPEN)
 def test_links_join_what_they_say(declared, name):
     workflow = read(name)
     nodes = {node["id"]: node for node in workflow["nodes"]}
@@ -108,7 +117,7 @@ def check_value(name: str, value, kind, options=None) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_values_are_one_for_each_widget_and_seeds_stand_still(declared, name):
-    for node in read(name)["nodes"]:
+    for node in nodes_of(name):
         if node["type"] not in declared or not node["type"].startswith("Hallo3"):
             continue  # core's nodes get more widgets with time, and the page fills them
         expected = []
@@ -120,7 +129,7 @@ def test_saved_values_are_one_for_each_widget_and_seeds_stand_still(declared, na
         assert all(value == "fixed" for key, value in zip(expected, values, strict=True) if key == "control")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPEN)
 def test_the_api_form_has_the_same_nodes(name):
     shown = {
         str(node["id"]): node["type"]
@@ -130,13 +139,38 @@ def test_the_api_form_has_the_same_nodes(name):
     assert {number: entry["class_type"] for number, entry in read(name, "api").items()} == shown
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPEN)
 def test_it_explains_itself(name):
     workflow = read(name)
     notes = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
     assert len(notes) >= 2 and notes[0].startswith("# ")
     titles = [group["title"].partition(":")[0] for group in workflow["groups"]]
     assert {"Models", "Text", "Speech", "Identity", "Video transformer"} <= set(titles)
+
+
+def test_the_quick_start_is_one_node_between_what_goes_in_and_the_video():
+    workflow, long = read(QUICK_START), read("hallo3_long_video", "api")
+    (block,) = workflow["definitions"]["subgraphs"]
+    outside = sorted(node["type"] for node in workflow["nodes"] if node["type"] not in OF_THE_PAGE | {block["id"]})
+    assert outside == ["Hallo3SampleInputs", "LoadAudio", "LoadImage", "SaveVideo"]
+    prompt = read(QUICK_START, "api")
+    assert sorted(e["class_type"] for e in prompt.values()) == sorted(e["class_type"] for e in long.values())
+    shown = {slot["name"] for slot in block["inputs"]}
+    assert {"text", "audio_cfg", "text_cfg", "reference_cfg", "color_hold", "resume_key"} <= shown
+    (node,) = (node for node in workflow["nodes"] if node["type"] == block["id"])
+    (picture,) = node["properties"]["previewExposures"]
+    sampler = next(node for node in block["nodes"] if node["type"] == "Hallo3LongVideo")
+    assert picture["sourceNodeId"] == str(sampler["id"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fresh_installation_runs_it_untouched(name):
+    """No file of one's own is read: what is linked comes from the samples, and loaders choose by themselves."""
+    for entry in read(name, "api").values():
+        assert entry["class_type"] not in ("LoadImage", "LoadAudio")
+        if entry["class_type"] in LOADERS:
+            chosen = {key: value for key, value in entry["inputs"].items() if isinstance(value, str)}
+            assert "auto" in chosen.values(), chosen
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +186,7 @@ def test_the_thumbnail_is_small_and_of_the_browsers_shape(name):
 def test_loaders_say_where_their_files_are_from_and_belong(name):
     from hallo3_core.release.download import PARTS, REPOSITORY
 
-    for node in read(name)["nodes"]:
+    for node in nodes_of(name):
         if node["type"] not in LOADERS:
             continue
         files = node["properties"]["models"]
@@ -192,6 +226,7 @@ def parted(pack, monkeypatch):
 FILMS = {
     "block": [90],  # the subgraph with inputs and an output
     "hallo3_long_video": [90],
+    "hallo3_quick_start": [90],
     "hallo3_single_clip": [47],
     "hallo3_chained_clips": [90],
     "hallo3_guidance_grid": [],

@@ -52,7 +52,8 @@ class Runner:
     def _execute(self, number: str, kind: str, given: dict[str, Any]) -> tuple:
         if kind in self.nodes:
             node = self.nodes[kind]
-            return getattr(node(), node.FUNCTION)(**given)
+            found = getattr(node(), node.FUNCTION)(**given)
+            return found["result"] if isinstance(found, dict) else found  # what is shown on the node stands beside it
         if kind in ("SaveVideo", "PreviewImage", "PreviewAudio"):
             shown = {name: self._film(value) if kind == "SaveVideo" else value for name, value in given.items()}
             self.shown[number] = {"kind": kind, **shown}

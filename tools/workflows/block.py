@@ -1,15 +1,21 @@
-"""The subgraph that ships: the inside of `hallo3_long_video` as one node."""
+"""The subgraph that ships, and that the quick start is built around: the inside of `hallo3_long_video` as one node."""
 
-NAME = "Hallo3 portrait and recording to film"
-DESCRIPTION = "A portrait, a recording and a sentence become a talking film, as long as the recording."
-OUTSIDE = ["LoadImage", "LoadAudio", "SaveVideo", "Hallo3SampleInputs"]
+NAME = "Hallo3 portrait and recording to video"
+DESCRIPTION = "A portrait, a recording and a prompt become a talking video, as long as the recording."
+OUTSIDE = ["LoadImage", "LoadAudio", "SaveVideo", "Hallo3SampleInputs", "MarkdownNote"]
 FIELDS = [
     ["CLIPTextEncode", "text"],
     ["Hallo3LongVideo", "seed"],
     ["Hallo3LongVideo", "steps"],
     ["Hallo3Reference", "width"],
     ["Hallo3Reference", "height"],
+    ["Hallo3LongVideo", "audio_cfg"],
+    ["Hallo3LongVideo", "text_cfg"],
+    ["Hallo3LongVideo", "reference_cfg"],
+    ["Hallo3LongVideo", "color_hold"],
+    ["Hallo3LongVideo", "resume_key"],
 ]
+PREVIEW = "Hallo3LongVideo"  # whose picture is shown outside while it runs; its text is, too
 
 # Nodes that a person links to it, and the slots.
 GIVERS = [["LoadImage", "IMAGE", "image"], ["LoadAudio", "AUDIO", "audio"]]

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TITLE, GAP, PADDING = 30, 34, 24  # of a node and of a stage, in the canvas's pixels
-STAGE_TITLE, STAGE_GAP, LANE = 44, 60, 30
+TITLE, GAP, PADDING = 30, 30, 24  # of a node and of a stage, in the canvas's pixels
+STAGE_TITLE, STAGE_GAP, LANE = 44, 44, 26
 TALL = {
+    "Hallo3SampleInputs": 300,
     "LoadImage": 330,
     "LoadAudio": 136,
     "CLIPTextEncode": 200,
@@ -21,8 +22,14 @@ TALL = {
     "PreviewImage": 320,
 }
 FIELDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
-SPEAKING = {"Hallo3AudioEncode", "Hallo3FaceEmbed", "Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid"}
-LINE = 66  # what a node grows by when it has told its result
+SPEAKING = {
+    *("Hallo3AudioEncode", "Hallo3FaceEmbed", "Hallo3Reference"),
+    *("Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid"),
+}
+BELOW = -1  # as the place of a dot of its own: below everything
+LINE = 74  # what a node grows by when it has told its result
+ROW, ITEM, HEADING, EDGE = 17, 27, 42, 50  # of a note's text: a line, one of a list, a title, and what is around it all
+LETTER = 5.2  # how wide, on average
 BYPASSED = 4  # the page's number for it
 
 
@@ -40,6 +47,7 @@ class Dot:
 
     source: Output | Dot
     drop: int = 0
+    at: int | None = None
     width = 0
 
 
@@ -56,14 +64,18 @@ class Node:
     colour: str | None = None
     bypassed: bool = False
     drop: int = 0  # left free above it
+    at: int | None = None  # how far below the top of its column, instead of below the one above
 
     def __getitem__(self, output: str) -> Output:
         return Output(self, output)
 
     def room(self, declared: Mapping[str, Any]) -> tuple[int, int]:
         """Its height, and what it takes at most in either of the two ways in which the page draws nodes."""
-        if self.kind == "MarkdownNote" or self.height or self.kind in TALL:
-            height = self.height or TALL.get(self.kind, 100)
+        if self.kind == "MarkdownNote" and not self.height:
+            height = note_height(self.inputs["text"], self.width)
+            return height, height
+        if self.height or self.kind in TALL:
+            height = self.height or TALL[self.kind]
             return height, height
         entry = declared[self.kind]
         sockets, widgets = 0, 0
@@ -85,6 +97,7 @@ class Stage:
     columns: Sequence[Sequence[Node | Dot]]
     colour: str = "#3f789e"
     drop: int = 0
+    at_right: bool = False  # in a stage that is widened, its nodes stand at its end
 
 
 @dataclass(eq=False)
@@ -96,21 +109,33 @@ class Drawing:
 
     def layout(self, declared: Mapping[str, Any]) -> dict[str, Any]:
         """What the page draws: nodes with ids and places, links, dots, groups. `declared`: the host's /object_info."""
-        placed, groups, x = {}, [], 0
+        placed, groups, low, x = {}, [], {}, 0
         for column in self.columns:
-            y, width = 0, 0
+            y, width, own, ends = 0, 0, [], {}
             for part in column:
                 if isinstance(part, Stage):
                     y += part.drop
                     found, size = _place_stage(part, x, y, declared)
-                    groups.append({"title": part.title, "bounding": [x, y, *size], "color": part.colour})
+                    own.append({"title": part.title, "bounding": [x, y, *size], "color": part.colour})
+                    ends |= dict.fromkeys(found, size[0]) if part.at_right else {}
                     below = STAGE_GAP
+                elif part.at == BELOW:
+                    low[part] = x
+                    continue
                 else:
                     found, size = _place_column([part], x, y, declared)
                     below = GAP
                 placed |= found
                 width, y = max(width, size[0]), y + size[1] + below
-            x += width + STAGE_GAP
+            for group in own:  # stages below each other are as wide as the widest
+                group["bounding"][2] = width
+            for part, end in ends.items():
+                (left, top), size = placed[part]
+                placed[part] = (left + width - end, top), size
+            groups += own
+            x += width + (STAGE_GAP if width else LANE)
+        bottom = max(y + height for _, y, _, height in (group["bounding"] for group in groups))
+        placed |= {part: ((x, bottom + STAGE_GAP), (0, 0)) for part, x in low.items()}
         ids = {part: i for i, part in enumerate(placed, 1)}
         nodes = [node for node in placed if isinstance(node, Node)]
         links = [(node, name, value) for node in nodes for name, value in node.inputs.items() if _is_link(value)]
@@ -121,6 +146,31 @@ class Drawing:
             "dots": {ids[dot]: place for dot, (place, _) in placed.items() if isinstance(dot, Dot)},
             "groups": groups,
         }
+
+
+def note_height(text: str, width: int) -> int:
+    """What a note needs to show its text whole, and not more."""
+    height = EDGE
+    for paragraph in text.strip().split("\n\n"):
+        for line in _joined(paragraph):
+            is_item = line.startswith("* ") or line[:1].isdigit()
+            first = HEADING if line.startswith("#") else ITEM if is_item else ROW
+            room = int((width - (70 if is_item else 40)) / LETTER)
+            height += first + ROW * ((len(line.replace("**", "")) - 1) // room)
+        height += 12
+    return height
+
+
+def _joined(paragraph: str) -> list[str]:
+    """The lines of a paragraph as they are shown: those of a list and of a heading stand for themselves."""
+    lines: list[str] = []
+    for line in paragraph.split("\n"):
+        if lines and not line.startswith(("* ", "#")) and not line[:2].rstrip(".").isdigit():
+            if not lines[-1].startswith("#"):
+                lines[-1] += f" {line.strip()}"
+                continue
+        lines.append(line)
+    return lines
 
 
 def inputs_of(entry: Mapping[str, Any]) -> dict[str, Sequence]:
@@ -134,24 +184,26 @@ def _place_stage(stage: Stage, x: int, y: int, declared) -> tuple[dict, tuple[in
     for column in stage.columns:
         found, (width, height) = _place_column(column, left, y + STAGE_TITLE, declared)
         placed |= found
-        left += width + 2 * PADDING
+        left += width + (2 * PADDING if width else PADDING)
         bottom = max(bottom, height)
     return placed, (left - PADDING - x, STAGE_TITLE + bottom + PADDING)
 
 
 def _place_column(column: Sequence[Node | Dot], x: int, y: int, declared) -> tuple[dict, tuple[int, int]]:
     """Place and size of each, and the size of the column; its nodes are as wide as the widest."""
-    placed, top, width = {}, y, max(part.width for part in column)
+    placed, top, bottom, width = {}, y, y, max(part.width for part in column)
     for part in column:
-        top += part.drop
+        top = top + part.drop if part.at is None else y + part.at
         if isinstance(part, Dot):
             placed[part] = (x, top), (0, 0)
+            bottom = max(bottom, top)
             top += LANE
         else:
             height, room = part.room(declared)
             placed[part] = (x, top + TITLE), (width, height)
+            bottom = max(bottom, top + TITLE + room)
             top += TITLE + room + GAP
-    return placed, (width, top - GAP - y)
+    return placed, (width, bottom - y)
 
 
 def _is_link(value: Any) -> bool:

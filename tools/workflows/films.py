@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from .drawing import Dot, Drawing, Node, Output, Stage
+import uuid
+
+from .drawing import BELOW, GAP, LANE, Dot, Drawing, Node, Output, Stage, note_height
 from .stages import (
+    GIVEN,
     MADE,
+    MODELS,
     SAID,
     SHOWN,
+    Part,
     create,
+    given,
     heard,
     heard_apart,
     lane,
     note,
     prompt,
     said,
-    samples,
     save,
     scene,
     seen,
@@ -22,190 +27,164 @@ from .stages import (
     video_transformer,
 )
 
-MODELS = """
-The official release (40 GB) belongs in `models/hallo3/release/` of ComfyUI:
-`python -m hallo3_core download FOLDER`, run in this pack's folder, or by hand from
-[fudan-generative-ai/hallo3](https://huggingface.co/fudan-generative-ai/hallo3). Under another name, or converted?
-Choose it in the loaders.
+STEPS = """
+1. **Run**: it works as it is, with a drawn portrait and a spoken sentence.
+2. **Your portrait**: select Load Image, Ctrl+B, choose a picture with one whole face that looks ahead.
+3. **Your voice**: select Load Audio, Ctrl+B, choose clear speech of any length, without music.
+4. **The prompt**: one sentence about person and place. It steers background, light and gestures.
 """
-SENTENCE = """
-One sentence about person and place. It steers background, light and gestures; the face comes from the portrait, the
-mouth from the sound.
-"""
-SIZE = """
-The reference network sees the face alone, through its mask. Width and height are the film's: 720x480 as trained.
-"""
-INPUTS = """
-1. **Load Image**: a picture with one whole face that looks ahead.
-2. **Load Audio**: clear speech of any length, without music.
-3. **CLIP Text Encode**: the sentence.
-"""
+TOP, LANES = 270, 590  # where a sampling stage begins, and how far below its title wires pass under its nodes
 
 
-def guide(text: str, height: int) -> Node:
-    return note(text, 380, height, "Start here")
+def guide(text: str) -> Node:
+    return note(text, 576, "Start here")
+
+
+def under_all(output: Output) -> tuple[Dot, Dot]:
+    """The two ends of a wire that runs below all stages."""
+    left = Dot(output, at=BELOW)
+    return left, Dot(left, at=BELOW)
 
 
 def long_video() -> Drawing:
-    inputs = scene(video_transformer(MODELS), said(SENTENCE), heard(), seen(SIZE))
-    film = Node("Hallo3LongVideo", inputs.conditions, 340)
+    own = given()
+    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
+    film = Node("Hallo3LongVideo", inputs.conditions, 360)
     words = """
-**Cost** of a clip (1.88 s of film): `steps` x 2 evaluations while `audio_cfg` = `text_cfg` and `reference_cfg` = 1.
+**A clip** is 1.88 s of video. It costs **steps** x 2 model calls while **audio_cfg** = **text_cfg** and
+**reference_cfg** = 1. 20 to 30 steps are enough for a look.
 
-20 to 30 steps are enough for a look. For a long film set `color_hold` to 0.5, which keeps its colours the portrait's,
-and give `resume_key` a name: after Cancel or a crash the next run goes on with the clips that are there.
+**Long videos**: **color_hold** 0.5 keeps the colours the portrait's. With a name in **resume_key**, a run that was
+stopped goes on where it was.
 """
-    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 200), film]], MADE, drop=380)
-    shown = Stage("Film", [[save(film["film"], "long_video")]], SHOWN, drop=644)
+    sampling = Stage("Video transformer: clip after clip", [[film, note(words, 360, "Cost")]], MADE, drop=TOP)
+    shown = Stage("Video", [[save(film["film"], "long_video")]], SHOWN, drop=TOP)
     start = f"""
 # A portrait talks
-One picture, one recording and one sentence become a film with sound.
-{INPUTS}
-4. **Run**. The film is saved in `output/hallo3`.
-
-The green nodes are yours to change; the others work as they are. Nothing at hand? The node below puts a drawn portrait
-and a spoken sentence into the input folder: select it, Ctrl+B, Run, then R for the page to see them.
-
-## What happens
-* **Text**: T5 reads the sentence.
-* **Speech**: wav2vec2 hears the whole recording; the film gets its length, 25 frames a second.
-* **Identity**: the face is found, and the reference network looks at it once.
-* **Video transformer**: clips of 49 frames, each going on from the last 2 frames of the one before.
-* **Film**: H.264 with the sound.
-
-Run again with another seed or scale: only the sampling is done again.
+One picture, one recording and one prompt become a video with sound, as long as the recording. It is saved in
+**output/hallo3**.
+{STEPS}
+**What happens.** T5 reads the prompt. wav2vec2 hears the whole recording. The face is found, and the reference
+network looks at it once. The video transformer makes clips of 49 frames, each going on from the last 2 frames of the
+one before. Run again with another seed or scale: only the sampling is done again.
 """
-    return Drawing("hallo3_long_video", [[guide(start, 700), samples()], inputs.stages, [sampling], [shown]])
+    columns = [[guide(start), own.stage], inputs.stages, [sampling], [shown]]
+    return Drawing("hallo3_long_video", columns)
 
 
 def shown_with_sound(images: Output, sound: Output | Dot, name: str, drop: int) -> Stage:
     video = create(images, sound)
-    return Stage("Film", [[video], [save(video["VIDEO"], name)]], SHOWN, drop=drop)
+    return Stage("Video", [[video], [save(video["VIDEO"], name)]], SHOWN, drop=drop)
 
 
 def single_clip() -> Drawing:
-    inputs = scene(video_transformer(MODELS), said(SENTENCE), heard(), seen(SIZE, looks=True))
-    words = """
-Samples 49 frames of the film, clip 0 first. The **latent** holds them as 13 frames of an eighth of the size.
-
-**Cost**: `steps` x 2 evaluations at the default scales. Other scales: Hallo3 Guidance Grid compares them.
-"""
-    clip = Node("Hallo3SampleClip", inputs.conditions, 340)
-    under = lane(inputs[name] for name in ("sound", "audio", "vae", "reference"))
-    beside = lane(under, drop=660)
-    sound, audio, vae, reference = beside
-    sampling = Stage("Video transformer: one clip", [[note(words, 340, 150), clip, *under], beside], MADE, drop=270)
-    frames = Node("VAEDecode", {"samples": clip["clip"], "vae": vae}, 240)
-    film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 280)
-    words = "Leaves out the first 2 frames, which repeat the clip before, and the bars of a padded portrait."
-    decoded = Stage("Video VAE: latent to frames", [[frames], [film, note(words, 280, 90)]], MADE, drop=790)
-    look = Node("PreviewImage", {"images": inputs["framed"]}, 340, 260, "As the film begins")
-    looks = Stage("Identity: as framed", [[look]], SHOWN)
-    start = f"""
+    own = given()
+    far, sound = under_all(own["sound"])
+    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
+    clip = Node("Hallo3SampleClip", inputs.conditions, 320)
+    reference, vae, audio = start = lane((inputs[name] for name in ("reference", "vae", "audio")), LANES)
+    reference, vae, audio = first = lane(start, LANES)
+    frames = Node("VAEDecode", {"samples": clip["clip"], "vae": vae}, 220)
+    reference, audio = Dot(reference, at=LANES), Dot(audio, at=first[-1].at)
+    film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 260)
+    columns = [start, [clip], first, [frames], [reference, audio], [film]]
+    sampling = Stage("Video transformer: one clip", columns, MADE, drop=TOP)
+    faces = Node("PreviewImage", {"images": inputs["marked"]}, 300, 270, "Is it the right face?", drop=40)
+    over = Dot(inputs["framed"], at=10)  # above the first picture
+    turn = Dot(over, at=10)
+    frame = Node("PreviewImage", {"images": turn}, 300, 270, "As the video begins", drop=40)
+    looks = Stage("Identity: as it was found", [[over], [faces], [turn], [frame]], SHOWN)
+    words = f"""
 # One clip, stage by stage
-The first 1.88 seconds of a film, with a look at each stage on the way.
-{INPUTS}
-4. **Run**, and look: is the right face marked? Is the portrait framed as you like it? Do the lips follow?
-
-Good? Take the same settings to `hallo3_long_video`, or go on with `hallo3_chained_clips`.
-
-## What happens
-* **Text**: T5 reads the sentence.
-* **Speech**: wav2vec2 hears the whole recording.
-* **Identity**: the face is found; the reference network looks at it once.
-* **Video transformer**: noise becomes a clip's latent.
-* **Video VAE**: the latent becomes frames.
-* **Film**: 25 frames a second, with the sound.
+The first 1.88 seconds of a video, with a look at each stage on the way. Is the right face marked? Is the portrait
+framed as you like it? Do the lips follow?
+{STEPS}
+Good? Take the same settings to **hallo3_long_video**, or go on with **hallo3_chained_clips**. **Sample Clip** makes
+49 frames as a latent of 13, **VAE Decode** the pictures. **Append Clip** leaves out the first 2, which repeat the
+clip before, and the bars of a padded portrait. **Create Video** joins 25 frames a second with the sound.
 """
-    columns = [
-        [guide(start, 640)],
-        inputs.stages,
-        [sampling, looks],
-        [decoded],
-        [shown_with_sound(film["film"], sound, "single_clip", drop=790)],
-    ]
+    shown = shown_with_sound(film["film"], sound, "single_clip", drop=TOP)
+    columns = [[guide(words), own.stage], [far], inputs.stages, [sampling, looks], [sound], [shown]]
     return Drawing("hallo3_single_clip", columns)
 
 
 def chained_clips() -> Drawing:
-    inputs = scene(video_transformer(MODELS), said(SENTENCE), heard(), seen(SIZE))
-    bus = lane([*inputs.conditions.values(), inputs["sound"]], drop=740)
-    given = dict(zip(inputs.conditions, bus[:-1], strict=True))
-    names = ("vae", "reference", "audio")
-    # The upper row has its lanes below, the lower one above, so that both run between the rows.
-    beside = lane((given[name] for name in names), drop=490)
-    vae, reference, audio = beside
-    clip = Node("Hallo3SampleClip", given, 340)
-    frames = Node("VAEDecode", {"samples": clip["clip"], "vae": vae}, 240, drop=230)
-    held = Node("Hallo3ColorMatch", {"frames": frames["IMAGE"], "reference": reference, "strength": 0.5}, drop=230)
-    film = Node("Hallo3AppendClip", {"clip": held["frames"], "audio": audio, "reference": reference}, drop=330)
-    motion = Node("Hallo3MotionFrames", {"frames": held["frames"]}, drop=120)
-    back = Dot(motion["motion"], drop=560)
-    columns = [[clip], beside, [frames], [held], [film], [motion], [back]]
-    upper = Stage("Video transformer: clip 0", columns, MADE, drop=180)
-
-    beside = lane((given[name] for name in names), drop=30)
-    vae, reference, audio = beside
-    clip = Node("Hallo3SampleClip", {**given, "motion": Dot(back), "clip_index": 1}, 340, drop=60)
-    frames = Node("VAEDecode", {"samples": clip["clip"], "vae": vae}, 240, drop=90)
-    held = Node("Hallo3ColorMatch", {"frames": frames["IMAGE"], "reference": reference, "strength": 0.5}, drop=90)
-    inputs_of_film = {"clip": held["frames"], "audio": audio, "film": film["film"], "reference": reference}
-    film = Node("Hallo3AppendClip", {**inputs_of_film, "clip_index": 1}, drop=90)
-    words = """
-**One clip more**: copy this row (Ctrl+C, Ctrl+Shift+V keeps its links), raise `clip_index` in both of its nodes, link
-`motion` and `film` from the row above. Hallo3 Audio Encode says how many `clips` the sound has.
+    """Two rows of nodes with a bundle of wires between them that serves both."""
+    own = given()
+    far, sound = under_all(own["sound"])
+    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
+    low = LANES + 240  # the lower row
+    start = dict(zip(inputs.conditions, lane(inputs.conditions.values(), LANES), strict=True))
+    reference, vae, audio = lane((start[name] for name in ("reference", "vae", "audio")), LANES)
+    upper = Node("Hallo3SampleClip", {**start, "clip_index": 0}, 320)
+    frames = Node("VAEDecode", {"samples": upper["clip"], "vae": vae}, 200)
+    near, sounding = Dot(reference, at=LANES), Dot(audio, at=LANES + 2 * LANE)
+    held = {"frames": frames["IMAGE"], "reference": near, "strength": 0.5}
+    held = Node("Hallo3ColorMatch", held, 240)
+    end, last = Dot(near, at=LANES), Dot(sounding, at=LANES + 2 * LANE)
+    film = {"clip": held["frames"], "audio": last, "reference": end, "clip_index": 0}
+    film = Node("Hallo3AppendClip", film, 250)
+    motion = Node("Hallo3MotionFrames", {"frames": held["frames"]}, 250)
+    turn = Dot(motion["motion"], at=LANES + 5 * LANE)
+    back = Dot(turn, at=LANES + 6 * LANE)
+    lower = Node("Hallo3SampleClip", {**start, "motion": back, "clip_index": 1}, 320, at=low)
+    second = Node("VAEDecode", {"samples": lower["clip"], "vae": vae}, 200, at=low)
+    kept = {"frames": second["IMAGE"], "reference": near, "strength": 0.5}
+    kept = Node("Hallo3ColorMatch", kept, 240, at=low)
+    whole = {"clip": kept["frames"], "audio": last, "film": film["film"], "reference": end, "clip_index": 1}
+    whole = Node("Hallo3AppendClip", whole, 250, at=low)
+    more = """
+**One clip more**: copy the lower row (Ctrl+C, Ctrl+Shift+V keeps its links), raise **clip_index** in both of its
+nodes, link **motion** and **film** from the row above.
 """
-    more = note(words, 280, 190)
-    more.drop = 230
-    sound = Dot(bus[-1])
-    first = [clip.inputs["motion"], clip, sound]
-    lower = Stage("Video transformer: clip 1", [first, beside, [frames], [held], [more], [film]], MADE)
-    rows = [upper, lower]
-    start = f"""
+    more = note(more, 250)
+    columns = [
+        [*start.values(), back],
+        [upper, lower],
+        [reference, vae, audio],
+        [frames, second],
+        [near, sounding],
+        [held, kept],
+        [end, last],
+        [film, motion, whole, more],
+        [turn],
+    ]
+    rows = Stage("Video transformer: clip 0, then clip 1", columns, MADE)
+    words = f"""
 # Clips chained by hand
-What Hallo3 Long Video does inside, to change on the way: two clips of 1.88 seconds, the second going on where the first
-ends.
-{INPUTS}
-4. **Run**.
-
-## The pattern
-* **Sample Clip** with `clip_index` 0, then 1, 2, ...: it picks the sound.
-* **Color Match** holds colours to the portrait's, so that they do not drift.
-* **Motion Frames** hands the last 2 frames to the next Sample Clip's `motion`.
-* **Append Clip** joins the clips to a film.
-
+What Hallo3 Long Video does inside, to change on the way: two clips of 1.88 seconds, the second going on where the
+first ends.
+{STEPS}
+**The pattern.** **Sample Clip** with clip_index 0, then 1, 2, ...: it picks the sound. **Color Match** holds colours
+to the portrait's. **Motion Frames** hands the last 2 frames to the next Sample Clip. **Append Clip** joins the clips.
 Anything that keeps the size may stand between Color Match and Motion Frames.
 """
-    shown = shown_with_sound(film["film"], sound, "chained_clips", drop=1210)
-    return Drawing("hallo3_chained_clips", [[guide(start, 600)], inputs.stages, bus, rows, [shown]])
+    shown = shown_with_sound(whole["film"], sound, "chained_clips", drop=low)
+    columns = [[guide(words), own.stage], [far], inputs.stages, [rows], [sound], [shown]]
+    return Drawing("hallo3_chained_clips", columns)
 
 
 def guidance_grid() -> Drawing:
-    inputs = scene(video_transformer(MODELS), said(SENTENCE), heard(), seen(SIZE))
-    grid = Node("Hallo3GuidanceGrid", inputs.conditions, 340)
+    own = given()
+    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
+    grid = Node("Hallo3GuidanceGrid", inputs.conditions, 360)
     words = """
-Every combination of the lists is one cell. **Cost** of a cell: `steps` x 2 evaluations where both scales are equal, 3
-where they are not, one more where the reference scale is not 1.
+Every combination of the lists is one cell. A cell costs **steps** x 2 model calls where audio and text scale are
+equal, 3 where they are not, one more where the reference scale is not 1. **frames** "8, 24, 40" shows movement.
 """
-    sampling = Stage("Video transformer: many scales", [[note(words, 340, 160), grid]], MADE, drop=420)
-    look = Node("PreviewImage", {"images": grid["sheets"]}, 640, 560, "The grid")
+    sampling = Stage("Video transformer: many scales", [[grid, note(words, 360, "Cost")]], MADE, drop=TOP)
+    look = Node("PreviewImage", {"images": grid["sheets"]}, 560, 560, "The grid")
     start = f"""
 # Which scales?
-The same clip with many guidance scales side by side, with few steps, before a long film is made with one of them.
-{INPUTS}
-4. **Run**, and compare: sound down, text across, a sheet for each reference scale.
-
-## The three scales
-* **audio**: how closely mouth and head follow the sound. 3.5 as the original; beyond 6 it exaggerates.
-* **text**: how closely the scene follows the sentence.
-* **reference**: how closely the person follows the portrait. 1 as the original; 1.2 to 2 holds the likeness harder.
-
-Equal audio and text scales cost least.
-
-`frames` picks which of the clip's 49 frames are shown: "8, 24, 40" shows movement.
+The same clip with many guidance scales side by side, with few steps, before a long video is made with one of them:
+sound down, text across, a sheet for each reference scale.
+{STEPS}
+**audio**: how closely mouth and head follow the sound. 3.5 as the original; beyond 6 it exaggerates. **text**: how
+closely the scene follows the prompt. **reference**: how closely the person follows the portrait; 1 as the original,
+1.2 to 2 holds the likeness harder.
 """
-    shown = Stage("Contact sheet", [[look]], SHOWN, drop=420)
-    return Drawing("hallo3_guidance_grid", [[guide(start, 600)], inputs.stages, [sampling], [shown]])
+    shown = Stage("Contact sheet", [[look]], SHOWN, drop=TOP)
+    return Drawing("hallo3_guidance_grid", [[guide(start), own.stage], inputs.stages, [sampling], [shown]])
 
 
 CALM = "A woman stands in a quiet library and talks calmly, hands folded, warm lamp light, the background is still."
@@ -216,173 +195,165 @@ LIVELY = (
 
 
 def scene_prompt() -> Drawing:
-    loader = text_encoder()
-    calm, lively = prompt(loader, CALM, "Sentence A"), prompt(loader, LIVELY, "Sentence B")
-    words = """
-Name what is in front and what is behind, and what each does. Person, place, light, movement: in this order, in one
-sentence.
-"""
-    text = Stage("Text: two scenes", [[note(words, height=220)], [loader], [calm, lively]], SAID)
-    inputs = scene(video_transformer(MODELS, lora=True), heard(), seen(SIZE))
-    inputs.stages.insert(1, text)
-    scales = {"steps": 30, "text_cfg": 6.0}
+    own, loader = given(), text_encoder()
+    calm, lively = prompt(loader, CALM, "Prompt A"), prompt(loader, LIVELY, "Prompt B")
+    text = Stage("Text: two scenes", [[loader], [calm, lively]], SAID)
+    text = Part(text, {"text A": calm["CONDITIONING"], "text B": lively["CONDITIONING"]})
+    inputs = scene(video_transformer(lora=True), text, heard(own["sound"]), seen(own["image"]))
     names = ("model", "vae", "audio", "face", "reference")
-    bus = lane((inputs[name] for name in names), drop=1010)
     films, shown = [], []
-    for letter, sentence, top in (("A", calm, 400), ("B", lively, 0)):
-        given = dict(zip(names, bus, strict=True)) | {"text": sentence["CONDITIONING"]}
-        film = Node("Hallo3LongVideo", {**given, **scales}, 340)
-        films.append(Stage(f"Video transformer: sentence {letter}", [[film]], MADE, drop=top))
+    for letter in "AB":
+        told = {name: inputs[name] for name in names} | {"text": inputs[f"text {letter}"]}
+        film = Node("Hallo3LongVideo", {**told, "steps": 30, "text_cfg": 6.0}, 360)
+        films.append(Stage(f"Video transformer: prompt {letter}", [[film]], MADE, drop=0 if films else 230))
         name = f"scene_{letter.lower()}"
-        shown.append(Stage(f"Film {letter}", [[save(film["film"], name, 400)]], SHOWN, drop=top))
-    start = """
-# The sentence sets the scene
-Same portrait, same sound, same seed, two sentences: foreground and background follow the text.
-
-1. **Load Image** and **Load Audio**: as always.
-2. **Sentence A** and **Sentence B**: two scenes.
-3. **Run**. Both films are saved in `output/hallo3`.
-
-## Steering
-* `text_cfg` 6 instead of 3.5 follows the sentence harder. As `audio_cfg` stays at 3.5, a step costs 3
-  evaluations instead of 2.
-* The face comes from the portrait whatever the sentence says.
-* **LoRA Loader** is bypassed (Ctrl+B): with a CogVideoX-5B-I2V LoRA in `models/loras` it adds a style or a camera
-movement.
-
-A quick look: `steps` 12 on both.
+        shown.append(Stage(f"Video {letter}", [[save(film["film"], name)]], SHOWN, drop=0 if shown else 230))
+    start = f"""
+# The prompt sets the scene
+Same portrait, same sound, same seed, two prompts: foreground and background follow the text. Name what is in front
+and what is behind, and what each does: person, place, light, movement, in this order, in one sentence.
+{STEPS}
+**text_cfg** 6 instead of 3.5 follows the prompt harder. As **audio_cfg** stays at 3.5, a step costs 3 model calls
+instead of 2. The face comes from the portrait whatever the prompt says. **LoRA Loader** is bypassed (Ctrl+B): with a
+CogVideoX-5B-I2V LoRA in **models/loras** it adds a style or a camera movement. A quick look: **steps** 12 on both.
 """
-    return Drawing("hallo3_scene_prompt", [[guide(start, 560)], inputs.stages, bus, films, shown])
+    return Drawing("hallo3_scene_prompt", [[guide(start), own.stage], inputs.stages, films, shown])
 
 
 def low_vram() -> Drawing:
-    inputs = scene(video_transformer(MODELS, "fp8"), said(SENTENCE), heard(), seen(SIZE, weight_dtype="fp8"))
-    chosen = {"steps": 30, "guidance_stop": 0.8}
-    film = Node("Hallo3LongVideo", {**inputs.conditions, **chosen}, 340)
+    own = given()
+    parts = video_transformer("fp8"), said(), heard(own["sound"]), seen(own["image"], weight_dtype="fp8")
+    inputs = scene(*parts)
+    film = Node("Hallo3LongVideo", {**inputs.conditions, "steps": 30, "guidance_stop": 0.8}, 360)
     words = """
-Clips leave the card as they finish and are written to the film: memory does not grow with its length.
-
-`guidance_stop` 0.8 (under advanced inputs) skips guidance in the last fifth of the steps.
+**fp8** in both loaders halves the memory of the large matrices. **guidance_stop** 0.8 (under advanced inputs) skips
+guidance in the last fifth of the 30 steps. Clips leave the GPU as they finish: memory does not grow with the video's
+length.
 """
-    sampling = Stage("Video transformer: clip after clip", [[note(words, 340, 160), film]], MADE, drop=420)
-    shown = Stage("Film", [[save(film["film"], "low_vram")]], SHOWN, drop=644)
+    sampling = Stage(
+        "Video transformer: clip after clip", [[film, note(words, 360, "What is different")]], MADE, drop=TOP
+    )
+    shown = Stage("Video", [[save(film["film"], "low_vram")]], SHOWN, drop=TOP)
     start = f"""
-# On a small card
-The same film with less memory on the card.
-{INPUTS}
-4. **Run**. The film is saved in `output/hallo3`.
+# On a small GPU
+The same video with less memory on the GPU, and in less time.
+{STEPS}
+**How ComfyUI is started.** Nothing special first: it keeps on the GPU what fits and streams the rest.
+**--reserve-vram 1.5** if other programs use the GPU, **--lowvram** if memory still runs out, **--preview-method
+none** for no previews.
 
-## What is different
-* `weight_dtype` **fp8** in both loaders: half the memory for the large matrices. Files written by
-  `convert --dtype fp8` are smaller on disk too.
-* 30 steps, guidance in the first 80 % of them: less time.
-
-## How ComfyUI is started
-* Nothing special first: it keeps on the card what fits and streams the rest.
-* `--reserve-vram 1.5` if other programs use the card.
-* `--lowvram` if it still runs out.
-* `--preview-size 256` keeps previews small, `--preview-method none` switches them off.
-
-## Still too much?
-A smaller film: 480x320 in Hallo3 Reference has less than half the pixels. The model was trained on 720x480, so look
-before you make a long one. With clips chained by hand, VAEDecodeTiled decodes in tiles.
+**Still too much?** 480x320 in Hallo3 Reference has less than half the pixels. The model was trained on 720x480, so
+look before you make a long one. Files written by **convert --dtype fp8** are smaller on disk too.
 """
-    return Drawing("hallo3_low_vram", [[guide(start, 680)], inputs.stages, [sampling], [shown]])
+    return Drawing("hallo3_low_vram", [[guide(start), own.stage], inputs.stages, [sampling], [shown]])
 
 
 def clean_vocals() -> Drawing:
-    inputs = scene(video_transformer(MODELS), said(SENTENCE), heard_apart(), seen(SIZE))
-    film = Node("Hallo3LongVideo", inputs.conditions, 340, drop=200)
+    own = given()
+    far, sound = under_all(own["sound"])
+    inputs = scene(video_transformer(), said(), heard_apart(own["sound"]), seen(own["image"]))
+    film = Node("Hallo3LongVideo", inputs.conditions, 360)
+    sampling = Stage("Video transformer: clip after clip", [[film]], MADE, drop=TOP)
+    parts = Node("GetVideoComponents", {"video": film["film"]}, 220)
     words = """
-The film that comes out here carries the voice alone, since that is what was encoded. The next stage puts the whole
-recording back.
+The video that comes out of Long Video carries the voice alone, since that is what was encoded. Here the whole
+recording is put back.
 """
-    above = Dot(inputs["sound"])
-    sound = Dot(above)
-    columns = [[above, note(words, 340, 140), film], [sound]]
-    sampling = Stage("Video transformer: clip after clip", columns, MADE, drop=560)
-    over = Dot(sound)
-    parts = Node("GetVideoComponents", {"video": film["film"]}, 240, drop=60)
-    mixed = Node("CreateVideo", {"images": parts["images"], "audio": over, "fps": parts["fps"]}, 280)
-    words = "All frames are in memory here, 0.1 GB a second of film at 720x480."
-    music = Stage("Film with the music", [[over, parts, note(words, 240, 110)], [mixed]], SHOWN, drop=900)
-    shown = Stage("Film", [[save(mixed["VIDEO"], "clean_vocals")]], SHOWN, drop=900)
+    shown = shown_with_sound(parts["images"], sound, "clean_vocals", drop=TOP)
+    shown.columns = [[parts, note(words, 220)], *shown.columns]
     start = f"""
-# A song, or speech over music
-Music disturbs the lips. So the mouth follows the voice alone, and the film keeps the whole sound.
-{INPUTS.replace("clear speech of any length, without music", "a voice with music or noise")}
-4. **Run**. The film is saved in `output/hallo3`.
-
-## What it needs
-* the package: `python -m pip install "audio-separator[cpu]"` with ComfyUI's Python, and the program ffmpeg;
-* the release's folder `audio_separator`, with `Kim_Vocal_2.onnx` and the lists beside it, in `models/hallo3/release/`.
-
-## What happens
-**Separate Vocals** parts the recording into voice and rest: listen to both. **Audio Encode** hears the voice. **Create
-Video** joins the frames with the sound as it came.
-
-Without audio-separator the node says how to install it. Clear speech does not need this workflow.
+# A voice with music
+The voice is parted from the music with the release's Kim_Vocal_2, the mouth follows the voice alone, and the video
+gets the whole recording.
+{STEPS}
+Needs the package **audio-separator** (**pip install "audio-separator[cpu]"** with ComfyUI's Python) and the program
+ffmpeg; the node says so. Listen to **The voice** and **The rest**: what is left of the music disturbs the lips. Clean
+speech does not need this: use **hallo3_long_video**.
 """
-    return Drawing("hallo3_clean_vocals", [[guide(start, 640)], inputs.stages, [sampling], [music], [shown]])
+    return Drawing(
+        "hallo3_clean_vocals", [[guide(start), own.stage], [far], inputs.stages, [sampling], [sound], [shown]]
+    )
 
 
 def core_sampler() -> Drawing:
-    inputs = scene(video_transformer(MODELS), said(SENTENCE), heard(), seen(SIZE))
-    guider = Node("Hallo3Guider", inputs.conditions, 320)
-    noise = Node("RandomNoise", {"noise_seed": 0}, 280)
-    solver = Node("KSamplerSelect", {"sampler_name": "dpmpp_2m"}, 280, drop=60)
-    sigmas = Node("Hallo3Scheduler", {"steps": 30}, 280)
-    empty = Node("EmptyHunyuanLatentVideo", {"width": 720, "height": 480, "length": 49}, 280, title="Empty clip")
-    clip = Node(
-        "SamplerCustomAdvanced",
-        {
-            "noise": noise["NOISE"],
-            "guider": guider["guider"],
-            "sampler": solver["SAMPLER"],
-            "sigmas": sigmas["sigmas"],
-            "latent_image": empty["LATENT"],
-        },
-        240,
-        drop=130,
-    )
-    words = """
-**Empty clip**: width and height of Hallo3 Reference, length 49.
-"""
-    under = lane((inputs[name] for name in ("sound", "audio", "vae", "reference")), drop=290)
-    beside = lane(under, drop=690)
-    sound, audio, vae, reference = beside
-    sampling = Stage(
-        "Video transformer: core's sampler",
-        [[guider, *under], [noise, solver, sigmas, empty], [clip, note(words, 240, 90)], beside],
-        MADE,
-        drop=460,
-    )
-    frames = Node("VAEDecode", {"samples": clip["output"], "vae": vae}, 240)
-    film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 280)
-    decoded = Stage("Video VAE: latent to frames", [[frames], [film]], MADE, drop=950)
-    start = f"""
+    own = given()
+    far, sound = under_all(own["sound"])
+    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
+    guider = Node("Hallo3Guider", inputs.conditions, 300, at=20)
+    over = Dot(guider["guider"], at=16)
+    noise = Node("RandomNoise", width=230, at=64)
+    solver = Node("KSamplerSelect", {"sampler_name": "dpmpp_2m"}, 230)
+    sigmas = Node("Hallo3Scheduler", {"steps": 30}, 230)
+    size = {"width": 720, "height": 480, "length": 49}
+    empty = Node("EmptyHunyuanLatentVideo", size, 230, title="Empty clip: Reference's size")
+    clip = {"noise": noise["NOISE"], "guider": over, "sampler": solver["SAMPLER"]}
+    clip = {**clip, "sigmas": sigmas["sigmas"], "latent_image": empty["LATENT"]}
+    clip = Node("SamplerCustomAdvanced", clip, 230)
+    low = LANES + 200
+    start = lane((inputs[name] for name in ("reference", "vae", "audio")), low)
+    reference, vae, audio = first = lane(start, low)
+    frames = Node("VAEDecode", {"samples": clip["output"], "vae": vae}, 200)
+    reference, audio = Dot(reference, at=low), Dot(audio, at=first[-1].at)
+    film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 250)
+    columns = [
+        start,
+        [guider],
+        [over],
+        [noise, solver, sigmas, empty],
+        [clip],
+        first,
+        [frames],
+        [reference, audio],
+        [film],
+    ]
+    sampling = Stage("Video transformer: core's sampler", columns, MADE, drop=TOP - 150)
+    words = f"""
 # Core's samplers
 One clip with ComfyUI's own sampler nodes, to try its solvers and schedules on Hallo3.
-{INPUTS}
-4. **Run**. The clip is saved in `output/hallo3`.
+{STEPS}
+**Hallo3 Guider** holds all conditions and the three scales. **Hallo3 Scheduler** gives the original's noise levels:
+they begin at pure noise, as the model was trained. **KSamplerSelect**: dpmpp_2m and ddim need few steps; dpmpp_2m_sde
+adds noise on the way, as the original does. **RandomNoise**: the seed of the clip; keep the Guider's seed the same.
+EasyCache may stand behind the Model Loader.
 
-## The parts
-* **Hallo3 Guider** holds all conditions and the three scales.
-* **Hallo3 Scheduler** gives the original's noise levels: they begin at pure noise, as the model was trained.
-* **KSamplerSelect**: `dpmpp_2m` and `ddim` need few steps; `dpmpp_2m_sde` adds noise on the way, as the original does.
-* **RandomNoise**: the seed of the clip. Keep the Guider's seed the same.
-* EasyCache may stand behind the Model Loader.
-
-Hallo3 Sample Clip samples exactly as the original; this way draws its noise otherwise, so its films differ.
+Hallo3 Sample Clip samples exactly as the original; this way draws its noise otherwise, so its videos differ.
 """
-    columns = [
-        [guide(start, 600)],
-        inputs.stages,
-        [sampling],
-        [decoded],
-        [shown_with_sound(film["film"], sound, "core_sampler", drop=950)],
-    ]
+    shown = shown_with_sound(film["film"], sound, "core_sampler", drop=TOP)
+    columns = [[guide(words), own.stage], [far], inputs.stages, [sampling], [sound], [shown]]
     return Drawing("hallo3_core_sampler", columns)
+
+
+QUICK_START = f"""
+# A portrait talks
+One picture, one recording and one prompt become a video with sound, saved in **output/hallo3**.
+{STEPS}
+**seed**, **steps** and the scales are in the middle node; 20 to 30 steps are enough for a look. Its small square
+opens it: inside are the stages, as in **hallo3_long_video**.
+{MODELS}
+"""
+
+
+def quick_start() -> dict:
+    """What one opens first: the block with what goes in and comes out. Where `canvas.js` puts the nodes, by kind."""
+    width, height = 540, note_height(QUICK_START, 540)
+    top = height + 3 * GAP
+    inputs = [0, top, width, 44 + 30 + 330 + 60 + 136 + 24]
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, "hallo3_quick_start")),
+        "words": QUICK_START.strip(),
+        "prefix": "hallo3/quick_start",
+        "MarkdownNote": [0, 30, width, height],
+        "LoadImage": [24, top + 74, 230, 330],
+        "LoadAudio": [24, top + 74 + 330 + 60, 230, 136],
+        "Hallo3SampleInputs": [24 + 230 + 32, top + 74, 230, 300],
+        "block": [width + 80, 74, 420, 660],
+        "SaveVideo": [width + 80 + 420 + 100, 74, 460, 480],
+        "groups": [
+            {"title": "Inputs: yours, or the samples", "bounding": inputs, "color": GIVEN},
+            {"title": "Models, stages and sampling: one node", "bounding": [width + 56, 0, 468, 1000], "color": MADE},
+            {"title": "Video", "bounding": [width + 568 + 8, 0, 508, 600], "color": SHOWN},
+        ],
+    }
 
 
 ALL = (

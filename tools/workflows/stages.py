@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from hallo3_core.release.download import REPOSITORY
 from hallo3_core.release.layout import FACE_FOLDER, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
 
-from .drawing import Dot, Node, Output, Stage
+from .drawing import LANE, TITLE, Dot, Node, Output, Stage
 
+MODELS = """
+The official release (40 GB) belongs in **models/hallo3/release** of ComfyUI: run **python hallo3.py download FOLDER**
+in this pack's folder. The loaders' **auto** finds it, also under another name or converted.
+"""
+SLOT = TITLE + 14  # how far below its top a node has its first input
+AUTO = "auto"  # the loaders' choice: the release in models/hallo3
 RELEASE = "hallo3/release/"  # what the loaders offer for the official release in models/hallo3/release
 PORTRAIT, SPEECH = "hallo3_portrait.jpg", "hallo3_speech.flac"  # in ComfyUI's input folder
 PROMPT = "A person sits in a quiet room and talks to the camera, in soft daylight, with small natural head movements."
 
 GUIDE, TOUCH = "#432", "#232"  # notes; what a user is to change
 WHO, HEARD, SAID, MADE, SHOWN = "#8a5a83", "#3f789e", "#4b7d5c", "#a1683c", "#5f6b7a"  # the stages' frames
+GIVEN = "#7a7a4a"
 
 TRANSFORMER_FILES = ("hallo3/1/mp_rank_00_model_states.pt", "hallo3/latest")
 TEXT_FILES = (
@@ -40,8 +47,8 @@ def links(folder: str, *files: str) -> list[dict[str, str]]:
     return [{"name": f"release/{name}", "url": f"{url}/{name}", "directory": "hallo3"} for name in names]
 
 
-def note(text: str, width: int = 280, height: int = 150, title: str = "Note") -> Node:
-    return Node("MarkdownNote", {"text": text.strip()}, width, height, title, colour=GUIDE)
+def note(text: str, width: int = 280, title: str = "Note") -> Node:
+    return Node("MarkdownNote", {"text": text.strip()}, width, title=title, colour=GUIDE)
 
 
 @dataclass(eq=False)
@@ -55,85 +62,93 @@ class Part:
         return self.gives[name]
 
 
-def video_transformer(words: str, weight_dtype: str = "auto", lora: bool = False) -> Part:
+def given() -> Part:
+    """A portrait and a recording: the samples, until the bypassed loaders of one's own are switched on."""
+    picture = Node("LoadImage", {"image": PORTRAIT}, 250, title="Load Image: your portrait", bypassed=True)
+    sound = Node("LoadAudio", {"audio": SPEECH}, 250, title="Load Audio: your voice", bypassed=True)
+    inputs = {"image": picture["IMAGE"], "audio": sound["AUDIO"]}
+    inputs = Node("Hallo3SampleInputs", inputs, 230, colour=TOUCH)
+    stage = Stage("Inputs: yours, or the samples", [[picture, sound], [inputs]], GIVEN)
+    return Part(stage, {"image": inputs["image"], "sound": inputs["audio"]})
+
+
+def video_transformer(weight_dtype: str = "auto", lora: bool = False) -> Part:
     """The model; with `lora`, through a LoRA's loader that is bypassed."""
-    inputs = {"denoiser": RELEASE, "weight_dtype": weight_dtype}
-    loader = Node("Hallo3ModelLoader", inputs, 280 if lora else 320, models=links("", *TRANSFORMER_FILES))
-    words = note(words, 280 if lora else 608, 190 if lora else 122, "Models")
-    columns = [[words], [loader]]
+    inputs = {"denoiser": AUTO, "weight_dtype": weight_dtype}
+    loader = Node("Hallo3ModelLoader", inputs, 280, models=links("", *TRANSFORMER_FILES))
+    columns = [[note(MODELS, 280 if lora else 600, "Models")], [loader]]
     if lora:
-        loader, inputs = Node("Hallo3LoraLoader", {"model": loader["model"]}, 320, bypassed=True), {}
+        loader = Node("Hallo3LoraLoader", {"model": loader["model"]}, 280, bypassed=True)
         columns.append([loader])
-    return Part(Stage("Models: the video transformer", columns, MADE), {"model": loader["model"]})
+    stage = Stage("Models: the video transformer", columns, MADE, at_right=True)
+    return Part(stage, {"model": loader["model"]})
 
 
 def text_encoder() -> Node:
-    return Node("Hallo3TextEncoderLoader", {"text_encoder": RELEASE}, models=links(TEXT_FOLDER, *TEXT_FILES))
+    return Node("Hallo3TextEncoderLoader", {"text_encoder": AUTO}, models=links(TEXT_FOLDER, *TEXT_FILES))
 
 
-def prompt(loader: Node, text: str, title: str | None = None, height: int = 150) -> Node:
-    return Node("CLIPTextEncode", {"clip": loader["clip"], "text": text}, 320, height, title, colour=TOUCH)
+def prompt(loader: Node, text: str, title: str | None = None, height: int = 120) -> Node:
+    return Node("CLIPTextEncode", {"clip": loader["clip"], "text": text}, 600, height, title, colour=TOUCH)
 
 
-def said(words: str, text: str = PROMPT) -> Part:
-    """The sentence, ready for sampling."""
+def said(text: str = PROMPT) -> Part:
+    """The prompt, ready for sampling."""
     loader = text_encoder()
-    sentence = prompt(loader, text)
-    stage = Stage("Text: what the scene shows", [[note(words)], [loader], [sentence]], SAID)
-    return Part(stage, {"text": sentence["CONDITIONING"]})
+    words = prompt(loader, text)
+    stage = Stage("Text: what the scene shows", [[loader], [words]], SAID)
+    return Part(stage, {"text": words["CONDITIONING"]})
 
 
-def heard() -> Part:
-    """The recording, ready for sampling, and as it came."""
-    sound = Node("LoadAudio", {"audio": SPEECH}, colour=TOUCH, drop=104)
-    loader = Node("Hallo3Wav2VecLoader", {"wav2vec": RELEASE}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES))
-    features = Node("Hallo3AudioEncode", {"audio": sound["AUDIO"], "wav2vec": loader["wav2vec"]}, 320, drop=60)
-    stage = Stage("Speech: what the mouth follows", [[sound], [loader], [features]], HEARD)
-    return Part(stage, {"audio": features["audio"], "sound": sound["AUDIO"]})
+def heard(sound: Output) -> Part:
+    """The recording, ready for sampling; its wire runs above the loader."""
+    over = Dot(sound, at=SLOT)
+    loader = Node("Hallo3Wav2VecLoader", {"wav2vec": AUTO}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES), at=SLOT + 14)
+    features = Node("Hallo3AudioEncode", {"audio": over, "wav2vec": loader["wav2vec"]}, 320)
+    stage = Stage("Speech: what the mouth follows", [[over], [loader], [features]], HEARD)
+    return Part(stage, {"audio": features["audio"]})
 
 
-def heard_apart() -> Part:
+def heard_apart(sound: Output) -> Part:
     """The recording with its voice parted from the music: the voice is what the mouth follows."""
-    sound = Node("LoadAudio", {"audio": SPEECH}, colour=TOUCH, drop=30)
-    model = f"{RELEASE}audio_separator/Kim_Vocal_2.onnx"
-    over = Dot(sound["AUDIO"])  # past the nodes that part it
-    inputs = {"audio": sound["AUDIO"], "model": model}
-    parted = Node("Hallo3SeparateVocals", inputs, models=links("audio_separator", *VOCAL_FILES), drop=10)
-    loader = Node("Hallo3Wav2VecLoader", {"wav2vec": RELEASE}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES))
-    features = Node("Hallo3AudioEncode", {"audio": parted["vocals"], "wav2vec": loader["wav2vec"]}, 320, drop=40)
+    inputs = {"audio": sound, "model": AUTO}
+    parted = Node("Hallo3SeparateVocals", inputs, models=links("audio_separator", *VOCAL_FILES))
+    loader = Node("Hallo3Wav2VecLoader", {"wav2vec": AUTO}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES))
+    features = Node("Hallo3AudioEncode", {"audio": parted["vocals"], "wav2vec": loader["wav2vec"]}, 320)
     voice = Node("PreviewAudio", {"audio": parted["vocals"]}, 320, title="The voice")
     rest = Node("PreviewAudio", {"audio": parted["rest"]}, 320, title="The rest")
-    stage = Stage("Speech: what the mouth follows", [[sound], [over, parted, loader], [features, voice, rest]], HEARD)
-    return Part(stage, {"audio": features["audio"], "sound": over})
+    columns = [[parted, loader], [features, voice, rest]]
+    return Part(Stage("Speech: what the mouth follows", columns, HEARD), {"audio": features["audio"]})
 
 
-def seen(words: str, weight_dtype: str = "auto", looks: bool = False) -> Part:
-    """The portrait, ready for sampling; with `looks`, the marked face is shown in place of the words."""
-    picture = Node("LoadImage", {"image": PORTRAIT}, colour=TOUCH, drop=90)
-    analysis = Node("Hallo3FaceAnalysisLoader", {"face_analysis": RELEASE}, models=links(FACE_FOLDER, *FACE_FILES))
-    vae = Node("Hallo3VAELoader", {"vae_name": RELEASE}, models=links("", VAE_FILE))
-    inputs = {"reference_net": RELEASE, "weight_dtype": weight_dtype}
-    net = Node("Hallo3ReferenceNetLoader", inputs, models=links("", *TRANSFORMER_FILES))
-    face = Node("Hallo3FaceEmbed", {"image": picture["IMAGE"], "face_analysis": analysis["face_analysis"]}, drop=90)
-    inputs = {"image": picture["IMAGE"], "mask": face["mask"], "vae": vae["vae"], "reference_net": net["reference_net"]}
-    reference = Node("Hallo3Reference", inputs, 320, drop=284)
-    shown = note(words, 320, 120)
-    if looks:
-        shown = Node("PreviewImage", {"images": face["marked"]}, 320, 300, "Is it the right face?")
-    columns = [[picture, analysis], [vae, face, net], [reference, shown]]
+def seen(picture: Output, weight_dtype: str = "auto") -> Part:
+    """The portrait, ready for sampling. Its wires run above the nodes, and the VAE's below all."""
+    top = 36
+    left, high = Dot(picture, at=top + SLOT), Dot(picture, at=16)
+    over = Dot(high, at=16)
+    analysis = {"face_analysis": AUTO}
+    analysis = Node("Hallo3FaceAnalysisLoader", analysis, models=links(FACE_FOLDER, *FACE_FILES), at=top + SLOT + 14)
+    inputs = {"reference_net": AUTO, "weight_dtype": weight_dtype}
+    net = Node("Hallo3ReferenceNetLoader", inputs, models=links("", *TRANSFORMER_FILES), at=320)
+    face = Node("Hallo3FaceEmbed", {"image": left, "face_analysis": analysis["face_analysis"]}, at=top)
+    vae = Node("Hallo3VAELoader", {"vae_name": AUTO}, models=links("", VAE_FILE), at=520)
+    inputs = {"image": over, "mask": face["mask"], "vae": vae["vae"], "reference_net": net["reference_net"]}
+    reference = Node("Hallo3Reference", inputs, 300, at=260)
+    marked, below = Dot(face["marked"], at=200), Dot(vae["vae"], at=640)
+    columns = [[high, left], [analysis, net], [face, vae], [over], [reference], [marked, below]]
     gives = {
-        "vae": vae["vae"],
+        "vae": below,
         "face": face["face"],
-        "marked": face["marked"],
+        "marked": marked,
         "reference": reference["reference"],
         "framed": reference["framed"],
     }
-    return Part(Stage("Identity: who the film shows", columns, WHO), gives)
+    return Part(Stage("Identity: who the video shows", columns, WHO), gives)
 
 
 @dataclass(eq=False)
 class Scene:
-    """All that a film is made from: the left half of most workflows."""
+    """All that a video is made from: the left half of the workflows."""
 
     stages: list[Stage]
     gives: dict[str, Output | Dot]
@@ -151,19 +166,14 @@ def scene(*parts: Part) -> Scene:
     return Scene([part.stage for part in parts], {name: value for part in parts for name, value in part.gives.items()})
 
 
-def lane(outputs: Iterable[Output | Dot], drop: int = 0) -> list[Dot]:
+def lane(outputs: Iterable[Output | Dot], at: int) -> list[Dot]:
     """Dots for links from these, one below the other."""
-    return [Dot(output, 0 if i else drop) for i, output in enumerate(outputs)]
-
-
-def samples() -> Node:
-    """The project's own portrait and speech, for who has none: bypassed until it is wanted."""
-    return Node("Hallo3SampleInputs", width=380, height=260, title="No inputs yet? Ctrl+B, Run, R", bypassed=True)
+    return [Dot(output, at=at + LANE * i) for i, output in enumerate(outputs)]
 
 
 def create(images: Output, sound: Output | Dot) -> Node:
-    return Node("CreateVideo", {"images": images, "audio": sound, "fps": 25.0})
+    return Node("CreateVideo", {"images": images, "audio": sound, "fps": 25.0}, 210)
 
 
-def save(video: Output, name: str, height: int = 420) -> Node:
-    return Node("SaveVideo", {"video": video, "filename_prefix": f"hallo3/{name}"}, 420, height)
+def save(video: Output, name: str, height: int = 380) -> Node:
+    return Node("SaveVideo", {"video": video, "filename_prefix": f"hallo3/{name}"}, 360, height)

@@ -1,0 +1,159 @@
+"""What a node says to its user: one line that changes as it runs, and below it the warnings that the log gets too.
+
+The page keeps a node's text until the next one, so a run that ends early has to replace it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import comfy.model_management as management
+
+from ...hallo3_core.errors import InputError
+
+PACK = __name__.removesuffix(".nodes.host.messages")  # the name above all of the pack's loggers
+NOTHING = " "  # the page ignores an empty text, so a blank one takes away what a node said before
+
+_running: ContextVar[NodeText | None] = ContextVar("hallo3_running", default=None)
+
+
+class NodeText:
+    """The text of one node while it runs."""
+
+    def __init__(self, node_id: str | None):
+        self.node_id, self.line, self.warnings = node_id, "", []
+
+    def say(self, line: str) -> None:
+        self.line = line
+        _board.write(self)
+
+    def warn(self, warning: str) -> None:
+        """The same warning counts once."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+            _board.write(self)
+
+
+class _Board:
+    """What stands on the nodes. A node inside a subgraph, "12:5", also speaks on the subgraph's node, "12", which is
+    all that one sees from outside; there the warnings of all its nodes stand together."""
+
+    def __init__(self):
+        self.prompt: str | None = None
+        self.texts: dict[str, NodeText] = {}  # of this run
+        self.written: set[str] = set()  # nodes on which the page shows a text
+
+    def begin(self, text: NodeText, prompt: str | None) -> None:
+        if prompt != self.prompt:
+            self.prompt, self.texts = prompt, {}
+        if text.node_id is not None:
+            self.texts[text.node_id] = text
+
+    def write(self, text: NodeText) -> None:
+        if text.node_id is None:
+            return
+        for place in _places(text.node_id):
+            inside = [t for i, t in self.texts.items() if i == place or i.startswith(f"{place}:")]
+            warnings = dict.fromkeys(warning for t in inside for warning in t.warnings)
+            lines = [text.line] if text.line.strip() or not warnings else []
+            self.written.add(place)
+            _send("\n".join([*lines, *(f"Warning: {warning}" for warning in warnings)]), place)
+
+    def erase(self, text: NodeText) -> None:
+        """Take away what an earlier run left."""
+        for place in _places(text.node_id) if text.node_id is not None else ():
+            if place == text.node_id and place in self.written:
+                _send(NOTHING, place)
+
+
+_board = _Board()
+
+
+class _Listener(logging.Handler):
+    """Hands a node the warnings that are logged while it runs."""
+
+    def __init__(self, text: NodeText):
+        super().__init__(logging.WARNING)
+        self._text = text
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._text.warn(record.getMessage())
+
+
+@contextmanager
+def speaking(node_id: str | None = None) -> Iterator[None]:
+    """While a node runs: warnings of the pack stand on it, and so does how it ended if it did not end well.
+
+    node_id None: the node that the host runs now. Inside another one of these it does nothing.
+    """
+    if _running.get() is not None:
+        yield
+        return
+    context = _context()
+    text = NodeText(node_id if node_id is not None else getattr(context, "node_id", None))
+    _board.begin(text, getattr(context, "prompt_id", None))
+    listener, token, log = _Listener(text), _running.set(text), logging.getLogger(PACK)
+    log.addHandler(listener)
+    try:
+        yield
+        if not text.line and not text.warnings:
+            _board.erase(text)
+    except InputError as error:
+        text.say(str(error))
+        raise
+    except management.InterruptProcessingException:
+        if text.line:
+            text.say("cancelled")
+        raise
+    except Exception:
+        if text.line:
+            text.say("stopped by an error")
+        raise
+    finally:
+        log.removeHandler(listener)
+        _running.reset(token)
+
+
+def say(line: str) -> None:
+    """A line on the node that runs."""
+    running = _running.get()
+    if running is not None:
+        running.say(line)
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """A line of text on a node; where there is no server, nothing."""
+    running = _running.get()
+    if running is not None and running.node_id == node_id:
+        running.say(text)
+    elif node_id is not None:
+        _send(text, node_id)
+
+
+def _places(node_id: str) -> list[str]:
+    """The node, and the subgraphs around it, which the host names before it: "12:5" -> "12:5", "12"."""
+    parts = str(node_id).split(":")
+    return [":".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+def _context() -> Any:
+    """What the host says of the node that it runs now; None: it runs none."""
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        return None
+    return get_executing_context()
+
+
+def _send(text: str, node_id: str) -> None:
+    try:
+        from server import PromptServer
+    except ImportError:
+        return
+    send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
+    if send is not None:
+        send(text, node_id)

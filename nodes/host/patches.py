@@ -1,0 +1,197 @@
+"""What other nodes put on a MODEL or a CONDITIONING: each is applied, or refused by the name of its node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...hallo3_core.errors import InputError
+from ...hallo3_core.sampling.guidance import Guidance
+
+# Where the host's patcher keeps them.
+CALCULATE, BEFORE = "sampler_calc_cond_batch_function", "sampler_pre_cfg_function"
+INSTEAD, AFTER = "sampler_cfg_function", "sampler_post_cfg_function"
+IN_BLOCKS = ("patches", "patches_replace")  # in transformer_options: functions by where a block of the host calls them
+ROPE = "rope_options"
+UNDERSTOOD = {"wrappers", "callbacks", "easycache", "optimized_attention_override", *IN_BLOCKS, ROPE}
+REPLACEABLE = ("diffusion_model", "manual_cast_dtype")  # parts of the model that compile and dtype nodes exchange
+
+# What a CONDITIONING can hold beside its text: what means nothing, and the node that sets it.
+NEUTRAL = {
+    "start_percent": (0.0, "ConditioningSetTimestepRange"),
+    "end_percent": (1.0, "ConditioningSetTimestepRange"),
+    "strength": (1.0, "ConditioningSetAreaStrength"),
+    "area": (None, "ConditioningSetArea"),
+    "mask": (None, "ConditioningSetMask"),
+    "mask_strength": (1.0, "ConditioningSetMask"),
+    "set_area_to_bounds": (False, "ConditioningSetMask"),
+    "control": (None, "ControlNetApply"),
+    "gligen": (None, "GLIGENTextBoxApply"),
+    "hooks": (None, "a node that sets hooks"),
+    "default": (False, "ConditioningSetDefaultCombine"),
+    "guidance": (None, "FluxGuidance"),
+    "reference_latents": (None, "ReferenceLatent"),
+    "concat_latent_image": (None, "a node that adds an image to the conditioning"),
+    "unclip_conditioning": (None, "unCLIPConditioning"),
+    "attention_mask": (None, "a text encoder that masks its padding (choose CLIPLoader's type cogvideox)"),
+}
+TOO_MANY = "with these scales a step takes more than two model calls, and it knows two"
+MEANINGLESS = {"pooled_output", "control_apply_to_uncond", "noise_augmentation"}
+
+log = logging.getLogger(__name__)
+
+
+def check_model(patcher: Any, guidance: Guidance, steps: int) -> None:
+    """Refuse what would be ignored, or would spoil the result.
+
+    Raises:
+        InputError: names the node.
+    """
+    for name, value in getattr(patcher, "object_patches", {}).items():
+        if not name.startswith(REPLACEABLE):
+            check_sampling(value) if name == "model_sampling" else _refuse(owner(value), f"it replaces {name}")
+    options = patcher.model_options
+    if "context_handler" in options:
+        raise InputError("context windows do not work with Hallo3: remove the node, long videos go clip by clip")
+    inner = options.get("transformer_options", {})
+    if getattr(inner.get("easycache"), "name", "") == "LazyCache":
+        raise InputError("LazyCache does not work with Hallo3's noise range: use EasyCache instead")
+    check_blocks(inner)
+    for key in inner.keys() - UNDERSTOOD:
+        log.warning("a node before this one sets the model's option %r, which Hallo3 does not use", key)
+    for function in (*_pairwise(options), *options.get(AFTER, ())):
+        words = _words(function)
+        if "calc_cond_batch" in words and words & {"set_model_options_patch_replace", "transformer_options"}:
+            _refuse(owner(function), "it runs the model with other blocks, and Hallo3's cannot be replaced")
+    counts = {len(guidance.weights(step, steps)) for step in range(steps)}
+    for function in _pairwise(options):
+        if counts - {1, 2}:
+            _refuse(owner(function), TOO_MANY, True)
+        if counts == {1}:
+            _refuse(owner(function), "without guidance (all scales 1) it has nothing to work on", True)
+
+
+def check_sampling(sampling: Any) -> None:
+    """Raises InputError unless the noise levels are the model's own."""
+    if not hasattr(sampling, "hallo3_alphas"):
+        _refuse(owner(sampling), "it changes the noise levels, and Hallo3 knows its own alone")
+
+
+def check_blocks(transformer_options: Mapping[str, Any]) -> None:
+    """Raises InputError where a node wants to change what happens inside the blocks; the model has no such places."""
+    for group in IN_BLOCKS:
+        for function in _functions(transformer_options.get(group)):
+            _refuse(owner(function), "it changes the blocks of the host's own models, which Hallo3 does not have")
+    if transformer_options.get(ROPE):
+        _refuse("ScaleROPE", "Hallo3's positions are of the size that it was trained on")
+
+
+def check_conditioning(extra: Mapping[str, Any]) -> None:
+    """Refuse what stands beside the text and would be ignored: times, areas, masks, control networks.
+
+    Raises:
+        InputError: names the node.
+    """
+    for key, value in extra.items():
+        if key in NEUTRAL:
+            neutral, node = NEUTRAL[key]
+            if value is not neutral and (isinstance(value, (Tensor, list, dict)) or value != neutral):
+                _refuse(node, f"its {key.replace('_', ' ')} means nothing to Hallo3's text")
+        elif key not in MEANINGLESS:
+            log.warning("the conditioning holds %r, which Hallo3 does not use", key)
+
+
+def replaces_guidance(options: Mapping[str, Any]) -> bool:
+    """Whether a node does something in guidance's place, with two branches."""
+    return any(True for _ in _pairwise(options))
+
+
+def guide_pair(
+    evaluate: Callable[[Sequence], Sequence[Tensor]],
+    model: Any,
+    cond: Any,
+    uncond: Any,
+    scale: float,
+    x: Tensor,
+    timestep: Tensor,
+    options: Mapping[str, Any],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x0 of a step of two branches, and the branches' own (cond, uncond): other nodes' functions, in the host's order.
+
+    The host counts noise up to 1e5, so differences to `x` are taken in float64 where the device has it.
+    """
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    shared = {"conds": [cond, uncond], "input": x, "sigma": timestep, "model": model, "model_options": options}
+    calculate = options.get(CALCULATE)
+    found = [out.to(wide) for out in (calculate(shared) if calculate else evaluate([cond, uncond]))]
+    shared |= {"input": x.to(wide), "timestep": timestep, "cond_scale": scale}
+    for function in options.get(BEFORE, ()):
+        found = function({**shared, "conds_out": found})
+    plus, minus = found[:2]
+    if INSTEAD not in options:
+        return minus + (plus - minus) * scale, plus, minus
+    x = shared["input"]
+    told = {"cond": x - plus, "uncond": x - minus, "cond_denoised": plus, "uncond_denoised": minus}
+    told |= {"input_cond": cond, "input_uncond": uncond}
+    return x - options[INSTEAD]({**shared, **told}), plus, minus
+
+
+class AfterGuidance(dict):
+    """What a function that changes the result of guidance is given. With more than two branches no single scale exists:
+    who asks for it is refused."""
+
+    def __init__(self, told: Mapping[str, Any], function: Callable):
+        super().__init__(told)
+        self._function = function
+
+    def __missing__(self, key: str) -> Any:
+        if key == "cond_scale":
+            _refuse(owner(self._function), TOO_MANY, True)
+        raise KeyError(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self or key == "cond_scale" else default
+
+
+def owner(thing: Any) -> str:
+    """The node that made a function or class: what stands first in its name."""
+    inner = [cell.cell_contents for cell in getattr(thing, "__closure__", None) or () if callable(cell.cell_contents)]
+    name = getattr(thing, "__qualname__", None) or type(thing).__qualname__
+    if name.startswith("ModelPatcher.") and inner:  # the host's wrapping of an older form
+        return owner(inner[0])
+    return name.partition(".")[0]
+
+
+def _refuse(node: str, why: str, can_be_chosen: bool = False) -> None:
+    instead = ", or set text_cfg to audio_cfg and reference_cfg to 1" if can_be_chosen else ""
+    raise InputError(f"{node} does not work with Hallo3: {why}. Remove the node{instead}.")
+
+
+def _pairwise(options: Mapping[str, Any]) -> Iterator[Callable]:
+    """Functions that take exactly two branches."""
+    for key in (CALCULATE, INSTEAD):
+        if key in options:
+            yield options[key]
+    yield from options.get(BEFORE, ())
+
+
+def _functions(value: Any) -> Iterator[Any]:
+    """The functions in nested dictionaries and lists."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        if value is not None:
+            yield value
+        return
+    for each in value:
+        yield from _functions(each)
+
+
+def _words(function: Any) -> set[str]:
+    """Names and texts in a function's code."""
+    code = getattr(function, "__code__", None)
+    return set() if code is None else {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
