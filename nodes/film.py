@@ -23,8 +23,8 @@ RESUME_KEY = (
     "STRING",
     {
         "default": "",
-        "tooltip": "A name for this video. With one, finished clips are kept in output/hallo3_resume until the video is "
-        "whole, and after Cancel or a crash the next run goes on with them. Empty: off.",
+        "tooltip": "A name for this video. With one, finished clips are kept in output/hallo3_resume until the video "
+        "is whole, and after Cancel or a crash the next run goes on with them. Empty: off.",
     },
 )
 
