@@ -22,15 +22,15 @@ def film_clips(
     run: Run,
     portrait: Portrait,
     frames: int,
-    audio_tokens: Callable[[int], Tensor],
+    audio_tokens: Callable[[int], Tensor | None],
     noise: Callable[[int], ClipNoise],
 ) -> Iterator[Tensor]:
     """The new frames of clip after clip, ``n 3 H W`` in 0..1, together `frames`; audio tokens and noise by clip."""
-    motion = None
-    for clip in range(clip_count(frames)):
+    motion, count = None, denoiser.config.reads.motion_frames
+    for clip in range(clip_count(frames, count)):
         draws = noise(clip)
-        concat = concat_latent(vae, portrait.pixels, motion, draws, run.conditions.layout.grid.frames)
+        concat = concat_latent(vae, portrait.pixels, motion, draws, run.conditions.layout.grid.frames, count)
         evaluate = ClipCalls(denoiser, run, concat, audio_tokens(clip))
         decoded = decode_whole(vae, sample_clip(evaluate, run, concat, draws))
-        motion = last_frames(decoded)
-        yield new_frames(decoded, clip, frames)
+        motion = last_frames(decoded, count)
+        yield new_frames(decoded, clip, frames, count)

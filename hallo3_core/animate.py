@@ -26,7 +26,7 @@ from .pipeline.causes import likely_cause
 from .pipeline.clip import concat_latent, make_clip, sample_clip
 from .pipeline.conditions import ClipCalls, Run, prepare_run
 from .pipeline.decoding_fallbacks import decoding_fallbacks
-from .pipeline.encoding import encode_portrait, encode_prompt, encode_recording, project_audio
+from .pipeline.encoding import encode_portrait, encode_prompt, encode_sound
 from .pipeline.networks import Networks, check_machine
 from .pipeline.options import Options
 from .pipeline.sampling_fallbacks import sampling_fallbacks
@@ -97,7 +97,7 @@ def animate(
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, networks.config, options)
         networks.check_half_precision(scene.framing.size)
-        clips = clip_count(scene.recording.frames)
+        clips = clip_count(scene.recording.frames, networks.config.reads.motion_frames)
         _, _, height, width = scene.framing.keep
         plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
         with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
@@ -132,9 +132,9 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
     """
     options = networks.options
     progress.stage("encoding text, sound and portrait")
+    motion_frames = networks.config.reads.motion_frames
     text = encode_prompt(scene.prompt, networks)
-    features = encode_recording(scene.recording, networks)
-    audio_tokens, null_audio_tokens = project_audio(features, networks)
+    audio_tokens, null_audio_tokens = encode_sound(scene.recording, networks)
     portrait, face_tokens = encode_portrait(scene, networks)
     progress.stage("loading the denoiser")
     inputs = dict(text=text, face_tokens=face_tokens, null_audio_tokens=null_audio_tokens, dtype=options.dtype)
@@ -153,7 +153,7 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
     with loaded:
         # Computed for all steps and clips: 2 GB less on the device, and 3 GB an hour of sound less on the host.
         networks.drop(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
-        portrait, features = replace(portrait, bank=(), null_bank=None), None
+        portrait = replace(portrait, bank=(), null_bank=None)
         with networks.vae() as vae, ExitStack() as opened:
             modes = {"with all processes": lambda: run} if team else sampling_fallbacks(run, denoiser, networks, opened)
             sampling = Fallbacks("sampling", modes, progress.stage)
@@ -165,7 +165,8 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
 
                 def attempt(run: Run) -> Tensor:
                     noise = SeededNoise(options.seed, clip)
-                    concat = concat_latent(vae, portrait.pixels, motion, noise, run.conditions.layout.grid.frames)
+                    frames = run.conditions.layout.grid.frames
+                    concat = concat_latent(vae, portrait.pixels, motion, noise, frames, motion_frames)
                     return sample_clip(begin_clip(concat, audio_tokens[clip]), run, concat, noise, report)
 
                 try:
@@ -181,6 +182,7 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
                     sample=sample,
                     decode=lambda latent: decoding.run(lambda decode: decode(vae, latent)),
                     frames=scene.recording.frames,
+                    motion_frames=motion_frames,
                     portrait=portrait,
                     color_hold=options.color_hold,
                 )

@@ -1,7 +1,8 @@
 """Clip arithmetic: how a film's frames are cut into clips. The one home of these numbers.
 
 Source: the released sampler works at 25 frames a second on clips of 49 frames, of which the first 2 repeat the clip
-before; the VAE makes 13 latent frames of 49 (1 + 48 / 4).
+before; the VAE makes 13 latent frames of 49 (1 + 48 / 4). Of the frames that a clip repeats there may be others than 2:
+a network is trained with its own number of motion frames.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 FPS = 25
 FRAMES_PER_CLIP = 49
 MOTION_FRAMES = 2
-NEW_FRAMES_PER_CLIP = FRAMES_PER_CLIP - MOTION_FRAMES
+NEW_FRAMES_PER_CLIP = FRAMES_PER_CLIP - MOTION_FRAMES  # of the released model
 LATENT_FRAMES = 13
 
 
@@ -20,20 +21,35 @@ def film_frames(samples: int, rate: int) -> int:
     return -(-samples * FPS // rate)
 
 
-def clip_count(frames: int) -> int:
-    """Clips needed for a film of `frames` frames: each adds 47, since 2 of its 49 repeat the clip before."""
+def new_frames_per_clip(motion_frames: int = MOTION_FRAMES) -> int:
+    """Frames that a clip adds to a film: 47 of its 49, since 2 repeat the clip before."""
+    return FRAMES_PER_CLIP - motion_frames
+
+
+def latent_frames(frames: int) -> int:
+    """Latent frames that the VAE makes of so many frames in one call: 49 become 13; portrait and 2 motion frames, 1.
+
+    It halves them twice; of an odd number the first stays alone.
+    """
+    for _ in range(2):
+        frames = (frames + 1) // 2
+    return frames
+
+
+def clip_count(frames: int, motion_frames: int = MOTION_FRAMES) -> int:
+    """Clips needed for a film of `frames` frames."""
     if frames < 1:
         raise ValueError(f"a film needs at least 1 frame, got {frames}")
-    return -(-frames // NEW_FRAMES_PER_CLIP)
+    return -(-frames // new_frames_per_clip(motion_frames))
 
 
-def clip_span(clip: int, frames: int) -> tuple[int, int]:
+def clip_span(clip: int, frames: int, motion_frames: int = MOTION_FRAMES) -> tuple[int, int]:
     """Film frames `start .. stop-1` that clip number `clip` adds to a film of `frames` frames.
 
     Raises:
         IndexError: the film has no such clip.
     """
-    if not 0 <= clip < clip_count(frames):
-        raise IndexError(f"clip {clip} does not exist: a film of {frames} frames has {clip_count(frames)} clips")
-    start = clip * NEW_FRAMES_PER_CLIP
-    return start, min(start + NEW_FRAMES_PER_CLIP, frames)
+    clips, new = clip_count(frames, motion_frames), new_frames_per_clip(motion_frames)
+    if not 0 <= clip < clips:
+        raise IndexError(f"clip {clip} does not exist: a film of {frames} frames has {clips} clips")
+    return clip * new, min((clip + 1) * new, frames)

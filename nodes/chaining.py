@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, clip_span
+from ..hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, clip_count, clip_span
 from ..hallo3_core.errors import InputError
 from ..hallo3_core.film.color import hold_colour
 from ..hallo3_core.inputs.audio import AudioFeatures
@@ -16,6 +16,7 @@ from . import inputs, types
 from .images import image_of, pixels_of
 
 CATEGORY = "Hallo3/chaining"
+COUNTS = (1, MOTION_FRAMES, 4)  # the last is a number that other models were trained with
 CLIP = ("IMAGE", {"tooltip": "The decoded clip, all 49 frames of it."})
 
 
@@ -25,7 +26,7 @@ def motion_of(frames: Tensor, count: int) -> types.Motion:
     Raises:
         InputError: fewer frames than that, or a count that the model does not take.
     """
-    if not 1 <= count <= MOTION_FRAMES:
+    if count not in COUNTS:
         raise InputError(f"count is {count}: the model takes 1 or {MOTION_FRAMES} motion frames.")
     if len(frames) < count:
         raise InputError(f"frames: only {len(frames)}, but count is {count}. Connect the whole decoded clip.")
@@ -33,7 +34,12 @@ def motion_of(frames: Tensor, count: int) -> types.Motion:
 
 
 def append_clip(
-    film: Tensor | None, clip: Tensor, audio: AudioFeatures, index: int, portrait: Portrait | None
+    film: Tensor | None,
+    clip: Tensor,
+    audio: AudioFeatures,
+    index: int,
+    portrait: Portrait | None,
+    motion_frames: int = MOTION_FRAMES,
 ) -> Tensor:
     """The film so far, IMAGE, with the new frames of clip number `index`; the last clip ends with the sound.
 
@@ -42,16 +48,17 @@ def append_clip(
     Raises:
         InputError: no such clip, a film of another length or size than the clips before, or not a whole clip.
     """
-    if not 0 <= index < audio.clips:
-        raise InputError(f"clip {index} does not exist: the recording has {audio.clips} clips, counted from 0.")
+    clips = clip_count(audio.frames, motion_frames)
+    if not 0 <= index < clips:
+        raise InputError(f"clip {index} does not exist: the recording has {clips} clips, counted from 0.")
     if len(clip) != FRAMES_PER_CLIP:
         raise InputError(f"clip: {len(clip)} frames, expected {FRAMES_PER_CLIP}. Connect the whole decoded clip.")
-    start, _ = clip_span(index, audio.frames)
+    start, _ = clip_span(index, audio.frames, motion_frames)
     found = 0 if film is None else len(film)
     if found != start:
         advice = "Leave film open for the first clip." if index == 0 else "Append the clips one by one, in order."
         raise InputError(f"film: {found} frames, but clip {index} begins at frame {start}. {advice}")
-    pixels = pixels_of(new_frames(clip, index, audio.frames), "clip")
+    pixels = pixels_of(new_frames(clip, index, audio.frames, motion_frames), "clip")
     if portrait is not None:
         pixels = crop_to(checked_size(pixels, portrait), portrait.framing)
     new = image_of(pixels)
@@ -94,8 +101,9 @@ class Hallo3MotionFrames:
         count = {
             "default": MOTION_FRAMES,
             "min": 1,
-            "max": MOTION_FRAMES,
-            "tooltip": "Frames handed on: the model was trained with 2; 1 stops the movement for a moment.",
+            "max": max(COUNTS),
+            "tooltip": "Frames handed on: the model was trained with 2; 1 stops the movement for a moment. 4 is for a "
+            "model of your own that was trained so.",
         }
         return {"required": {"frames": ("IMAGE", frames), "count": ("INT", count)}}
 
@@ -154,13 +162,17 @@ class Hallo3AppendClip:
     def INPUT_TYPES(cls):
         film = {"tooltip": "The video so far, from this node for the clip before. Leave it open for clip 0."}
         reference = {"tooltip": "Cuts off the black bars of a padded portrait. Connect it for all clips or for none."}
+        model = {"tooltip": "Only for a model of your own, trained with 1 or 4 motion frames: it tells how many."}
         return {
             "required": {"clip": CLIP, "audio": inputs.AUDIO, "clip_index": inputs.CLIP_INDEX},
-            "optional": {"film": ("IMAGE", film), "reference": (types.REFERENCE, reference)},
+            "optional": {"film": ("IMAGE", film), "reference": (types.REFERENCE, reference), "model": ("MODEL", model)},
         }
 
-    def execute(self, clip, audio, clip_index, film=None, reference=None):
-        return (append_clip(film, clip, audio, clip_index, reference),)
+    def execute(self, clip, audio, clip_index, film=None, reference=None, model=None):
+        from .host.model import projectors_of
+
+        motion_frames = MOTION_FRAMES if model is None else projectors_of(model).motion_frames
+        return (append_clip(film, clip, audio, clip_index, reference, motion_frames),)
 
 
 NODES = {

@@ -89,11 +89,11 @@ class Hallo3LongVideo:
         guidance = guidance_of(audio_cfg, text_cfg, reference_cfg, guidance_start, guidance_stop)
         settings = settings_of(steps, sampler, guidance)
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
-        bar = progress.StepBar(clips, audio.clips, node_id, decodes=True)
+        bar = progress.StepBar(clips, clips.count, node_id, decodes=True)
         path = film.write_film(clips, color_hold, bar, resume_key)
         _, _, height, width = reference.framing.keep
         made = f"{audio.frames / FPS:.2f} s, {counted(audio.frames, 'frame')} of {width}x{height}"
-        progress.show_text(f"{made}, {counted(audio.clips, 'clip')}: {sampling.cost(settings, audio.clips)}", node_id)
+        progress.show_text(f"{made}, {counted(clips.count, 'clip')}: {sampling.cost(settings, clips.count)}", node_id)
         return (videos.video_of(path, node_id),)
 
 

@@ -126,16 +126,19 @@ class Hallo3ReferenceNetLoader:
 
 
 class Hallo3LoraLoader:
-    """A LoRA made for CogVideoX-5B-I2V."""
+    """A LoRA made for CogVideoX-5B-I2V, or one of this project's own."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Adds a LoRA made for CogVideoX-5B-I2V, in diffusers or kohya naming, which core's loader passes over. One "
         "that touches nothing is refused."
     )
-    RETURN_TYPES = ("MODEL",)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The model with the LoRA; several may follow each other.",)
+    RETURN_TYPES = ("MODEL", types.REFERENCE_NET)
+    RETURN_NAMES = ("model", "reference_net")
+    OUTPUT_TOOLTIPS = (
+        "The model with the LoRA; several may follow each other.",
+        "The reference network with its part of the LoRA, if one is connected: for Hallo3 Reference.",
+    )
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "lora", "cogvideox"]
 
@@ -144,22 +147,24 @@ class Hallo3LoraLoader:
         from . import inputs
 
         strength = {"default": 1.0, "min": -4.0, "max": 4.0, "step": 0.05, "tooltip": "1 as trained, 0 without it."}
+        reference_net = {"tooltip": "Only for a LoRA of a face that was trained here: it changes this network too."}
         return {
             "required": {
                 "model": inputs.MODEL,
                 "lora": _dropdown("LoRA", "A file in models/loras."),
                 "strength": ("FLOAT", strength),
-            }
+            },
+            "optional": {"reference_net": (types.REFERENCE_NET, reference_net)},
         }
 
     @classmethod
     def VALIDATE_INPUTS(cls, lora):
         return True  # a file that is not there is told by `execute`, in words
 
-    def execute(self, model, lora, strength):
+    def execute(self, model, lora, strength, reference_net=None):
         from .host.lora import with_lora
 
-        return (with_lora(model, _source("LoRA").find(lora), strength),)
+        return with_lora(model, reference_net, _source("LoRA").find(lora), strength)
 
 
 class Hallo3VAELoader:

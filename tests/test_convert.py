@@ -318,7 +318,7 @@ def test_what_fp16_cannot_hold_is_refused_and_nan_is_told(tmp_path, caplog):
 
 
 def test_an_unknown_dtype_is_refused(release, tmp_path):
-    with pytest.raises(InputError, match="bf16, fp16, fp8"):
+    with pytest.raises(InputError, match="bf16, fp16, fp32, fp8"):
         convert(release, tmp_path, "int8")
 
 

@@ -1,4 +1,5 @@
-"""The command line: `python -m hallo3_core animate | batch | convert | download | inspect | tiny | demo | samples`."""
+"""The command line: `python -m hallo3_core animate | batch | convert | download | train | inspect | tiny | demo |
+samples`."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from pathlib import Path
 from ..errors import InputError
 from ..inputs.samples import PORTRAIT, SPEECH
 from .exit_codes import DONE, INTERRUPTED, NOT_DONE, TERMINATED
-from .film_options import add_film_options, film_options, keeping_of, seed
+from .film_options import add_film_options, film_options, keeping_of, lora, seed
 from .interruption import Terminated, sigterm_raises
 from .presets import summary
+from .train import add_train
 
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
@@ -71,10 +73,20 @@ def build_parser() -> Parser:
     add_film_options(many)
     many.set_defaults(run=run_batch)
 
-    smaller = commands.add_parser("convert", help="the release to four safetensors files, in bf16, fp16 or fp8")
+    smaller = commands.add_parser("convert", help="the release to four safetensors files, in bf16, fp16, fp32 or fp8")
     smaller.add_argument("source", type=Path, help="the release's folder, or its transformer or VAE file")
     smaller.add_argument("target", type=Path, help="the folder to write to")
-    smaller.add_argument("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16", help="fp8: the blocks' matrices")
+    smaller.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp32", "fp8"), default="bf16", help="fp8: the blocks' matrices"
+    )
+    smaller.add_argument(
+        "--merge",
+        type=lora,
+        action="append",
+        default=[],
+        metavar="LORA[:STRENGTH]",
+        help="a LoRA that the weights take in",
+    )
     smaller.set_defaults(run=run_convert)
 
     fetch = commands.add_parser("download", help="the release's files from the Hugging Face hub, about 40 GB")
@@ -99,6 +111,8 @@ def build_parser() -> Parser:
     )
     samples.add_argument("folder", type=Path, help="that folder; files of these names that are there stay")
     samples.set_defaults(run=run_samples)
+
+    add_train(commands)
 
     look = commands.add_parser("inspect", help="what a file or folder is, and whether it can be used")
     look.add_argument("path", type=Path)
@@ -249,9 +263,11 @@ def run_inspect(given: argparse.Namespace) -> int:
 
 def run_convert(given: argparse.Namespace) -> None:
     from ..release.convert import convert
+    from ..release.merging import Merge
 
     with byte_bar() as progress:
-        files = convert(given.source, given.target, given.dtype, progress=progress)
+        merges = [Merge(*each) for each in given.merge]
+        files = convert(given.source, given.target, given.dtype, merges=merges, progress=progress)
     for path in files:
         say(f"{path}: {path.stat().st_size / 1e9:.2f} GB")
 

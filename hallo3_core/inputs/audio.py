@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..clips import FPS, FRAMES_PER_CLIP, MOTION_FRAMES, NEW_FRAMES_PER_CLIP, clip_count, film_frames
+from ..clips import FPS, FRAMES_PER_CLIP, MOTION_FRAMES, clip_count, film_frames, new_frames_per_clip
 from ..errors import InputError, require
 from ..weights.config_file import read_config, read_json
 from ..weights.reading import read_tensors
@@ -62,6 +62,7 @@ class AudioFeatures:
 
     @property
     def clips(self) -> int:
+        """Those of the released model, whose clips repeat 2 frames."""
         return clip_count(self.frames)
 
 
@@ -208,32 +209,33 @@ def windows(hidden: Tensor, indices: Tensor) -> Tensor:
     return hidden[around.clamp(0, hidden.shape[0] - 1)]
 
 
-def clip_windows(hidden: Tensor, clip: int) -> Tensor:
-    """``padded layers dim -> 49 5 layers dim``: the two frames before the clip (zeros before the first), its 47, and
-    copies of the last window where the sound is over.
+def clip_windows(hidden: Tensor, clip: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
+    """``padded layers dim -> 49 5 layers dim``: the motion frames before the clip (zeros before the first), its new
+    ones, and copies of the last window where the sound is over.
 
     Raises:
         IndexError: no such clip in `padded` frames.
     """
-    clips = clip_count(hidden.shape[0])
+    clips = clip_count(hidden.shape[0], motion_frames)
     if not 0 <= clip < clips:
         raise IndexError(f"clip {clip} does not exist: {hidden.shape[0]} frames of sound have {clips} clips")
-    start = clip * NEW_FRAMES_PER_CLIP - MOTION_FRAMES
+    start = clip * new_frames_per_clip(motion_frames) - motion_frames
     indices = torch.arange(start, start + FRAMES_PER_CLIP).clamp(max=hidden.shape[0] - 1)
     chosen = windows(hidden, indices)
     chosen[indices < 0] = 0
     return chosen
 
 
-def clip_audio(features: AudioFeatures, clip: int) -> Tensor:
+def clip_audio(features: AudioFeatures, clip: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
     """What the denoiser hears in one clip of the film: ``49 5 layers dim``.
 
     Raises:
         IndexError: the film has no such clip.
     """
-    if not 0 <= clip < features.clips:
-        raise IndexError(f"clip {clip} does not exist: {features.recording.name} has {features.clips} clips")
-    return clip_windows(features.hidden, clip)
+    clips = clip_count(features.frames, motion_frames)
+    if not 0 <= clip < clips:
+        raise IndexError(f"clip {clip} does not exist: {features.recording.name} has {clips} clips")
+    return clip_windows(features.hidden, clip, motion_frames)
 
 
 def check_width(features: AudioFeatures, expected: int, source: str) -> None:

@@ -16,12 +16,12 @@ from .image import Framing, frame_pixels
 
 @dataclass(frozen=True)
 class Portrait:
-    """What a portrait gives: its framed pixels ``1 3 H W`` in -1..1, the reference bank, and that of the null (a zero
-    latent), which only a reference scale other than 1 needs."""
+    """What a portrait gives: its framed pixels ``1 3 H W`` in -1..1, the reference bank (None for a denoiser without
+    reference network), and that of the null (a zero latent), which only a reference scale other than 1 needs."""
 
     pixels: Tensor
     framing: Framing
-    bank: ReferenceBank
+    bank: ReferenceBank | None
     null_bank: ReferenceBank | None = None
 
 

@@ -34,6 +34,16 @@ class KeysValues(NamedTuple):
     values: Tensor
 
 
+def further(one: KeysValues | None, other: KeysValues) -> KeysValues:
+    """Both sets of tokens as one ``b h n d``; a batch of 1 is repeated where the other is larger."""
+    if one is None:
+        return other
+    batch = max(one.keys.shape[0], other.keys.shape[0])
+    return KeysValues(
+        *(torch.cat([x.expand(batch, -1, -1, -1) for x in pair], 2) for pair in zip(one, other, strict=True))
+    )
+
+
 class Folded(NamedTuple):
     """Keys, and in place of values what each token of each head adds to the result: its value through the output
     matrix. A query's shares times these few rows are the result, without a product with the whole matrix.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from .conditioning import RELEASED, Conditioning
 
 Shape = tuple[int, ...]
 
@@ -39,16 +41,32 @@ class TransformerConfig:
     grid: Grid  # the trained one: 13 x 30 x 45
     channels: int  # of the latent: 16; the network reads twice as many, noisy and concat
     patch: int  # 2
-    face: int | None  # width of a face token: 1024; None: no face attention
-    audio: int | None  # width of an audio token: 768; None: no audio attention
+    face: int | None  # width of a face token: 1024; None: the network has no face
+    audio: int | None  # width of an audio token: 768; None: the network has no sound
+    conditioning: Conditioning = RELEASED  # how it reads both, and the portrait
 
     @property
     def head(self) -> int:
         return self.hidden // self.heads
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a width of tokens that nothing would read."""
+        for name in ("face", "audio"):
+            width = getattr(self, name)
+            if width is not None and getattr(self.conditioning, name) == "none":
+                raise ValueError(f"{name} tokens of width {width}, but the conditioning reads none")
+
+    @property
+    def reads(self) -> Conditioning:
+        """What the network is conditioned on: where there is no width, there is nothing to read."""
+        absent = {name: "none" for name in ("face", "audio") if getattr(self, name) is None}
+        return replace(self.conditioning, **absent)
+
     @classmethod
-    def from_shapes(cls, shapes: Mapping[str, Shape]) -> TransformerConfig:
-        """Derived from the shapes of the tensors in this project's names (see `checkpoints/names.py`).
+    def from_shapes(cls, shapes: Mapping[str, Shape], conditioning: Conditioning = RELEASED) -> TransformerConfig:
+        """Derived from the shapes of the tensors in this project's names (see `weights/names.py`).
+
+        How face and sound are read is told by the tensors too; what they cannot tell is taken of `conditioning`.
 
         Raises:
             KeyError: a tensor that tells a size is missing.
@@ -57,8 +75,8 @@ class TransformerConfig:
         text_tokens = shapes["text_positions"][0]
         _, channels, patch, _ = shapes["patch_embed.weight"]
         layers = sum(name.startswith("modulation.blocks.") and name.endswith(".weight") for name in shapes)
-        face = shapes.get("blocks.0.face_attention.key_value.weight")
-        audio = shapes.get("blocks.0.audio_attention.key_value.weight")
+        (face_kind, face), (audio_kind, audio) = _width(shapes, FACE_MARKS), _width(shapes, AUDIO_MARKS)
+        kinds = {"face": face_kind, "audio": audio_kind}
         return cls(
             hidden=hidden,
             heads=hidden // shapes["blocks.0.query_norm.weight"][0],
@@ -70,9 +88,26 @@ class TransformerConfig:
             grid=Grid(frames, rows, columns),
             channels=channels // 2,
             patch=patch,
-            face=face[1] if face else None,
-            audio=audio[1] if audio else None,
+            face=face,
+            audio=audio,
+            conditioning=replace(conditioning, **{name: kind for name, kind in kinds.items() if kind}),
         )
+
+
+# The matrix of the first block that reads a condition's tokens, by how it is read; its columns are a token's width.
+FACE_MARKS = {
+    "cross": "blocks.0.face_attention.key_value.weight",
+    "norm": "blocks.0.face_adaption.linear.weight",
+}
+AUDIO_MARKS = {
+    "cross": "blocks.0.audio_attention.key_value.weight",
+    "self": "blocks.0.audio_tokens.proj.weight",
+    "norm": "blocks.0.audio_adaption.linear.weight",
+}
+
+
+def _width(shapes: Mapping[str, Shape], marks: Mapping[str, str]) -> tuple[str | None, int | None]:
+    return next(((kind, shapes[mark][1]) for kind, mark in marks.items() if mark in shapes), (None, None))
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from .attention import (
     Attention,
-    Folded,
     JointAttention,
     KeysValues,
     attend_here,
     is_worth_folding,
     scaled_dot_product,
 )
+from .blocks import Kept
 from .config import TransformerConfig
 from .modulation import PER_HEAD, Modulation, modulate
 from .positions import Layout
@@ -38,10 +38,10 @@ class Conditions:
 
     text: Tensor
     reference: Sequence[KeysValues | Tensor] | None = None
-    face: Sequence[KeysValues | Folded | Tensor] | None = None
-    audio: Sequence[KeysValues | Folded | Tensor] | None = None
+    face: Sequence[Kept | Tensor] | None = None
+    audio: Sequence[Kept | Tensor] | None = None
 
-    def of_layer(self, index: int) -> tuple[KeysValues | Folded | Tensor | None, ...]:
+    def of_layer(self, index: int) -> tuple[Kept | Tensor | None, ...]:
         """Reference, face and audio of one layer."""
         return tuple(c and c[index] for c in (self.reference, self.face, self.audio))
 
@@ -77,17 +77,23 @@ class Denoiser(Trunk):
         head = self.head_modulation(F.silu(embedding)).unflatten(-1, (PER_HEAD, -1))
         return Modulation(self.modulation(embedding), head)
 
-    def reference_keys_values(self, bank: ReferenceBank) -> list[KeysValues]:
-        """Once per portrait."""
+    def reference_keys_values(self, bank: ReferenceBank | None) -> list[KeysValues] | None:
+        """Once per portrait; None where no reference network read one."""
+        if bank is None:
+            return None
         return [block.reference_keys_values(features) for block, features in zip(self.blocks, bank, strict=True)]
 
-    def face_keys_values(self, tokens: Tensor) -> list[KeysValues | Folded]:
-        """Face tokens ``b n c``, once per portrait."""
+    def face_keys_values(self, tokens: Tensor | None) -> list[Kept] | None:
+        """Face tokens ``b n c``, once per portrait; None where the network has no face."""
+        if tokens is None:
+            return None
         fold = is_worth_folding(self.config, tokens)
         return [block.face_keys_values(tokens, fold) for block in self.blocks]
 
-    def audio_keys_values(self, tokens: Tensor) -> list[KeysValues | Folded]:
-        """Audio tokens ``b t n c``, once per clip; those of the null once."""
+    def audio_keys_values(self, tokens: Tensor | None) -> list[Kept] | None:
+        """Audio tokens ``b t n c``, once per clip; those of the null once. None where the network has no sound."""
+        if tokens is None:
+            return None
         fold = is_worth_folding(self.config, tokens)
         return [block.audio_keys_values(tokens, fold) for block in self.blocks]
 

@@ -37,6 +37,14 @@ class LayerModulation(NamedTuple):
         rows = rows[:, :, None].unbind(1)
         return cls(*(Affine(*rows[i : i + 3]) for i in range(0, PER_BLOCK, 3)))
 
+    def with_video(self, rows: Tensor) -> LayerModulation:
+        """With `rows` ``b n 6 D`` added to the video's, in the order of the fields; n is 1, or the number of tokens."""
+        attention, mlp = rows.unbind(2)[:3], rows.unbind(2)[3:]
+        return self._replace(
+            video_attention=Affine(*(own + more for own, more in zip(self.video_attention, attention, strict=True))),
+            video_mlp=Affine(*(own + more for own, more in zip(self.video_mlp, mlp, strict=True))),
+        )
+
 
 class Modulation(NamedTuple):
     """Modulation of some timesteps: ``n layers 12 D`` for the blocks and ``n 2 D`` for the output head."""
@@ -70,7 +78,8 @@ def sinusoid(timesteps: Tensor, width: int) -> Tensor:
     """
     half = width // 2
     exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32) / half
-    frequencies = exponents.double().exp().float().to(timesteps.device)
+    # on a GPU the copy is not waited for: a step of training would wait for all that came before it
+    frequencies = exponents.double().exp().float().to(timesteps.device, non_blocking=timesteps.is_cuda)
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 

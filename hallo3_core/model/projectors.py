@@ -18,7 +18,8 @@ def pair_convolution(conv: type[nn.Conv1d]) -> type[nn.Conv1d]:
 
     class PairConv1d(conv):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            pairs = x.unflatten(2, (-1, 2)).transpose(1, 2).flatten(2)  # b f/2 (c 2)
+            size = weight.shape[2]  # 2; 1 in the second half of a LoRA's pair, which PEFT makes of the same class
+            pairs = x.unflatten(2, (-1, size)).transpose(1, 2).flatten(2)  # b f/2 (c 2)
             return F.linear(pairs, weight.flatten(1), bias).transpose(1, 2)
 
     return PairConv1d

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..model.attention import Attention, JointAttention, KeysValues, attend_here
+from ..model.blocks import Kept
 from ..model.config import Grid
 from ..model.denoiser import Conditions, Denoiser, ReferenceBank
 from ..model.modulation import Modulation
@@ -73,14 +74,19 @@ class SequenceDenoiser:
         """``b m text_width ->`` this process's tokens of ``b m D``"""
         return self._denoiser.embed_text(self._own_text(text, 1))
 
-    def reference_keys_values(self, bank: ReferenceBank) -> list[KeysValues]:
+    def reference_keys_values(self, bank: ReferenceBank | None) -> list[KeysValues] | None:
         """Keys and values of this process's heads."""
-        start, count = start_of(self._heads, self._group.rank), self._heads[self._group.rank]
-        own = []
-        for block, features in zip(self._denoiser.blocks, bank, strict=True):  # only one layer at a time is complete
-            whole = block.reference_keys_values(features)
-            own.append(KeysValues(*(x.narrow(1, start, count).contiguous() for x in whole)))
-        return own
+        if bank is None:
+            return None
+        blocks = zip(self._denoiser.blocks, bank, strict=True)  # only one layer at a time is complete
+        return [self._own_heads(block.reference_keys_values(features)) for block, features in blocks]
+
+    def audio_keys_values(self, tokens: Tensor | None) -> list[Kept] | None:
+        """Those of this process's heads where the sound's tokens stand in self-attention; else all."""
+        kept = self._denoiser.audio_keys_values(tokens)
+        if kept is None or self._denoiser.config.reads.audio != "self":
+            return kept
+        return [self._own_heads(keys_values) for keys_values in kept]
 
     def __call__(
         self, latent: Tensor, concat: Tensor, conditions: Conditions, modulation: Modulation, layout: Layout
@@ -105,6 +111,10 @@ class SequenceDenoiser:
         strip = to_strip(latent, patch)
         sizes = [n * patch for n in shares(strip.shape[-1] // patch, self._group.size)]
         return strip.narrow(-1, start_of(sizes, self._group.rank), sizes[self._group.rank])
+
+    def _own_heads(self, whole: KeysValues) -> KeysValues:
+        start, count = start_of(self._heads, self._group.rank), self._heads[self._group.rank]
+        return KeysValues(*(x.narrow(1, start, count).contiguous() for x in whole))
 
     def _own_text(self, text: Tensor, dim: int) -> Tensor:
         return text.narrow(dim, start_of(self._texts, self._group.rank), self._texts[self._group.rank])

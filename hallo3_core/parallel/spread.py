@@ -76,7 +76,7 @@ class LeadingCalls(SpreadCalls):
     def __init__(
         self, team: Team, batched: bool, denoiser: SequenceDenoiser, run: Run, concat: Tensor, audio_tokens: Tensor
     ):
-        team.send(Begin(concat.cpu(), audio_tokens.cpu()))
+        team.send(Begin(concat.cpu(), audio_tokens if audio_tokens is None else audio_tokens.cpu()))
         super().__init__(team, batched, denoiser, run, concat, audio_tokens)
 
     def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
@@ -94,7 +94,7 @@ def lead_run(
             replace(
                 portrait,
                 pixels=portrait.pixels.cpu(),
-                bank=[features.cpu() for features in portrait.bank],
+                bank=portrait.bank and [features.cpu() for features in portrait.bank],
                 null_bank=portrait.null_bank and [features.cpu() for features in portrait.null_bank],
             ),
             settings,

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..clips import LATENT_FRAMES, MOTION_FRAMES, clip_span
+from ..clips import LATENT_FRAMES, MOTION_FRAMES, clip_span, latent_frames
 from ..film.clip_chain import Clip
 from ..film.color import hold_colour
 from ..inputs.image import crop_to, pixel_dropout, to_uint8
@@ -31,20 +31,27 @@ from .conditions import Evaluate, Run
 
 
 def concat_latent(
-    vae: VideoVae, portrait: Tensor, motion: Tensor | None, noise: ClipNoise, frames: int = LATENT_FRAMES
+    vae: VideoVae,
+    portrait: Tensor,
+    motion: Tensor | None,
+    noise: ClipNoise,
+    frames: int = LATENT_FRAMES,
+    motion_frames: int = MOTION_FRAMES,
 ) -> Tensor:
-    """The conditioning latent ``1 16 t h w``: portrait and motion frames in its first latent frame, zeros behind.
+    """The conditioning latent ``1 16 t h w``: portrait and motion frames in its first latent frame (of 4 motion frames,
+    in its first two), zeros behind.
 
-    motion ``2 3 H W`` in 0..1, the end of the clip before; None at the start of a film: the portrait itself.
+    motion ``2 3 H W`` in 0..1, the end of the clip before; None at the start of a film: the portrait, `motion_frames`
+    times.
     """
     if motion is None:
-        motion = portrait.repeat(MOTION_FRAMES, 1, 1, 1)
+        motion = portrait.repeat(motion_frames, 1, 1, 1)
     else:
         motion = motion.to(portrait) * 2 - 1
     uniform = noise.pixel_uniform(*motion.shape[-2:]).to(motion.device)
     pixels = torch.cat((portrait, pixel_dropout(motion, uniform))).transpose(0, 1)[None]
     h, w = (side // PIXELS for side in portrait.shape[-2:])
-    latent = encode(vae, pixels, noise.encode_normal((1, vae.latent_channels, 1, h, w)))
+    latent = encode(vae, pixels, noise.encode_normal((1, vae.latent_channels, latent_frames(pixels.shape[2]), h, w)))
     return torch.cat((latent, latent.new_zeros(*latent.shape[:2], frames - latent.shape[2], h, w)), dim=2)
 
 
@@ -80,10 +87,10 @@ def sample_clip(
     )
 
 
-def new_frames(decoded: Tensor, clip: int, frames: int) -> Tensor:
+def new_frames(decoded: Tensor, clip: int, frames: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
     """What clip number `clip` adds to a film of `frames` frames: ``49 ... -> n ...``"""
-    start, stop = clip_span(clip, frames)
-    return decoded[MOTION_FRAMES : MOTION_FRAMES + stop - start]
+    start, stop = clip_span(clip, frames, motion_frames)
+    return decoded[motion_frames : motion_frames + stop - start]
 
 
 def last_frames(frames: Tensor, count: int = MOTION_FRAMES) -> Tensor:
@@ -91,14 +98,22 @@ def last_frames(frames: Tensor, count: int = MOTION_FRAMES) -> Tensor:
     return frames[-count:]
 
 
-def finish_clip(decoded: Tensor, clip: int, frames: int, portrait: Portrait, color_hold: float) -> Clip:
+def finish_clip(
+    decoded: Tensor,
+    clip: int,
+    frames: int,
+    portrait: Portrait,
+    color_hold: float,
+    motion_frames: int = MOTION_FRAMES,
+) -> Clip:
     """What clip number `clip`, decoded, leaves for a film of `frames` frames, on the CPU.
 
     decoded ``49 3 H W`` in 0..1; color_hold is the strength of `hold_colour`.
     """
     decoded = hold_colour(decoded, portrait.pixels, portrait.framing, color_hold)
-    new = crop_to(new_frames(decoded, clip, frames), portrait.framing)
-    return Clip(to_uint8(new.cpu()), last_frames(decoded).to("cpu", copy=True))  # a view would keep the whole clip
+    new = crop_to(new_frames(decoded, clip, frames, motion_frames), portrait.framing)
+    motion = last_frames(decoded, motion_frames).to("cpu", copy=True)  # a view would keep the whole clip
+    return Clip(to_uint8(new.cpu()), motion)
 
 
 def make_clip(
@@ -110,9 +125,10 @@ def make_clip(
     frames: int,
     portrait: Portrait,
     color_hold: float,
+    motion_frames: int = MOTION_FRAMES,
 ) -> Clip:
     """Clip number `clip` of a film of `frames` frames, from the end of the one before: sampled, decoded, finished.
 
     sample: number and motion frames -> latent; decode: latent -> ``49 3 H W`` in 0..1.
     """
-    return finish_clip(decode(sample(clip, motion)), clip, frames, portrait, color_hold)
+    return finish_clip(decode(sample(clip, motion)), clip, frames, portrait, color_hold, motion_frames)

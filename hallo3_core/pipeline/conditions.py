@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..inputs.portrait import Portrait
 from ..inputs.text import null_text
-from ..model.attention import Folded, KeysValues
+from ..model.attention import KeysValues
+from ..model.blocks import Kept
 from ..model.config import Grid
 from ..model.denoiser import Conditions, Denoiser, ReferenceBank
 from ..model.modulation import Modulation
@@ -22,7 +23,7 @@ from ..vae.latents import film_grid
 from .options import Settings
 
 T, Made = TypeVar("T"), TypeVar("Made")
-Layers = Sequence[KeysValues | Folded]  # keys and values, a layer each
+Layers = Sequence[Kept]  # what is kept of a condition, a layer each
 Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]  # state, step, branches -> their velocities
 
 
@@ -53,7 +54,7 @@ class FilmConditions:
 
     layout: Layout
     text: WithNull[Tensor]
-    reference: WithNull[Sequence[KeysValues]] | None = None
+    reference: WithNull[Sequence[KeysValues] | None] | None = None
     face: Layers | None = None
     null_audio: Layers | None = None
     modulation: Modulation | None = None  # of all steps of a run
@@ -66,31 +67,35 @@ def film_conditions(
     *,
     grid: Grid,
     text: Tensor,
-    bank: WithNull[ReferenceBank],
-    face_tokens: Tensor,
-    null_audio_tokens: Tensor,
+    bank: WithNull[ReferenceBank | None],
+    face_tokens: Tensor | None,
+    null_audio_tokens: Tensor | None,
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> FilmConditions:
     """Everything constant over the clips of a film, once a portrait; what none of `branches` needs is not computed.
 
     timesteps ``n`` of the run's steps, text ``1 m w`` (its null is zeros), bank a layer each ``1 n D``, face tokens
-    ``1 n c``, tokens of silence ``1 t n c``. The denoiser's LoRAs take part. Afterwards its modulation is not needed.
+    ``1 n c``, tokens of silence ``1 t n c``; None of what the network does not read. The denoiser's LoRAs take part.
+    Afterwards its modulation is not needed.
     """
 
-    def embed(value: Tensor) -> Tensor:
-        return denoiser.embed_text(value.to(device, dtype))
+    def placed(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(device, dtype)
 
-    def reference(features: ReferenceBank) -> list[KeysValues]:
-        return denoiser.reference_keys_values([each.to(device, dtype) for each in features])
+    def embed(value: Tensor) -> Tensor:
+        return denoiser.embed_text(placed(value))
+
+    def reference(features: ReferenceBank | None) -> list[KeysValues] | None:
+        return denoiser.reference_keys_values(features and [placed(each) for each in features])
 
     needs_silence = any(not branch.audio for branch in branches)
     return FilmConditions(
         layout=denoiser.layout(grid, dtype, device),
         text=WithNull(text, null_text(text)).prepare(embed, {branch.text for branch in branches}),
         reference=bank.prepare(reference, {branch.reference for branch in branches}),
-        face=denoiser.face_keys_values(face_tokens.to(device, dtype)),
-        null_audio=denoiser.audio_keys_values(null_audio_tokens.to(device, dtype)) if needs_silence else None,
+        face=denoiser.face_keys_values(placed(face_tokens)),
+        null_audio=denoiser.audio_keys_values(placed(null_audio_tokens)) if needs_silence else None,
         modulation=denoiser.modulate_steps(timesteps.to(device), dtype),
     )
 
@@ -100,7 +105,7 @@ class ClipConditions:
     """What is constant over the steps of a clip: the film's, and its own sound; made by `clip_conditions`."""
 
     film: FilmConditions
-    audio: WithNull[Layers] | None = None
+    audio: WithNull[Layers | None] | None = None
 
     def join(self, branches: Sequence[Branch]) -> Conditions:
         """The conditions of a batch with one sample for each of `branches`."""
@@ -113,9 +118,9 @@ class ClipConditions:
         )
 
 
-def clip_conditions(denoiser: Denoiser, film: FilmConditions, audio_tokens: Tensor) -> ClipConditions:
-    """A clip's, with its sound ``1 t n c``."""
-    tokens = audio_tokens.to(film.layout.video)
+def clip_conditions(denoiser: Denoiser, film: FilmConditions, audio_tokens: Tensor | None) -> ClipConditions:
+    """A clip's, with its sound ``1 t n c``; None where the network reads none."""
+    tokens = None if audio_tokens is None else audio_tokens.to(film.layout.video)
     return ClipConditions(film, WithNull(denoiser.audio_keys_values(tokens), film.null_audio))
 
 
@@ -135,8 +140,8 @@ def prepare_run(
     settings: Settings,
     *,
     text: Tensor,
-    face_tokens: Tensor,
-    null_audio_tokens: Tensor,
+    face_tokens: Tensor | None,
+    null_audio_tokens: Tensor | None,
     dtype: torch.dtype = torch.float32,
 ) -> Run:
     """A run with the denoiser where its weights are; the rest as for `film_conditions`."""
@@ -162,7 +167,7 @@ class ClipCalls:
     call: state ``1 16 t h w``, step, branches -> a velocity ``1 16 t h w`` for each branch, from one batch.
     """
 
-    def __init__(self, denoiser: Denoiser, run: Run, concat: Tensor, audio_tokens: Tensor):
+    def __init__(self, denoiser: Denoiser, run: Run, concat: Tensor, audio_tokens: Tensor | None):
         self._denoiser, self._run = denoiser, run
         self._concat = concat.to(run.dtype)
         self._conditions = clip_conditions(denoiser, run.conditions, audio_tokens)
@@ -174,7 +179,7 @@ class ClipCalls:
         return self._denoiser(batch, self._concat, conditions, film.modulation.step(step), film.layout).split(1)
 
 
-def stack(branches: Sequence[Layers]) -> Layers:
+def stack(branches: Sequence[Layers | None]) -> Layers | None:
     """Keys and values of several branches as one batch; where all have the same, it stays a batch of 1."""
     return branches[0] if all(branch is branches[0] for branch in branches) else Stacked(branches)
 
@@ -188,6 +193,6 @@ class Stacked(Sequence):
     def __len__(self) -> int:
         return len(self._branches[0])
 
-    def __getitem__(self, layer: int) -> KeysValues | Folded:
+    def __getitem__(self, layer: int) -> Kept:
         each = [branch[layer] for branch in self._branches]
         return type(each[0])(*(torch.cat(tensors) for tensors in zip(*each, strict=True)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..clips import clip_count
 from ..errors import InputError
 from ..inputs.audio import AudioFeatures, check_width, clip_audio, encode_audio
 from ..inputs.face import embed_face
-from ..inputs.portrait import Portrait, prepare_portrait
+from ..inputs.portrait import Portrait, framed, prepare_portrait
 from ..inputs.recording import Recording
 from ..weights import names
 from .networks import TEXT_ENCODER, WAV2VEC, Networks
@@ -32,6 +33,14 @@ def encode_prompt(prompt: str, networks: Networks) -> Tensor:
     return text
 
 
+def encode_sound(recording: Recording, networks: Networks) -> tuple[list[Tensor | None], Tensor | None]:
+    """Audio tokens ``1 t n c`` of every clip, and those of the null; None where the denoiser reads no sound."""
+    conditioning = networks.config.reads
+    if conditioning.audio == "none":
+        return [None] * clip_count(recording.frames, conditioning.motion_frames), None
+    return project_audio(encode_recording(recording, networks), networks)
+
+
 def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
     """wav2vec features of the whole recording, on the CPU."""
 
@@ -44,7 +53,7 @@ def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
 
 def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Tensor], Tensor]:
     """Audio tokens ``1 t n c`` of every clip, and those of the null."""
-    options = networks.options
+    options, motion_frames = networks.options, networks.config.reads.motion_frames
 
     def project_all() -> tuple[list[Tensor], Tensor]:
         with networks.part(names.AUDIO_PROJECTOR) as projector:
@@ -53,15 +62,18 @@ def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Ten
             def project(windows: Tensor) -> Tensor:
                 return projector(windows[None].to(options.device, options.dtype)).cpu()
 
-            clips = [project(clip_audio(features, clip)) for clip in range(features.clips)]
+            count = clip_count(features.frames, motion_frames)
+            clips = [project(clip_audio(features, clip, motion_frames)) for clip in range(count)]
             return clips, project(torch.zeros_like(clip_audio(features, 0)))
 
     return networks.retrying("projecting the recording", names.AUDIO_PROJECTOR, project_all)
 
 
-def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor]:
-    """The portrait's bank and face tokens."""
-    options = networks.options
+def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor | None]:
+    """The portrait's bank and face tokens; what the denoiser does not read is not computed."""
+    options, conditioning = networks.options, networks.config.reads
+    if conditioning.face == "none" and not conditioning.reference:
+        return Portrait(framed(scene.picture, scene.framing), scene.framing, bank=None), None
     whole = options.face == "whole"
     with networks.face_analyser() as analyser:
         face, mask = embed_face(
@@ -73,8 +85,12 @@ def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor]
         )
     with_null = any(not branch.reference for branch in options.settings.branches())
     place = dict(device=options.device, dtype=options.dtype)
-    with networks.part(names.FACE_PROJECTOR) as projector:
-        face_tokens = projector(face.embedding[None].to(**place))
+    face_tokens = None
+    if conditioning.face != "none":
+        with networks.part(names.FACE_PROJECTOR) as projector:
+            face_tokens = projector(face.embedding[None].to(**place))
+    if not conditioning.reference:
+        return Portrait(framed(scene.picture.to(**place), scene.framing), scene.framing, bank=None), face_tokens
 
     def prepare() -> Portrait:
         with networks.vae() as vae, networks.part(names.REFERENCE_NET) as reference_net:

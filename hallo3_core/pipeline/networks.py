@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..clips import MOTION_FRAMES
 from ..inputs.audio import Wav2Vec, load_wav2vec
 from ..inputs.face import FaceAnalyser, load_face_analyser
 from ..inputs.text import TextEncoder, encoder_bytes, load_text_encoder
@@ -18,7 +17,7 @@ from ..model.attention import Attention, scaled_dot_product
 from ..model.config import Grid, TransformerConfig
 from ..model.denoiser import Denoiser
 from ..release.layout import Release
-from ..release.lora import apply_lora, read_lora
+from ..release.lora_parts import apply_loras
 from ..runtime.activations import activation_bytes, encode_bytes, reference_bytes, run_bytes
 from ..runtime.attention_backends import check_attention, choose_attention
 from ..runtime.compiling import check_compiler, compile_blocks
@@ -78,7 +77,8 @@ class Networks:
         patches = nn.Conv2d(2 * config.channels, config.hidden, config.patch, config.patch, device="meta", dtype=dtype)
 
         def run() -> None:
-            vae.autoencoder.encoder(torch.empty(1, 3, 1 + MOTION_FRAMES, height, width, device="meta", dtype=dtype))
+            frames = 1 + config.reads.motion_frames
+            vae.autoencoder.encoder(torch.empty(1, 3, frames, height, width, device="meta", dtype=dtype))
             vae.autoencoder.decoder(torch.empty(1, vae.latent_channels, 3, h, w, device="meta", dtype=dtype))
             patches(torch.empty(1, 2 * config.channels, h, w, device="meta", dtype=dtype))
 
@@ -110,7 +110,9 @@ class Networks:
         dtype = self.options.dtype
 
         def load(device: str) -> nn.Module:
-            return self.release.network(part, device=device, dtype=dtype)
+            network = self.release.network(part, device=device, dtype=dtype)
+            apply_loras(network, part, self.options.loras)
+            return network
 
         config = self.config
         side = PIXELS * config.patch
@@ -250,8 +252,7 @@ def load_denoiser(
     denoiser = release.network(
         names.DENOISER, attention=attention, in_fp8=options.fp8 is not None, device=device, dtype=options.dtype
     )
-    for path, strength in options.loras:
-        apply_lora(denoiser, read_lora(path, config), strength)
+    apply_loras(denoiser, names.DENOISER, options.loras, config)
     if options.fp8 == FP8_PRODUCTS:
         if has_fp8_matmuls(options.device):
             use_fp8_matmuls(denoiser)

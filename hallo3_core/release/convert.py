@@ -1,4 +1,4 @@
-"""The official release to four safetensors files in our names, in bf16, fp16 or fp8, in little memory.
+"""The official release to four safetensors files in our names, in bf16, fp16, fp32 or fp8, in little memory.
 
 A source file is mapped, and mapped anew after every gigabyte: what has been read is let go, so memory does not grow
 with the file. Files are written whole or not at all; those that are there already, from the same source, are kept.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import InputError
 from ..film.output import check_apart
+from ..model.conditioning import METADATA
 from ..model.config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
 from ..weights import names
 from ..weights.disk import free_bytes
@@ -28,8 +29,14 @@ from ..weights.reading import read_metadata, read_tensors
 from ..weights.vae_names import in_diffusers_names
 from ..weights.writing import CHECKSUM, Entry, write_streamed
 from .layout import VAE_FILE, Release
+from .merging import Changes, Merge, merge_text, read_changes
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # of what is not rounded to eight bits
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp8": torch.bfloat16,
+}  # of what is not rounded to eight bits
 FILES = {
     "hallo3_denoiser.safetensors": (names.DENOISER,),
     "hallo3_reference_net.safetensors": (names.REFERENCE_NET,),
@@ -48,6 +55,7 @@ LICENCE = "Derived from CogVideoX-5B-I2V: the CogVideoX licence binds these weig
 CONVERTER = f"hallo3 {__version__}"
 SLICE_BYTES = 64 << 20  # of a tensor at a time
 MAPPING_BYTES = 1 << 30  # read before a file is mapped anew
+NOTHING = Changes()
 SPARE_BYTES = 64 << 20  # left free on the disk
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the file being written
@@ -65,6 +73,7 @@ class Converted:
     tensors: tuple[tuple[str, str], ...]
     entries: tuple[Entry, ...]
     metadata: dict[str, str]
+    changes: Mapping[str, Changes] = field(default_factory=dict)  # what LoRAs change, by part
 
     @property
     def bytes(self) -> int:
@@ -90,13 +99,14 @@ def convert(
     target: Path | str,
     dtype: str = "bf16",
     *,
+    merges: Sequence[Merge] = (),
     progress: Progress | None = None,
     free: Callable[[Path], int | None] = free_bytes,
 ) -> list[Path]:
     """Converts a release folder, its transformer file or its VAE file; returns the files in `target`, new and kept.
 
-    `dtype` is bf16, fp16 or fp8 (the blocks' matrices in eight bits, the rest in bf16). `free` tells the room at a
-    folder.
+    `dtype` is bf16, fp16, fp32 or fp8 (the blocks' matrices in eight bits, the rest in bf16). `merges` are LoRAs that
+    the weights take in. `free` tells the room at a folder.
 
     Raises:
         InputError: the source is unfit or incomplete, the disk is too full, fp16 cannot hold a weight, a name in
@@ -104,7 +114,7 @@ def convert(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    files = plan_conversion(Path(source), Path(target), dtype)
+    files = plan_conversion(Path(source), Path(target), dtype, merges)
     check_apart([file.path for file in files], _source_files(Path(source)))
     to_do = [file for file in files if not file.is_done()]
     total = sum(file.bytes for file in to_do)
@@ -123,7 +133,7 @@ def convert(
     return [file.path for file in files]
 
 
-def plan_conversion(source: Path, target: Path, dtype: str) -> list[Converted]:
+def plan_conversion(source: Path, target: Path, dtype: str, merges: Sequence[Merge] = ()) -> list[Converted]:
     """What there is to write, in full: no value has been read yet.
 
     Raises:
@@ -138,7 +148,8 @@ def plan_conversion(source: Path, target: Path, dtype: str) -> list[Converted]:
     for name, held in FILES.items():
         present = {part: parts[part] for part in held if part in parts}
         if present:
-            planned.append(_plan_file(target / name, present, origin[next(iter(present))], dtype))
+            file = _plan_file(target / name, present, origin[next(iter(present))], dtype)
+            planned.append(_with_changes(file, present, parts, merges) if merges else file)
     if not planned:
         raise InputError(f"{source}: holds neither denoiser, reference network, projectors nor VAE")
     missing = sorted(set().union(*FILES.values()) - parts.keys())
@@ -198,13 +209,38 @@ def _plan_file(path: Path, parts: Sorted, source: Path, dtype: str) -> Converted
         "source_size": str(status.st_size),
         "source_modified": str(status.st_mtime_ns),
         "licence": LICENCE,
+        **(_conditioning(source) if names.DENOISER in parts else {}),
     }
     return Converted(path, source, tuple(tensors), tuple(entries), metadata)
 
 
+def _with_changes(file: Converted, present: Sorted, parts: Sorted, merges: Sequence[Merge]) -> Converted:
+    """The file with what the LoRAs change in it; the VAE has none of it.
+
+    Raises:
+        InputError: a LoRA that does not fit, or no denoiser to match its names with.
+    """
+    networks = present.keys() & CONFIGS.keys()
+    if not networks:
+        return file
+    if names.DENOISER not in parts:
+        raise InputError(f"{file.source}: holds no denoiser, which a LoRA is merged into. Convert the release's file.")
+    shapes = {name: tuple(tensor.shape) for name, tensor in parts[names.DENOISER].items()}
+    config = TransformerConfig.from_shapes(shapes)
+    changes = {part: read_changes(merges, part, present[part], config) for part in networks}
+    return replace(file, changes=changes, metadata=file.metadata | {"merged": merge_text(merges)})
+
+
 def _config(part: str, tensors: Mapping[str, Tensor]) -> dict:
     """The sizes that the shapes tell, for those who read metadata: nothing here needs them."""
-    return asdict(CONFIGS[part].from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+    sizes = asdict(CONFIGS[part].from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+    sizes.pop("conditioning", None)
+    return sizes
+
+
+def _conditioning(source: Path) -> dict[str, str]:
+    """How the denoiser reads its conditions, where that is not the released way."""
+    return {name: value for name, value in read_metadata(source).items() if name == METADATA}
 
 
 def _written_name(part: str, name: str) -> str:
@@ -235,13 +271,17 @@ def _pieces(file: Converted, dtype: torch.dtype, rounded: bool) -> Iterator[Tens
                 mapped = _read_sorted(file.source).tensors
             tensor = mapped[part][name]
             tensor = tensor if tensor.ndim else tensor[None]
-            whole = rounded and is_rounded(_written_name(part, name))
+            eight_bits = rounded and is_rounded(_written_name(part, name))
+            changes = file.changes.get(part, NOTHING)
+            whole = eight_bits or changes.needs_whole(name)
             rows = len(tensor)
             end = rows if whole else begin + max(1, SLICE_BYTES * rows // max(1, tensor.nbytes))
             piece = tensor[begin:end]
             read += piece.nbytes
             label = f"{file.source}: {name}"
-            values = quantise(piece, label) if whole else (_cast(piece, dtype, label),)
+            if changes.touches(name):
+                piece = changes.apply(name, piece, begin)
+            values = quantise(piece, label) if eight_bits else (_cast(piece, dtype, label),)
             del tensor, piece
             yield from values
             begin = end

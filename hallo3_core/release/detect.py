@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..weights.kinds import LABELS, TRANSFORMER_PARTS, Found, Kind, identify, identify_onnx
 from ..weights.onnx_outline import read_onnx_outline
-from ..weights.reading import Entry, Format, format_of, read_header
+from ..weights.reading import Entry, Format, format_of, read_header, read_metadata
 
 INDEX_LIMIT = 16 << 20  # bytes of a shard index; T5-XXL's has 20 kB
 TENSOR_FORMATS = (Format.SAFETENSORS, Format.TORCH)
@@ -38,7 +38,7 @@ def identify_file(path: Path | str) -> Place:
     try:
         if kind in TENSOR_FORMATS:
             header = read_header(path)
-            return Place(path, identify(header), header, (path,))
+            return Place(path, identify(header, read_metadata(path)), header, (path,))
         if kind is Format.ONNX:
             return Place(path, identify_onnx(read_onnx_outline(path)), {}, (path,))
         if kind is Format.TEXT and (weights := _index(path)):

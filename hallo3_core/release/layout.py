@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from ..errors import InputError
 from ..model.attention import Attention, scaled_dot_product
 from ..weights import fp8
-from ..weights.parts import VAE, Parts, load, sort_tensors
+from ..weights.parts import VAE, Parts, load, read_parts
 from ..weights.reading import read_tensors
 
 VAE_FILE = "cogvideox-5b-i2v-sat/vae/3d-vae.pt"
@@ -61,7 +62,7 @@ class Release:
         """
         parts = self.transformers()
         if in_fp8 and part in parts.tensors:
-            parts = Parts({part: fp8.rounded(parts.tensors[part])})
+            parts = replace(parts, tensors={part: fp8.rounded(parts.tensors[part])})
         return load(parts, part, attention=attention, device=device, dtype=dtype, label=self.label)
 
     def network_bytes(self, part: str, *, dtype: torch.dtype, in_fp8: bool = False) -> int:
@@ -87,7 +88,7 @@ class Release:
         if self._engine is None:
             parts = Parts()  # ours alone until it is whole: another thread may ask meanwhile
             for path in self.engine_files:
-                parts.add(sort_tensors(read_tensors(path)))
+                parts.add(read_parts(path))
             self._engine = parts
         return self._engine
 

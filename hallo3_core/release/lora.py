@@ -20,8 +20,9 @@ from ..errors import InputError
 from ..model.config import Shape, TransformerConfig
 from ..model.denoiser import Denoiser
 from ..model.scaled import ScaledLinear
+from ..weights import names
 from ..weights.reading import read_metadata, read_tensors
-from .lora_names import reason, shortened, sorted_pairs
+from .lora_names import part_of, reason, shortened, sorted_pairs
 from .lora_scale import read_scales, settings_beside
 
 _PLAIN = {
@@ -126,12 +127,35 @@ def read_lora(path: Path | str, config: TransformerConfig) -> Lora:
 def match_lora(
     tensors: Mapping[str, Tensor], config: TransformerConfig, *, label: str, metadata: Mapping[str, str]
 ) -> Lora:
-    """Find the place of each pair. A layer with tensors that are not understood is not touched but listed.
+    """Find the place of each pair in the denoiser. A layer with tensors that are not understood is not touched but
+    listed; those of the other networks (`lora_parts.py`) are passed over.
 
     Raises:
         InputError: nothing in it fits this model, or what fits by name has another size.
     """
-    targets, shapes = lora_targets(config), weight_shapes(config)
+    own = {key: tensor for key, tensor in tensors.items() if part_of(key) == names.DENOISER}
+    lora = match_pairs(own, lora_targets(config), weight_shapes(config), label=label, metadata=metadata)
+    if not lora.patches and len(own) == len(tensors):
+        raise InputError(
+            f"{label}: no LoRA for this model: none of its {len(tensors)} tensors fits (the first: {min(tensors)}). "
+            + (reason(lora.unknown) or "Choose one made for CogVideoX-5B-I2V, in diffusers or kohya naming.")
+        )
+    return lora
+
+
+def match_pairs(
+    tensors: Mapping[str, Tensor],
+    targets: Mapping[str, tuple[Target, ...]],
+    shapes: Mapping[str, Shape],
+    *,
+    label: str,
+    metadata: Mapping[str, str],
+) -> Lora:
+    """The pairs of the layers in `targets`, whose weights have these `shapes`.
+
+    Raises:
+        InputError: what fits by name has another size.
+    """
     pairs, unknown = sorted_pairs(tensors, targets)
     ranks = {len(tensors[keys["down"]]) for keys in pairs.values()}
     scales = read_scales(metadata, ranks, label)
@@ -143,7 +167,7 @@ def match_lora(
         has_alpha |= alpha is not None
         scale = scales.scale(stem, len(down), alpha)
         magnitude = tensors[keys["magnitude"]] if "magnitude" in keys else None
-        if magnitude is not None and _by_column(magnitude, len(up)) and len(targets[stem]) > 1:
+        if magnitude is not None and by_column(magnitude, len(up)) and len(targets[stem]) > 1:
             unknown += keys.values()  # its norm spans rows that are apart here
             continue
         bias = sum(
@@ -151,15 +175,10 @@ def match_lora(
         )
         for target in targets[stem]:
             rows = slice(target.their_start, target.their_start + target.rows)
-            own = magnitude if magnitude is None or _by_column(magnitude, len(up)) else magnitude.flatten()[rows, None]
+            own = magnitude if magnitude is None or by_column(magnitude, len(up)) else magnitude.flatten()[rows, None]
             patches.append(Patch(target, up[rows], down, scale, own, bias[rows] if isinstance(bias, Tensor) else None))
-    if not patches:
-        raise InputError(
-            f"{label}: no LoRA for this model: none of its {len(tensors)} tensors fits (the first: {min(tensors)}). "
-            + (reason(unknown) or "Choose one made for CogVideoX-5B-I2V, in diffusers or kohya naming.")
-        )
     notes = []
-    if not has_alpha:
+    if patches and not has_alpha:
         notes.append(
             "no alpha was found in it or beside it: its pairs count as they are, as with an alpha of their rank"
         )
@@ -172,7 +191,8 @@ def match_lora(
 
 
 def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
-    """Change the denoiser's weights, computed in float32 and kept in their own dtype; what is unknown is logged.
+    """Change the weights of the LoRA's network, computed in float32 and kept in their own dtype; what is unknown is
+    logged.
 
     A weight in eight bits would round most of a LoRA away: such a layer becomes an ordinary one in the dtype of its
     bias, twice as large.
@@ -195,7 +215,7 @@ def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
         weight = layer.weight.detach().to(torch.float32, copy=True)
         for patch in patches:
             rows = weight.flatten(1)[patch.target.start : patch.target.start + patch.target.rows]  # a view
-            rows.add_(_change(rows, patch), alpha=strength)
+            rows.add_(change_of(rows, patch), alpha=strength)
             if patch.bias is not None:
                 _shift(layer, patch, strength)
         layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
@@ -206,7 +226,7 @@ def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
     return Applied(tuple(by_name), lora.unknown)
 
 
-def _change(rows: Tensor, patch: Patch) -> Tensor:
+def change_of(rows: Tensor, patch: Patch) -> Tensor:
     """What a patch adds to rows ``o i`` of a weight at full strength, float32.
 
     With magnitudes it is DoRA (arXiv:2402.09353): the sum, scaled to these norms of its rows or columns.
@@ -215,7 +235,7 @@ def _change(rows: Tensor, patch: Patch) -> Tensor:
     if patch.magnitude is None:
         return change
     whole, magnitude = rows + change, patch.magnitude.to(rows.device, torch.float32)
-    along = 0 if _by_column(magnitude, len(rows)) else 1
+    along = 0 if by_column(magnitude, len(rows)) else 1
     return whole * (magnitude / whole.norm(dim=along, keepdim=True).clamp_min(1e-12)) - rows
 
 
@@ -225,7 +245,7 @@ def _shift(layer: nn.Module, patch: Patch, strength: float) -> None:
     layer.bias = nn.Parameter(bias.to(layer.bias.dtype), requires_grad=False)
 
 
-def _by_column(magnitude: Tensor, rows: int) -> bool:
+def by_column(magnitude: Tensor, rows: int) -> bool:
     """Whether magnitudes belong to columns, ``1 i``, as LyCORIS may have it; else to rows: ``o``, ``o 1``."""
     return magnitude.ndim == 2 and len(magnitude) == 1 and rows > 1
 

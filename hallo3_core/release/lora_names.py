@@ -12,6 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from ..weights import names
+
+# Keys of other networks than the denoiser begin so, in files that this project's training wrote.
+PART_PREFIXES = {f"{part}.": part for part in (names.REFERENCE_NET, names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)}
 SHOWN = 3  # of a long list of keys
 _PREFIXES = (
     *("base_model_model_", "model_diffusion_model_", "diffusion_model_", "transformer_", "module_", "_orig_mod_"),
@@ -35,6 +39,11 @@ _REASONS = {
 }
 
 Pairs = dict[tuple[str, str], dict[str, str]]  # (layer, adapter) -> role -> key
+
+
+def part_of(key: str) -> str:
+    """The network that a key is of, by its name in `weights/names.py`."""
+    return next((part for prefix, part in PART_PREFIXES.items() if key.startswith(prefix)), names.DENOISER)
 
 
 def sorted_pairs(tensors: Mapping[str, Tensor], layers: Iterable[str]) -> tuple[Pairs, list[str]]:

@@ -97,6 +97,10 @@ class VideoVae(nn.Module):
                 f"width multiples of {PIXELS}. Resize or crop them, and leave out an alpha channel."
             )
         _require_finite(pixels, "frames to encode")
+        return self.unchecked_moments(pixels)
+
+    def unchecked_moments(self, pixels: Tensor) -> Tensor:
+        """`moments` of frames that are known to be right: training doesn't wait for the device at every step."""
         moments, _ = self.autoencoder.encoder(self._placed(pixels))
         return moments.contiguous()
 
@@ -109,13 +113,7 @@ class VideoVae(nn.Module):
         Raises:
             InputError: as `moments`, or noise of another shape.
         """
-        mean, log_variance = self.moments(pixels).chunk(2, dim=1)
-        if noise is None:
-            return mean
-        if noise.shape != mean.shape:
-            raise InputError(f"latent noise has shape {list(noise.shape)}, expected {list(mean.shape)}.")
-        deviation = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE))
-        return mean + deviation * noise.to(mean)
+        return posterior(self.moments(pixels), noise)
 
     def decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
         """Unscaled latent ``b c t h w`` -> its 4 t - 3 frames ``b 3 n H W``, about -1..1, 9 and then 8 at a time.
@@ -156,6 +154,21 @@ class VideoVae(nn.Module):
         weight = self.autoencoder.decoder.conv_in.conv.weight
         order = CHANNELS_LAST if is_channels_last(weight) else torch.contiguous_format
         return tensor.to(device=weight.device, dtype=weight.dtype).contiguous(memory_format=order)
+
+
+def posterior(moments: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Mean and log-variance joined, ``b (2 c) t h w`` -> unscaled latent ``b c t h w``: the mean, or with `noise` a
+    sample.
+
+    Raises:
+        InputError: noise of another shape.
+    """
+    mean, log_variance = moments.chunk(2, dim=1)
+    if noise is None:
+        return mean
+    if noise.shape != mean.shape:
+        raise InputError(f"latent noise has shape {list(noise.shape)}, expected {list(mean.shape)}.")
+    return mean + torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE)) * noise.to(mean)
 
 
 class ReadOnce(dict):

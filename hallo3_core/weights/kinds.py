@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from ..model.conditioning import METADATA
 from . import names
 from .onnx_outline import OnnxOutline
 from .parts import TEXT, TEXT_PREFIX, VAE, VAE_PREFIX
@@ -68,8 +69,13 @@ class Found:
         return bool(self.parts)
 
 
-def identify(header: Mapping[str, Entry]) -> Found:
-    """What a file with tensors of these names and shapes is."""
+def identify(header: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> Found:
+    """What a file with tensors of these names and shapes is.
+
+    A denoiser that reads neither sound nor face has CogVideoX's own tensors: the metadata says that it is one.
+    """
+    if metadata and METADATA in metadata and (found := _unheard(header)):
+        return found
     for rule in (_lora, _official, _converted, _cogvideox, _vae, _text_encoder, _wav2vec, _foreign):
         found = rule(header)
         if found:
@@ -90,7 +96,9 @@ def _official(header: Mapping[str, Entry]) -> Found | None:
     parts = [part for prefix, part in ((VAE_PREFIX, VAE), (TEXT_PREFIX, TEXT)) if _has(header, prefix)]
     if names.REFERENCE_NET in prefixed:
         parts.insert(0, names.REFERENCE_NET)
-    if (names.DENOISER in prefixed or bare) and not _has(header, f"{own}transformer.layers.0.audio_attn."):
+    variant = [f"{own}transformer.layers.0.{mark}." for mark in ("audio_tokens", "audio_adaption", "face_adaption")]
+    reads = any(_has(header, mark) for mark in (f"{own}transformer.layers.0.audio_attn.", *variant))
+    if (names.DENOISER in prefixed or bare) and not reads:
         model = _cogvideox_name(header.get(f"{own}mixins.patch_embed.proj.weight"))
         lack = "it has no audio attention (transformer.layers.0.audio_attn missing)"
         if names.REFERENCE_NET in prefixed:
@@ -126,10 +134,28 @@ def _converted(header: Mapping[str, Entry]) -> Found | None:
     count = len(_numbers(header, r"modulation\.blocks\.(\d+)\.weight"))
     if "last_norm.weight" in header:
         return Found(Kind.REFERENCE_NET, f"Hallo3's reference network, {count} layers", (names.REFERENCE_NET,))
-    if _has(header, "blocks.0.audio_attention."):
+    if any(_has(header, f"blocks.0.{mark}.") for mark in _MARKS):
         return Found(Kind.DENOISER, f"Hallo3's denoiser, {count} layers", (names.DENOISER,))
     lack = "it has no audio attention (blocks.0.audio_attention missing)"
     return Found(Kind.COGVIDEOX, f"a CogVideoX transformer in this pack's naming: {lack}", advice=CHOOSE_DENOISER)
+
+
+_MARKS = ("audio_attention", "audio_tokens", "audio_adaption", "face_adaption")  # of which a denoiser has one
+
+
+def _unheard(header: Mapping[str, Entry]) -> Found | None:
+    """A denoiser by its metadata, whatever it reads; in either naming."""
+    if "video_positions" in header and "last_norm.weight" not in header:
+        count = len(_numbers(header, r"modulation\.blocks\.(\d+)\.weight"))
+        return Found(Kind.DENOISER, f"Hallo3's denoiser, conditioned in its own way, {count} layers", (names.DENOISER,))
+    if not any(_has(header, prefix) for prefix, part in names.PREFIXES.items() if part == names.DENOISER):
+        return None
+    own = next(prefix for prefix, part in names.PREFIXES.items() if part == names.DENOISER)
+    parts = [part for prefix, part in names.PREFIXES.items() if _has(header, prefix)]
+    projectors = zip(PROJECTORS, ("audio_proj", "face_proj"), strict=True)
+    parts += [part for part, name in projectors if _has(header, f"{own}transformer.{name}.")]
+    listed = ", ".join(part.replace("_", " ") for part in parts)
+    return Found(Kind.TRANSFORMERS, f"Hallo3's transformers, conditioned in its own way, with {listed}", tuple(parts))
 
 
 def _cogvideox(header: Mapping[str, Entry]) -> Found | None:
@@ -205,7 +231,10 @@ def _lora(header: Mapping[str, Entry]) -> Found | None:
     pairs = [n for n in header if re.search(r"\.lora_(down|up|A|B)\.|\.lora\.(down|up)\.", n)]
     if not pairs:
         return None
-    if any(re.search(r"transformer_blocks[._]\d+[._]attn1|blocks\.\d+\.self_attention", n) for n in pairs):
+    if any(
+        re.search(r"transformer_blocks[._]\d+[._]attn1|blocks\.\d+\.(self|face|audio)_attention|^audio_projector\.", n)
+        for n in pairs
+    ):
         return Found(Kind.LORA, f"a CogVideoX LoRA of {len(pairs)} tensors", (LORA,), "Load it with the LoRA loader.")
     return Found(Kind.LORA, f"a LoRA for another model: it touches {pairs[0]}", advice=CHOOSE_DENOISER)
 

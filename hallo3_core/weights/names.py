@@ -36,6 +36,11 @@ _BLOCK = {
     "audio_attn.query": "audio_attention.query",
     "audio_attn.key_value": "audio_attention.key_value",
     "audio_attn.dense": "audio_attention.out",
+    # Not the release's: modules of other ways to read sound and face (`model/conditioning.py`), named as ours.
+    "audio_tokens.proj": "audio_tokens.proj",
+    "audio_tokens.positions": "audio_tokens.positions",
+    "audio_adaption.linear": "audio_adaption.linear",
+    "face_adaption.linear": "face_adaption.linear",
 }
 _NUMBERED = {
     "mixins.adaln_layer.adaLN_modulations.{}.1": "modulation.blocks.{}",
@@ -55,7 +60,7 @@ _PLAIN = {
 _AUDIO = {"conv1": "halve"}
 POSITIONS = "mixins.pos_embed.pos_embedding"
 ROTARY = "mixins.pos_embed.freqs_sin"
-_NEVER_USED = {
+NEVER_USED = {
     "transformer.position_embeddings.weight": "created by the original's library, never read",
     ROTARY: "a rotary table, which is computed here",
     "mixins.pos_embed.freqs_cos": "a rotary table, which is computed here",
@@ -76,8 +81,8 @@ def place(name: str, part: str, layers: int) -> Place | None:
 
     `part` is the transformer, `layers` its number of layers: the reference network's last layer ends at its first norm.
     """
-    if name in _NEVER_USED:
-        return Place(UNUSED, _NEVER_USED[name])
+    if name in NEVER_USED:
+        return Place(UNUSED, NEVER_USED[name])
     stem, _, kind = name.rpartition(".")
     if kind not in ("weight", "bias"):
         return None
@@ -104,6 +109,29 @@ def place(name: str, part: str, layers: int) -> Place | None:
         elif ours.startswith(last):
             return Place(UNUSED, "the reference network ends at its last layer's first norm")
     return Place(part, f"{ours}.{kind}")
+
+
+def official_names(part: str, layers: int) -> dict[str, str]:
+    """Our names of a part's tensors -> the official ones, the transformer's prefix included.
+
+    The learned table has one official name for the text's positions and the video's.
+    """
+    network = REFERENCE_NET if part == REFERENCE_NET else DENOISER
+    prefix = next(prefix for prefix, p in PREFIXES.items() if p == network)
+    stems = list(_PLAIN)
+    for pattern in _NUMBERED:
+        count = 3 if pattern.startswith("time_embed") else layers
+        stems += [pattern.format(n) for n in range(count)]
+    stems += [f"transformer.audio_proj.{name}" for name in ("proj1", "proj2", "proj3", "conv1", "norm")]
+    stems += [f"transformer.face_proj.{name}" for name in ("proj", "norm")]
+    found = {}
+    for name in (f"{stem}.{kind}" for stem in stems for kind in ("weight", "bias")):
+        ours = place(name, network, layers)
+        if ours is not None and ours.part == part:
+            found[ours.name] = prefix + name
+    if part in PREFIXES.values():
+        found |= {"text_positions": prefix + POSITIONS, "video_positions": prefix + POSITIONS}
+    return found
 
 
 def layer_count(names: Iterable[str]) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..model.attention import Attention, scaled_dot_product
+from ..model.conditioning import RELEASED, Conditioning
 from ..model.config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
 from ..model.denoiser import Denoiser
 from ..model.projectors import AudioProjector, FaceProjector
@@ -18,6 +20,7 @@ from ..model.reference_net import ReferenceNet
 from ..model.scaled import put_in_place
 from . import names
 from .fp8 import FLOAT8, MARK, SCALE
+from .reading import read_metadata, read_tensors
 
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "conditioner.embedders.0.transformer."
@@ -30,12 +33,14 @@ _ENDS = {"final_norm", "head_modulation", "head_norm", "head", "last_norm"}  # t
 class Parts:
     """A checkpoint's tensors by part, in our names (VAE and text keep the official ones).
 
-    unused: official name -> why it is not needed; unknown: names that the model does not have.
+    unused: official name -> why it is not needed; unknown: names that the model does not have; conditioning: how the
+    denoiser reads its conditions, as far as its tensors do not tell that themselves.
     """
 
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    conditioning: Conditioning = RELEASED
 
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors[part].items()}
@@ -51,9 +56,33 @@ class Parts:
         """
         for part in self.tensors.keys() & other.tensors.keys():
             raise InputError(f"two files hold the {part.replace('_', ' ')}: keep one of them in the folder")
+        if names.DENOISER in other.tensors:
+            self.conditioning = other.conditioning
         self.tensors |= other.tensors
         self.unused |= other.unused
         self.unknown += other.unknown
+
+
+def read_parts(path: Path | str) -> Parts:
+    """A file's tensors, mapped and sorted, and what its metadata says of the denoiser.
+
+    Raises:
+        InputError: as `read_tensors` and `sort_tensors`, or damaged metadata.
+    """
+    return with_metadata(sort_tensors(read_tensors(path)), read_metadata(path), str(path))
+
+
+def with_metadata(parts: Parts, metadata: Mapping[str, str], label: str) -> Parts:
+    """The same parts, the denoiser conditioned as the metadata says.
+
+    Raises:
+        InputError: damaged metadata.
+    """
+    try:
+        parts.conditioning = Conditioning.from_metadata(metadata)
+    except ValueError as error:
+        raise InputError(f"{label}: {error}. Save the model again with the version that trained it.") from error
+    return parts
 
 
 def sort_tensors(tensors: Mapping[str, Tensor]) -> Parts:
@@ -151,7 +180,7 @@ def build(
         if part == names.FACE_PROJECTOR:
             return FaceProjector(FaceProjectorConfig.from_shapes(shapes), **kw)
         network = {names.DENOISER: Denoiser, names.REFERENCE_NET: ReferenceNet}[part]
-        module = network(TransformerConfig.from_shapes(shapes), attention=attention, **kw)
+        module = network(TransformerConfig.from_shapes(shapes, parts.conditioning), attention=attention, **kw)
         for name in shapes if operations is nn else ():
             if name.endswith("." + SCALE):
                 put_in_place(module, name.removesuffix("." + SCALE))
@@ -165,7 +194,7 @@ def transformer_config(parts: Parts, part: str, label: str = "checkpoint") -> Tr
         InputError: as `build`.
     """
     with _sizes_from(parts, part, label) as shapes:
-        return TransformerConfig.from_shapes(shapes)
+        return TransformerConfig.from_shapes(shapes, parts.conditioning)
 
 
 @contextmanager

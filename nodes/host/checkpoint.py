@@ -8,13 +8,12 @@ from ...hallo3_core.errors import InputError
 from ...hallo3_core.release.detect import expect
 from ...hallo3_core.release.layout import Release
 from ...hallo3_core.weights import names
-from ...hallo3_core.weights.parts import Parts, sort_tensors
-from ...hallo3_core.weights.reading import read_tensors
+from ...hallo3_core.weights.parts import Parts, sort_tensors, transformer_config, with_metadata
+from ...hallo3_core.weights.reading import read_metadata, read_tensors
 
 PROJECTORS_FILE = "hallo3_projectors.safetensors"
 SAVED_PREFIX = "model.diffusion_model."  # what core's ModelSave puts before our names
 SAVED_MARK = SAVED_PREFIX + "video_positions"
-_PROJECTORS = (names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)
 
 
 def read_engine(path: Path, part: str, *, with_projectors: bool = False) -> Parts:
@@ -32,14 +31,21 @@ def read_engine(path: Path, part: str, *, with_projectors: bool = False) -> Part
         tensors = {n.removeprefix(SAVED_PREFIX): t for n, t in tensors.items() if n.startswith(SAVED_PREFIX)}
     else:
         expect(path, part)
-    parts = sort_tensors(tensors)
-    if with_projectors and any(name not in parts.tensors for name in _PROJECTORS):
+    parts = with_metadata(sort_tensors(tensors), read_metadata(path), path.name)
+    if with_projectors and not _projectors_of(parts, path.name) <= parts.tensors.keys():
         beside = path.parent / PROJECTORS_FILE
         if not beside.is_file():
             raise InputError(
                 f"{path.name} holds the denoiser without its projectors: put {PROJECTORS_FILE} into {path.parent}, or "
                 "choose the release instead"
             )
-        expect(beside, names.AUDIO_PROJECTOR)
+        expect(beside, min(_projectors_of(parts, path.name)))
         parts.add(sort_tensors(read_tensors(beside)))
     return parts
+
+
+def _projectors_of(parts: Parts, label: str) -> set[str]:
+    """Those that the denoiser needs: a network without sound or face has no use for theirs."""
+    config = transformer_config(parts, names.DENOISER, label)
+    needed = {names.AUDIO_PROJECTOR: config.audio, names.FACE_PROJECTOR: config.face}
+    return {name for name, width in needed.items() if width}

@@ -32,13 +32,13 @@ class ClipInputs:
     """What a clip is made of, on the CPU.
 
     text ``1 m w``, bank a layer each ``1 n D``, face tokens ``1 n c``, audio tokens ``1 t n c``, concat the scaled
-    conditioning latent ``1 16 t h w``.
+    conditioning latent ``1 16 t h w``; None of what the denoiser does not read.
     """
 
     text: Tensor
-    bank: WithNull[ReferenceBank]
-    face: Tensor
-    audio: WithNull[Tensor]
+    bank: WithNull[ReferenceBank | None]
+    face: Tensor | None
+    audio: WithNull[Tensor | None]
     concat: Tensor
 
 

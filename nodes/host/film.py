@@ -59,11 +59,12 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
         frames=clips.features.frames,
         portrait=clips.portrait,
         color_hold=color_hold,
+        motion_frames=clips.motion_frames,
     )
     if not resume_key:
         return _write(clips, make, None, bar)
     _, _, height, width = clips.portrait.framing.keep
-    plan = FilmPlan(f"film {resume_key!r}", clips.features.clips, height, width, inputs_of(clips, color_hold))
+    plan = FilmPlan(f"film {resume_key!r}", clips.count, height, width, inputs_of(clips, color_hold))
     with work_on(folder_of(resume_key), plan, Keeping.UNTIL_WHOLE, "clear resume_key", log.info) as (_, store):
         return _write(clips, make, store, bar)
 
@@ -71,7 +72,7 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
 def _write(clips: ClipSampler, make: MakeClip, store: ClipStore | None, bar: StepBar) -> Path:
     _, _, height, width = clips.portrait.framing.keep
     with FilmWriter(temp_video(), height, width, clips.features.recording) as film:
-        for frames in clip_chain(clips.features.clips, make, store, bar.kept):
+        for frames in clip_chain(clips.count, make, store, bar.kept):
             film.write(frames)
     return film.path
 

@@ -1,8 +1,9 @@
-"""LoRAs made for CogVideoX, as patches of the host: streamed, undone and stacked by it like any other."""
+"""LoRAs, made for CogVideoX or trained here, as patches of the host, which streams, undoes and stacks them."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.release.lora import Patch, read_lora
-from .model import require_model
+from ...hallo3_core.release.lora import Lora, Patch, read_lora
+from ...hallo3_core.release.lora_names import part_of
+from ...hallo3_core.release.lora_parts import read_part_lora
+from ...hallo3_core.weights import names
+from ...hallo3_core.weights.reading import read_header
+from ..types import Network
+from .model import PROJECTORS, projectors_of, require_model
 
 log = logging.getLogger(__name__)
 
 
-def with_lora(patcher: Any, path: Path, strength: float) -> Any:
-    """A clone of the MODEL with the LoRA added.
+def with_lora(patcher: Any, reference_net: Network | None, path: Path, strength: float) -> tuple[Any, Network | None]:
+    """A clone of the MODEL with the LoRA added, to its projectors too, and a reference network with its part of it.
 
     Raises:
         InputError: not our model, or a LoRA that touches nothing in it.
@@ -26,10 +32,36 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
     lora = read_lora(path, require_model(patcher).diffusion_model.config)
     for note in lora.notes:
         log.warning("%s: %s", path.name, note)
+    clone = _patched(patcher, lora, strength, path, "diffusion_model.")
+    projectors = projectors_of(patcher)
+    audio = _with_part(projectors.audio, names.AUDIO_PROJECTOR, path, strength)
+    face = _with_part(projectors.face, names.FACE_PROJECTOR, path, strength)
+    if (audio, face) != (projectors.audio, projectors.face):
+        clone.set_attachments(PROJECTORS, replace(projectors, audio=audio, face=face))
+    if reference_net is None and any(part_of(key) == names.REFERENCE_NET for key in read_header(path)):
+        log.warning(
+            "%s changes the reference network too: connect reference_net to this node, and its output to Hallo3 "
+            "Reference",
+            path.name,
+        )
+    return clone, _with_part(reference_net, names.REFERENCE_NET, path, strength)
+
+
+def _with_part(network: Network | None, part: str, path: Path, strength: float) -> Network | None:
+    """A network with what the LoRA has for it; itself where that is nothing."""
+    if network is None:
+        return None
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.module.state_dict().items()}
+    lora = read_part_lora(path, part, shapes)
+    return replace(network, patcher=_patched(network.patcher, lora, strength, path)) if lora.patches else network
+
+
+def _patched(patcher: Any, lora: Lora, strength: float, path: Path, prefix: str = "") -> Any:
+    """A clone of a network's patcher, whose names begin with `prefix`, with the LoRA's patches."""
     clone = patcher.clone()
     own = clone.model.state_dict()
     for patch in lora.patches:
-        patches = host_patches(patch, own[f"diffusion_model.{patch.target.name}"].ndim)
+        patches = host_patches(patch, own[prefix + patch.target.name].ndim, prefix)
         taken = clone.add_patches(patches, strength)
         if len(taken) != len(patches):
             raise InputError(
@@ -38,7 +70,7 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
     return clone
 
 
-def host_patches(patch: Patch, ndim: int) -> dict[tuple[str, tuple[int, int, int]], Any]:
+def host_patches(patch: Patch, ndim: int, prefix: str) -> dict[tuple[str, tuple[int, int, int]], Any]:
     """A patch as the host's: (key, (dimension, start, rows)) -> what changes there. Weight and bias count as two."""
     target = patch.target
     rows = (0, target.start, target.rows)
@@ -49,7 +81,7 @@ def host_patches(patch: Patch, ndim: int) -> dict[tuple[str, tuple[int, int, int
     }
     if patch.magnitude is not None:
         pair["pair.dora_scale"] = patch.magnitude.float().reshape(*patch.magnitude.shape, *[1] * (ndim - 2))
-    patches = dict(comfy.lora.load_lora(pair, {"pair": (f"diffusion_model.{target.name}", rows)}))
+    patches = dict(comfy.lora.load_lora(pair, {"pair": (prefix + target.name, rows)}))
     if patch.bias is not None:
-        patches[f"diffusion_model.{target.name.removesuffix('weight')}bias", rows] = ("diff", (patch.bias,))
+        patches[f"{prefix}{target.name.removesuffix('weight')}bias", rows] = ("diff", (patch.bias,))
     return patches

@@ -23,7 +23,7 @@ from ...hallo3_core.runtime.activations import activation_bytes
 from ...hallo3_core.sampling.schedule import BETA_END, BETA_START, TRAINING_STEPS, zero_terminal_alphas
 from ...hallo3_core.vae.autoencoder import LATENT_SCALE
 from ...hallo3_core.weights import names
-from ...hallo3_core.weights.parts import Parts
+from ...hallo3_core.weights.parts import Parts, transformer_config
 from . import memory
 from .attention import host_attention
 from .checkpoint import read_engine
@@ -215,7 +215,7 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
     source = Path(path).name
     tensors, quantised = memory.prepare_weights(memory.checked(parts, names.DENOISER, source), choice)
     dtype, compute = memory.choose_dtypes(tensors, choice, quantised)
-    sizes = TransformerConfig.from_shapes(parts.shapes(names.DENOISER))
+    sizes = transformer_config(parts, names.DENOISER, source)
     config = Config({"config": sizes, "storage": memory.storage(quantised)})
     config.quant_config = memory.QUANTISED if quantised else None
     config.set_inference_dtype(dtype, compute)
@@ -232,11 +232,14 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
 
 
 def load_projectors(parts: Parts, source: str) -> Projectors:
-    """The projectors of a checkpoint, under patchers of their own: they are used before the steps, not during them."""
+    """The projectors that the denoiser of a checkpoint reads, under patchers of their own: they are used before the
+    steps, not during them."""
+    config = transformer_config(parts, names.DENOISER, source)
     audio, face = (
-        memory.hosted_part(parts, part, "auto", source) for part in (names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)
+        memory.hosted_part(parts, part, "auto", source) if width else None
+        for part, width in ((names.AUDIO_PROJECTOR, config.audio), (names.FACE_PROJECTOR, config.face))
     )
-    return Projectors(audio, face)
+    return Projectors(audio, face, config.reads.motion_frames)
 
 
 def require_model(patcher: Any) -> Model:

@@ -33,15 +33,15 @@ def folder_of(key: str) -> Path:
 def inputs_of(clips: ClipSampler, color_hold: float) -> Inputs:
     """Everything that the clips depend on. What networks computed counts by samples: see `about`."""
     portrait, recording = clips.portrait, clips.features.recording
-    banks = [*portrait.bank, *(portrait.null_bank or ())]
+    banks = [*(portrait.bank or ()), *(portrait.null_bank or ())]
     return {
         "portrait": digest(portrait.pixels),
         "framing of the portrait": describe(portrait.framing),
         "recording": digest(recording.waveform, recording.rate),
         "features of the recording": about(clips.features.hidden),
-        "reference": about(*banks),
+        "reference": about(*banks) if banks else "none",
         "text": about(clips.text),
-        "face": about(clips.face_tokens),
+        "face": "none" if clips.face_tokens is None else about(clips.face_tokens),
         **flat(clips.settings),
         "seed": str(clips.seed),
         "color hold": f"{color_hold:g}",

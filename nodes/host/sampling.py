@@ -43,11 +43,20 @@ class ClipSampler:
     text: Tensor
     features: AudioFeatures
     portrait: Portrait
-    face_tokens: Tensor
-    null_audio: Tensor
+    face_tokens: Tensor | None
+    null_audio: Tensor | None
     settings: Settings
     seed: int
     film: FilmCache | None = field(default=None, kw_only=True)  # where several clips find what they share
+
+    @property
+    def count(self) -> int:
+        """Clips of the film."""
+        return self.projectors.clips(self.features)
+
+    @property
+    def motion_frames(self) -> int:
+        return self.projectors.motion_frames
 
     def inputs(self, clip: int, motion: Motion | None) -> ClipInputs:
         """Everything that clip number `clip` is made of; `motion` is the end of the one before, None at the start.
@@ -56,11 +65,13 @@ class ClipSampler:
             InputError: no such clip, or motion frames of another film.
         """
         audio = self.projectors.audio_tokens(self.features, clip)
-        frames = None if motion is None else motion_pixels(motion, self.portrait)
-        concat = concat_latent(self.vae, self.portrait.pixels, frames, SeededNoise(self.seed, clip))
+        count, noise = self.motion_frames, SeededNoise(self.seed, clip)
+        frames = None if motion is None else motion_pixels(motion, self.portrait, count)
+        concat = concat_latent(self.vae, self.portrait.pixels, frames, noise, motion_frames=count)
+        reads_portrait = require_model(self.patcher).diffusion_model.config.reads.reference
         return ClipInputs(
             text=self.text,
-            bank=WithNull(self.portrait.bank, self.portrait.null_bank),
+            bank=WithNull(self.portrait.bank, self.portrait.null_bank) if reads_portrait else WithNull(None, None),
             face=self.face_tokens,
             audio=WithNull(audio, self.null_audio),
             concat=concat.cpu(),
@@ -94,7 +105,7 @@ class ClipSampler:
         except NotFinite as error:
             dtype, with_lora = self.patcher.model.compute_dtype, bool(self.patcher.patches)
             cause = likely_cause(dtype, self.settings.guidance, with_lora)
-            raise InputError(f"clip {clip + 1} of {self.features.clips}, {error} {cause}") from error
+            raise InputError(f"clip {clip + 1} of {self.count}, {error} {cause}") from error
 
 
 def prepare_sampler(
@@ -118,12 +129,13 @@ def prepare_sampler(
     check_model(model, settings.guidance, settings.steps)
     text = text_of(conditioning)
     check_text(text, denoiser)
-    if len(reference.bank) != denoiser.config.layers or reference.bank[0].shape[-1] != denoiser.config.hidden:
+    layers, reads_portrait = denoiser.config.layers, denoiser.config.reads.reference
+    if reads_portrait and (len(reference.bank) != layers or reference.bank[0].shape[-1] != denoiser.config.hidden):
         raise InputError(
             f"the reference has {len(reference.bank)} layers of {reference.bank[0].shape[-1]}, the denoiser "
-            f"{denoiser.config.layers} of {denoiser.config.hidden}: load both networks from the same release"
+            f"{layers} of {denoiser.config.hidden}: load both networks from the same release"
         )
-    if reference.null_bank is None and any(not branch.reference for branch in branches):
+    if reads_portrait and reference.null_bank is None and any(not branch.reference for branch in branches):
         raise InputError("the reference lacks its null, which a reference_cfg other than 1 needs: set it to 1")
     projectors = projectors_of(model)
     return ClipSampler(
@@ -157,8 +169,8 @@ def text_of(conditioning: list) -> Tensor:
     return text.float().cpu()
 
 
-def motion_pixels(motion: Motion, portrait: Portrait) -> Tensor:
-    """``2 3 H W`` in 0..1; a single frame stands still for both.
+def motion_pixels(motion: Motion, portrait: Portrait, expected_count: int = MOTION_FRAMES) -> Tensor:
+    """``2 3 H W`` in 0..1, or as many as the model takes; a single frame stands still for all of them.
 
     Raises:
         InputError: frames of another size than the film, or another number.
@@ -170,9 +182,9 @@ def motion_pixels(motion: Motion, portrait: Portrait) -> Tensor:
             f"the motion frames are {width}x{height}, the video is {expected[1]}x{expected[0]}: take them from a clip "
             "of this video, before it is scaled or cropped"
         )
-    if not 1 <= count <= MOTION_FRAMES:
-        raise InputError(f"{count} motion frames: the model takes 1 or {MOTION_FRAMES}")
-    return motion.frames[[0, -1]]
+    if count not in (1, expected_count):
+        raise InputError(f"{count} motion frames: the model takes {' or '.join(map(str, sorted({1, expected_count})))}")
+    return motion.frames.expand(expected_count, -1, -1, -1)
 
 
 def cost(settings: Settings, clips: int = 1) -> str:

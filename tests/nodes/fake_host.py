@@ -47,6 +47,18 @@ class LoadedModel:
 def load_models_gpu(models, memory_required=0):
     STATE.loaded += [type(patcher.model).__name__ for patcher in models]
     LOADED[:] = [*map(LoadedModel, models), *(old for old in LOADED if not any(map(old.model.is_clone, models)))]
+    for patcher in models:
+        _patch_weights(patcher)
+
+
+def _patch_weights(patcher):
+    """A model has the patches of the patcher that it was loaded by last, which shares it with its clones."""
+    model = patcher.model
+    if plain := model.__dict__.pop("plain_weights", None):
+        model.load_state_dict(plain, strict=False)
+    if patched := getattr(patcher, "patched", dict)():
+        model.__dict__["plain_weights"] = {key: model.state_dict()[key].clone() for key in patched}
+        model.load_state_dict(patched, strict=False)
 
 
 def free_memory(memory_required, device, keep_loaded=()):
@@ -364,14 +376,8 @@ class CFGGuider:
                 shapes.setdefault(name, []).append(shape)
         self.inner_model.memory_required(list(noise.shape), cond_shapes=shapes)
         load_models_gpu([self.model_patcher])
-        patched = self.model_patcher.patched()
-        plain = {key: value.clone() for key, value in self.inner_model.state_dict().items() if key in patched}
-        self.inner_model.load_state_dict(patched, strict=False)
-        try:
-            arguments = (noise, latent_image, CPU, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
-            output = self.inner_sample(*arguments)
-        finally:
-            self.inner_model.load_state_dict(plain, strict=False)
+        arguments = (noise, latent_image, CPU, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+        output = self.inner_sample(*arguments)
         del self.conds, self.inner_model
         return output
 

@@ -143,7 +143,7 @@ def test_every_input_has_a_tooltip_and_reaches_the_function(nodes):
 CATALOGUE = {
     "Hallo3ModelLoader": ("MODEL",),
     "Hallo3ReferenceNetLoader": ("HALLO3_REFERENCE_NET",),
-    "Hallo3LoraLoader": ("MODEL",),
+    "Hallo3LoraLoader": ("MODEL", "HALLO3_REFERENCE_NET"),
     "Hallo3VAELoader": ("VAE",),
     "Hallo3TextEncoderLoader": ("CLIP",),
     "Hallo3Wav2VecLoader": ("HALLO3_WAV2VEC",),

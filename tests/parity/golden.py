@@ -23,9 +23,9 @@ DIRECTORY = Path(os.environ.get("HALLO3_GOLDEN_DIR") or Path(__file__).parents[1
 class Recording:
     """One safetensors file of the set, read tensor by tensor; remembers which tensors a test has asked for."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, directory: Path = DIRECTORY):
         self.name = name
-        self._file = safe_open(str(DIRECTORY / f"{name}.safetensors"), "pt")
+        self._file = safe_open(str(directory / f"{name}.safetensors"), "pt")
         self.keys = set(self._file.keys())
         self.metadata = self._file.metadata() or {}
         self.used: set[str] = set()
@@ -68,7 +68,13 @@ class Table:
             view = found[..., ::every, ::every] if every > 1 else found
             self._compare(f"{recording.name}/{name}", recording[name], view, tolerance)
 
-    def _compare(self, name: str, expected: Tensor, found: Tensor, tolerance: float) -> None:
+    def meets_relative(self, recording: Recording, key: str, found: Tensor, tolerance: float = TOLERANCE) -> None:
+        """As `meets`, relative to the tensor's largest value however small it is: gradients are."""
+        for name, every in recording.forms(key):
+            view = found[..., ::every] if every > 1 else found
+            self._compare(f"{recording.name}/{name}", recording[name], view, tolerance, floor=0.0)
+
+    def _compare(self, name: str, expected: Tensor, found: Tensor, tolerance: float, floor: float = 1.0) -> None:
         assert tuple(found.shape) == tuple(expected.shape), (
             f"{name}: shape {list(found.shape)}, recorded {list(expected.shape)}"
         )
@@ -76,7 +82,7 @@ class Table:
         assert torch.isfinite(found).all(), f"{name}: not finite"
         largest = expected.abs().max().item() if expected.numel() else 0.0
         error = (found - expected).abs().max().item() if expected.numel() else 0.0
-        error /= max(1.0, largest)
+        error /= max(floor, largest) or 1.0
         self.rows.append((name, error, tolerance))
         assert error <= tolerance, f"{name}: off by {error:.2e}, allowed {tolerance:.0e}"
 

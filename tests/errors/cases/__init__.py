@@ -64,4 +64,4 @@ def case(name: str) -> Callable:
     return register
 
 
-from . import faces, models, options, pictures, places, sounds  # noqa: E402, F401  (they register themselves)
+from . import faces, models, options, pictures, places, sounds, training  # noqa: E402, F401  (they register themselves)

@@ -266,6 +266,27 @@ def cut_face(place):
     return replaced(place, name, (place.release / name).read_bytes()[:5000])
 
 
+@case("models: sound read in a way that is none")
+def unknown_conditioning(place):
+    release = changed(place, "hallo3")
+    tensors = torch.load(place.release / ENGINE, weights_only=True)["module"]
+    own = {name: tensor.clone() for name, tensor in tensors.items()}
+    save_file(own, release / "hallo3_own.safetensors", {"conditioning": json.dumps({"audio": "both"})})
+    return Given({"--models": release})
+
+
+@case("LoRA: to be merged, not there")
+def no_lora_to_merge(place):
+    words = ["convert", place.release, place.folder / "merged", "--merge", place.folder / "none.safetensors"]
+    return Given(command=words, frames=None)
+
+
+@case("LoRA: to be merged, of another model")
+def foreign_lora_to_merge(place):
+    (path,) = foreign_lora(place).options.values()
+    return Given(command=["convert", place.release, place.folder / "merged", "--merge", path], frames=None)
+
+
 @case("LoRA: not there")
 def no_lora(place):
     return Given({"--lora": place.folder / "none.safetensors"})

@@ -1,0 +1,42 @@
+"""The command `train`; what it runs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from .interruption import Terminated
+
+
+def add_train(commands: argparse._SubParsersAction) -> None:
+    one = commands.add_parser("train", help="train on films: a person, a language, or the whole model")
+    one.add_argument(
+        "configuration", type=Path, metavar="RUN.yaml", help="see docs/training and hallo3_core/train/runs"
+    )
+    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as stop.steps=100")
+    one.add_argument("--dry-run", action="store_true", help="say what trains and what memory it takes; train nothing")
+    one.add_argument("--fit", type=float, metavar="GB", help="choose the memory switches for a GPU of this size")
+    one.set_defaults(run=run_train)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    from ..train.config import read
+    from ..train.loop import Stopped, train
+    from ..train.plan import fit, plans
+
+    logging.getLogger("hallo3_core").setLevel(logging.INFO)
+    config = read(options.configuration, options.set)
+    if options.fit is not None:
+        config = fit(config, options.fit)
+    if options.dry_run or options.fit is not None:
+        for plan in plans(config):
+            sys.stdout.writelines(f"{line}\n" for line in plan.lines())
+    if options.dry_run:
+        return
+    try:
+        result = train(config)
+    except Stopped as stop:
+        raise Terminated from stop
+    logging.getLogger(__name__).info("%s: %d steps", result.path, result.steps)

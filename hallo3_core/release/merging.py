@@ -1,0 +1,102 @@
+"""LoRAs merged into weights as they are written: what `apply_lora` does to a network, some rows at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..film.fingerprint import file_digest
+from ..model.config import TransformerConfig
+from ..weights import names
+from .lora import Lora, Patch, by_column, change_of, read_lora
+from .lora_parts import read_part_lora
+
+
+class Merge(NamedTuple):
+    """A LoRA's file, and how strongly it counts."""
+
+    path: Path
+    strength: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a network's weights gain: patches with their strengths by our name of the weight, or of a bias."""
+
+    weights: dict[str, list[tuple[Patch, float]]] = field(default_factory=dict)
+    biases: dict[str, list[tuple[Patch, float]]] = field(default_factory=dict)
+
+    def add(self, lora: Lora, strength: float) -> None:
+        for patch in lora.patches:
+            self.weights.setdefault(patch.target.name, []).append((patch, strength))
+            if patch.bias is not None:
+                name = patch.target.name.removesuffix("weight") + "bias"
+                self.biases.setdefault(name, []).append((patch, strength))
+
+    def touches(self, name: str) -> bool:
+        return name in self.weights or name in self.biases
+
+    def needs_whole(self, name: str) -> bool:
+        """Whether a weight's rows cannot be changed one without the other: DoRA whose norms are of columns."""
+        patches = [patch for patch, _ in self.weights.get(name, ()) if patch.magnitude is not None]
+        return any(by_column(patch.magnitude, patch.target.rows) for patch in patches)
+
+    def apply(self, name: str, rows: Tensor, begin: int) -> Tensor:
+        """Rows ``n ...`` of a tensor, from number `begin` on, with what they gain; float32, a copy."""
+        values = rows.to(torch.float32, copy=True)
+        for patch, strength in self.weights.get(name, ()):
+            if part := _overlap(patch, begin, len(values)):
+                mine, own = part
+                flat = values.flatten(1)[mine]
+                flat.add_(change_of(flat, _rows_of(patch, own)), alpha=strength)
+        for patch, strength in self.biases.get(name, ()):
+            if part := _overlap(patch, begin, len(values)):
+                mine, own = part
+                values[mine] += strength * patch.bias[own]
+        return values
+
+
+def read_changes(
+    merges: Sequence[Merge], part: str, tensors: Mapping[str, Tensor], config: TransformerConfig
+) -> Changes:
+    """What the files change in a network with these tensors; `config` is the denoiser's.
+
+    Raises:
+        InputError: a file that is no LoRA for this model, or a strength that is NaN or infinite.
+    """
+    changes = Changes()
+    for path, strength in merges:
+        if not math.isfinite(strength):
+            raise InputError(f"{path}: strength {strength}, expected a number such as 1")
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        lora = read_lora(path, config) if part == names.DENOISER else read_part_lora(path, part, shapes)
+        changes.add(lora, strength)
+    return changes
+
+
+def merge_text(merges: Sequence[Merge]) -> str:
+    """For a file's metadata: which LoRAs it holds."""
+    return ", ".join(f"{path.name}:{strength:g} {file_digest(path)[:16]}" for path, strength in merges)
+
+
+def _overlap(patch: Patch, begin: int, count: int) -> tuple[slice, slice] | None:
+    """Which of `count` rows from `begin` a patch changes, counted from `begin`; and which of its own rows those are."""
+    start, stop = max(begin, patch.target.start), min(begin + count, patch.target.start + patch.target.rows)
+    if start >= stop:
+        return None
+    return slice(start - begin, stop - begin), slice(start - patch.target.start, stop - patch.target.start)
+
+
+def _rows_of(patch: Patch, rows: slice) -> Patch:
+    """The patch of some of its rows alone."""
+    magnitude = patch.magnitude
+    if magnitude is not None and not by_column(magnitude, patch.target.rows):
+        magnitude = magnitude[rows]
+    return patch._replace(up=patch.up[rows], magnitude=magnitude)

@@ -1,0 +1,219 @@
+"""What of a film is constant over a run, computed once: clips' moments, portraits, text, sound, face.
+
+Each kind is a file of its own, named by a hash of the film's content, the settings and the network that made it: a
+changed film, size or network has another name, so nothing that is read is stale.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..clips import FRAMES_PER_CLIP, MOTION_FRAMES
+from ..errors import InputError
+from ..film.fingerprint import digest
+from ..inputs.audio import REACH
+from ..weights.reading import read_tensors
+from . import geometry
+from .batch import frame_moments
+from .config import Data
+from .encoders import Encoders
+from .films import Film
+
+VERSION = 1  # of what is computed: raise it when that changes
+STORED = torch.float16  # of moments: finer than the bf16 that the original's VAE computes in
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A film's constant inputs, on the CPU, perhaps mapped from files.
+
+    clip ``k 32 13 h w`` with its starts ``k``; motion ``k 3 2 H W`` and portrait ``r 3 H W``, bytes; masked
+    ``r 32 1 h w``; text ``m w``; face ``512``; audio ``n l d``. Face and audio are None where no mode reads them.
+    """
+
+    name: str
+    identity: str
+    consent: str
+    clip: Tensor
+    starts: Tensor
+    motion: Tensor
+    portrait: Tensor
+    masked: Tensor
+    text: Tensor
+    face: Tensor | None
+    audio: Tensor | None
+
+
+def cache_films(
+    films: Iterable[Film],
+    encoders: Encoders,
+    data: Data,
+    folder: Path | None,
+    *,
+    with_face: bool = True,
+    with_audio: bool = True,
+    motion_frames: int = MOTION_FRAMES,
+) -> list[Entry]:
+    """Every film's entry, read from the folder or computed and written there; None: kept in memory alone.
+
+    Raises:
+        InputError: a film that can't be trained on, by name, or a folder that can't be written.
+    """
+    texts: dict[str, Tensor] = {}
+    entries = []
+    for film in tqdm(list(films), desc="caching", unit="film", disable=None):
+        entries.append(_entry(film, encoders, data, folder, texts, with_face, with_audio, motion_frames))
+    return entries
+
+
+def _entry(
+    film: Film,
+    encoders: Encoders,
+    data: Data,
+    folder: Path | None,
+    texts: dict[str, Tensor],
+    with_face: bool,
+    with_audio: bool,
+    motion_frames: int,
+) -> Entry:
+    pictures = _once(film.frames)
+    size = tuple(data.size)
+    settings = [size, data.windows, data.references, *([motion_frames] if motion_frames != MOTION_FRAMES else [])]
+
+    def kept(kind: str, compute: Callable[[], dict[str, Tensor]], *settings: object) -> dict[str, Tensor]:
+        network = (encoders.identity_of(kind), encoders.identity_of("dtype"))
+        key = digest(VERSION, kind, film.identity, network, *settings)
+        return _kept(folder, kind, key, lambda: _finite(compute(), film.name, kind))
+
+    frames = kept("vae", lambda: _frames(film, pictures(), encoders, data, motion_frames), *settings)
+    if film.caption not in texts:
+        text = lambda: {"text": encoders.text(film.caption).cpu()}  # noqa: E731
+        key = digest(VERSION, "text", film.caption, encoders.identity_of("text"), encoders.identity_of("dtype"))
+        texts[film.caption] = _kept(folder, "text", key, text)["text"]
+    face = audio = None
+    if with_face:
+        face = film.face if film.face is not None else kept("face", lambda: _face(film, pictures(), encoders))["face"]
+        _finite({"face": face}, film.name, "face")
+    if with_audio:
+        audio = film.audio
+        if audio is None:
+            if film.sound is None or encoders.audio is None:
+                raise InputError(f"{film.name}: has no sound, which this mode trains on.")
+            audio = kept("audio", lambda: {"audio": encoders.audio(film.sound()).to(STORED).cpu()})["audio"]
+        _finite({"audio": audio}, film.name, "audio")
+        needed = int(frames["starts"].max()) + FRAMES_PER_CLIP
+        if len(audio) < needed:
+            raise InputError(
+                f"{film.name}: {len(audio) / 25:.2f} s of sound, but {needed / 25:.2f} s of film are trained on. Cut "
+                "the film to its sound."
+            )
+    return Entry(film.name, film.identity, film.consent, text=texts[film.caption], face=face, audio=audio, **frames)
+
+
+def window_starts(frames: int, count: int) -> Tensor:
+    """Where `count` clips of a film begin, evenly over the original's range: audio windows reach over neither end.
+    A film that is too short for those margins is used from its first frame."""
+    first, last = REACH + 1, frames - FRAMES_PER_CLIP - REACH - 1
+    if last < first:
+        first, last = 0, frames - FRAMES_PER_CLIP
+    return torch.linspace(first, last, min(count, last - first + 1), dtype=torch.float64).round().long()
+
+
+@torch.no_grad()
+def _frames(film: Film, frames: Tensor, encoders: Encoders, data: Data, motion_frames: int) -> dict[str, Tensor]:
+    count, size, vae = len(frames), tuple(data.size), encoders.vae
+    if frames.dtype != torch.uint8:
+        raise InputError(f"{film.name}: frames of {frames.dtype}, expected bytes.")
+    if count < FRAMES_PER_CLIP:
+        raise InputError(f"{film.name}: {count} frames, but a clip has {FRAMES_PER_CLIP}. Use longer films.")
+    starts = window_starts(count, data.windows)
+    chosen = torch.linspace(0, count - 1, min(data.references, count), dtype=torch.float64).round().long()
+    placed = geometry.squared if film.mask is not None else geometry.resized
+    clips = placed(frames, size)
+    portraits, masked = clips[chosen], torch.stack([_masked(film, frames, int(i), size) for i in chosen])
+    place = next(vae.parameters())
+    moments = [
+        vae.moments(geometry.to_pixels(clips[s : s + FRAMES_PER_CLIP].to(place.device)).transpose(0, 1)[None])
+        for s in starts.tolist()
+    ]
+    return {
+        "clip": torch.cat(moments).to(STORED).cpu(),
+        "starts": starts,
+        "motion": torch.stack([clips[s : s + motion_frames].transpose(0, 1) for s in starts.tolist()]),
+        "portrait": portraits.clone(),
+        "masked": frame_moments(vae, geometry.to_pixels(masked).to(place.device)).to(STORED).cpu(),
+    }
+
+
+def _masked(film: Film, frames: Tensor, index: int, size: geometry.Size) -> Tensor:
+    frame, (h, w) = frames[index], frames.shape[-2:]
+    if film.mask is not None:
+        if tuple(film.mask.shape) != (h, w):
+            raise InputError(f"{film.name}: a mask of {list(film.mask.shape)} for frames of {[h, w]}.")
+        return geometry.masked(frame, film.mask, size)
+    if film.boxes is not None:
+        if len(film.boxes) < len(frames):
+            raise InputError(f"{film.name}: boxes for {len(film.boxes)} of {len(frames)} frames.")
+        box = film.boxes[index]
+    else:
+        box = torch.tensor(film.box, dtype=torch.float64) / torch.tensor([w, h, w, h])
+    return geometry.boxed(frame, box, size).float()
+
+
+def _face(film: Film, frames: Tensor, encoders: Encoders) -> dict[str, Tensor]:
+    """Of the first frame that shows a face, as the original does it."""
+    if encoders.face is None:
+        raise InputError(f"{film.name}: has no face embedding, and there is no face analyser to make it.")
+    for frame in frames[:: max(1, len(frames) // 10)]:
+        try:
+            return {"face": encoders.face(frame, film.name).float().cpu()}
+        except InputError as error:
+            missing = error
+    raise InputError(f"{film.name}: no face found in ten of its frames. Leave the film out.") from missing
+
+
+def _finite(tensors: dict[str, Tensor], name: str, kind: str) -> dict[str, Tensor]:
+    for tensor in tensors.values():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{name}: its {kind} values are not finite (NaN or infinite). Leave the film out.")
+    return tensors
+
+
+def _kept(folder: Path | None, kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    if folder is None:
+        return compute()
+    path = folder / kind / f"{key}.safetensors"
+    if not path.exists():
+        tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, unfinished)
+            os.replace(unfinished, path)
+        except Exception as error:  # safetensors wraps the system's
+            unfinished.unlink(missing_ok=True)
+            raise InputError(
+                f"{path}: the cache cannot be written ({error}). Free some room, or set data.cache."
+            ) from error
+    return read_tensors(path)
+
+
+def _once(read: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    found: list[Tensor] = []
+
+    def once() -> Tensor:
+        if not found:
+            found.append(read())
+        return found[0]
+
+    return once

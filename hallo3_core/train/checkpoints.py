@@ -1,0 +1,112 @@
+"""Checkpoints of a run: only what trains, written whole or not at all, and passed over if they are not whole."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import InputError
+from .processes import Processes
+
+INFO, UNFINISHED = "whole.json", ".unfinished"
+READ = 16 << 20
+log = logging.getLogger(__name__)
+
+
+def save(folder: Path, step: int, state: Mapping[str, Tensor], info: dict, processes: Processes, keep: int) -> None:
+    """Write `step-N` in the folder; its list of files with their checksums comes last, then its name.
+
+    Raises:
+        InputError: the disk is full, or the folder can't be written.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    unfinished, target = folder / UNFINISHED, folder / f"step-{step:08d}"
+    problem = None
+    try:
+        if processes.is_first:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        processes.wait()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.save(dict(state), checkpoint_id=unfinished, no_dist=processes.count == 1)
+        if processes.is_first:
+            files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(unfinished.iterdir())}
+            (unfinished / INFO).write_text(json.dumps({**info, "step": step, "files": files}))
+            _settle(unfinished)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(unfinished, target)
+            for old in sorted(folder.glob("step-*"))[:-keep]:
+                shutil.rmtree(old, ignore_errors=True)
+    except Exception as error:  # torch wraps the system's, of each process
+        problem = error
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if processes.agree(problem is not None):
+        reason = str(problem).strip().splitlines()[-1] if problem else "see the first process"
+        raise InputError(
+            f"{folder}: the checkpoint of step {step} cannot be written ({reason}). Free some room, and start the same "
+            "command again: it goes on from the checkpoint before."
+        ) from problem
+    processes.wait()
+
+
+def latest(folder: Path) -> tuple[Path, dict] | None:
+    """The newest checkpoint that is whole, and what was written with it; one that is not is passed over, and told."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            info = json.loads((path / INFO).read_text())
+            damaged = [name for name, (size, checksum) in info["files"].items() if not _is(path / name, size, checksum)]
+        except (OSError, ValueError, KeyError, TypeError):
+            damaged = [INFO]
+        if not damaged:
+            return path, info
+        log.warning("%s: passed over, as it is not whole (%s is damaged or missing)", path, damaged[0])
+    return None
+
+
+def load(path: Path, state: dict[str, Tensor], processes: Processes) -> None:
+    """Read a checkpoint's tensors into those of `state`, in place.
+
+    Raises:
+        InputError: it holds other tensors.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(state, checkpoint_id=path, no_dist=processes.count == 1)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1][:120]
+        raise InputError(f"{path}: is a checkpoint of other networks or another mode ({reason}).") from error
+
+
+def _is(path: Path, size: int, checksum: int) -> bool:
+    return path.stat().st_size == size and _checksum(path) == checksum
+
+
+def _checksum(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(READ):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def _settle(folder: Path) -> None:
+    """Everything on the disk before the name says so."""
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,266 @@
+"""Everything a run of training can be told: one YAML file of these values, each with the original's default.
+
+A section of the file is a class here. `read` names a key that nothing knows together with the nearest that is known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import InputError, require
+from ..model.conditioning import Conditioning
+from .draw import Chances
+from .lora import Lora
+from .optimiser import Rates, Updating
+from .trainable import Rule
+
+Mode = Literal["base", "identity", "audio", "full", "speech", "lora"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The clips, and what is kept of each. `folder` holds clips.jsonl, or is the original's list, a JSON file."""
+
+    folder: Path | None = None
+    cache: Path | None = None  # where computed inputs are kept; None: `cache` in the output folder
+    size: tuple[int, int] = (480, 720)  # height, width
+    windows: int = 8  # clips of 49 frames, cut evenly from each film
+    references: int = 8  # frames of each film that may be its portrait
+    held_out: int = 0  # films, the last of the list, that are never trained on and measure the validation loss
+    on_device: bool = False  # keep all of it in the device's memory
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where the run ends: after so many steps, or seconds, whichever comes first."""
+
+    steps: int = 30_000
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """Sizes of what starts from nothing: all of it in mode base, and the new modules of identity and audio."""
+
+    hidden: int = 3072
+    heads: int = 48
+    layers: int = 42
+    time: int = 512
+    text_tokens: int = 226
+    face_tokens: int = 4
+    face_width: int = 1024
+    audio_inner: int = 512
+    audio_tokens: int = 32
+    audio_width: int = 768
+    start: Literal["original", "fan_in"] = "original"  # new matrices: normal 0.02, or 1 / sqrt(inputs)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What trades time for memory; off, none of it changes the result but fp8 and the 8-bit optimiser."""
+
+    checkpoint_layers: bool = False
+    fp8: bool = False  # frozen matrices of the blocks
+    optimiser: Literal["adamw", "adamw8bit"] = "adamw"
+    offload_activations: bool = False
+    micro_batch: int | None = None  # samples computed at a time; None: all of a process
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How often things are written, in steps unless a name says otherwise; 0: never."""
+
+    log_every: int = 20
+    validate_every: int = 500
+    preview_every: int = 0
+    preview_steps: int = 20
+    checkpoint_minutes: float = 15
+    checkpoints: int = 2  # that are kept
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run. `release` is the folder of the release's networks, `start` an engine file to begin with in its place."""
+
+    mode: Mode = "speech"
+    output: Path = Path("training")
+    release: Path | None = None
+    start: Path | None = None
+    data: Data = field(default_factory=Data)
+    seed: int = 0
+    batch: int = 1  # samples a step, of all processes together
+    device: str = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = False
+    stop: Stop = field(default_factory=Stop)
+    rates: Rates = field(default_factory=Rates)
+    updating: Updating = field(default_factory=Updating)
+    chances: Chances = field(default_factory=Chances)
+    trains: Rule | None = None  # None: the mode's
+    network: Network = field(default_factory=Network)
+    conditioning: Conditioning = field(default_factory=Conditioning)  # the paper's ablations; see model/conditioning.py
+    lora: Lora = field(default_factory=Lora)  # of mode lora
+    memory: Memory = field(default_factory=Memory)
+    watch: Watch = field(default_factory=Watch)
+
+
+def read(path: Path | str, changes: Sequence[str] = ()) -> Config:
+    """The configuration of a YAML file, with `changes` such as "stop.steps=100".
+
+    Raises:
+        InputError: no such file, no YAML, a key that is not known, a value of another kind; PyYAML is not installed.
+    """
+    yaml = require("yaml", "pyyaml", "reading a training configuration")
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Name a training configuration.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f", line {line + 1}"
+        reason = getattr(error, "problem", None) or "not text"
+        raise InputError(f"{path}{where}: no YAML ({reason}).") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected keys and values, such as mode: speech, found {str(values)[:40]!r}.")
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"--set {change}: expected a key, = and a value, such as stop.steps=100.")
+        _put(values, key.strip().split("."), yaml.safe_load(value), change)
+    return checked(from_values(Config, values, str(path)), str(path))
+
+
+def write(config: Config, path: Path) -> None:
+    """The whole configuration, defaults included, as `read` reads it."""
+    yaml = require("yaml", "pyyaml", "writing a training configuration")
+    path.write_text(yaml.safe_dump(plain(config), sort_keys=False), encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, paths as text, tuples as lists."""
+    if is_dataclass(value):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def checked(config: Config, source: str = "configuration") -> Config:
+    """The configuration, if its values can be together.
+
+    Raises:
+        InputError: they can't; the message names the key.
+    """
+
+    def refuse(key: str, found: object, expected: str) -> None:
+        raise InputError(f"{source}: {key} is {found}, expected {expected}.")
+
+    for key, value in (("batch", config.batch), ("stop.steps", config.stop.steps)):
+        if value < 1:
+            refuse(key, value, "1 or more")
+    for key in ("windows", "references"):
+        if getattr(config.data, key) < 1:
+            refuse(f"data.{key}", getattr(config.data, key), "1 or more")
+    for name, chance in vars(config.chances).items():
+        if isinstance(chance, float | int) and not 0 <= chance <= 1:
+            refuse(f"chances.{name}", chance, "a share of 0 to 1")
+    if config.lora.rank < 1:
+        refuse("lora.rank", config.lora.rank, "1 or more (32 serves most)")
+    if config.mode == "lora" and not config.lora.groups:
+        refuse("lora.groups", "empty", "some of look, identity, speech")
+    if not 0 < config.lora.alpha < float("inf"):
+        refuse("lora.alpha", config.lora.alpha, "a number above 0, such as the rank")
+    if config.rates.peak <= 0:
+        refuse("rates.peak", config.rates.peak, "more than 0 (the original has 1e-5)")
+    if config.updating.clip <= 0:
+        refuse("updating.clip", config.updating.clip, "more than 0 (the original has 0.1)")
+    micro = config.memory.micro_batch
+    if micro is not None and (micro < 1 or config.batch % micro):
+        refuse("memory.micro_batch", micro, f"a number that divides the batch of {config.batch}")
+    if any(side % 16 or side < 16 for side in config.data.size):
+        refuse("data.size", list(config.data.size), "height and width in multiples of 16")
+    if config.network.hidden % config.network.heads or config.network.hidden // config.network.heads % 8:
+        refuse("network.heads", config.network.heads, f"heads of a multiple of 8 out of {config.network.hidden}")
+    return config
+
+
+def from_values(kind: type, values: Mapping[str, Any], source: str, path: str = "") -> Any:
+    """A dataclass of plain values; see `read`."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source}: {path.rstrip('.')} is {values!r}, expected a section of keys and values.")
+    known = {each.name: each for each in fields(kind)}
+    hints = typing.get_type_hints(kind, vars(__import__(kind.__module__, fromlist=["_"])))
+    found = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1, 0.4)
+            advice = f"did you mean {path}{near[0]}?" if near else f"known are {', '.join(known)}."
+            raise InputError(f"{source}: {path}{key} is no key of a training configuration: {advice}")
+        found[key] = _convert(hints[key], value, source, f"{path}{key}")
+    for name, each in known.items():
+        if name not in found and each.default is MISSING and each.default_factory is MISSING:
+            raise InputError(f"{source}: {path}{name} is missing.")
+    return kind(**found)
+
+
+def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
+    def refuse(expected: str):
+        return InputError(f"{source}: {key} is {value!r}, expected {expected}.")
+
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (kind,) = (each for each in arguments if each is not type(None))
+        return _convert(kind, value, source, key)
+    if is_dataclass(kind):
+        return from_values(kind, value, source, f"{key}.")
+    if origin is Literal:
+        if value not in arguments:
+            near = difflib.get_close_matches(str(value), [str(a) for a in arguments], 1, 0.4)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise refuse(f"one of {', '.join(map(str, arguments))}{hint}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise refuse("a list")
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(arguments[0], each, source, key) for each in value)
+        if len(value) != len(arguments):
+            raise refuse(f"a list of {len(arguments)}")
+        return tuple(_convert(k, each, source, key) for k, each in zip(arguments, value, strict=True))
+    if kind is float and isinstance(value, str):  # YAML reads 1e-5 as text
+        try:
+            return float(value)
+        except ValueError:
+            raise refuse("a number") from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    if kind is Path and isinstance(value, Path):
+        return value
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+        raise refuse(words[kind])
+    return value
+
+
+def _put(values: dict, keys: Sequence[str], value: Any, change: str) -> None:
+    *outer, last = keys
+    for key in outer:
+        values = (
+            values.setdefault(key, {}) if values.get(key) is not None else values.__setitem__(key, {}) or values[key]
+        )
+        if not isinstance(values, dict):
+            raise InputError(f"--set {change}: {key} is a value, not a section.")
+    values[last] = value

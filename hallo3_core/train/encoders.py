@@ -1,0 +1,93 @@
+"""The frozen networks in front of training: frames, sentences, sound and faces to what the step reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..film.fingerprint import file_identity
+from ..inputs.audio import Wav2Vec, convolve, encode_features, load_wav2vec, padded_signal
+from ..inputs.face import choose_face, load_face_analyser
+from ..inputs.recording import Recording, check_recording, to_mono
+from ..inputs.text import load_text_encoder
+from ..release.layout import VAE_FILE, Release
+from ..vae.autoencoder import VideoVae
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """vae; text: a sentence -> ``m w``; audio: a recording -> ``n l d``, 25 a second; face: a frame ``3 h w`` of bytes
+    -> ``512``. What a mode doesn't read may be None. identity: equal for equal networks, for each."""
+
+    vae: VideoVae
+    text: Callable[[str], Tensor]
+    audio: Callable[[Recording], Tensor] | None = None
+    face: Callable[[Tensor, str], Tensor] | None = None
+    identity: tuple[tuple[str, str], ...] = ()
+
+    def identity_of(self, kind: str) -> str:
+        return dict(self.identity).get(kind, "")
+
+
+def release_encoders(release: Release, *, device: torch.device | str, dtype: torch.dtype, text_tokens: int) -> Encoders:
+    """Those of a release; all but the VAE are loaded when they are first asked.
+
+    Raises:
+        InputError: a folder or file of the release is missing.
+    """
+
+    @cache
+    def text_encoder():
+        return load_text_encoder(release.text_folder, tokens=text_tokens, device=device, dtype=dtype)
+
+    @cache
+    def wav2vec():
+        return load_wav2vec(release.wav2vec_folder, device=device)
+
+    @cache
+    def analyser():
+        return load_face_analyser(release.face_folder)
+
+    @torch.no_grad()
+    def text(caption: str) -> Tensor:
+        return text_encoder().encode(caption)[0]
+
+    def face(frame: Tensor, name: str) -> Tensor:
+        return choose_face(analyser().analyse(frame / 255), name=name).embedding
+
+    vae_file = release.folder / VAE_FILE
+    files = {
+        "vae": [vae_file] if vae_file.exists() else release.engine_files,
+        "text": _files(release.text_folder),
+        "audio": _files(release.wav2vec_folder),
+        "face": _files(release.face_folder),
+    }
+    identity = tuple((kind, " ".join(f"{p.name} {file_identity(p)}" for p in found)) for kind, found in files.items())
+    return Encoders(
+        vae=release.vae(device=device, dtype=dtype),
+        text=text,
+        audio=lambda recording: audio_features(recording, wav2vec()),
+        face=face,
+        identity=(*identity, ("dtype", f"{dtype} {text_tokens}")),
+    )
+
+
+@torch.no_grad()
+def audio_features(recording: Recording, wav2vec: Wav2Vec) -> Tensor:
+    """A whole recording as wav2vec2 hears it: ``n l d``, 25 a second. In training nothing is padded."""
+    recording = check_recording(recording)
+    waveform = to_mono(recording)
+    signal = padded_signal(waveform)[: len(waveform)]
+    hidden = encode_features(convolve(wav2vec.model, signal), recording.frames, wav2vec)
+    if not torch.isfinite(hidden).all():
+        raise InputError(f"{recording.name}: wav2vec2 answers with values that are no numbers.")
+    return hidden
+
+
+def _files(folder) -> list:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

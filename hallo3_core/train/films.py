@@ -1,0 +1,195 @@
+"""Films to train on: a folder with clips.jsonl, the original's list, or films that a program hands over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..clips import FPS, FRAMES_PER_CLIP
+from ..errors import InputError, require
+from ..film.fingerprint import digest, file_digest
+from ..inputs.recording import Recording, read_recording
+
+LIST = "clips.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """One film. What is dear to read is read when it is called.
+
+    frames: bytes ``n 3 h w``, 25 a second; sound: as long as the film, None where it is not trained on; box: the face's
+    in every frame, pixels; or boxes ``n 4``, one a frame in 0..1; or mask ``h w``, bytes; face: ArcFace's embedding
+    ``512``; audio: features ``n l d`` that were computed elsewhere. Both may be None: then they are computed.
+    identity: equal for equal content; consent: who was asked.
+    """
+
+    name: str
+    frames: Callable[[], Tensor]
+    caption: str
+    identity: str
+    sound: Callable[[], Recording] | None = None
+    box: tuple[float, float, float, float] | None = None
+    boxes: Tensor | None = None
+    mask: Tensor | None = None
+    face: Tensor | None = None
+    audio: Tensor | None = None
+    consent: str = "unknown"
+
+
+def film_of_arrays(
+    name: str,
+    frames: np.ndarray | Tensor,
+    caption: str,
+    box: Sequence[float],
+    samples: np.ndarray | Tensor | None = None,
+    rate: int = 16_000,
+    face: Tensor | None = None,
+    consent: str = "own",
+) -> Film:
+    """A film in memory: frames ``n h w 3`` of bytes, samples ``k`` in -1..1, the face's box in pixels."""
+    pictures = torch.as_tensor(frames).permute(0, 3, 1, 2)
+    sound = None
+    if samples is not None:
+        waveform = torch.as_tensor(samples, dtype=torch.float32)[None]
+        sound = partial(Recording, waveform, rate, name)
+    identity = digest(pictures, caption, tuple(box), waveform if sound else None, rate, face)
+    box = tuple(float(side) for side in box)
+    return Film(name, lambda: pictures, caption, identity, sound, box=box, face=face, consent=consent)
+
+
+def read_films(path: Path) -> list[Film]:
+    """The films of a folder with clips.jsonl, or of the original's JSON file. No frame is read yet.
+
+    Raises:
+        InputError: no such folder or list, a line that is none, a film that is missing, or no films at all.
+    """
+    if path.is_file() and path.suffix == ".json":
+        return _original(path)
+    listing = path / LIST
+    if not listing.is_file():
+        raise InputError(f"{listing}: no such file; data.folder names a folder of clips with {LIST}.")
+    films = []
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            films.append(_of_line(line, path, f"{listing}, line {number}"))
+    if not films:
+        raise InputError(f"{listing}: no clips in it.")
+    return films
+
+
+def _of_line(line: str, folder: Path, where: str) -> Film:
+    try:
+        entry = json.loads(line)
+        name, caption = entry["film"], entry["caption"]
+    except (ValueError, KeyError, TypeError) as error:
+        lack = f"has no {error.args[0]}" if isinstance(error, KeyError) else "is no JSON object"
+        raise InputError(f"{where}: {lack}; a clip has film, sound, caption and face_box.") from error
+    film, sound = folder / name, folder / entry.get("sound", name)
+    for file in (film, sound):
+        if not file.is_file():
+            raise InputError(f"{where}: {file} is missing.")
+    box = entry.get("face_box")
+    if not (isinstance(box, list) and len(box) == 4 and box[0] < box[2] and box[1] < box[3]):
+        raise InputError(f"{where}: face_box is {box}, expected [left, top, right, bottom] in pixels.")
+    return Film(
+        name=str(film),
+        frames=partial(read_frames, film),
+        caption=caption,
+        identity=digest(file_digest(film), file_digest(sound), caption, box),
+        sound=partial(read_recording, sound),
+        box=tuple(map(float, box)),
+        consent=str(entry.get("consent", "unknown")),
+    )
+
+
+def _original(path: Path) -> list[Film]:
+    """The original's list: objects with video_path, face_emb_path, vocals_emb_base_all, caption, and a mask's or a
+    box's path. Arrays are read without running code."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: no JSON ({error}).") from error
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path}: expected a list of clips, found {type(entries).__name__}; nothing to train on.")
+    return [_of_entry(entry, path.parent, f"{path}, entry {number}") for number, entry in enumerate(entries, 1)]
+
+
+def _of_entry(entry: dict, folder: Path, where: str) -> Film:
+    def file(key: str) -> Path:
+        found = folder / entry[key]
+        if not found.is_file():
+            raise InputError(f"{where}: {key} names {found}, which is missing.")
+        return found
+
+    try:
+        film, face, audio = file("video_path"), file("face_emb_path"), file("vocals_emb_base_all")
+        caption = str(entry["caption"])
+        region = file("bbox" if "bbox" in entry else "face_mask_union_path")
+    except KeyError as error:
+        raise InputError(f"{where}: has no {error.args[0]}.") from error
+    boxes = mask = None
+    if "bbox" in entry:
+        boxes = torch.tensor(json.loads(region.read_text()), dtype=torch.float64).reshape(-1, 4)
+    else:
+        image = require("PIL.Image", "Pillow", "reading masks")
+        mask = torch.from_numpy(np.array(image.open(region).convert("L")))
+    return Film(
+        name=str(film),
+        frames=partial(read_frames, film, rate=None),
+        caption=caption,
+        identity=digest(*(file_digest(path) for path in (film, face, audio, region)), caption),
+        boxes=boxes,
+        mask=mask,
+        face=read_array(face).float().flatten(),
+        audio=read_array(audio).float(),
+    )
+
+
+def read_array(path: Path) -> Tensor:
+    """A tensor, or a numpy array, that torch saved; nothing in the file is run.
+
+    Raises:
+        InputError: it holds anything else.
+    """
+    allowed = [
+        np.ndarray,
+        np.dtype,
+        np._core.multiarray._reconstruct,
+        type(np.dtype(np.float32)),
+        type(np.dtype(np.float64)),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.as_tensor(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # of which kind depends on what the file is
+        raise InputError(
+            f"{path}: holds something else than an array of numbers. It was not run; save the array again."
+        ) from error
+
+
+def read_frames(path: Path, rate: int | None = FPS) -> Tensor:
+    """A film's frames ``n 3 h w``, bytes; it must have `rate` frames a second. None: any.
+
+    Raises:
+        InputError: not readable, or another rate.
+    """
+    av = require("av", "av", "reading films")
+    try:
+        with av.open(str(path.resolve()), options={"protocol_whitelist": "file"}) as container:
+            stream = container.streams.video[0]
+            found = stream.average_rate
+            if rate is not None and found != rate:
+                raise InputError(f"{path}: has {float(found or 0):g} frames a second, expected {rate}.")
+            pictures = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
+    except (av.error.FFmpegError, IndexError) as error:
+        raise InputError(f"{path}: not readable as a film ({getattr(error, 'strerror', error)}).") from error
+    if len(pictures) < FRAMES_PER_CLIP:
+        raise InputError(f"{path}: {len(pictures)} frames, but a clip has {FRAMES_PER_CLIP}. Use longer films.")
+    return torch.stack(pictures).permute(0, 3, 1, 2)

@@ -1,0 +1,70 @@
+"""The networks that are trained together: their parts, their parameters' names in the release, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..model.config import Grid
+from ..model.hallo3 import Hallo3
+from ..model.positions import Layout, Rotary, fitted_table, rotary_table
+from ..model.trunk import Trunk
+from ..weights import names
+from .draw import Drawn
+
+PARTS = (names.DENOISER, names.REFERENCE_NET, names.FACE_PROJECTOR, names.AUDIO_PROJECTOR)
+
+
+def parts(networks: Hallo3) -> Iterator[tuple[str, nn.Module]]:
+    """Those that are there, by the names in `weights/names.py`, which are its attributes' too."""
+    for part in PARTS:
+        if getattr(networks, part) is not None:
+            yield part, getattr(networks, part)
+
+
+def official_names(networks: Hallo3) -> dict[str, str]:
+    """Every parameter's name -> the one it bears in the release's file (two learned tables share one). Scales of
+    rounded matrices have none."""
+    found = {}
+    for part, module in parts(networks):
+        official = names.official_names(part, networks.denoiser.config.layers)
+        found |= {f"{part}.{name}": official[name] for name, _ in module.named_parameters() if name in official}
+    return found
+
+
+def predict(networks: Hallo3, noisy: Tensor, drawn: Drawn, dtype: torch.dtype) -> Tensor:
+    """The velocity ``b 16 t h w``, float32, of a noisy latent under the conditions that were drawn; computed in
+    `dtype`, which is the weights'."""
+    has = dict(parts(networks))
+    return networks(
+        noisy.to(dtype),
+        drawn.concat.to(dtype),
+        drawn.timesteps,
+        drawn.text.to(dtype),
+        portrait=drawn.reference.to(dtype) if names.REFERENCE_NET in has else None,
+        face=drawn.face.to(dtype) if names.FACE_PROJECTOR in has else None,
+        audio=drawn.audio.to(dtype) if names.AUDIO_PROJECTOR in has else None,
+    ).float()
+
+
+def hold_rotary(network: Trunk) -> None:
+    """Have a network keep its rotary tables, which belong to a grid and never train: made anew at each step they would
+    cost a small network more than a layer. The learned tables are read every time."""
+    kept: dict[tuple, Rotary] = {}
+
+    def layout(grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
+        config, place = network.config, device or network.video_positions.device
+        if (grid, place) not in kept:
+            kept[grid, place] = rotary_table(grid, config.grid, config.head, place)
+        rotary = kept[grid, place]
+        return Layout(
+            grid=grid,
+            text=network.text_positions.to(place, dtype),
+            video=fitted_table(network.video_positions.to(place, dtype), grid, config.grid),
+            rotary=rotary,
+            frame_rotary=rotary.first_frame(grid),
+        )
+
+    network.layout = layout

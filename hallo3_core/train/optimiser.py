@@ -1,0 +1,115 @@
+"""What is done with the gradients: clip, AdamW, moving average, and the rate's curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import require
+from ..model.config import Shape
+from .trainable import decays
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rate's curve; the defaults are the original's. Steps count from 1.
+
+    Up to step `slow_steps` the warm-up is held down to `slow_peak` x `peak`; from `warmup_steps` on the rate falls on a
+    straight line from `peak` to `last` x `peak` at step `total`. With `decay_from`, a share of the run, it stays at the
+    peak until there.
+    """
+
+    peak: float = 1e-5
+    warmup_steps: int = 300
+    slow_steps: int = 100
+    slow_peak: float = 0.05
+    last: float = 0.01
+    decay_from: float | None = None
+
+    def at(self, step: int, total: int, share: float | None = None) -> float:
+        """The rate of step number `step` of `total`; `share` (0..1) is what has passed of the run where its length is
+        a time and not a number of steps."""
+        if step <= self.warmup_steps:
+            rising = self.peak * step / self.warmup_steps
+            return min(self.peak * self.slow_peak, rising) if step <= self.slow_steps else rising
+        if share is None:
+            start = self.warmup_steps if self.decay_from is None else self.decay_from * total
+            passed = (step - start) / max(1, total - start)
+        else:
+            start = self.decay_from or 0.0
+            passed = (share - start) / (1 - start)
+        return self.peak * (1 - (1 - self.last) * min(1.0, max(0.0, passed)))
+
+
+@dataclass(frozen=True)
+class Updating:
+    """How weights are updated; the defaults are the original's."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    clip: float = 0.1
+    average: float = 0.9999  # the moving average's largest decay; 0: none is kept
+
+
+def make_optimiser(
+    parameters: Sequence[Tensor], shapes: Sequence[Shape], updating: Updating, kind: str = "adamw"
+) -> torch.optim.Optimizer:
+    """AdamW with decoupled weight decay on matrices and kernels alone.
+
+    `shapes` are the whole parameters' where `parameters` are shards. kind "adamw8bit" keeps the moments in eight bits.
+
+    Raises:
+        InputError: neither torchao nor bitsandbytes is installed, for eight bits.
+    """
+    settings = dict(lr=0.0, betas=updating.betas, eps=updating.eps)
+    pairs = list(zip(parameters, shapes, strict=True))
+    groups = [
+        {"params": [p for p, shape in pairs if decays(shape)], "weight_decay": updating.weight_decay},
+        {"params": [p for p, shape in pairs if not decays(shape)], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if kind == "adamw8bit":
+        return _in_eight_bits()(groups, **settings)
+    return torch.optim.AdamW(groups, fused=all(p.is_cuda for p in parameters), **settings)
+
+
+def _in_eight_bits() -> type[torch.optim.Optimizer]:
+    try:
+        from torchao.optim import AdamW8bit
+
+        return AdamW8bit
+    except ImportError:
+        return require("bitsandbytes", "bitsandbytes", "the 8-bit optimiser").optim.AdamW8bit
+
+
+def total_norm(gradients: Sequence[Tensor], summed: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+    """Of all gradients together; `summed` adds a tensor up over the processes that hold shards of them."""
+    if not gradients:
+        return torch.zeros(())
+    squares = torch.stack(torch._foreach_norm(list(gradients))).square().sum()
+    return summed(squares).sqrt()
+
+
+def clip_(gradients: Sequence[Tensor], norm: Tensor, largest: float) -> None:
+    """Every gradient times ``min(1, largest / (norm + 1e-6))``, in place."""
+    torch._foreach_mul_(list(gradients), (largest / (norm + 1e-6)).clamp(max=1.0))
+
+
+def average_decay(updates: int, largest: float) -> float:
+    """The moving average's decay after update number `updates`, which counts from 1: 2/11, 3/12, .. `largest`."""
+    return min(largest, (1 + updates) / (10 + updates))
+
+
+@torch.no_grad()
+def update_average(average: Sequence[Tensor], parameters: Sequence[Tensor], decay: float) -> None:
+    """``e = d e + (1 - d) p``, in place."""
+    torch._foreach_lerp_(list(average), list(parameters), 1 - decay)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate

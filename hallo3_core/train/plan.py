@@ -1,0 +1,308 @@
+"""What a run would train and what memory it would take, found out without weights: networks without storage are run
+forwards, and what autograd keeps for the way back is counted tensor by tensor."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..clips import LATENT_FRAMES
+from ..errors import InputError
+from ..model.config import AudioProjectorConfig, FaceProjectorConfig, Grid, Shape, TransformerConfig
+from ..model.denoiser import Denoiser
+from ..model.hallo3 import Hallo3
+from ..model.projectors import AudioProjector, FaceProjector
+from ..model.reference_net import ReferenceNet
+from ..vae.autoencoder import PIXELS, VaeConfig, build_vae
+from ..weights import names
+from ..weights.parts import Parts, sort_official, transformer_config
+from .config import Config, Memory, Watch
+from .frozen_fp8 import round_frozen
+from .lora import add_lora
+from .networks import official_names, parts
+from .start import read_start
+from .trainable import RULES, Trainable, engine_shapes, trainable
+
+RELEASED = dict(text_width=4096, audio_inputs=5 * 12 * 768, face=512)
+log = logging.getLogger(__name__)
+BYTES = {"bf16": 2, "fp32": 4}
+# Each switch of the section memory, in the order in which `fit` tries to do without more of them.
+LADDER = (
+    Memory(),
+    Memory(checkpoint_layers=True),
+    Memory(checkpoint_layers=True, fp8=True),
+    Memory(checkpoint_layers=True, fp8=True, optimiser="adamw8bit"),
+    Memory(checkpoint_layers=True, fp8=True, optimiser="adamw8bit", offload_activations=True),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What trains, and bytes by what they are for. `sizes` are the networks'."""
+
+    mode: str
+    trains: Trainable
+    memory: Mapping[str, int]
+    switches: Memory
+
+    @property
+    def total(self) -> int:
+        return sum(self.memory.values())
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        yield f"{self.mode}: trains {self.trains.count:,} parameters in {len(self.trains.shapes)} tensors"
+        for family, (tensors, count) in families(self.trains.shapes).items():
+            yield f"  {family}: {tensors} tensors, {count:,}"
+        if self.trains.without_gradient:
+            yield f"  of these {self.trains.without_gradient_count:,} can get no gradient, since nothing reads them:"
+            yield from (f"    {name}" for name in self.trains.without_gradient)
+        chosen = [f"{k}={v}" for k, v in vars(self.switches).items() if v not in (False, None, "adamw")]
+        yield f"memory of one GPU ({', '.join(chosen) or 'no switch of the section memory'}):"
+        for what, count in self.memory.items():
+            yield f"  {count / 1e9:8.2f} GB  {what}"
+        yield f"  {self.total / 1e9:8.2f} GB  together, beside what kernels use meanwhile"
+
+
+def plan(config: Config) -> Plan:
+    """The plan of a run; of mode full see `plans`.
+
+    Raises:
+        InputError: a start that can't be read, or that trains nothing.
+    """
+    only = Memory(micro_batch=config.memory.micro_batch)
+    counts = _counts(replace(config, memory=only, watch=Watch(), output=Path()))
+    return Plan(config.mode, counts.trains, _memory(config, counts), config.memory)
+
+
+def plans(config: Config) -> list[Plan]:
+    """One a phase."""
+    modes = ("identity", "audio") if config.mode == "full" else (config.mode,)
+    return [plan(replace(config, mode=mode)) for mode in modes]
+
+
+def fit(config: Config, gigabytes: float) -> Config:
+    """The configuration with the fewest switches of the section memory that need no more than this.
+
+    Raises:
+        InputError: none is enough.
+    """
+    needed = []
+    for memory in LADDER:
+        found = replace(config, memory=replace(memory, micro_batch=1))
+        needed.append(max(each.total for each in plans(found)) / 1e9)
+        if needed[-1] <= gigabytes:
+            return found
+    raise InputError(
+        f"--fit {gigabytes:g}: mode {config.mode} needs {min(needed):.1f} GB with every switch of the section memory. "
+        "Choose mode lora, smaller data.size, or several GPUs."
+    )
+
+
+def families(shapes: Mapping[str, Shape]) -> dict[str, tuple[int, int]]:
+    """Names with their layers' numbers left out -> how many tensors, and how many parameters."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, shape in shapes.items():
+        family = re.sub(r"(?<=layers\.|blocks\.)\d+", "*", name)
+        tensors, count = found.get(family, (0, 0))
+        found[family] = (tensors + 1, count + prod(shape))
+    return found
+
+
+def _sizes(config: Config) -> tuple[TransformerConfig, FaceProjectorConfig, AudioProjectorConfig]:
+    """Of the start where there is one, else of the section network with the released encoders."""
+    n, (height, width) = config.network, config.data.size
+    grid = Grid(LATENT_FRAMES, height // (2 * PIXELS), width // (2 * PIXELS))
+    found = Parts()
+    if config.start is not None and not config.start.exists():
+        log.warning("%s: not there; the sizes are those of the section network", config.start)
+    elif config.start is not None:
+        found = sort_official(dict(read_start([config.start]).tensors))
+        sizes = transformer_config(found, names.DENOISER, str(config.start))
+    else:
+        sizes = TransformerConfig(
+            hidden=n.hidden,
+            heads=n.heads,
+            layers=n.layers,
+            mlp=4 * n.hidden,
+            time=n.time,
+            text_width=RELEASED["text_width"],
+            text_tokens=n.text_tokens,
+            grid=grid,
+            channels=16,
+            patch=2,
+            face=None,
+            audio=None,
+            conditioning=replace(config.conditioning, face="none", audio="none"),
+        )
+    with_face = config.mode != "base" and config.conditioning.face != "none"
+    with_audio = config.mode not in ("base", "identity") and config.conditioning.audio != "none"
+    sizes = replace(
+        sizes,
+        face=(sizes.face or n.face_width) if with_face else None,
+        audio=(sizes.audio or n.audio_width) if with_audio else None,
+        conditioning=config.conditioning,
+    )
+    face = FaceProjectorConfig(RELEASED["face"], n.face_tokens, sizes.face or n.face_width)
+    audio = AudioProjectorConfig(RELEASED["audio_inputs"], n.audio_inner, n.audio_tokens, sizes.audio or n.audio_width)
+    for part, kind in ((names.FACE_PROJECTOR, FaceProjectorConfig), (names.AUDIO_PROJECTOR, AudioProjectorConfig)):
+        if part in found.tensors:
+            told = kind.from_shapes(found.shapes(part))
+            face, audio = (told, audio) if kind is FaceProjectorConfig else (face, told)
+    return sizes, face, audio
+
+
+def _networks(config: Config, sizes: TransformerConfig, face, audio) -> Hallo3:
+    place = dict(device="meta", dtype=_dtype(config))
+    whole = dict(attention=_attention, **place)
+    plain = replace(sizes, face=None, audio=None)
+    has_reference = config.mode != "base" and config.conditioning.reference
+    return Hallo3(
+        Denoiser(sizes, **whole),
+        ReferenceNet(plain, **whole) if has_reference else None,
+        FaceProjector(face, **place) if sizes.face else None,
+        AudioProjector(audio, **place) if sizes.audio else None,
+    ).requires_grad_(False)
+
+
+def _dtype(config: Config) -> torch.dtype:
+    return torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the switches choose among: what trains, how many parameters of it can learn, bytes of all weights and of
+    those with the frozen matrices in fp8, and what autograd keeps (see `_kept_for_backward`)."""
+
+    trains: Trainable
+    learns: int
+    weights: int
+    weights_fp8: int
+    activations: int
+    boundaries: int
+    largest: int
+
+
+@lru_cache(8)
+def _counts(config: Config) -> Counts:
+    sizes, face, audio = _sizes(config)
+    networks = _networks(config, sizes, face, audio)
+    if config.mode == "lora":
+        ours = add_lora(networks, config.lora, config.seed)
+        found = Trainable({n: tuple(p.shape) for n, p in networks.named_parameters() if n in ours}, ())
+        networks.to(_dtype(config))
+    else:
+        has = dict(parts(networks))
+        found = trainable(
+            engine_shapes(
+                sizes,
+                face if names.FACE_PROJECTOR in has else None,
+                audio if names.AUDIO_PROJECTOR in has else None,
+            ),
+            config.trains or RULES[config.mode],
+        )
+        ours = {name for name, theirs in official_names(networks).items() if theirs in found.shapes}
+    if not ours:
+        raise InputError(f"mode {config.mode} with these rules trains nothing: look at the section trains.")
+    for name, parameter in networks.named_parameters():
+        parameter.requires_grad_(name in ours)
+    kept = _kept_for_backward(config, networks)
+    learns = sum(p.numel() for name, p in networks.named_parameters() if name in ours)
+    weights = _bytes(networks)
+    round_frozen(networks, ours)
+    return Counts(found, learns, weights, _bytes(networks), *kept)
+
+
+def _bytes(networks: Hallo3) -> int:
+    return sum(p.numel() * p.element_size() for p in networks.parameters())
+
+
+def _memory(config: Config, counts: Counts) -> dict[str, int]:
+    memory, count = config.memory, counts.learns
+    found = {
+        "weights of the networks": counts.weights_fp8 if memory.fp8 else counts.weights,
+        "the VAE's encoder": _encoder_parameters() * BYTES[config.precision],
+    }
+    if config.precision == "bf16":
+        found["float32 copies of what trains"] = 4 * count
+    found["gradients"] = 4 * count
+    found["moments of AdamW"] = (2 if memory.optimiser == "adamw8bit" else 8) * count
+    if config.updating.average:
+        found["moving average"] = 4 * count
+    if memory.offload_activations:
+        found["activations of one layer, the others' in host memory"] = counts.largest
+    elif memory.checkpoint_layers:
+        found["inputs of every layer, activations of one"] = counts.boundaries + counts.largest
+    else:
+        found["activations"] = counts.activations
+    return found
+
+
+@cache
+def _encoder_parameters() -> int:
+    return sum(p.numel() for p in build_vae(VaeConfig()).autoencoder.encoder.parameters())
+
+
+def _kept_for_backward(config: Config, networks: Hallo3) -> tuple[int, int, int]:
+    """Bytes that autograd keeps of a forward: all of them, what goes into blocks, and the most of one block."""
+    samples = config.memory.micro_batch or config.batch
+    sizes, dtype = networks.denoiser.config, networks.denoiser.patch_embed.weight.dtype
+    height, width = (side // PIXELS for side in config.data.size)
+    has = dict(parts(networks))
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(samples, *shape, device="meta", dtype=dtype)
+
+    kept: dict[int, tuple[int, object]] = {}
+    own = {p.untyped_storage()._cdata for p in networks.parameters()}
+    now: list[object] = [None]
+    inputs: dict[object, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept.setdefault(storage._cdata, (storage.nbytes(), now[0]))
+            alive.append(storage)  # its number must not be given to another
+        return tensor
+
+    def enters(block: nn.Module, arguments: tuple) -> None:
+        now[0] = block
+        inputs[block] = sum(a.nbytes for a in arguments if isinstance(a, Tensor))
+
+    alive: list[object] = []
+    blocks = [b for part in (names.DENOISER, names.REFERENCE_NET) if part in has for b in has[part].blocks]
+    handles = [b.register_forward_pre_hook(enters) for b in blocks]
+    handles += [b.register_forward_hook(lambda *_: now.__setitem__(0, None)) for b in blocks]
+    audio_config = getattr(networks.audio_projector, "proj1", None)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        networks(
+            empty(sizes.channels, LATENT_FRAMES, height, width),
+            empty(sizes.channels, LATENT_FRAMES, height, width),
+            torch.zeros(samples, device="meta"),
+            empty(sizes.text_tokens, sizes.text_width),
+            portrait=empty(sizes.channels, height, width) if names.REFERENCE_NET in has else None,
+            face=empty(networks.face_projector.proj.in_features) if names.FACE_PROJECTOR in has else None,
+            audio=empty(4 * LATENT_FRAMES - 3, 1, 1, audio_config.in_features) if audio_config else None,
+        )
+    for handle in handles:
+        handle.remove()
+    by_block: dict[object, int] = {}
+    for size, block in kept.values():
+        by_block[block] = by_block.get(block, 0) + size
+    outside = by_block.pop(None, 0)
+    total = outside + sum(by_block.values())
+    graph = [block for block in blocks if by_block.get(block)]
+    return total, outside + sum(inputs[block] for block in graph), max(by_block.values(), default=0)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A kernel that keeps no matrix of scores, as the GPUs' do."""
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]

@@ -1,0 +1,65 @@
+"""What the networks make by now of a clip: a film of the true clip and the sampled one beside it, without sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..film.writer import FilmWriter
+from ..inputs.image import to_uint8
+from ..model.hallo3 import Hallo3
+from ..sampling.noise import SeededNoise
+from ..sampling.sampler import clean_from_velocity, sample
+from ..sampling.schedule import make_schedule
+from ..vae.autoencoder import VideoVae
+from ..vae.latents import decode_whole
+from .batch import Batch
+from .draw import Chances, Drawn, draw
+from .draws import Keyed
+from .networks import predict
+
+SCALE = 3.5  # of guidance, as the original samples
+NO_DROPS = Chances(drop_audio=0, drop_concat=0, drop_reference=0, drop_text=0)
+
+
+@torch.no_grad()
+def preview(networks: Hallo3, vae: VideoVae, batch: Batch, steps: int, seed: int, dtype: torch.dtype) -> Tensor:
+    """Frames ``49 3 H (2 W)`` in 0..1, of a batch of one: the clip itself, and what is sampled from its beginning, its
+    sound and its text. The same noise every time."""
+    device = batch.clip.device
+    inputs = draw(batch, vae, Keyed(seed, 0, 1, device=device), NO_DROPS)
+    null = without_text_and_sound(inputs)
+    schedule, noise = make_schedule(steps), SeededNoise(seed, 0)
+    shape = tuple(inputs.clip.shape)
+
+    def predict_clean(x: Tensor, step: int) -> Tensor:
+        at = torch.full((1,), schedule.timesteps[step], device=device)
+        with_all, without = (predict(networks, x, each._replace(timesteps=at), dtype) for each in (inputs, null))
+        return clean_from_velocity(x, without + SCALE * (with_all - without), schedule.wrapped[step])
+
+    latent = sample(
+        noise.initial(shape).to(device),
+        schedule,
+        predict_clean,
+        draw_noise=lambda step: noise.step(step, shape).to(device),
+    )
+    return torch.cat([decode_whole(vae, each) for each in (inputs.clip, latent)], dim=-1)
+
+
+def without_text_and_sound(inputs: Drawn) -> Drawn:
+    """The null of guidance."""
+    audio = None if inputs.audio is None else torch.zeros_like(inputs.audio)
+    return inputs._replace(text=torch.zeros_like(inputs.text), audio=audio)
+
+
+def write_preview(path: Path, frames: Tensor) -> None:
+    """As a film.
+
+    Raises:
+        InputError: it can't be written; PyAV is not installed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FilmWriter(path, *frames.shape[-2:]) as film:
+        film.write(to_uint8(frames.cpu()))

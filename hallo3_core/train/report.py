@@ -1,0 +1,91 @@
+"""What a run tells on its way: a line of JSON every few steps, TensorBoard where it is installed, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+LOG, DECILES = "log.jsonl", 10
+log = logging.getLogger(__name__)
+
+
+class Losses:
+    """Sums of the loss, of all timesteps and of each tenth of them, on the device until they are asked for."""
+
+    def __init__(self, device: torch.device):
+        self._sums = torch.zeros(2, DECILES, device=device)
+
+    @torch.no_grad()
+    def add(self, losses: Tensor, timesteps: Tensor) -> None:
+        tenth = (timesteps * DECILES) // 1000
+        self._sums[0].index_add_(0, tenth, losses.detach().float())
+        self._sums[1].index_add_(0, tenth, torch.ones_like(losses, dtype=torch.float32))
+
+    def take(self, summed) -> dict[str, object]:
+        """The means since the last time; waits for the device."""
+        total, count = summed(self._sums).tolist()
+        self._sums.zero_()
+        deciles = [round(t / c, 6) if c else None for t, c in zip(total, count, strict=True)]
+        return {"loss": sum(total) / max(1.0, sum(count)), "loss_by_decile": deciles}
+
+
+class Report:
+    """Of the first process; the others' write nothing."""
+
+    def __init__(self, folder: Path, total: int, done: int, active: bool):
+        self._file = self._board = self._bar = None
+        if not active:
+            return
+        path = folder / LOG
+        kept = [line for line in _lines(path) if line["step"] <= done]  # what was done again is told once
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+        self._bar = tqdm(total=total, initial=done, unit="step", disable=None)
+        self._at, self._since = done, time.monotonic()
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+        except ImportError:
+            log.debug("TensorBoard is not installed: %s alone is written", path)
+
+    def step(self, values: dict[str, object], step: int, device: torch.device) -> None:
+        """Write the values of a step."""
+        if self._file is None:
+            return
+        now = time.monotonic()
+        values = {"step": step, **values}
+        if step > self._at:
+            values["steps_per_second"] = round((step - self._at) / max(1e-9, now - self._since), 3)
+        if device.type == "cuda":
+            values["memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
+        self._file.write(json.dumps(values) + "\n")
+        self._bar.update(step - self._at)
+        self._bar.set_postfix({k: values[k] for k in ("loss", "memory_gb") if k in values}, refresh=False)
+        if step > self._at:
+            self._at, self._since = step, now
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        for each in (self._file, self._board, self._bar):
+            if each is not None:
+                each.close()
+
+
+def _lines(path: Path) -> list[dict]:
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue  # cut by a kill
+    return found

@@ -1,0 +1,47 @@
+"""One step of training, as section "Training" of the paper describes it and as the released code computes it.
+
+A clip's latent is noised (`draw.py`); the networks see the clip's beginning, a portrait of the same film, the
+portrait's face, the sound and the text, each of which is sometimes left out; they predict the velocity. Where paper and
+code differ, the code counts: docs/training/reproduce.md lists the differences.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..model.hallo3 import Hallo3
+from ..sampling.schedule import TRAINING_STEPS, zero_terminal_alphas
+from .draw import Drawn, per_sample
+from .networks import predict
+
+
+class Step(NamedTuple):
+    """loss ``b``; noisy latent and velocity ``b 16 t h w``; a ``b``."""
+
+    loss: Tensor
+    noisy: Tensor
+    velocity: Tensor
+    a: Tensor
+
+
+def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32) -> Step:
+    """The networks' prediction of a noised clip, and its loss: the mean squared error of the velocity.
+
+    The original weighs the error of the clean latent by ``1 / (1 - a^2)``, which is the same.
+    """
+    a = table(drawn.clip.device)[drawn.timesteps]
+    signal, sigma = per_sample(a, drawn.clip), per_sample((1 - a**2).sqrt(), drawn.clip)
+    noisy = signal * drawn.clip + sigma * drawn.noise
+    target = signal * drawn.noise - sigma * drawn.clip
+    velocity = predict(networks, noisy, drawn, dtype)
+    return Step((velocity - target).square().flatten(1).mean(1), noisy, velocity, a)
+
+
+@cache
+def table(device: torch.device) -> Tensor:
+    """``a`` of every timestep: 1000 values from nearly 1 to 0, zero terminal SNR."""
+    return torch.from_numpy(zero_terminal_alphas(TRAINING_STEPS)[::-1].copy()).to(device)

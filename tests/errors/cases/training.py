@@ -1,0 +1,291 @@
+"""Training: configurations, clips, starts and folders."""
+
+from __future__ import annotations
+
+import json
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from hallo3_core.film.locking import try_lock
+from hallo3_core.film.writer import FilmWriter
+from hallo3_core.release.layout import VAE_FILE, Release
+from hallo3_core.weights.reading import read_tensors
+
+from . import Given, Place, case
+
+BOX = [4, 2, 40, 28]
+
+
+def training(place: Place, changes: Sequence[str] = (), text: str | None = None, **values: object) -> Given:
+    """`train` with a small configuration, of which some values are others."""
+    path = place.folder / "run.yaml"
+    usual = {
+        "mode": "speech",
+        "release": str(place.release),
+        "output": str(place.folder / "out"),
+        "batch": 2,
+        "device": "cpu",
+        "precision": "fp32",
+        "stop": {"steps": 1},
+        "data": {"folder": str(place.folder / "clips"), "size": [32, 48], "windows": 1, "references": 1},
+    }
+    path.write_text(text if text is not None else yaml.safe_dump(usual | values))
+    words = [word for change in changes for word in ("--set", change)]
+    return Given(command=["train", path, *words], frames=None)
+
+
+def clips(place: Place, frames: int = 56, sound: float | None = None, fps: int = 25, **changes: object) -> Path:
+    """A folder of one clip of the portrait's colours, with so many seconds of sound, and its list."""
+    folder = place.folder / "clips"
+    folder.mkdir()
+    pictures = torch.arange(frames * 32 * 48 * 3).reshape(frames, 32, 48, 3).remainder(251).to(torch.uint8)
+    with FilmWriter(folder / "a.mp4", 32, 48, fps=fps) as film:
+        film.write(pictures)
+    samples = int((sound or frames / 25) * 16_000)
+    with wave.open(str(folder / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((9000 * np.sin(np.arange(samples) / 12)).astype("<i2").tobytes())
+    line = {"film": "a.mp4", "sound": "a.wav", "caption": "A person.", "face_box": BOX, "consent": "own"} | changes
+    (folder / "clips.jsonl").write_text(json.dumps(line) + "\n")
+    return folder
+
+
+def original(place: Place, face: object) -> Path:
+    """The original's list with this as the face's embedding."""
+    folder = clips(place)
+    torch.save(face, folder / "face.pt")
+    torch.save(torch.zeros(56, 3, 24), folder / "audio.pt")
+    (folder / "boxes.json").write_text(json.dumps([[0.1, 0.1, 0.9, 0.9]] * 56))
+    entry = {
+        "video_path": "a.mp4",
+        "face_emb_path": "face.pt",
+        "vocals_emb_base_all": "audio.pt",
+        "bbox": "boxes.json",
+        "caption": "A person.",
+    }
+    (folder / "list.json").write_text(json.dumps([entry]))
+    return folder / "list.json"
+
+
+def listed(path: Path, **changes: object) -> dict[str, object]:
+    """The section data for that list."""
+    return {"folder": str(path), "size": [32, 48], "windows": 1, "references": 1} | changes
+
+
+# Configurations
+
+for name, values in {
+    "unknown key": {"batchsize": 4},
+    "unknown key in a section": {"stop": {"step": 100}},
+    "a word for a number": {"batch": "many"},
+    "a number for a section": {"data": 7},
+    "a mode that is none": {"mode": "speach"},
+    "a share above 1": {"chances": {"drop_text": 2}},
+    "a rate of 0": {"rates": {"peak": 0}},
+    "a micro-batch that does not divide the batch": {"memory": {"micro_batch": 3}},
+    "no steps": {"stop": {"steps": 0}},
+    "a size of no multiple of 16": {"data": {"size": [100, 150]}},
+    "no folder of clips": {"data": {"size": [32, 48]}},
+    "a LoRA of rank 0": {"mode": "lora", "lora": {"rank": 0}},
+    "a LoRA of no groups": {"mode": "lora", "lora": {"groups": []}},
+    "a LoRA of a group that is none": {"mode": "lora", "lora": {"groups": ["voice"]}},
+    "sound read in a way that is none": {"conditioning": {"audio": "both"}},
+    "three motion frames": {"conditioning": {"motion_frames": 3}},
+}.items():
+
+    @case(f"training: {name}")
+    def changed_value(place: Place, values=values):
+        return training(place, **values)
+
+
+@case("training: no release")
+def no_release(place):
+    clips(place)
+    return training(place, release=None)
+
+
+@case("training: --set without =")
+def set_nothing(place):
+    return training(place, ["batch"])
+
+
+@case("training: no YAML")
+def no_yaml(place):
+    return training(place, text="mode: [speech")
+
+
+@case("training: no configuration")
+def no_configuration(place):
+    return Given(command=["train", place.folder / "none.yaml"], frames=None)
+
+
+@case("training: --fit of 10 MB")
+def fit_too_small(place):
+    small = {"hidden": 64, "heads": 4, "layers": 2, "time": 16, "face_width": 16}
+    given = training(place, mode="identity", network=small)
+    return Given(command=[*given.command, "--fit", "0.01", "--dry-run"], frames=None)
+
+
+# Clips
+
+
+@case("training: a folder without a list")
+def no_list(place):
+    (place.folder / "clips").mkdir()
+    return training(place)
+
+
+@case("training: a list of nothing")
+def empty_list(place):
+    (clips(place) / "clips.jsonl").write_text("\n")
+    return training(place)
+
+
+@case("training: a line that is no JSON")
+def no_json(place):
+    (clips(place) / "clips.jsonl").write_text("a.mp4\n")
+    return training(place)
+
+
+@case("training: a film that is missing")
+def film_missing(place):
+    clips(place, film="b.mp4")
+    return training(place)
+
+
+@case("training: a clip without a face box")
+def no_box(place):
+    clips(place, face_box=None)
+    return training(place)
+
+
+@case("training: a clip of 40 frames")
+def short_clip(place):
+    clips(place, frames=40)
+    return training(place)
+
+
+@case("training: sound shorter than the film")
+def short_sound(place):
+    path = original(place, torch.ones(512))
+    torch.save(torch.zeros(40, 3, 24), path.parent / "audio.pt")
+    return training(place, data=listed(path))
+
+
+@case("training: a film of 30 frames a second")
+def other_rate(place):
+    clips(place, fps=30)
+    return training(place)
+
+
+@case("training: an embedding of NaN")
+def no_numbers(place):
+    path = original(place, torch.full((512,), float("nan")))
+    return training(place, data=listed(path))
+
+
+@case("training: an array that would run code")
+def runs_code(place):
+    class Runs:
+        def __reduce__(self):
+            return (Path.touch, (place.folder / "ran",))
+
+    path = original(place, Runs())
+    given = training(place, data=listed(path))
+
+    def treated() -> None:
+        assert not (place.folder / "ran").exists()
+
+    return Given(command=given.command, frames=None, treated=treated)
+
+
+@case("training: all films held out")
+def all_held_out(place):
+    path = original(place, torch.ones(512))
+    return training(place, data=listed(path, held_out=1))
+
+
+# Starts
+
+
+@case("training: from a VAE")
+def from_a_vae(place):
+    clips(place)
+    return training(place, start=str(place.release / VAE_FILE))
+
+
+@case("training: audio from what has audio modules")
+def from_finished(place):
+    path = original(place, torch.ones(512))
+    return training(place, mode="audio", data=listed(path))
+
+
+@case("training: speech from what has no audio modules")
+def from_base(place):
+    tensors = read_tensors(Release(place.release).engine_file)
+    start = place.folder / "base.pt"
+    torch.save({n: t.clone() for n, t in tensors.items() if "audio" not in n}, start)
+    path = original(place, torch.ones(512))
+    return training(place, start=str(start), data=listed(path))
+
+
+@case("training: how sound is read, of a network that reads none")
+def no_sound(place):
+    path = original(place, torch.ones(512))
+    return training(place, mode="speech", data=listed(path), conditioning={"audio": "none"})
+
+
+@case("training: a face read in another way than the start reads it")
+def other_face(place):
+    path = original(place, torch.ones(512))
+    return training(place, data=listed(path), conditioning={"face": "norm"})
+
+
+# Folders
+
+
+@case("training: an output folder that takes no files")
+def unwritable(place):
+    clips(place)
+    return training(place, output="/proc/training")
+
+
+@case("training: a cache folder that takes no files")
+def unwritable_cache(place):
+    path = original(place, torch.ones(512))
+    return training(place, data=listed(path, cache="/proc/cache"))
+
+
+@case("training: where another run writes")
+def two_writers(place):
+    clips(place)
+    output = place.folder / "out"
+    output.mkdir()
+    lock = try_lock(output / "lock")
+    given = training(place)
+    return Given(command=given.command, frames=None, treated=lock.release)
+
+
+def checkpoint(place: Place, **changes: str) -> Given:
+    """A run of one step, whose checkpoint then says that it belongs to another."""
+    path = original(place, torch.ones(512))
+    folder = place.folder / "out" / "checkpoints" / "step-00000001"
+    folder.mkdir(parents=True)
+    info = {"step": 1, "files": {}, "mode": "speech", "seed": "0", "batch": "2"} | changes
+    (folder / "whole.json").write_text(json.dumps(info))
+    return training(place, data=listed(path))
+
+
+@case("training: a checkpoint of another start")
+def other_start(place):
+    return checkpoint(place, start="another")
+
+
+@case("training: a checkpoint of another seed")
+def other_seed(place):
+    return checkpoint(place, seed="1")

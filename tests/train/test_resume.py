@@ -1,0 +1,99 @@
+"""A run that is killed at any moment and started again leaves the file of one that was not."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from hallo3_core.errors import InputError
+from hallo3_core.train import checkpoints
+from hallo3_core.train.config import Stop, Watch
+from hallo3_core.train.loop import train
+from tests.train import toys
+from tests.train.forked import Forked, prepare_to_fork
+
+STEPS, KILLS = 12, 10
+ALWAYS = Watch(log_every=1, validate_every=0, checkpoint_minutes=1e-9)
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    prepare_to_fork()
+    return toys.encoders()
+
+
+@pytest.fixture(scope="module")
+def entries():
+    return toys.entries()
+
+
+@pytest.fixture
+def work(encoders, entries):
+    def of(config):
+        return lambda on_step: train(config, encoders=encoders, entries=entries, on_step=on_step)
+
+    return of
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_ten_random_moments(work, tmp_path, processes):
+    config = toys.configuration(tmp_path / "killed", watch=ALWAYS, stop=Stop(steps=STEPS))
+    whole = replace(config, output=tmp_path / "whole", watch=replace(ALWAYS, checkpoint_minutes=0))
+    assert Forked(work(whole), processes).join() == [0] * processes
+    moments, killed = random.Random(processes), 0
+    while killed < KILLS:
+        run = Forked(work(config), processes)
+        lives = run.wait_for_steps(moments.randint(1, 2))
+        time.sleep(moments.uniform(0, 0.08))
+        run.kill()
+        run.join()
+        killed += lives
+        if not lives:
+            break  # it came to its end: the rest of the moments lie behind it
+    assert killed >= KILLS // 2
+    assert Forked(work(config), processes).join() == [0] * processes
+    name = "hallo3_base.safetensors"
+    assert (config.output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(work, tmp_path):
+    config = toys.configuration(tmp_path / "run", watch=replace(ALWAYS, checkpoint_minutes=60), stop=Stop(steps=STEPS))
+    run = Forked(work(config))
+    assert run.wait_for_steps(2)
+    run.kill(signal.SIGTERM)
+    assert run.join() == [143]
+    assert len(list((config.output / "checkpoints").glob("step-*"))) == 1
+    assert Forked(work(config)).join() == [0]
+    whole = replace(config, output=tmp_path / "whole")
+    assert Forked(work(whole)).join() == [0]
+    name = "hallo3_base.safetensors"
+    assert (config.output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_a_torn_checkpoint_is_passed_over(work, tmp_path, caplog):
+    config = toys.configuration(tmp_path / "run", watch=ALWAYS, stop=Stop(steps=3))
+    work(config)(lambda step: None)
+    folder = config.output / "checkpoints"
+    newest = sorted(folder.glob("step-*"))[-1]
+    data = next(newest.glob("*.distcp"))
+    data.write_bytes(data.read_bytes()[:-10])
+    with caplog.at_level(logging.WARNING):
+        found = checkpoints.latest(folder)
+    assert found[1]["step"] == 2
+    assert [r.message for r in caplog.records if r.name.startswith("hallo3_core")] == [
+        f"{newest}: passed over, as it is not whole ({data.name} is damaged or missing)"
+    ]
+
+
+def test_a_run_goes_on_with_what_it_began_with(work, tmp_path, encoders):
+    config = toys.configuration(tmp_path / "run", watch=ALWAYS, stop=Stop(steps=2))
+    work(config)(lambda step: None)
+    with pytest.raises(InputError, match="other data"):
+        train(config, encoders=encoders, entries=toys.entries(4))
+    with pytest.raises(InputError, match="batch 2, now 1"):
+        work(replace(config, batch=1))(lambda step: None)
