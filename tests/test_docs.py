@@ -14,9 +14,9 @@ from hallo3_core.cli.main import build_parser
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "assets/README.md")
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "assets/README.md")
 }
-OTHERS_OPTIONS = {"--temp-directory", "--nnodes", "--nproc-per-node"}  # ComfyUI's and torchrun's
+OTHERS_OPTIONS = {"--temp-directory", "--nnodes", "--nproc-per-node", "--num_processes"}  # ComfyUI's and launchers'
 OTHERS_OPTIONS |= {"--colour"}  # the one that docs/errors.md has refused
 NODES = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))  # held to the nodes by test_help
 FOLDERS = ("assets", "benchmarks", "docs", "hallo3_core", "nodes", "tests", "web", "workflows", "subgraphs", "locales")

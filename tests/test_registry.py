@@ -39,9 +39,10 @@ DYNAMIC = "hallo3_core/errors.py"  # `require` imports an optional package by th
 
 HOST = {"torch", "numpy"}  # comes with ComfyUI, and naming it could replace a CUDA build
 OPTIONAL = {"insightface", "onnxruntime", "cv2", "audio_separator", "onnx", "sageattention"}  # asked for where used
+OPTIONAL |= {"accelerate", "peft", "pyyaml", "bitsandbytes", "torchao"}  # in training alone: the extra [train]
 BROUGHT = {"tokenizers"}  # by transformers
 COMFY = {"comfy", "comfy_api", "folder_paths", "latent_preview", "server"}
-DISTRIBUTIONS = {"PIL": "Pillow"}  # where the module is not called as what is installed
+DISTRIBUTIONS = {"PIL": "Pillow", "yaml": "pyyaml"}  # where the module is not called as what is installed
 
 
 def _lines(name: str) -> list[str]:

@@ -13,7 +13,7 @@ from .interruption import Terminated
 def add_train(commands: argparse._SubParsersAction) -> None:
     one = commands.add_parser("train", help="train on films: a person, a language, or the whole model")
     one.add_argument(
-        "configuration", type=Path, metavar="RUN.yaml", help="see docs/training and hallo3_core/train/runs"
+        "configuration", type=Path, metavar="RUN.yaml", help="see docs/training; ready ones: hallo3_core/train/runs"
     )
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as stop.steps=100")
     one.add_argument("--dry-run", action="store_true", help="say what trains and what memory it takes; train nothing")

@@ -29,6 +29,7 @@ from .encoders import Encoders
 from .films import Film
 
 VERSION = 1  # of what is computed: raise it when that changes
+PIXELS_AT_ONCE = 2**25  # that the VAE encodes: two clips of the released size, many of a toy's
 STORED = torch.float16  # of moments: finer than the bf16 that the original's VAE computes in
 log = logging.getLogger(__name__)
 
@@ -142,9 +143,14 @@ def _frames(film: Film, frames: Tensor, encoders: Encoders, data: Data, motion_f
     clips = placed(frames, size)
     portraits, masked = clips[chosen], torch.stack([_masked(film, frames, int(i), size) for i in chosen])
     place = next(vae.parameters())
+    together = max(1, PIXELS_AT_ONCE // (FRAMES_PER_CLIP * size[0] * size[1]))
     moments = [
-        vae.moments(geometry.to_pixels(clips[s : s + FRAMES_PER_CLIP].to(place.device)).transpose(0, 1)[None])
-        for s in starts.tolist()
+        vae.moments(
+            torch.stack(
+                [geometry.to_pixels(clips[s : s + FRAMES_PER_CLIP].to(place.device)).transpose(0, 1) for s in piece]
+            )
+        )
+        for piece in starts.split(together)
     ]
     return {
         "clip": torch.cat(moments).to(STORED).cpu(),

@@ -198,7 +198,7 @@ def from_values(kind: type, values: Mapping[str, Any], source: str, path: str = 
     if not isinstance(values, Mapping):
         raise InputError(f"{source}: {path.rstrip('.')} is {values!r}, expected a section of keys and values.")
     known = {each.name: each for each in fields(kind)}
-    hints = typing.get_type_hints(kind, vars(__import__(kind.__module__, fromlist=["_"])))
+    hints = typing.get_type_hints(kind)
     found = {}
     for key, value in values.items():
         if key not in known:

@@ -16,6 +16,7 @@ from ..clips import FPS, FRAMES_PER_CLIP
 from ..errors import InputError, require
 from ..film.fingerprint import digest, file_digest
 from ..inputs.recording import Recording, read_recording
+from .arrays import read_array
 
 LIST = "clips.jsonl"
 
@@ -150,28 +151,6 @@ def _of_entry(entry: dict, folder: Path, where: str) -> Film:
         face=read_array(face).float().flatten(),
         audio=read_array(audio).float(),
     )
-
-
-def read_array(path: Path) -> Tensor:
-    """A tensor, or a numpy array, that torch saved; nothing in the file is run.
-
-    Raises:
-        InputError: it holds anything else.
-    """
-    allowed = [
-        np.ndarray,
-        np.dtype,
-        np._core.multiarray._reconstruct,
-        type(np.dtype(np.float32)),
-        type(np.dtype(np.float64)),
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.as_tensor(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # of which kind depends on what the file is
-        raise InputError(
-            f"{path}: holds something else than an array of numbers. It was not run; save the array again."
-        ) from error
 
 
 def read_frames(path: Path, rate: int | None = FPS) -> Tensor:

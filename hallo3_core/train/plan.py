@@ -122,11 +122,13 @@ def _sizes(config: Config) -> tuple[TransformerConfig, FaceProjectorConfig, Audi
     n, (height, width) = config.network, config.data.size
     grid = Grid(LATENT_FRAMES, height // (2 * PIXELS), width // (2 * PIXELS))
     found = Parts()
-    if config.start is not None and not config.start.exists():
-        log.warning("%s: not there; the sizes are those of the section network", config.start)
-    elif config.start is not None:
-        found = sort_official(dict(read_start([config.start]).tensors))
-        sizes = transformer_config(found, names.DENOISER, str(config.start))
+    start = config.start
+    if start is not None and not start.exists():
+        log.warning("%s: not there; the sizes are those of the section network", start)
+        start = None
+    if start is not None:
+        found = sort_official(dict(read_start([start]).tensors))
+        sizes = transformer_config(found, names.DENOISER, str(start))
     else:
         sizes = TransformerConfig(
             hidden=n.hidden,

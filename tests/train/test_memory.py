@@ -96,7 +96,7 @@ def test_ready_configurations_are_such():
 
 @pytest.mark.parametrize(("name", "gigabytes"), [("person-24gb", 24), ("language-48gb", 48), ("language-80gb", 80)])
 def test_ready_configurations_fit(name, gigabytes):
-    assert plan(read(Path(runs.__path__[0]) / f"{name}.yaml")).total < 0.9e9 * gigabytes
+    assert plan(read(Path(runs.__path__[0]) / f"{name}.yaml")).total < 0.95e9 * gigabytes
 
 
 def test_the_8_bit_optimiser_is_asked_for_by_name():

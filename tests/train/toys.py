@@ -38,9 +38,14 @@ def films(count: int = 3) -> list[Film]:
         at = torch.arange(FRAMES)[:, None, None] * (0.2 + 0.1 * n)
         light = 200 * torch.exp(-((rows - 8 - at) ** 2 + (columns - 20 + at) ** 2) / 60)
         frames = torch.stack((light, light * 0.5 + 20 * n, 255 - light), dim=-1).to(torch.uint8)
-        sound = noise(FRAMES * 640, seed=n) * 0.1
-        made.append(film_of_arrays(f"film {n}", frames, f"a light, number {n % 2}", (8, 4, 40, 28), sound))
+        made.append(film(n, frames.permute(0, 3, 1, 2)))
     return made
+
+
+def film(n: int, frames: torch.Tensor) -> Film:
+    """Film number `n` of frames ``n 3 h w``."""
+    sound = noise(FRAMES * 640, seed=n) * 0.1
+    return film_of_arrays(f"film {n}", frames.permute(0, 2, 3, 1), f"a light, number {n % 2}", (8, 4, 40, 28), sound)
 
 
 def encoders() -> Encoders:
