@@ -146,7 +146,7 @@ def test_tiny_writes_only_into_an_empty_folder(tmp_path, capsys):
 
 
 def test_tiny_is_told_by_its_seed(tiny_release, tmp_path):
-    assert main(["tiny", str(tmp_path / "a"), "--seed", "0"]) == 0
+    assert main(["tiny", str(tmp_path / "a"), "--noise", "--seed", "0"]) == 0
     for file in sorted(tiny_release.rglob("*")):
         if file.is_file():
             assert (tmp_path / "a" / file.relative_to(tiny_release)).read_bytes() == file.read_bytes(), file

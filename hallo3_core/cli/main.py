@@ -96,9 +96,10 @@ def build_parser() -> Parser:
     fetch.add_argument("--dry-run", action="store_true", help="the same, and the room in the folder; fetches nothing")
     fetch.set_defaults(run=run_download)
 
-    tiny = commands.add_parser("tiny", help="write the toy release: official layout, toy sizes, seeded noise")
+    tiny = commands.add_parser("tiny", help="write the toy release: the official layout at toy sizes")
     tiny.add_argument("folder", type=Path)
-    tiny.add_argument("--seed", type=seed, default=0)
+    tiny.add_argument("--noise", action="store_true", help="seeded noise in place of what learnt the drawn world")
+    tiny.add_argument("--seed", type=seed, default=0, help="of the noise")
     tiny.set_defaults(run=run_tiny)
 
     demo = commands.add_parser("demo", help="the toy release makes a film of the portrait and speech in assets/")
@@ -230,20 +231,25 @@ def run_batch(given: argparse.Namespace) -> int:
 
 
 def run_tiny(given: argparse.Namespace) -> None:
+    from ..toy.learnt_release import is_packed, write_toy_release
     from ..toy.noise_release import write_tiny_release
 
-    say(f"{write_tiny_release(given.folder, given.seed)}: a toy release (seeded noise, for trying the program only)")
+    if given.noise or not is_packed():
+        folder = write_tiny_release(given.folder, given.seed)
+        say(f"{folder}: a toy release (seeded noise, for trying the program only)")
+    else:
+        say(f"{write_toy_release(given.folder)}: a toy release (it knows drawn people, and nobody else)")
 
 
 def run_demo(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if given.models is None:
             given.models = Path(scratch) / "tiny"
-            run_tiny(argparse.Namespace(folder=given.models, seed=0))
+            run_tiny(argparse.Namespace(folder=given.models, noise=False, seed=0))
         words = ["animate", "--image", str(PORTRAIT), "--audio", str(SPEECH)]
         words += ["--prompt", DEMO_PROMPT, "--models", str(given.models), "--output", str(given.output)]
         run_animate(build_parser().parse_args([*words, "--steps", str(DEMO_STEPS), "--device", "cpu"]))
-        say("The weights are noise: this shows that everything works, not what the real model makes.")
+        say("The weights are a toy's: this shows that everything works, not what the real model makes.")
 
 
 def run_samples(given: argparse.Namespace) -> None:

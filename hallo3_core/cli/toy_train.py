@@ -1,0 +1,65 @@
+"""`./dev toy-train`: draws the toy world, trains every network of the toy release on it, and packs them.
+
+An interrupted run goes on where it was: the same command does it. What the stages' folder holds is no longer needed
+once the weights are packed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+from ..toy.learnt_release import WEIGHTS
+from ..toy.training import Plan, train_toy_release
+
+SECONDS = [name for name in Plan.names() if name.endswith("_seconds")]
+THREADS = 2  # on a CPU: more gain little at these sizes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="./dev toy-train", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--folder", type=Path, default=Path("toy-training"), help="where the stages are kept")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the packed weights go")
+    parser.add_argument("--films", type=int, help="drawn films to learn from")
+    parser.add_argument("--seed", type=int)
+    for name in SECONDS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="S", help="of training on that device")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    if given.device == "cpu":
+        torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    plan = Plan.of(given.device).changed(**{name: getattr(given, name) for name in (*SECONDS, "films", "seed")})
+    from ..toy.faces.training import train_faces
+    from ..train.toy_engine import train_toy_engine
+
+    try:
+        out = train_toy_release(
+            given.folder, given.out, train_faces, train_toy_engine, device=given.device, plan=plan, on_line=_say
+        )
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on\n")
+        return 130
+    _say(f"{out}: the toy release, packed. Write it out with: python -m hallo3_core tiny FOLDER")
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

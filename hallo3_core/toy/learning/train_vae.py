@@ -1,0 +1,296 @@
+"""Trains the toy VAE on drawn films: pictures first, then clips as they are encoded and decoded in use.
+
+Phases by share of the time: pictures, then clips of 9 frames, both with the linear code as teacher and decoded from
+it; clips of 9 from end to end; clips of 17, whose second half is decoded behind the first's caches, as every later
+pair of a film is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...clips import FRAMES_PER_CLIP, MOTION_FRAMES
+from ...vae.autoencoder import LATENT_SCALE, LOG_VARIANCE, VaeConfig, VideoVae, load_vae
+from ...weights.vae_names import to_original
+from .budget import Budget, rate
+from .footage import Footage
+from .linear_code import LinearCode, fit
+from .trainable_vae import hold_past, trainable_vae
+
+log = logging.getLogger(__name__)
+
+PICTURES, TAUGHT, PAIRS = 0.18, 0.36, 0.82  # where pictures end, the teacher's part ends, and clips of 17 begin
+SIZE = 1 / LATENT_SCALE  # the latent's RMS, so that the networks, which see 0.7 of it, see about 1
+MOUTH_WEIGHT = 6.0  # of a pixel around the mouth, beside 1
+CODE_NOISE = 0.07  # added to what the decoder is fed with, beside the posterior's own
+KL, LEVEL, ANCHOR = 1e-4, 0.05, 0.05  # weights of the losses beside the pixels'
+REPORT_EVERY = 0.1  # of the time
+STATE_EVERY = 60.0  # seconds between saved states
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What depends on the machine: pictures a step (clips are as many fewer as they are longer) and the peak rate."""
+
+    pictures: int
+    rate: float
+
+    @classmethod
+    def of(cls, device: torch.device | str) -> Recipe:
+        return cls(72, 1.5e-3) if torch.device(device).type == "cuda" else cls(6, 1e-3)
+
+
+class Clips:
+    """Draws training batches out of footage that lies on the device as uint8."""
+
+    def __init__(self, footage: Footage, device: torch.device | str, seed: int):
+        self.frames = torch.from_numpy(np.array(footage.frames)).to(device)
+        mouths, self.faces = torch.from_numpy(np.array(footage.boxes)).unbind(1)
+        self.weights = mouth_weights(mouths, self.frames.shape[2:4]).to(device)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Clips ``b 3 t H W`` in -1..1, the pixels' weights ``b 1 1 H W``, and which films they are of; half of all
+        batches mirrored."""
+        films = self._integers(len(self.frames), count)
+        start = self._integers(self.frames.shape[1] - length + 1, count)
+        times = start[:, None] + torch.arange(length)
+        place = self.frames.device
+        x = self.frames[films.to(place)[:, None], times.to(place)].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        weights = self.weights[films.to(place)]
+        if self._integers(2, 1).item():
+            x, weights = x.flip(-1), weights.flip(-1)
+            films = -1 - films  # negative: mirrored
+        return x, weights, films
+
+    def masked(self, pictures: Tensor, films: Tensor) -> Tensor:
+        """Pictures ``b 3 1 H W`` black but for a box around the face, every second one: as references are encoded."""
+        pictures = pictures.clone()
+        for n, film in enumerate(films.tolist()):
+            if n % 2:
+                continue
+            left, top, right, bottom = self.faces[film if film >= 0 else -1 - film].tolist()
+            if film < 0:
+                left, right = pictures.shape[-1] - right, pictures.shape[-1] - left
+            grow = float(torch.rand((), generator=self._generator)) * 0.2
+            wide, high = (right - left) * grow, (bottom - top) * grow
+            x = slice(max(0, int(left - wide)), int(right + wide))
+            y = slice(max(0, int(top - high)), int(bottom + high))
+            kept = pictures[n, :, :, y, x].clone()
+            pictures[n] = -1
+            pictures[n, :, :, y, x] = kept
+        return pictures
+
+    def _integers(self, below: int, count: int) -> Tensor:
+        return torch.randint(below, (count,), generator=self._generator)
+
+
+def mouth_weights(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes ``n 4`` in pixels -> weights ``n 1 1 H W``: more inside, of mean about 1."""
+    rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])[None]
+    left, top, right, bottom = boxes.long()[:, :, None, None].unbind(1)
+    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    return (1 + (MOUTH_WEIGHT - 1) * inside.float())[:, None, None]
+
+
+def train_vae(
+    footage: Footage,
+    config: VaeConfig,
+    *,
+    seconds: float,
+    device: torch.device | str = "cpu",
+    state: Path | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    held_out: Footage | None = None,
+    on_line: Callable[[str], None] = log.info,
+) -> dict[str, Tensor]:
+    """The trained VAE's tensors by their official names, float32 on the CPU.
+
+    `state` is a file to go on from, and to keep what is learnt so far in. `held_out` is only measured.
+
+    Raises:
+        InputError: diffusers is not installed.
+    """
+    torch.manual_seed(seed)
+    recipe = recipe or Recipe.of(device)
+    vae = trainable_vae(config, device)
+    optimizer = torch.optim.AdamW(vae.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=1e-4)
+    step, spent = 0, 0.0
+    if state is not None and state.exists():
+        kept = torch.load(state, map_location=device, weights_only=True)
+        vae.load_state_dict(kept["vae"])
+        optimizer.load_state_dict(kept["optimizer"])
+        step, spent = kept["step"], kept["spent"]
+    clips = Clips(footage, device, seed + step)
+    teacher = linear_code(clips)
+    on_line(f"linear code alone: {psnr(*_through_code(clips, teacher)):.2f} dB on clips")
+    budget, saved, reported = Budget(seconds, spent), spent, -1.0
+    pictures, losses, phase, entered = recipe.pictures, [], -1, step
+    while not budget.over:
+        share = budget.share
+        if phase != (phase := phase_of(share)):
+            entered = step  # each begins with a warm-up: weights of past frames learn for the first time, and so on
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate * rate(share, step - entered)
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=torch.device(device).type == "cuda"):
+                loss = step_loss(vae, clips, teacher, share, step, pictures)
+            loss.backward()
+        except torch.OutOfMemoryError:
+            pictures = max(1, pictures // 2)
+            on_line(f"step {step}: too little GPU memory, {pictures} pictures a step from here on")
+            torch.cuda.empty_cache()
+            continue
+        if share < PICTURES:
+            hold_past(vae)
+        norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        losses.append(loss.detach())
+        step += 1
+        if share >= reported + REPORT_EVERY:
+            reported = share
+            mean = torch.stack(losses[-50:]).mean().item()
+            quality = report(vae, held_out, device, films=3) if held_out is not None else ""
+            on_line(f"{budget.spent:6.0f} s, step {step}, loss {mean:.4f} {quality}")
+        if state is not None and budget.spent >= saved + STATE_EVERY:
+            saved = budget.spent
+            _save_state(state, vae, optimizer, step, saved)
+    if state is not None:
+        _save_state(state, vae, optimizer, step, budget.spent)
+    return {
+        to_original(name): t.detach().float().cpu().contiguous() for name, t in vae.autoencoder.state_dict().items()
+    }
+
+
+def phase_of(share: float) -> int:
+    """0: pictures, 1: clips with the teacher, 2: clips from end to end, 3: pairs behind caches."""
+    return sum(share >= end for end in (PICTURES, TAUGHT, PAIRS))
+
+
+def step_loss(vae: VideoVae, clips: Clips, teacher: LinearCode, share: float, step: int, pictures: int) -> Tensor:
+    """The loss of one step: which phase it is of, `share` says."""
+    length = 1 if share < PICTURES else 9 if share < PAIRS else 17
+    if share >= TAUGHT and step % 6 == 5:
+        length = 1  # references are pictures to the end
+    x, weights, films = clips(max(1, pictures // length), length)
+    if length == 1 and step % 2:
+        x = clips.masked(x, films)
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        code = teacher(x)
+    mean, log_variance = vae.moments(x).float().chunk(2, dim=1)
+    log_variance = log_variance.clamp(*LOG_VARIANCE)
+    taught = share < TAUGHT
+    if taught:
+        latent = code
+    else:
+        latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+    made = vae.decode(latent + CODE_NOISE * torch.randn_like(latent)).float()
+    loss = pixel_loss(made - x, weights)
+    if not taught:
+        loss = loss + KL * 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    loss = loss + (1.0 if taught else ANCHOR) * (mean - code).square().mean()
+    loss = loss + LEVEL * (mean.square().mean().sqrt() / SIZE - 1).square()
+    if share >= TAUGHT and step % 3 == 0:
+        loss = loss + motion_loss(vae, clips, max(1, pictures // 8))
+    return loss
+
+
+def motion_loss(vae: VideoVae, clips: Clips, count: int) -> Tensor:
+    """Portrait and two motion frames are encoded into one latent frame: it is to be the mean of theirs.
+
+    The motion frames are disturbed as the denoiser's training and sampling disturb them: noise, and a tenth of the
+    pixels grey.
+    """
+    x, _, _ = clips(count, 1 + 16 + MOTION_FRAMES)
+    portrait, motion = x[:, :, :1], x[:, :, -MOTION_FRAMES:]
+    with torch.no_grad():
+        target = [vae.moments(part).float().chunk(2, dim=1)[0] for part in (portrait, motion[:, :, :1])]
+    kept = torch.rand_like(motion[:, :1, :1]) > 0.1
+    disturbed = (motion + 0.05 * torch.randn_like(motion)) * kept
+    mean, _ = vae.moments(torch.cat((portrait, disturbed), dim=2)).float().chunk(2, dim=1)
+    return ANCHOR * (mean - sum(target) / 2).square().mean()
+
+
+def pixel_loss(error: Tensor, weights: Tensor) -> Tensor:
+    """Absolute and squared error, and that of the differences between neighbours in space and time: ``b 3 t H W``."""
+    loss = (weights * (error.abs() + 2 * error.square())).mean()
+    for dimension in (2, 3, 4):
+        if error.shape[dimension] > 1:
+            edges = error.diff(dim=dimension).abs()
+            loss = loss + (weights.expand_as(error).narrow(dimension, 1, edges.shape[dimension]) * edges).mean()
+    return loss
+
+
+def linear_code(clips: Clips, batches: int = 8) -> LinearCode:
+    """The teacher: fitted to clips of 5 frames, in which motion and stillness are as in films."""
+    drawn = [clips(16, 5) for _ in range(batches)]
+    return fit(torch.cat([x for x, _, _ in drawn]), torch.cat([w for _, w, _ in drawn]), SIZE)
+
+
+def psnr(made: Tensor, true: Tensor, weights: Tensor | None = None) -> float:
+    """dB, of pixels in -1..1; over those of weight above 1 when weights ``b 1 1 H W`` are given."""
+    error = (made.clamp(-1, 1) - true).square()
+    if weights is not None:
+        error = error[(weights > 1).expand_as(error)]
+    return (10 * torch.log10(4 / error.mean())).item()
+
+
+@torch.no_grad()
+def measure(vae: VideoVae, footage: Footage, device: torch.device | str, films: int) -> dict[str, float]:
+    """Clips of 49 frames through the VAE as in use, each alone: PSNR of all pixels and of the mouths', and latents'
+    statistics (scaled, as the networks see them)."""
+    clips = Clips(footage, device, 0)
+    quality, mouths, latents, deviations = [], [], [], []
+    for film in range(min(films, len(footage))):
+        true = clips.frames[film : film + 1, :FRAMES_PER_CLIP].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        mean, log_variance = vae.moments(true).float().chunk(2, dim=1)
+        made = vae.decode(mean).float()
+        quality.append(psnr(made, true))
+        mouths.append(psnr(made, true, clips.weights[film : film + 1]))
+        latents.append(mean * LATENT_SCALE)
+        deviations.append((0.5 * log_variance).exp().mean() * LATENT_SCALE)
+    latents = torch.cat(latents)
+    return {
+        "psnr": sum(quality) / len(quality),
+        "psnr_worst": min(quality),
+        "psnr_mouth": sum(mouths) / len(mouths),
+        "latent_mean": latents.mean().item(),
+        "latent_std": latents.std().item(),
+        "latent_std_first": latents[:, :, 0].std().item(),
+        "posterior_std": torch.stack(deviations).mean().item(),
+    }
+
+
+def report(vae: VideoVae, footage: Footage, device: torch.device | str, films: int) -> str:
+    vae.eval()
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=torch.device(device).type == "cuda"):
+        measured = measure(vae, footage, device, films)
+    vae.train()
+    return ", ".join(f"{name} {value:.2f}" for name, value in measured.items())
+
+
+def measure_tensors(tensors: dict[str, Tensor], footage: Footage, device: torch.device | str, films: int) -> dict:
+    """`measure` of the VAE that a release holding these tensors would load, in float32."""
+    return measure(load_vae(tensors, device=device, dtype=torch.float32), footage, device, films)
+
+
+def _through_code(clips: Clips, teacher: LinearCode) -> tuple[Tensor, Tensor]:
+    x, _, _ = clips(16, 9)
+    return teacher.decode(teacher(x)), x
+
+
+def _save_state(path: Path, vae: VideoVae, optimizer: torch.optim.Optimizer, step: int, spent: float) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    content = dict(vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=spent)
+    torch.save(content, unfinished)
+    unfinished.replace(path)
