@@ -23,7 +23,10 @@ def find_face(picture: Tensor, analyser: FaceAnalyser, which: str, when_none: st
     """
     if not (math.isfinite(ratio) and 1 <= ratio <= LARGEST_RATIO):
         raise InputError(f"box_ratio is {ratio:g}: choose 1 (the face's box itself) to {LARGEST_RATIO:g}.")
-    return embed_face(picture[0], analyser, which, when_none, ratio=ratio)
+    try:
+        return embed_face(picture[0], analyser, which, when_none, ratio=ratio)
+    except InputError as error:  # what to do on the command line is of no use here
+        raise InputError(str(error).replace(" (--face whole)", "")) from error
 
 
 def summary(face: Face) -> str:

@@ -96,8 +96,8 @@ class Hallo3Reference:
         advice = "Time and memory grow with the area, faster than it. The model was trained on 720x480 alone."
         framing = {
             "default": MODES[0],
-            "tooltip": "crop fills the frame, pad shows all of the portrait, and the bars are cut off the video; auto "
-            "pads square ones, as the original: in 720x480 they make a video of 480x480.",
+            "tooltip": "crop fills the frame, pad shows all of the portrait and cuts the bars off the video; auto pads "
+            "square ones, as the original: in 720x480 they make a video of 480x480.",
         }
         return {
             "required": {

@@ -75,7 +75,8 @@ class Guidance:
     def __post_init__(self):
         if not 0 <= self.start < self.stop <= 1:  # NaN fails too
             raise InputError(
-                f"guidance runs from {self.start:g} to {self.stop:g} of the steps: expected 0 <= a < b <= 1"
+                f"guidance runs from {self.start:g} to {self.stop:g} of the steps: choose a start of 0 or more that is "
+                "below the stop, and a stop of at most 1"
             )
 
     def weights(self, step: int, steps: int) -> dict[Branch, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ class HostVae(comfy.sd.VAE):
     """The core's VAE for core's nodes: whole clips as the release does them, tiles where memory is short."""
 
     def __init__(self, vae: VideoVae):
-        super().__init__(sd={})  # the host's defaults, whatever this version has; what follows is ours
+        with _no_word_of_missing_weights():
+            super().__init__(sd={})  # the host's defaults, whatever this version has; what follows is ours
         self.latent_dim, self.latent_channels = 3, vae.latent_channels
         self.upscale_ratio = (lambda t: max(0, 4 * t - 3), PIXELS, PIXELS)
         self.downscale_ratio = (lambda t: max(0, (t + 3) // 4), PIXELS, PIXELS)
@@ -90,6 +92,21 @@ class HostVae(comfy.sd.VAE):
         with speaking():
             work = partial(_host.decode_tiled, self)
             return in_float32_if_need_be(self, lambda latent: work(latent, *args, **kwargs), samples)
+
+
+@contextmanager
+def _no_word_of_missing_weights() -> Iterator[None]:
+    """The host warns of a VAE that is made without weights; ours get theirs a moment later."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        return "No VAE weights detected" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(passes)
+    try:
+        yield
+    finally:
+        root.removeFilter(passes)
 
 
 def in_float32_if_need_be(vae: Any, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ names; with COMFYUI_PATH set the same tests run on the real one.
 
 from __future__ import annotations
 
+import logging
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -387,6 +388,8 @@ class CFGGuider:
 
 class VAE:
     def __init__(self, sd=None):
+        if not sd:
+            logging.warning("WARNING: No VAE weights detected, VAE not initalized.")
         self.crop_input = True
 
     def encode(self, images):

@@ -161,6 +161,12 @@ def test_a_picture_without_a_face_can_serve_as_a_whole(embed):
     assert face.count == 0 and not face.embedding.any() and mask.shape == (1, 64, 80) and mask.all()
 
 
+def test_no_face_is_told_without_the_command_line_s_words(engine, embed):
+    with pytest.raises(engine.error, match='or set "when no face" to "whole image"') as told:
+        embed(image=torch.zeros(1, 64, 80, 3))
+    assert "--" not in str(told.value)
+
+
 def two_heads() -> torch.Tensor:
     """A large head on the left, a smaller one on the right: what the toy detector takes for faces."""
     picture = torch.tensor((0.35, 0.5, 0.65)).repeat(1, 320, 480, 1)
