@@ -235,7 +235,6 @@ def test_the_face_models_load(pack):
     assert isinstance(analyser.analyse(torch.zeros(3, 64, 64)), list)
 
 
-<<<<<<< HEAD
 def test_loading_the_vae_says_nothing_of_missing_weights(pack, caplog):
     import logging
 
@@ -243,7 +242,8 @@ def test_loading_the_vae_says_nothing_of_missing_weights(pack, caplog):
     assert "No VAE weights" not in caplog.text
     logging.warning("No VAE weights detected, and this is another's")
     assert "another's" in caplog.text
-=======
+
+
 def test_automatic_weights_are_fp16_only_where_they_are_stored_so(pack, monkeypatch):
     """Whatever the host prefers, as it does with --fast; what the user chooses is taken."""
     memory = pack("nodes.host.memory")
@@ -262,7 +262,6 @@ def test_automatic_weights_are_fp16_only_where_they_are_stored_so(pack, monkeypa
     for stored, choice, expected in ((bf16, "auto", bf16), (fp16, "auto", fp16), (bf16, "fp16", fp16)):
         found, compute = memory.choose_dtypes({"a.weight": torch.zeros(2, 2, dtype=stored)}, choice, quantised=False)
         assert found == expected and compute is None
->>>>>>> main
 
 
 # What is offered, and what "auto" takes --------------------------------------------------------------------------
