@@ -17,8 +17,10 @@ from .film.background_writer import BackgroundWriter
 from .film.clip_chain import MakeClip, clip_chain, lazily
 from .film.clip_store import FilmPlan, beside, work_on
 from .film.output import check_apart, check_output
+from .film.tags import check_tags
 from .film.work_folder import Keeping
 from .film.writer import FilmWriter
+from .inputs.vocals import check_separator
 from .model.denoiser import Denoiser
 from .parallel.spread import BeginClip, follow, lead_run
 from .parallel.team import Team
@@ -90,9 +92,12 @@ def animate(
     """
     progress = progress or Progress()
     check_output(output)
+    check_tags(options.metadata)
     inputs = (image, audio, *(path for path, _ in options.loras), *release.files())
     check_apart([output], inputs, beside(output))
     check_machine(options)
+    if options.vocals:  # what it needs is told of before minutes of work
+        check_separator(release.vocals_file)
     networks = networks or Networks(release, options)
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, networks.config, options)

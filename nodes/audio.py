@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..hallo3_core.errors import InputError
 from ..hallo3_core.inputs.audio import AudioFeatures, Wav2Vec, encode_audio
 from ..hallo3_core.inputs.recording import Recording
+from ..hallo3_core.inputs.sound_values import recording_from
 from . import types
 from .words import counted
 
@@ -21,46 +17,12 @@ SECOND_BYTES = 3_000_000  # what a second more of sound takes in its transformer
 
 
 def recording_of(audio: Any) -> Recording:
-    """AUDIO, ``1 channels samples`` and its rate, as the core takes it; nothing is resampled yet. What other nodes make
-    of it is taken where there is no doubt: numpy and lists, 16000.0, samples before channels, 16-bit numbers.
+    """AUDIO as the core takes it; nothing is resampled yet.
 
     Raises:
-        InputError: no sound, as of a silent video, several recordings, no rate, or something else.
+        InputError: as `recording_from`.
     """
-    if audio is None:
-        raise InputError("audio: there is no sound, as in a video without a sound track. Connect Load Audio.")
-    if isinstance(audio, (list, tuple)) and len(audio) == 1:
-        (audio,) = audio
-    if not isinstance(audio, Mapping):
-        raise InputError(f"audio: a {type(audio).__name__}, expected AUDIO (waveform and sample_rate). {LOAD}")
-    for key in ("waveform", "sample_rate"):
-        if audio.get(key) is None:
-            raise InputError(f"audio: it has no {key}, only {', '.join(map(str, audio)) or 'nothing'}. {LOAD}")
-    return Recording(_waveform(audio["waveform"]), _rate(audio["sample_rate"]), "audio")
-
-
-def _waveform(given: Any) -> Tensor:
-    """``channels samples``"""
-    try:
-        waveform = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"audio: a waveform of {type(given).__name__}, expected a tensor of numbers. {LOAD}"
-        ) from error
-    if waveform.ndim != 3 or waveform.shape[0] != 1:
-        raise InputError(f"audio: shape {list(waveform.shape)}, expected [1, channels, samples]. Give one recording.")
-    if waveform.dtype in (torch.int16, torch.int32):
-        waveform = waveform.float() / -float(torch.iinfo(waveform.dtype).min)
-    channels, samples = waveform.shape[1:]
-    return waveform[0].T if channels > MOST_CHANNELS and channels > samples else waveform[0]
-
-
-def _rate(given: Any) -> int:
-    try:
-        rate = float(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"audio: a sample_rate of {given!r}, expected a number such as 16000. {LOAD}") from error
-    return int(rate) if rate.is_integer() else rate  # what is no whole number is told with the others
+    return recording_from(audio)
 
 
 def audio_of(recording: Recording) -> dict[str, Any]:

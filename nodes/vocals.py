@@ -1,84 +1,10 @@
-"""The voice without the music, by the audio-separator library, from models on this disk alone."""
+"""The voice without the music."""
 
 from __future__ import annotations
 
-import logging
-import tempfile
-import wave
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-import torch
-
-from ..hallo3_core.errors import InputError, require
-from ..hallo3_core.inputs.mixing import mixed, stereo_weights
-from ..hallo3_core.inputs.recording import Recording, check_recording, read_recording
+from ..hallo3_core.inputs.vocals import split_voice
 from .audio import audio_of, recording_of
 from .loaders import AUTO
-
-FULL_SCALE = 32767  # of 16-bit sound
-STEMS = {"Vocals": "vocals", "Instrumental": "rest"}  # the library's names of the two parts, and those of our files
-
-
-def split_voice(recording: Recording, model: Path) -> tuple[Recording, Recording]:
-    """Voice and rest of a recording, stereo at 44.1 kHz as the library gives them, as loud as they came.
-
-    Raises:
-        InputError: not sound, the library or a program or file that it needs is missing.
-    """
-    recording = check_recording(recording)
-    library = require("audio_separator.separator", '"audio-separator[cpu]"', "parting the voice from music")
-    loudness = max(1.0, recording.waveform.abs().max().item())  # 16 bits hold no more than 1
-    with tempfile.TemporaryDirectory() as folder:
-        sound = Path(folder) / "sound.wav"
-        write_wav(sound, replace(recording, waveform=recording.waveform / loudness))
-        run_library(library, sound, model)
-        parts = [read_recording(sound.with_name(f"{name}.wav")) for name in STEMS.values()]
-    voice, rest = (Recording(part.waveform * loudness, part.rate, part.name) for part in parts)
-    return voice, rest
-
-
-def run_library(library: Any, sound: Path, model: Path) -> None:
-    """Have `vocals.wav` and `rest.wav` written beside `sound`. The one place that knows the library (0.47).
-
-    Raises:
-        InputError: the library wants to download a file, or lacks ffmpeg.
-    """
-
-    class Separator(library.Separator):
-        def download_file_if_not_exists(self, url, output_path):
-            """The library's one way to the network, closed."""
-            if not Path(output_path).is_file():
-                raise InputError(
-                    f"{Path(output_path).name} is missing beside {model.name}: copy it from the folder audio_separator "
-                    f"of the Hallo3 release into {model.parent}. Nothing is downloaded here."
-                )
-
-    try:
-        separator = Separator(
-            log_level=logging.WARNING,
-            model_file_dir=str(model.parent),
-            output_dir=str(sound.parent),
-            output_format="WAV",
-            normalization_threshold=1.0,
-        )
-    except FileNotFoundError as error:
-        raise InputError("audio-separator needs the program ffmpeg: install it and restart ComfyUI") from error
-    separator.load_model(model_filename=model.name)
-    separator.separate(str(sound), STEMS)
-
-
-def write_wav(path: Path, recording: Recording) -> None:
-    """A recording in -1..1 as a WAV file of 16 bits; more than two channels are mixed to two."""
-    waveform = recording.waveform
-    if len(waveform) > 2:
-        waveform = mixed(waveform, stereo_weights(recording.speakers, len(waveform)))
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(waveform.shape[0])
-        file.setsampwidth(2)
-        file.setframerate(recording.rate)
-        file.writeframes((waveform.T * FULL_SCALE).round().to(torch.int16).contiguous().numpy().astype("<i2").tobytes())
 
 
 class Hallo3SeparateVocals:

@@ -467,3 +467,11 @@ def test_a_refusal_says_why():
     for key, words in (("hada_w1_a", "LoHa"), ("lokr_w1", "LoKr"), ("diff", "Whole"), ("bias", "Whole")):
         with pytest.raises(InputError, match=words):
             match({f"{stem}.{key}": torch.zeros(4, 4)})
+
+
+def test_a_long_list_of_unknown_keys_is_a_short_line(theirs, caplog):
+    unknown = {f"transformer.other_{n}.{'y' * 60}.lora_A.weight": torch.zeros(3, 4) for n in range(300)}
+    apply_lora(ours_from(theirs), match(in_diffusers_naming(make_lora([Q]), alpha=3.0) | unknown))
+    (record,) = caplog.records
+    assert "300 keys" in record.getMessage() and "and 297 more" in record.getMessage()
+    assert len(record.getMessage()) < 600

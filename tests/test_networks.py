@@ -311,3 +311,23 @@ def test_rotation_is_the_formula(dtype):
         assert torch.equal(found[:, :, :5], x[:, :, :5])
         tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-6
         assert torch.allclose(found[:, :, 5:], expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["denoiser", "reference_net"])
+def test_a_missing_rotary_table_is_no_more_than_a_warning(tiny_release, caplog, part):
+    """The released grid is assumed, 13 frames of 2:3, as long as the positions fit it."""
+    from hallo3_core.release.layout import Release
+    from hallo3_core.weights import names
+    from hallo3_core.weights.parts import sort_tensors
+    from hallo3_core.weights.reading import read_tensors
+
+    tensors = read_tensors(Release(tiny_release).engine_file)
+    wanted = sort_tensors(tensors).tensors[part]
+    without = {name: tensor for name, tensor in tensors.items() if not name.endswith(names.ROTARY)}
+    found = sort_tensors(without).tensors[part]
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert "the released 13 frames of 2:3 are assumed" in caplog.text
+    key = f"{next(p for p, q in names.PREFIXES.items() if q == part)}{names.POSITIONS}"
+    for tokens in (7, 225, 226, 500):
+        with pytest.raises(InputError, match="fit no grid"):
+            sort_tensors(without | {key: without[key][:, :tokens]})

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 import collections
+import datetime
+import decimal
+import errno
+import fractions
+import functools
+import importlib
 import json
 import os
 import pathlib
 import pickle
 import random
+import shutil
 import subprocess
 import sys
+import time
+import uuid
 import zipfile
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -118,12 +128,56 @@ def test_a_header_of_any_length_is_read(tmp_path):
         assert read_tensors(path)["x"].tolist() == [1, 2]
 
 
-def test_writing_to_a_tensor_changes_no_file(tmp_path):
-    save_file({"x": torch.ones(4)}, tmp_path / "a.safetensors")
-    torch.save({"x": torch.ones(4)}, tmp_path / "a.pt")
-    for path in (tmp_path / "a.safetensors", tmp_path / "a.pt"):
-        read_tensors(path)["x"].zero_()
-        assert read_tensors(path)["x"].tolist() == [1, 1, 1, 1]
+def write_both(folder) -> tuple[pathlib.Path, pathlib.Path]:
+    save_file({"x": torch.ones(4000)}, folder / "a.safetensors")
+    torch.save({"x": torch.ones(4000)}, folder / "a.pt")
+    return folder / "a.safetensors", folder / "a.pt"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how files are mapped is read off /proc")
+def test_files_are_mapped_to_be_read_alone(tmp_path):
+    """A mapping that could be written to is charged whole against memory by some systems."""
+    for path in write_both(tmp_path):
+        found = read_tensors(path)
+        (line,) = [
+            line for line in pathlib.Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))
+        ]
+        assert line.split()[1].startswith("r--"), line
+        assert found["x"].sum() == 4000
+
+
+def test_reading_warns_of_nothing(tmp_path, recwarn):
+    for path in write_both(tmp_path):
+        read_tensors(path)
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize("reason", [errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_disk_that_maps_no_files_is_read(tmp_path, monkeypatch, reason):
+    def none(*arguments, **options):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(mapping.mmap, "mmap", none)
+    for path in write_both(tmp_path):
+        assert torch.equal(read_tensors(path)["x"], torch.ones(4000))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
+def test_what_is_made_of_mapped_weights_is_written_to_as_ever(tiny_release, tmp_path, dtype):
+    """A LoRA's layers, and those that fp8 rounds, are copies."""
+    from hallo3_core.release.layout import Release
+    from hallo3_core.release.lora import apply_lora, match_lora
+
+    denoiser = Release(tiny_release).network("denoiser", dtype=dtype)
+    stem = "transformer.transformer_blocks.0.attn1.to_v"
+    pair = {f"{stem}.lora_A.weight": torch.ones(4, 64), f"{stem}.lora_B.weight": torch.ones(64, 4)}
+    pair[f"{stem}.lora_B.bias"] = torch.ones(64)
+    before = denoiser.blocks[0].self_attention.qkv.weight.float().clone()
+    with torch.no_grad():
+        apply_lora(denoiser, match_lora(pair, denoiser.config, label="a", metadata={}), 1.0)
+        after = denoiser.blocks[0].self_attention.qkv.weight
+        after.add_(1)
+    assert (after.float() - before)[128:].mean() > 4
 
 
 def test_training_state_does_not_stop_reading(tmp_path):
@@ -292,3 +346,159 @@ def archive(path, records, compression=zipfile.ZIP_STORED):
         for name, content in records.items():
             file.writestr(name, content)
     return path
+
+
+class Made:
+    """Pickled as a call of any name with any arguments."""
+
+    def __init__(self, callee, *arguments):
+        self.call = callee, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def named(name: str, **content):
+    """A class of another program, not installed here: importable while the file is written."""
+    module, _, kind = name.rpartition(".")
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        sys.modules.setdefault(".".join(parts[:length]), ModuleType(".".join(parts[:length])))
+    made = type(kind, (dict,), {"__module__": module, "__qualname__": kind})
+    setattr(sys.modules[module], kind, made)
+    return made(content) if content else made
+
+
+STATE = {
+    "timedelta": lambda: datetime.timedelta(seconds=5),
+    "datetime": datetime.datetime.now,
+    "partial": lambda: functools.partial(int, base=2),
+    "Counter": lambda: collections.Counter("abc"),
+    "deque": lambda: collections.deque([1, 2]),
+    "slice": lambda: slice(1, 2),
+    "range": lambda: range(3),
+    "frozenset": lambda: frozenset({1, 2}),
+    "Decimal": lambda: decimal.Decimal("1.5"),
+    "Fraction": lambda: fractions.Fraction(1, 3),
+    "UUID": lambda: uuid.UUID(int=5),
+    "type": lambda: type(None),
+    "exception": lambda: ValueError("x"),
+    "transformers": lambda: named("transformers_of_tomorrow.training_args.TrainingArguments", rate=1),
+    "easydict": lambda: named("easydict_of_yesterday.EasyDict", a={"b": 2}),
+    "a class alone": lambda: named("somebody.Model"),
+    "keys of tuples": lambda: {(1, 2): 3, "a": {None: 1}},
+    "bytearray": lambda: bytearray(b"abc"),
+    "torch's modules": lambda: torch.nn.Linear(2, 2),
+    "an optimiser": lambda: torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0),
+    "a generator of numpy": lambda: np.random.default_rng(0),
+    "a sparse tensor": lambda: torch.eye(3).to_sparse(),
+    "a path": lambda: pathlib.PurePosixPath("a"),
+    "recursion": lambda: (lambda own: own.append((own,)) or own)([]),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("kind", STATE)
+@pytest.mark.parametrize("place", ["beside", "inside"])
+def test_state_of_any_program_stands_beside_the_tensors(tmp_path, kind, place, protocol):
+    """Nothing of it is made; the tensors are read all the same."""
+    content = {"module": {"x": torch.tensor([1.0, 2.0])}}
+    (content if place == "beside" else content["module"])["state"] = STATE[kind]()
+    torch.save(content, tmp_path / "a.pt", pickle_protocol=protocol)
+    assert {name: tensor.tolist() for name, tensor in read_tensors(tmp_path / "a.pt").items() if name == "x"} == {
+        "x": [1, 2]
+    }
+
+
+def test_what_was_passed_over_is_told_once(tmp_path, caplog):
+    torch.save({"module": {"x": torch.ones(2)}, "a": datetime.timedelta(1), "b": decimal.Decimal(1)}, tmp_path / "a.pt")
+    for read in (read_tensors, read_header, read_tensors):
+        read(tmp_path / "a.pt")
+    (record,) = caplog.records
+    assert "'datetime.timedelta'" in record.getMessage() and "1 more such thing" in record.getMessage()
+
+
+def test_tensors_with_attributes_are_read(tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.rank = 3
+    tagged = torch.full((2,), 2.0)
+    tagged.note = "mine"
+    torch.save({"a": parameter, "b": tagged}, tmp_path / "a.pt")
+    assert {name: tensor.tolist() for name, tensor in read_tensors(tmp_path / "a.pt").items()} == {
+        "a": [1, 1],
+        "b": [2, 2],
+    }
+
+
+@pytest.mark.parametrize(
+    "callee",
+    [os.system, subprocess.Popen, shutil.rmtree, eval, exec, open, __import__, getattr, importlib.import_module],
+    ids=lambda callee: callee.__name__,
+)
+def test_what_runs_programs_is_refused_still(tmp_path, callee):
+    torch.save({"module": {"x": torch.ones(2)}, "state": Made(callee, "true")}, tmp_path / "a.pt")
+    assert "could run code" in refusal(read_tensors, tmp_path / "a.pt")
+
+
+def test_a_file_of_foreign_things_alone_is_refused_with_their_name(tmp_path):
+    torch.save(named("somebody.Whole", x=1), tmp_path / "a.pt")
+    assert "'somebody.Whole'" in refusal(read_tensors, tmp_path / "a.pt")
+
+
+def long4(value: int) -> bytes:
+    """An integer of any length in a pickle."""
+    content = value.to_bytes(value.bit_length() // 8 + 1, "little")
+    return b"\x8b" + len(content).to_bytes(4, "little") + content
+
+
+TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQK\x00"
+)
+
+
+def of_shape(shape: bytes, stride: bytes = b"K\x01\x85") -> bytes:
+    return b"\x80\x02}X\x01\x00\x00\x00a" + TENSOR + shape + stride + b"\x89}tRs."
+
+
+HUGE = (1 << 8 * 10_000) - 1
+DOUBLED = b")" + b"q\x00h\x00\x86" * 60
+PICKLES = {
+    "dimensions of any length": of_shape(b"(" + long4(HUGE) + b"q\x01" + b"h\x01" * 3000 + b"t"),
+    "thousands of dimensions": of_shape(b"(" + b"K\x01" * 200_000 + b"t", b"(" + b"K\x01" * 200_000 + b"t"),
+    "strides of any length": of_shape(b"K\x02\x85", long4(HUGE) + b"\x85"),
+    "many keys of any length": b"\x80\x02}("
+    + long4((1 << 8 * 4_000_000) - 1)
+    + b"q\x01"
+    + b"Nh\x01" * 200_000
+    + b"Nu.",
+    "a name of nested tuples": b"\x80\x02" + DOUBLED + b"h\x00h\x00\x93.",
+    "long names, again and again": b"\x80\x02X" + (3_000_000).to_bytes(4, "little") + b"x" * 3_000_000 + b"q\x01"
+    b"h\x01\x930" * 100_000 + b".",
+    "a record of any size": of_shape(b"K\x02\x85").replace(b"K\x02tQ", long4(HUGE) + b"tQ"),
+}
+DIGITS = int("9" * 4000)
+HEADERS = {
+    "dimensions of any length": {f"t{n}": slot(shape=(DIGITS,) * 40) for n in range(40)},
+    "thousands of dimensions": {"t": slot(shape=(1,) * 500_000)},
+    "large ones beside a zero": {"t": slot(0, 0, shape=(0, 10**14, 10**14))},
+    "offsets of any length": {f"t{n}": slot(DIGITS, DIGITS) for n in range(400)},
+    "all of it at the limit": {"t": slot(shape=[(1 << 48) - 1] * 400_000)},
+}
+
+
+@pytest.mark.parametrize("case", [*PICKLES, *HEADERS])
+@pytest.mark.parametrize("kind", [".pt", ".safetensors"])
+def test_numbers_and_names_of_any_length_cost_nothing(tmp_path, case, kind):
+    """They are bounded before any of them is multiplied, looked up or written out."""
+    if case not in (PICKLES if kind == ".pt" else HEADERS):
+        pytest.skip("of the other format")
+    path = tmp_path / f"a{kind}"
+    if kind == ".pt":
+        archive(path, {"a/data.pkl": PICKLES[case], "a/data/0": bytes(8)})
+    else:
+        path.write_bytes(raw(HEADERS[case], bytes(8)))
+    start = time.process_time()
+    for read in (read_tensors, read_header):
+        refusal(read, path)
+    assert time.process_time() - start < 6

@@ -287,3 +287,42 @@ def test_the_size_of_the_pieces_does_not_matter(size):
     waveform = torch.randn(2, 44100, generator=torch.Generator().manual_seed(1))
     pieces = torch.cat(list(resampled(waveform.split(size, dim=1), 44100, 48000)), dim=1)
     assert torch.equal(pieces, torch.cat(list(resampled([waveform], 44100, 48000)), dim=1))
+
+
+@pytest.mark.parametrize(
+    ("hertz", "default", "wanted"),
+    [
+        ((300, 600), None, 300),
+        ((300, 600), 2, 600),
+        ((0, 600), 1, 600),
+        ((0, 0, 900), None, 900),
+        ((300, 0), 2, 300),
+        ((600, 300, 0), 3, 600),
+    ],
+)
+def test_of_several_tracks_the_default_or_the_first_with_sound_is_heard(tmp_path, caplog, hertz, default, wanted):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in hertz]
+        for number, stream in enumerate(streams, start=1):
+            stream.disposition = av.stream.Disposition(number == default)
+        for stream, pitch in zip(streams, hertz, strict=True):
+            samples = (tone(pitch, 16_000)[None] * 32767).to(torch.int16).numpy()
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = 16_000, Fraction(1, 16_000), 0
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+    found = to_mono(read_recording(path))
+    assert torch.fft.rfft(found).abs().argmax() == wanted
+    number = hertz.index(wanted) + 1
+    assert [r.getMessage() for r in caplog.records if "sound tracks" in r.getMessage()] == [
+        f"{path}: track {number} of its {len(hertz)} sound tracks is heard; on the command line --audio-track chooses "
+        "another."
+    ]
+    assert "silent" not in caplog.text
+    for number, pitch in enumerate(hertz, start=1):
+        if pitch:
+            assert torch.fft.rfft(to_mono(read_recording(path, number))).abs().argmax() == pitch
+    for number in (0, -1, len(hertz) + 1):
+        with pytest.raises(InputError, match="no sound track"):
+            read_recording(path, number)

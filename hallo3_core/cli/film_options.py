@@ -29,6 +29,10 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     framing = "*auto: square portraits are padded, others cropped; native: square ones make a square film, a third less"
     add("--framing", choices=FRAMINGS, help=framing)
     add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
+    add(
+        "--audio-track", type=track, metavar="N", help="which of several sound tracks, from 1 (default: the file's own)"
+    )
+    add("--vocals", action="store_true", help="the model hears the voice without music (needs audio-separator)")
     add("--sampler", help="*sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
     add("--cache", type=float, metavar="THRESHOLD", help="*skip steps that change x0 by less, such as 0.05 (default 0)")
     add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
@@ -56,6 +60,12 @@ def seed(text: str) -> int:
 
     if not text.isdecimal() or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is no seed: choose 0 to {MAX_SEED}")
+    return int(text)
+
+
+def track(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no sound track: count from 1")
     return int(text)
 
 
@@ -102,6 +112,8 @@ def film_options(given: argparse.Namespace):
         size=given.size,
         framing=given.framing,
         face=given.face,
+        audio_track=given.audio_track,
+        vocals=given.vocals,
         loras=tuple(given.lora),
         color_hold=given.color_hold,
         metadata=dict(given.metadata),

@@ -18,25 +18,30 @@ from .exit_codes import DONE, INTERRUPTED, NOT_DONE, TERMINATED
 from .film_options import add_film_options, film_options, keeping_of, lora, seed
 from .interruption import Terminated, sigterm_raises
 from .presets import summary
+from .streams import Once, occupy_descriptors, tolerant_streams
 from .train import add_train
 
 DEMO_PROMPT = "A friendly person is talking to the camera."
 DEMO_STEPS = 12
+LONGEST_LINE = 500  # letters of what argparse says, which repeats what it was given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = build_parser().parse_args(arguments)
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    try:
-        with sigterm_raises():
-            return options.run(options) or DONE
-    except InputError as error:
-        say(f"error: {error}", sys.stderr)
-        return NOT_DONE
-    except KeyboardInterrupt as stop:
-        say("interrupted", sys.stderr)
-        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    with tolerant_streams():
+        options = build_parser().parse_args(arguments)
+        handler = logging.StreamHandler()
+        handler.addFilter(Once())
+        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[handler])
+        try:
+            with sigterm_raises():
+                return options.run(options) or DONE
+        except InputError as error:
+            say(f"error: {error}", sys.stderr)
+            return NOT_DONE
+        except KeyboardInterrupt as stop:
+            say("interrupted", sys.stderr)
+            return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 def say(text: str, stream=None) -> None:
@@ -50,6 +55,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         if os.environ.get("RANK", "0") != "0":
             self.exit(NOT_DONE)  # rank 0 of the processes that torchrun started says it for all
+        message = message if len(message) <= LONGEST_LINE else message[:LONGEST_LINE] + " ..."
         self.exit(NOT_DONE, f"error: {message} ({self.prog} --help lists the options)\n")
 
 
@@ -308,6 +314,5 @@ def byte_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 def entry() -> None:
     """For `python -m hallo3_core`."""
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    occupy_descriptors()
+    sys.exit(main())

@@ -51,8 +51,8 @@ class FilmPlan:
 def beside(output: Path) -> Path:
     """The work folder of a film file: hidden, in the same folder, so on the same disk."""
     name = output.name
-    if len(name.encode()) > LONGEST_NAME:
-        name = hashlib.sha256(name.encode()).hexdigest()
+    if len(os.fsencode(name)) > LONGEST_NAME:  # as the disk counts; a name need not be UTF-8
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return output.with_name(f".{name}.work")
 
 

@@ -11,7 +11,24 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import InputError
+
 _TEXT = 1  # the type of a value in UTF-8
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raises InputError for a tag that is no text in Unicode, as of a name or value in other bytes than UTF-8."""
+    for name, text in tags.items():
+        for value in (name, text):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"metadata {name!a}: {value[:80]!a} holds half of a character. Type it again, or save its file as "
+                    "UTF-8."
+                ) from error
+            if "\0" in value:
+                raise InputError(f"metadata {name!a}: a text ends where it holds a zero. Leave it out.")
 
 
 def append_tags(path: Path, tags: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..weights.kinds import FACE_DETECTOR, FACE_RECOGNISER, identify_onnx
 from ..weights.onnx_outline import read_onnx_outline
-from .face_runtime import PROVIDERS, load_model_zoo
+from .face_runtime import PROVIDERS, in_utf8, load_model_zoo
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def _open(path: Path, task: str, zoo: ModuleType, provider: str) -> Any:
     providers = list(dict.fromkeys((PROVIDERS[provider], PROVIDERS["CPU"])))
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints the providers
-            model = zoo.get_model(str(path), providers=providers)
+            model = in_utf8(path, lambda readable: zoo.get_model(readable, providers=providers))
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: not a readable ONNX model ({reason}). Download it again.") from error

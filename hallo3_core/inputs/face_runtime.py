@@ -8,12 +8,18 @@ is there. Therefore requirements.txt names none of them; messages give the exact
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from ..errors import InputError, pip_command
+
+T = TypeVar("T")
 
 PROVIDERS = {
     "CPU": "CPUExecutionProvider",
@@ -127,3 +133,18 @@ def _unloadable(name: str, error: Exception, advice: str) -> str:
 def _listed(packages: Iterable[str]) -> str:
     *others, last = packages
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def in_utf8(path: Path, load: Callable[[str], T]) -> T:
+    """What `load` makes of a file, under its own name or, where that is no text, a link's, which stays as long as it:
+    InsightFace reads a file once more when a picture of another size comes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        folder = tempfile.TemporaryDirectory()
+        link = Path(folder.name, "model.onnx")
+        link.symlink_to(path.absolute())
+        loaded = load(str(link))
+        weakref.finalize(loaded, folder.cleanup)
+        return loaded
+    return load(str(path))

@@ -34,23 +34,36 @@ def prepare_portrait(
     *,
     with_null: bool = False,
     noise: Tensor | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Portrait:
     """Frame the image ``1 3 h w`` (0..1) and run the reference network on what the mask ``h w`` leaves of it.
 
     `noise` replays a recorded draw of the VAE's posterior; without it the mean is taken.
+    The geometry is done in the image's own dtype, float32; only then do pixels go to `device` and `dtype`.
     """
-    latent = encode_masked(image, mask, framing, vae, noise)
+    place = dict(device=device, dtype=dtype)
+    latent = encode_masked(image, mask, framing, vae, noise, **place)
     return Portrait(
-        pixels=framed(image, framing),
+        pixels=framed(image, framing).to(**place),
         framing=framing,
         bank=reference_net(latent),
         null_bank=reference_net(torch.zeros_like(latent)) if with_null else None,
     )
 
 
-def encode_masked(image: Tensor, mask: Tensor, framing: Framing, vae: VideoVae, noise: Tensor | None = None) -> Tensor:
+def encode_masked(
+    image: Tensor,
+    mask: Tensor,
+    framing: Framing,
+    vae: VideoVae,
+    noise: Tensor | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """The masked portrait's latent ``1 16 h w``: masked at its own size, then framed."""
-    return encode(vae, framed(image * mask, framing)[:, :, None], noise)[:, :, 0]
+    pixels = framed(image * mask, framing).to(device=device, dtype=dtype)
+    return encode(vae, pixels[:, :, None], noise)[:, :, 0]
 
 
 def framed(image: Tensor, framing: Framing) -> Tensor:

@@ -39,6 +39,8 @@ _CONTAINERS = (
 )
 _OPEN = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
 
+_DEFAULT = 1  # FFmpeg's bit of a track that plays unless another is chosen
+_CHOOSE = "; on the command line --audio-track chooses another"
 _SILENT = 2.0**-15  # one step of 16-bit sound
 _LOUDEST = 16.0  # 24 dB above full scale: more than that is integers that nobody divided
 _FILTER = 64  # samples, at the lower of two rates, that libswresample's filter surely fits in
@@ -131,12 +133,16 @@ def _judged(recording: Recording) -> Recording:
     return replace(recording, mix=weights, heard=heard)
 
 
-def read_recording(path: str | PathLike) -> Recording:
+def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
     """The sound of a file: wav, mp3, flac, ogg, m4a, or what a video sounds like. Damaged packets are left out, and a
     file that holds less than it says is told in the log. No other file is opened, whatever the content asks for.
 
+    track: which of several sound tracks, from 1; None: the one that the file plays by default, or the first with
+        something to be heard, and a warning that names it.
+
     Raises:
-        InputError: no such file, not readable, no sound in it, or no sound that `check_recording` accepts.
+        InputError: no such file, not readable, no sound or no such track in it, or no sound that `check_recording`
+            accepts.
     """
     av = require("av", "av", "reading sound")
     path = Path(path)
@@ -145,15 +151,19 @@ def read_recording(path: str | PathLike) -> Recording:
             f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a recording such as wav."
         )
     try:
-        # An absolute path is never taken for a protocol; tags in another alphabet's bytes must not stop the sound.
-        with av.open(str(path.resolve()), metadata_errors="replace", options=_OPEN) as container:
-            if not container.streams.audio:
-                kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
-                raise InputError(f"{path}: no sound in it (found {kinds}). Use a file with an audio stream.")
-            waveform, rate, speakers = _decode(container, path, av.error.InvalidDataError)
-            recording = check_recording(Recording(waveform, rate, path.name, speakers))
-            _warn_if_short(container, path, recording.seconds)
-            return recording
+        order = _tracks(av, path, track)
+        for number in (*order, order[0]):  # the first once more: where none has sound, it is that one
+            found, claimed = _read_track(av, path, number)
+            if _varies(found.waveform) or len(order) == 1:
+                break
+        if len(order) > 1:
+            _log.warning("%s: track %d of its %d sound tracks is heard%s.", path, number, len(order), _CHOOSE)
+        recording = check_recording(found)
+        if recording.seconds < 0.9 * claimed:
+            _log.warning(
+                "%s: holds %.1f s of sound but says %.1f s: was it cut short?", path, recording.seconds, claimed
+            )
+        return recording
     except IndexError as error:  # PyAV's, of a stream that the file's beginning does not list
         raise InputError(f"{path}: a further stream begins on its way. Save its sound alone, as wav.") from error
     except av.error.FFmpegError as error:
@@ -207,9 +217,45 @@ def sound_frame(samples: Tensor, rate: int, start: int):
     return frame
 
 
-def _decode(container, path: Path, damage: type[Exception]) -> tuple[Tensor, int, tuple[str, ...]]:
-    """The best audio stream of an open file, whole: ``channels samples``, rate and speakers. `damage` is skipped."""
-    stream = container.streams.best("audio")
+def _opened(av, path: Path):
+    """An absolute path is never taken for a protocol; tags in another alphabet's bytes must not stop the sound."""
+    return av.open(str(path.resolve()), metadata_errors="replace", options=_OPEN)
+
+
+def _tracks(av, path: Path, wanted: int | None) -> list[int]:
+    """The sound tracks to try, from 1: the wanted one alone, or all, the one that plays by default first."""
+    with _opened(av, path) as container:
+        streams = container.streams.audio
+        if not streams:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+            raise InputError(f"{path}: no sound in it (found {kinds}). Use a file with an audio stream.")
+        numbers = list(range(1, len(streams) + 1))
+        if wanted is not None:
+            if wanted not in numbers:
+                raise InputError(f"{path}: no sound track {wanted}, as it has {len(numbers)}. Count from 1.")
+            return [wanted]
+        plays = [number for number in numbers if int(getattr(streams[number - 1], "disposition", 0)) & _DEFAULT]
+        return sorted(numbers, key=lambda number: number not in plays)
+
+
+def _read_track(av, path: Path, number: int) -> tuple[Recording, float]:
+    """A sound track, whole and unchecked, and how many seconds the file says that it holds."""
+    with _opened(av, path) as container:
+        stream = container.streams.audio[number - 1]
+        waveform, rate, speakers = _decode(container, stream, path, av.error.InvalidDataError)
+        return Recording(waveform, rate, path.name, speakers), _claimed(
+            container, stream, path, waveform.shape[1] / rate
+        )
+
+
+def _varies(waveform: Tensor) -> bool:
+    """Whether any channel departs from a constant by what can be heard."""
+    low, high = waveform.aminmax(dim=1)
+    return bool(((high - low) >= _SILENT).any() | ~(high - low).isfinite().all())
+
+
+def _decode(container, stream, path: Path, damage: type[Exception]) -> tuple[Tensor, int, tuple[str, ...]]:
+    """A sound track of an open file, whole: ``channels samples``, rate and speakers. `damage` is skipped."""
     pieces: list[Tensor] = []
     setup, damaged, samples, speakers = None, 0, 0, ()
     for packet in container.demux(stream):
@@ -245,17 +291,15 @@ def _check_length(name: str, values: int, seconds: float) -> None:
         )
 
 
-def _warn_if_short(container, path: Path, seconds: float) -> None:
-    """Tell of a file that holds less sound than it says: its download or copy may have been cut short."""
-    stream = container.streams.best("audio")
+def _claimed(container, stream, path: Path, seconds: float) -> float:
+    """How long a track of `seconds` says that it is: more where a download or copy was cut short."""
     told = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     if container.format.name == "wav":  # FFmpeg goes by the file's size there, not by what it says
         with path.open("rb") as file:
             claimed = int.from_bytes(file.read(8)[4:], "little") + 8
         if claimed < 1 << 32:  # the largest numbers mean that the writer did not know
             told = max(told, seconds * claimed / max(1, path.stat().st_size))
-    if seconds < 0.9 * told:
-        _log.warning("%s: holds %.1f s of sound but says %.1f s: was it cut short?", path, seconds, told)
+    return told
 
 
 def _samples(frame) -> Tensor:

@@ -20,6 +20,8 @@ from ..errors import InputError, require
 from ..weights.config_file import read_config, read_json
 from ..weights.parts import fill
 from ..weights.reading import read_tensors
+from ..weights.shards import read_model
+from ..weights.spellings import in_our_form, without_odd_scales
 
 TEXT_TOKENS = 226
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -138,7 +140,8 @@ def load_text_encoder(
             f"{folder}: the tokenizer has {tokenizer.size} tokens, {CONFIG} says {model.config.vocab_size}. Take both "
             "from the same release."
         )
-    tensors = {name: tensor for name, tensor in read_weights(folder).items() if is_encoders(name)}
+    found = without_odd_scales(in_our_form(read_weights(folder)))
+    tensors = {name: tensor for name, tensor in found.items() if is_encoders(name)}
     wide = {name: tensor.float() for name, tensor in tensors.items() if _is_wide(name, dtype)}
     fill(model, tensors, device=device, dtype=dtype, label=str(folder))
     for name, tensor in wide.items():
@@ -218,14 +221,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     where = read_json(index, "Download it again.").get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
         raise InputError(f"{index}: has no weight_map of names. Download it again.")
-    tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(where.values())):
-        if Path(shard).name != shard:
-            raise InputError(f"{index}: names the file {shard!r}, expected a plain name of a file beside it")
-        if not (folder / shard).is_file():
-            raise InputError(f"{folder / shard}: missing, {INDEX} names it. Download it.")
-        tensors |= read_tensors(folder / shard)
-    return tensors
+    return read_model(index)
 
 
 def _reason(error: Exception) -> str:

@@ -47,7 +47,7 @@ def concat_latent(
     if motion is None:
         motion = portrait.repeat(motion_frames, 1, 1, 1)
     else:
-        motion = motion.to(portrait) * 2 - 1
+        motion = (motion.float() * 2 - 1).to(portrait)  # rounded last: a bias would add up over the clips
     uniform = noise.pixel_uniform(*motion.shape[-2:]).to(motion.device)
     pixels = torch.cat((portrait, pixel_dropout(motion, uniform))).transpose(0, 1)[None]
     h, w = (side // PIXELS for side in portrait.shape[-2:])

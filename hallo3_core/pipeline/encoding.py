@@ -11,6 +11,7 @@ from ..inputs.audio import AudioFeatures, check_width, clip_audio, encode_audio
 from ..inputs.face import embed_face
 from ..inputs.portrait import Portrait, framed, prepare_portrait
 from ..inputs.recording import Recording
+from ..inputs.vocals import voice_of
 from ..weights import names
 from .networks import TEXT_ENCODER, WAV2VEC, Networks
 from .scene import Scene
@@ -42,7 +43,9 @@ def encode_sound(recording: Recording, networks: Networks) -> tuple[list[Tensor 
 
 
 def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
-    """wav2vec features of the whole recording, on the CPU."""
+    """wav2vec features of the whole recording, or of the voice in it, on the CPU."""
+    if networks.options.vocals:
+        recording = voice_of(recording, networks.release.vocals_file)
 
     def encode() -> AudioFeatures:
         with networks.wav2vec() as wav2vec:
@@ -90,12 +93,13 @@ def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor 
         with networks.part(names.FACE_PROJECTOR) as projector:
             face_tokens = projector(face.embedding[None].to(**place))
     if not conditioning.reference:
-        return Portrait(framed(scene.picture.to(**place), scene.framing), scene.framing, bank=None), face_tokens
+        pixels = framed(scene.picture, scene.framing).to(**place)
+        return Portrait(pixels, scene.framing, bank=None), face_tokens
 
     def prepare() -> Portrait:
         with networks.vae() as vae, networks.part(names.REFERENCE_NET) as reference_net:
             return prepare_portrait(
-                scene.picture.to(**place), mask.to(**place), scene.framing, vae, reference_net, with_null=with_null
+                scene.picture, mask.float(), scene.framing, vae, reference_net, with_null=with_null, **place
             )
 
     return networks.retrying("encoding the portrait", names.REFERENCE_NET, prepare), face_tokens

@@ -59,6 +59,9 @@ class Options:
     seed: int = 0
     size: tuple[int, int] | None = None  # height, width; None: what the model was trained on
     framing: str = "auto"  # or "crop", "pad", "native"
+    # Of several sound tracks, from 1; None: the default one. The sound itself is compared, not its number.
+    audio_track: int | None = field(default=None, metadata=SAME_FILM)
+    vocals: bool = False  # the model hears the voice without music, as in the original
     face: str = "largest"  # or "whole": the whole picture serves where no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths

@@ -44,7 +44,7 @@ def read_scene(image: Path, audio: Path, prompt: str, config: TransformerConfig,
     framing = plan_framing(height, width, *size, mode)
     for path, _ in options.loras:
         read_lora(path, config)  # its list of tensors; the values are read when the denoiser is there
-    return Scene(picture, image.name, framing, read_recording(audio), prompt)
+    return Scene(picture, image.name, framing, read_recording(audio, options.audio_track), prompt)
 
 
 def film_frame(

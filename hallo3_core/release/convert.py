@@ -25,7 +25,8 @@ from ..weights import names
 from ..weights.disk import free_bytes
 from ..weights.fp8 import FLOAT8, MARK, SCALE, is_rounded, largest_magnitude, mark, quantise
 from ..weights.parts import VAE, Parts, build, fill, sort_tensors
-from ..weights.reading import read_metadata, read_tensors
+from ..weights.reading import read_metadata
+from ..weights.shards import files_of, read_model
 from ..weights.vae_names import in_diffusers_names
 from ..weights.writing import CHECKSUM, Entry, write_streamed
 from .layout import VAE_FILE, Release
@@ -115,7 +116,8 @@ def convert(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     files = plan_conversion(Path(source), Path(target), dtype, merges)
-    check_apart([file.path for file in files], _source_files(Path(source)))
+    sources = [file for path in _source_files(Path(source)) for file in files_of(path)]
+    check_apart([file.path for file in files], sources)
     to_do = [file for file in files if not file.is_done()]
     total = sum(file.bytes for file in to_do)
     _check_room(Path(target), total, dtype, free)
@@ -167,7 +169,7 @@ def _source_files(source: Path) -> list[Path]:
 
 def _read_sorted(path: Path) -> Parts:
     """A file's tensors by part, in our names and, for the VAE, diffusers'."""
-    tensors = read_tensors(path)
+    tensors = read_model(path)
     if VAE_MARK in tensors:  # the VAE's own file
         return Parts({VAE: in_diffusers_names(tensors)})
     parts = sort_tensors(tensors)

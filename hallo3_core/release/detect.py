@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from ..errors import InputError
 from ..weights.kinds import LABELS, TRANSFORMER_PARTS, Found, Kind, identify, identify_onnx
 from ..weights.onnx_outline import read_onnx_outline
 from ..weights.reading import Entry, Format, format_of, read_header, read_metadata
+from ..weights.shards import files_of, model_file, read_index
 
-INDEX_LIMIT = 16 << 20  # bytes of a shard index; T5-XXL's has 20 kB
 TENSOR_FORMATS = (Format.SAFETENSORS, Format.TORCH)
 
 
@@ -41,7 +40,7 @@ def identify_file(path: Path | str) -> Place:
             return Place(path, identify(header, read_metadata(path)), header, (path,))
         if kind is Format.ONNX:
             return Place(path, identify_onnx(read_onnx_outline(path)), {}, (path,))
-        if kind is Format.TEXT and (weights := _index(path)):
+        if kind is Format.TEXT and (weights := read_index(path)):
             return _sharded(path, weights)
         if kind in (Format.TEXT, Format.OTHER):
             return Place(path, Found(Kind.UNKNOWN, kind.value), {}, (path,))
@@ -64,7 +63,7 @@ def find_files(path: Path | str) -> list[Place]:
         return [identify_file(path)]
     files = sorted(_walk(path))
     models = [file for file in files if format_of(file) not in (Format.TEXT, Format.OTHER, Format.EMPTY)]
-    indices = [identify_file(file) for file in files if file.name.endswith(".index.json") and _index(file)]
+    indices = [identify_file(file) for file in files if file.name.endswith(".index.json") and read_index(file)]
     sharded = {shard.resolve() for index in indices for shard in index.files}
     return indices + [identify_file(file) for file in models if file.resolve() not in sharded]
 
@@ -75,7 +74,7 @@ def expect(path: Path | str, part: str) -> Found:
     Raises:
         InputError: it does not, or cannot be read; says what it is instead.
     """
-    path = Path(path)
+    path = model_file(Path(path))
     found = identify_file(path).found
     if part in found.parts:
         return found
@@ -87,27 +86,11 @@ def expect(path: Path | str, part: str) -> Found:
     )
 
 
-def _index(path: Path) -> dict[str, str] | None:
-    """Tensor to shard, if the file is a shard index."""
-    try:
-        if path.stat().st_size > INDEX_LIMIT:
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
-        weights = content["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return weights if isinstance(weights, dict) and all(isinstance(v, str) for v in weights.values()) else None
-
-
 def _sharded(index: Path, weights: Mapping[str, str]) -> Place:
     """Shards as one model: each must be there and hold what the index says."""
-    files = tuple(index.parent / name for name in sorted(set(weights.values())))
+    files = tuple(files_of(index))
     header: dict[str, Entry] = {}
     for file in files:
-        if file.parent != index.parent:
-            raise InputError(f"{index}: names a shard outside its folder ({file.name})")
-        if not file.is_file():
-            raise InputError(f"{file}: missing, a shard that {index.name} names; download it again")
         header |= read_header(file)
     if lacking := sorted(weights.keys() - header.keys()):
         raise InputError(f"{index}: {len(lacking)} tensors are in none of its shards ({lacking[0]}, ...)")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..weights import names
 from ..weights.kinds import FACE_DETECTOR, FACE_RECOGNISER, LABELS, TRANSFORMER_PARTS, WAV2VEC, Kind, identify
+from ..weights.mapping import LARGEST_COUNT, MOST_DIMENSIONS, is_count
 from ..weights.parts import TEXT, TEXT_PREFIX, VAE, VAE_PREFIX, Parts, sort_tensors
 from ..weights.reading import Entry, Format, format_of, read_tensors
 from ..weights.torch_pickle import DTYPES
@@ -257,8 +258,8 @@ def _manifest(path: Path) -> dict[str, Entry] | None:
 
 def _entry(path: Path, name: str, told: object) -> Entry:
     shape, dtype = (told.get("shape"), told.get("dtype")) if isinstance(told, dict) else (None, None)
-    are_counts = isinstance(shape, list) and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
-    if not are_counts or prod(shape) >= 1 << 50:
+    are_counts = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(map(is_count, shape))
+    if not are_counts or prod(n for n in shape if n) >= LARGEST_COUNT:
         raise InputError(f"{path}: {name[:80]!a} has no shape that is a list of counts")
     if f"torch.{dtype}" not in DTYPES:
         raise InputError(f"{path}: {name[:80]!a} has dtype {str(dtype)[:20]!a}, expected one such as bfloat16")

@@ -13,10 +13,12 @@ from ..model.attention import Attention, scaled_dot_product
 from ..weights import fp8
 from ..weights.parts import VAE, Parts, load, read_parts
 from ..weights.reading import read_tensors
+from ..weights.shards import files_of, model_file
 
 VAE_FILE = "cogvideox-5b-i2v-sat/vae/3d-vae.pt"
 TEXT_FOLDER = "t5-v1_1-xxl"
 WAV2VEC_FOLDER = "wav2vec/wav2vec2-base-960h"
+VOCALS_FILE = "audio_separator/Kim_Vocal_2.onnx"
 FACE_FOLDER = "face_analysis/models"
 TRANSFORMER_FOLDER = "hallo3"
 TRANSFORMER_FILE = "mp_rank_00_model_states.pt"
@@ -101,12 +103,13 @@ class Release:
         vae = self.folder / VAE_FILE
         folders = (self.text_folder, self.wav2vec_folder, self.face_folder)
         inside = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
-        return [*self.engine_files, *([vae] if vae.exists() else []), *inside]
+        transformers = (shard for path in self.engine_files for shard in files_of(path))
+        return [*transformers, *([vae] if vae.exists() else []), *inside]
 
     @property
     def engine_files(self) -> list[Path]:
         """Converted files count where the official one's `latest` is not there."""
-        converted = sorted(self.folder.glob(CONVERTED_FILES))
+        converted = sorted({model_file(path) for path in self.folder.glob(CONVERTED_FILES)})
         if converted and not (self.folder / TRANSFORMER_FOLDER / "latest").exists():
             return converted
         return [self.engine_file]
@@ -128,6 +131,11 @@ class Release:
     @property
     def face_folder(self) -> Path:
         return self._path(FACE_FOLDER)
+
+    @property
+    def vocals_file(self) -> Path:
+        """The model that parts the voice from music, which only `--vocals` needs."""
+        return self._path(VOCALS_FILE)
 
     def _path(self, relative: str) -> Path:
         path = self.folder / relative

@@ -12,6 +12,7 @@ from . import names
 from .onnx_outline import OnnxOutline
 from .parts import TEXT, TEXT_PREFIX, VAE, VAE_PREFIX
 from .reading import Entry
+from .spellings import in_our_form
 
 WAV2VEC, LORA = "wav2vec", "lora"
 FACE_DETECTOR, FACE_RECOGNISER, VOCALS = "face_detector", "face_recogniser", "vocals"
@@ -74,10 +75,11 @@ def identify(header: Mapping[str, Entry], metadata: Mapping[str, str] | None = N
 
     A denoiser that reads neither sound nor face has CogVideoX's own tensors: the metadata says that it is one.
     """
-    if metadata and METADATA in metadata and (found := _unheard(header)):
+    ours = in_our_form(header)
+    if metadata and METADATA in metadata and (found := _unheard(ours)):
         return found
     for rule in (_lora, _official, _converted, _cogvideox, _vae, _text_encoder, _wav2vec, _foreign):
-        found = rule(header)
+        found = rule(header if rule is _text_encoder else ours)  # its scales have names of their own
         if found:
             return found
     first = ", ".join(list(header)[:3])
@@ -135,7 +137,8 @@ def _converted(header: Mapping[str, Entry]) -> Found | None:
     if "last_norm.weight" in header:
         return Found(Kind.REFERENCE_NET, f"Hallo3's reference network, {count} layers", (names.REFERENCE_NET,))
     if any(_has(header, f"blocks.0.{mark}.") for mark in _MARKS):
-        return Found(Kind.DENOISER, f"Hallo3's denoiser, {count} layers", (names.DENOISER,))
+        vae = (VAE,) if "decoder.conv_in.conv.weight" in header else ()  # as CheckpointSave has it
+        return Found(Kind.DENOISER, f"Hallo3's denoiser, {count} layers", (names.DENOISER, *vae))
     lack = "it has no audio attention (blocks.0.audio_attention missing)"
     return Found(Kind.COGVIDEOX, f"a CogVideoX transformer in this pack's naming: {lack}", advice=CHOOSE_DENOISER)
 

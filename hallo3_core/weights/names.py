@@ -5,6 +5,7 @@ Source: the released file's tensor list. `place` says where each official tensor
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -60,6 +61,8 @@ _PLAIN = {
 _AUDIO = {"conv1": "halve"}
 POSITIONS = "mixins.pos_embed.pos_embedding"
 ROTARY = "mixins.pos_embed.freqs_sin"
+RELEASED_TEXT_TOKENS = 226
+log = logging.getLogger(__name__)
 NEVER_USED = {
     "transformer.position_embeddings.weight": "created by the original's library, never read",
     ROTARY: "a rotary table, which is computed here",
@@ -142,24 +145,26 @@ def layer_count(names: Iterable[str]) -> int:
 
 def trained_grid(shapes: Mapping[str, Shape], sines: Tensor | None) -> Grid:
     """The grid of an official transformer, from its rotary table (``tokens head``): the first quarter of a head rotates
-    with the frame, the next part with the row. Without values (a bare list of shapes) the released 13
-    frames in the shape 2:3 are assumed, and must fit.
+    with the frame, the next part with the row. Without values (a bare list of shapes), or without the table, the
+    released 13 frames in the shape 2:3 are assumed, and must fit.
 
     Raises:
-        InputError: no rotary table, or one that fits no grid.
+        InputError: a table that fits no grid.
     """
-    if ROTARY not in shapes:
-        raise InputError(f"the checkpoint lacks {ROTARY}, which determines the latent grid")
-    tokens, head = shapes[ROTARY]
+    if ROTARY in shapes:
+        tokens, head = shapes[ROTARY]
+    else:
+        tokens, head, sines = shapes[POSITIONS][1] - RELEASED_TEXT_TOKENS, 0, None
+        log.warning("%s is missing, which tells the grid: the released 13 frames of 2:3 are assumed", ROTARY)
     if sines is not None and not sines.is_meta:
         columns = _first_nonzero(sines[:, head // 4])
         per_frame = _first_nonzero(sines[:, 0])
         grid = Grid(tokens // per_frame, per_frame // columns, columns)
     else:
-        rows = round((tokens / 13 * 2 / 3) ** 0.5)
+        rows = round((max(tokens, 0) / 13 * 2 / 3) ** 0.5)
         grid = Grid(13, rows, rows * 3 // 2)
-    if grid.tokens != tokens:
-        raise InputError(f"{ROTARY} has {tokens} rows, which fit no grid of frames, rows and columns")
+    if grid.tokens != tokens or tokens < 1:
+        raise InputError(f"{ROTARY} or the positions have {tokens} rows, which fit no grid of frames, rows and columns")
     return grid
 
 

@@ -20,7 +20,9 @@ from ..model.reference_net import ReferenceNet
 from ..model.scaled import put_in_place
 from . import names
 from .fp8 import FLOAT8, MARK, SCALE
-from .reading import read_metadata, read_tensors
+from .reading import read_metadata
+from .shards import files_of, model_file, read_model
+from .spellings import in_our_form, why_dropped, without_odd_scales
 
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "conditioner.embedders.0.transformer."
@@ -64,12 +66,13 @@ class Parts:
 
 
 def read_parts(path: Path | str) -> Parts:
-    """A file's tensors, mapped and sorted, and what its metadata says of the denoiser.
+    """The tensors of a file, or of all shards of a model, mapped and sorted, and what the metadata says of the denoiser.
 
     Raises:
         InputError: as `read_tensors` and `sort_tensors`, or damaged metadata.
     """
-    return with_metadata(sort_tensors(read_tensors(path)), read_metadata(path), str(path))
+    path = model_file(Path(path))
+    return with_metadata(sort_tensors(read_model(path)), read_metadata(files_of(path)[0]), str(path))
 
 
 def with_metadata(parts: Parts, metadata: Mapping[str, str], label: str) -> Parts:
@@ -91,8 +94,12 @@ def sort_tensors(tensors: Mapping[str, Tensor]) -> Parts:
     Raises:
         InputError: a transformer whose grid cannot be determined.
     """
+    dropped = {name: why for name in tensors if (why := why_dropped(name))}
+    tensors = without_odd_scales(in_our_form(tensors))
     official = any(name.startswith((*names.PREFIXES, VAE_PREFIX, TEXT_PREFIX)) for name in tensors)
-    return sort_official(tensors) if official else sort_converted(tensors)
+    parts = sort_official(tensors) if official else sort_converted(tensors)
+    parts.unused |= dropped
+    return parts
 
 
 def sort_converted(tensors: Mapping[str, Tensor]) -> Parts:
@@ -204,7 +211,7 @@ def _sizes_from(parts: Parts, part: str, label: str) -> Iterator[dict[str, tuple
         raise InputError(f"{label}: has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}")
     try:
         yield parts.shapes(part)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         name = part.replace("_", " ")
         raise InputError(
             f"{label}: the {name} lacks {error}, or it has the wrong shape; it determines the network's size"

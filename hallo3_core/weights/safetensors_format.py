@@ -6,12 +6,13 @@ Layout: 8 bytes of length, that many bytes of JSON, then the values. Source: the
 from __future__ import annotations
 
 import json
+import math
 from math import prod
 
 import torch
 
 from ..model.config import Shape
-from .mapping import Slot
+from .mapping import LARGEST_COUNT, MOST_DIMENSIONS, Slot, is_count
 
 LENGTH_BYTES = 8
 # The format allows 100 MB. The whole file's header has 0.4 MB; a hostile one takes up to 30 times its size to parse.
@@ -31,6 +32,14 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+
+# Digits take a time that grows with the square of their number: none that is needed has more than these.
+LONGEST_NUMBER = 20
+BOUNDED = dict(
+    parse_int=lambda text: int(text) if len(text) <= LONGEST_NUMBER else -1,
+    parse_float=lambda text: float(text) if len(text) <= LONGEST_NUMBER else math.nan,
+)
 
 
 def header_length(start: bytes, size: int) -> int:
@@ -55,7 +64,7 @@ def parse_header(text: bytes, size: int) -> tuple[dict[str, Slot], dict[str, str
         ValueError: what is wrong, naming the tensor.
     """
     try:
-        content = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats)
+        content = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats, **BOUNDED)
     except RecursionError as error:
         raise ValueError("its header nests too deep") from error
     except json.JSONDecodeError as error:
@@ -99,7 +108,7 @@ def _slot(name: str, entry: object, values: int) -> Slot:
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
         raise ValueError(f"{name} has dtype {str(kind)[:20]!a}, expected one of {', '.join(DTYPES)}")
-    if not _are_counts(shape):
+    if not _are_counts(shape) or prod(count for count in shape if count) >= LARGEST_COUNT:
         raise ValueError(f"the shape of {name} is not a list of counts")
     if not (_are_counts(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]):
         raise ValueError(f"the offsets of {name} are not a start and an end")
@@ -119,7 +128,7 @@ def _count(number: int) -> str:
 
 
 def _are_counts(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and len(values) <= MOST_DIMENSIONS and all(map(is_count, values))
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:

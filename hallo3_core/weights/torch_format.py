@@ -5,6 +5,7 @@ Source: the layout that torch.save writes, and the description of the zip format
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import BinaryIO
 
 from .mapping import Slot
 from .safetensors_format import check_name
-from .torch_pickle import Stored, outline
+from .torch_pickle import Foreign, Stored, outline
 
 PICKLE_LIMIT = 8 << 20  # bytes; the whole file's has 0.5 MB. What it says takes up to 70 times as much memory
+_log = logging.getLogger(__name__)
+_told: set[tuple[str, ...]] = set()  # a file is read more than once in a run
 WRAPPERS = ("module", "state_dict")  # keys under which training programs keep the tensors
 
 
@@ -34,7 +37,9 @@ def read_slots(path: Path) -> dict[str, Slot]:
     with path.open("rb") as file:
         if root + "byteorder" in records and _read(file, records[root + "byteorder"], end) != b"little":
             raise ValueError("its numbers are not in little-endian order, as a file of this kind of machine has them")
-        tensors = _tensors(outline(_read(file, pickled, end), sizes))
+        notes: list[str] = []
+        tensors, made_elsewhere = _tensors(outline(_read(file, pickled, end), sizes, notes))
+        _tell(path, notes, made_elsewhere, len(tensors))
         starts = {key: _start(file, records[prefix + key], end) for key in {stored.key for stored in tensors.values()}}
     return {name: _slot(stored, starts[stored.key]) for name, stored in tensors.items()}
 
@@ -64,12 +69,29 @@ def _records(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], int]:
     return root, records, end
 
 
-def _tensors(content: object) -> dict[str, Stored]:
+def _tell(path: Path, notes: list[str], made_elsewhere: list[str], tensors: int) -> None:
+    """One warning of what was passed over; where that leaves no tensors, it is the reason."""
+    if notes and not tensors:
+        raise ValueError(f"refused: its pickle {notes[0]}, and holds no tensors beside it")
+    told = (str(path), *notes)
+    if not notes or told in _told:
+        return
+    _told.add(told)
+    more = f" (and {len(notes) - 1} more such things)" if len(notes) > 1 else ""
+    lost = f"; left out with it: {', '.join(made_elsewhere[:3])}" if made_elsewhere else ""
+    _log.warning("%s: its pickle %s%s: passed over, and nothing was run%s", path, notes[0], more, lost)
+
+
+def _tensors(content: object) -> tuple[dict[str, Stored], list[str]]:
+    """The tensors of the innermost table, and the names there of what other programs would make."""
+    outer = content
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     table: Mapping = content if isinstance(content, dict) else {}
-    return {check_name(k): v for k, v in table.items() if isinstance(k, str) and isinstance(v, Stored)}
+    named = {key: value for key, value in table.items() if isinstance(key, str)}
+    elsewhere = [key for key, value in named.items() if isinstance(value, Foreign)] if content is not outer else []
+    return {check_name(key): value for key, value in named.items() if isinstance(value, Stored)}, elsewhere
 
 
 def _slot(stored: Stored, start: int) -> Slot:

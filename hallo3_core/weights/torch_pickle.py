@@ -1,8 +1,8 @@
 """What the pickle of a torch checkpoint says, read without running any of it.
 
-A pickle is a program, and unpickling runs it. `outline` follows it as far as names, numbers and containers go, calls
-nothing, and refuses the first name that is neither a tensor's nor on the list of inert ones. Source: the description
-of the instructions in Python's `pickletools`.
+A pickle is a program, and unpickling runs it. `outline` follows it as far as names, numbers and containers go and calls
+nothing: a placeholder stands for what another program's name would make. A name that runs programs is refused all the
+same, since no honest file has it. Source: the description of the instructions in Python's `pickletools`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import NamedTuple
 import torch
 
 from ..model.config import Shape
+from .mapping import LARGEST_COUNT, MOST_DIMENSIONS, is_count
 
+MOST_NOTES = 20
+LONGEST_NAME = 512  # of a class or function, with its module
 STORAGES = {
     f"torch.{name}Storage": dtype
     for name, dtype in {
@@ -45,6 +48,7 @@ INERT = {
     "numpy.ndarray",
     "numpy.dtype",
     "torch.Size",
+    "torch.serialization._get_layout",
     "torch.device",
     "_codecs.encode",
     *(f"builtins.{name}" for name in ("bytearray", "complex", "dict", "float", "int", "list", "set")),
@@ -52,7 +56,16 @@ INERT = {
     *(f"numpy.{c}.numeric._frombuffer" for c in ("core", "_core")),
 }
 INERT_PACKAGES = ("deepspeed.", "sat.", "omegaconf.", "numpy.dtypes.")
-_TENSORS = {*STORAGES, *UNTYPED, *DTYPES, TENSOR, TYPED_TENSOR, PARAMETER, ORDERED}
+PARAMETER_WITH_STATE, OF_A_TYPE = "torch._utils._rebuild_parameter_with_state", "torch._tensor._rebuild_from_type_v2"
+_TENSORS = {*STORAGES, *UNTYPED, *DTYPES, TENSOR, TYPED_TENSOR, PARAMETER, ORDERED, PARAMETER_WITH_STATE, OF_A_TYPE}
+# Modules whose names run programs, open files or reach the network, and builtins that are not among the plain types.
+_RUNNING = frozenset(
+    "os posix nt sys subprocess pty ctypes socket shutil runpy importlib imp code codeop pickle _pickle marshal io _io "
+    "codecs webbrowser multiprocessing asyncio http urllib requests ftplib smtplib telnetlib tempfile signal threading "
+    "pdb bdb timeit cProfile profile trace doctest pip pkgutil zipimport pydoc inspect builtin commands popen2 "
+    "torch.hub torch.jit torch.utils.cpp_extension torch.serialization torch.storage numpy.testing pandas.io".split()
+)
+_PLAIN = frozenset("slice frozenset tuple range xrange str bytes bool object type NotImplemented Ellipsis".split())
 
 
 class Stored(NamedTuple):
@@ -75,16 +88,26 @@ class _Name(NamedTuple):
     name: str
 
 
+class Foreign(dict):
+    """What a name of another program would make; what is put into it as into a table can be looked up."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+
 _PLACEHOLDER = object()
 
 
-def outline(pickled: bytes, sizes: Mapping[str, int]) -> object:
-    """What a pickle holds: tensors as `Stored`, training state as placeholders. `sizes` are the records', in bytes.
+def outline(pickled: bytes, sizes: Mapping[str, int], notes: list[str] | None = None) -> object:
+    """What a pickle holds: tensors as `Stored`, training state as placeholders. `sizes` are the records', in bytes;
+    `notes` takes what was passed over, each once.
 
     Raises:
-        ValueError: damaged, or it names something that is neither a tensor's nor inert.
+        ValueError: damaged, or it names something that runs programs.
     """
-    follower = _Follower(sizes)
+    notes = [] if notes is None else notes
+    follower = _Follower(sizes, notes)
     try:
         for instruction, argument, _ in pickletools.genops(pickled):
             follower.follow(instruction.name, argument)
@@ -96,8 +119,8 @@ def outline(pickled: bytes, sizes: Mapping[str, int]) -> object:
 class _Follower:
     """A pickle machine that calls nothing."""
 
-    def __init__(self, sizes: Mapping[str, int]):
-        self.sizes, self.result = sizes, None
+    def __init__(self, sizes: Mapping[str, int], notes: list[str]):
+        self.sizes, self.notes, self.result = sizes, notes, None
         self.stack: list = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
@@ -119,11 +142,22 @@ class _Follower:
                 stack.append([])
             case "EMPTY_TUPLE":
                 stack.append(())
-            case "EMPTY_SET":
+            case "EMPTY_SET" | "BYTEARRAY8":
                 stack.append(_PLACEHOLDER)
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
+            case "FROZENSET":
+                self.pop_to_mark()
+                stack.append(_PLACEHOLDER)
+            case "POP":
+                self.pop(1)
+            case "POP_MARK":
+                self.pop_to_mark()
+            case "BININT" | "BININT1" | "BININT2" | "BINFLOAT":
                 stack.append(argument)
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "SHORT_BINSTRING" | "BINBYTES" | "SHORT_BINBYTES":
+            case "LONG1" | "LONG4":  # one of megabytes takes its time whenever it is multiplied or looked up
+                stack.append(argument if abs(argument) < LARGEST_COUNT else _PLACEHOLDER)
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "SHORT_BINSTRING":
+                stack.append(argument)
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
                 stack.append(argument)
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(tuple(self.pop(int(instruction[-1]))))
@@ -142,18 +176,20 @@ class _Follower:
             case "SETITEM" | "SETITEMS":
                 items = self.pop(2) if instruction == "SETITEM" else self.pop_to_mark()
                 if self.is_container(dict):
-                    stack[-1].update(_pairs(items))
+                    stack[-1].update(self.pairs(items))
             case "BUILD":
                 self.pop(1)
                 self.is_container(dict)
             case "GLOBAL":
-                stack.append(_named(*argument.split(" ", 1)))
+                stack.append(self.named(*argument.split(" ", 1)))
             case "INST":
                 raise ValueError(f"refused: its pickle calls {argument.replace(' ', '.')[:80]!a}")
             case "STACK_GLOBAL":
-                stack.append(_named(*map(str, self.pop(2))))
+                stack.append(self.named(*self.pop(2)))
             case "REDUCE" | "NEWOBJ":
                 stack.append(_made(*self.pop(2)))
+            case "NEWOBJ_EX":
+                stack.append(_made(*self.pop(3)[:2]))
             case "BINPERSID":
                 stack.append(self.storage(stack.pop()))
             case _:
@@ -176,13 +212,46 @@ class _Follower:
 
     def is_container(self, kind: type) -> bool:
         """Whether the topmost value is one of `kind`; a placeholder swallows what is put into it."""
-        if self.stack[-1] is not _PLACEHOLDER and not isinstance(self.stack[-1], kind):
+        top = self.stack[-1]
+        if isinstance(top, kind):
+            return True
+        if top is not _PLACEHOLDER and not isinstance(top, Foreign):
             raise ValueError("damaged: its pickle fills something that is no container")
-        return self.stack[-1] is not _PLACEHOLDER
+        return False
+
+    def named(self, module: object, name: object) -> _Name:
+        """The name of a class or function.
+
+        Raises:
+            ValueError: one that runs programs, or no name.
+        """
+        if not (isinstance(module, str) and isinstance(name, str)) or len(module) + len(name) > LONGEST_NAME:
+            raise ValueError("damaged: its pickle asks for something that is no name")
+        full = f"{module}.{name}".replace("__builtin__.long", "builtins.int").replace("__builtin__.", "builtins.")
+        if full not in _TENSORS and full not in INERT and not full.startswith(INERT_PACKAGES):
+            if _runs(full):
+                raise ValueError(f"refused: its pickle asks for {full[:80]!a}, which is no tensor and could run code")
+            self.note(f"asks for {full[:80]!a}, which is no tensor")
+        return _Name(full)
+
+    def pairs(self, items: list) -> dict:
+        """Keys and values; those of a key that is neither text nor number are passed over: nested tuples can take for
+        ever to hash."""
+        if len(items) % 2:
+            raise IndexError
+        keys = items[::2]
+        plain = [isinstance(key, str | int | float | None) for key in keys]
+        if not all(plain):
+            self.note("has a key that is neither text nor number")
+        return {key: value for key, value, is_plain in zip(keys, items[1::2], plain, strict=True) if is_plain}
+
+    def note(self, text: str) -> None:
+        if text not in self.notes and len(self.notes) < MOST_NOTES:
+            self.notes.append(text)
 
     def storage(self, told: object) -> _Storage:
         match told:
-            case ("storage", _Name(name), str(key), str(), int(size)) if name in STORAGES or name in UNTYPED:
+            case ("storage", _Name(name), str(key), str(), size) if is_count(size) and name in {*STORAGES, *UNTYPED}:
                 dtype = STORAGES.get(name)
                 needed, there = size * (dtype.itemsize if dtype else 1), self.sizes.get(key, -1)
                 if not 0 <= needed <= there:
@@ -191,16 +260,18 @@ class _Follower:
         raise ValueError("refused: its pickle refers to something that is no record of the archive")
 
 
-def _named(module: str, name: str) -> _Name:
-    """The name of a class or function, if it is a tensor's or inert."""
-    full = f"{module}.{name}".replace("__builtin__.long", "builtins.int").replace("__builtin__.", "builtins.")
-    if full not in _TENSORS and full not in INERT and not full.startswith(INERT_PACKAGES):
-        raise ValueError(f"refused: its pickle asks for {full[:80]!a}, which is no tensor and could run code")
-    return _Name(full)
+def _runs(full: str) -> bool:
+    """Whether a name belongs to a module that runs programs, or is a builtin that may."""
+    parts = full.split(".")
+    if parts[0] == "builtins":
+        return len(parts) != 2 or (parts[1] not in _PLAIN and not parts[1].endswith(("Error", "Exception", "Warning")))
+    return any(".".join(parts[:length]) in _RUNNING for length in range(1, len(parts)))
 
 
 def _made(callee: object, arguments: object) -> object:
     """What torch, were it to call `callee`, would make: a tensor, a table, or something that does not matter here."""
+    if callee is _PLACEHOLDER or isinstance(callee, Foreign):
+        return _PLACEHOLDER
     if not isinstance(callee, _Name) or not isinstance(arguments, tuple):
         raise ValueError("damaged: its pickle calls something that has no name")
     match callee.name, arguments:
@@ -210,8 +281,12 @@ def _made(callee: object, arguments: object) -> object:
             return _tensor(storage, offset, shape, stride, None)
         case name, (storage, offset, shape, stride, _, _, _Name(dtype), *_) if name == TYPED_TENSOR:
             return _tensor(storage, offset, shape, stride, DTYPES.get(dtype))
-        case name, (Stored() as tensor, *_) if name == PARAMETER:
+        case name, (Stored() as tensor, *_) if name in (PARAMETER, PARAMETER_WITH_STATE):
             return tensor
+        case name, (_Name(maker), _, tuple() as inner, *_) if name == OF_A_TYPE and maker != OF_A_TYPE:
+            return _made(_Name(maker), inner)
+        case name, _ if name not in _TENSORS:
+            return Foreign(name)
         case name, _ if name == ORDERED:
             return {}
     raise ValueError(f"refused: its pickle calls {callee.name} with arguments that torch.save does not write")
@@ -231,14 +306,5 @@ def _tensor(storage: object, offset: object, shape: object, stride: object, dtyp
     return Stored(shape, dtype, storage.key, offset, stride)
 
 
-def _pairs(items: list) -> dict:
-    if len(items) % 2:
-        raise IndexError
-    for key in items[::2]:
-        if not isinstance(key, str | int | float | None):  # nested tuples can take for ever to hash
-            raise ValueError("refused: its pickle has a key that is neither text nor number")
-    return dict(zip(items[::2], items[1::2], strict=True))
-
-
 def _are_counts(values: object) -> bool:
-    return isinstance(values, tuple) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, tuple) and len(values) <= MOST_DIMENSIONS and all(map(is_count, values))

@@ -8,12 +8,10 @@ from ...hallo3_core.errors import InputError
 from ...hallo3_core.release.detect import expect
 from ...hallo3_core.release.layout import Release
 from ...hallo3_core.weights import names
-from ...hallo3_core.weights.parts import Parts, sort_tensors, transformer_config, with_metadata
-from ...hallo3_core.weights.reading import read_metadata, read_tensors
+from ...hallo3_core.weights.parts import Parts, read_parts, sort_tensors, transformer_config
+from ...hallo3_core.weights.reading import read_tensors
 
 PROJECTORS_FILE = "hallo3_projectors.safetensors"
-SAVED_PREFIX = "model.diffusion_model."  # what core's ModelSave puts before our names
-SAVED_MARK = SAVED_PREFIX + "video_positions"
 
 
 def read_engine(path: Path, part: str, *, with_projectors: bool = False) -> Parts:
@@ -26,12 +24,8 @@ def read_engine(path: Path, part: str, *, with_projectors: bool = False) -> Part
     """
     if path.is_dir():
         return Release(path).transformers()
-    tensors = read_tensors(path)
-    if SAVED_MARK in tensors:
-        tensors = {n.removeprefix(SAVED_PREFIX): t for n, t in tensors.items() if n.startswith(SAVED_PREFIX)}
-    else:
-        expect(path, part)
-    parts = with_metadata(sort_tensors(tensors), read_metadata(path), path.name)
+    expect(path, part)
+    parts = read_parts(path)
     if with_projectors and not _projectors_of(parts, path.name) <= parts.tensors.keys():
         beside = path.parent / PROJECTORS_FILE
         if not beside.is_file():

@@ -46,6 +46,8 @@ PIECES = (
     ),
     *(b"cos\nsystem\n", b"(", b"t", b"R", b"}", b"]", b"\x86", b"q\x00", b"h\x00", b"0", b"s", b"u", b"b", b"Q", b"."),
     *(b"\x8a\xff", b"\x8b\xff\xff\xff\x7f", b"B\xff\xff\xff\xff", b"X\xff\xff\xff\x7f", b"j\xff\xff\xff\xff"),
+    *(b"9" * 4000, b"7," * 3000, b"[9," + b"8" * 900 + b"]", b"1." + b"3" * 3000),  # numbers that take their time
+    *(b"\x8b\xa0\x0f\x00\x00" + b"\x7f" * 4000, b"h\x00h\x00\x86q\x00" * 40, b"K\x07" * 3000, b"h\x00h\x00\x93"),
     *(b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"__metadata__", b"/data.pkl", b"__builtin__\nlong\n"),
 )
 

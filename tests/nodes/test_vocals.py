@@ -49,7 +49,7 @@ def toy(pack, monkeypatch):
         def separate(self, path, names):
             waveform = pack("hallo3_core.inputs.recording").read_recording(path)
             silent = type(waveform)(torch.zeros_like(waveform.waveform), waveform.rate)
-            write = pack("nodes.vocals").write_wav
+            write = pack("hallo3_core.inputs.vocals").write_wav
             for stem, sound in (("Vocals", waveform), ("Instrumental", silent)):
                 write(self.output / f"{names[stem]}.wav", sound)
 

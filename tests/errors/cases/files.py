@@ -73,6 +73,22 @@ def patched(path: Path, offset: int, content: bytes) -> Path:
     return path
 
 
+def tracks(path: Path, *hertz: float, rate: int = 16_000, default: int | None = None) -> Path:
+    """0.2 s of several sound tracks, each a tone (0: silence); track number `default`, from 1, plays by itself."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("flac", rate=rate, layout="mono") for _ in hertz]
+        if default is not None:
+            for number, stream in enumerate(streams, start=1):
+                stream.disposition = av.stream.Disposition(number == default)
+        for stream, pitch in zip(streams, hertz, strict=True):
+            samples = 0.4 * np.sin(2 * np.pi * pitch * np.arange(rate // 5) / rate)
+            frame = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+    return path
+
+
 def encoded(path: Path, codec: str, seconds: float = 0.2, rate: int = 48_000, pictures: bool = False) -> Path:
     """Sound through an encoder of FFmpeg, with or without pictures beside it; codec "": pictures alone."""
     with av.open(str(path), "w") as container:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -61,6 +62,13 @@ def spoil(tensors: dict, part: str) -> None:
     tensors[name] = torch.full_like(tensors[name], torch.nan)
 
 
+def kept_with(place: Place, **state) -> Given:
+    """The denoiser's file with something beside its tensors."""
+    whole, release = place.release / ENGINE, changed(place, ENGINE)
+    torch.save(torch.load(whole, weights_only=True) | state, release / ENGINE)
+    return Given({"--models": release})
+
+
 class Hostile:
     """Unpickled, it would run a program."""
 
@@ -102,6 +110,33 @@ def page(place):
 def hostile(place):
     release = changed(place, ENGINE)
     torch.save({"module": {"a": torch.zeros(2)}, "state": Hostile()}, release / ENGINE)
+    return Given({"--models": release})
+
+
+@case("models: pickle with state of other programs")
+def foreign_state(place):
+    return kept_with(place, step=datetime.timedelta(seconds=1), part=slice(1, 2))
+
+
+@case("models: no rotary table")
+def no_rotary(place):
+    def change(tensors):
+        for name in [name for name in tensors if "pos_embed.freqs" in name]:
+            tensors.pop(name)
+
+    return respelt(place, ENGINE, change)
+
+
+@case("models: numbers of any length in the list of tensors")
+def bomb(place):
+    release = changed(place, ENGINE)
+    huge = (2 << 80_000).to_bytes(10_001, "little")
+    sizes = b"(\x8b" + len(huge).to_bytes(4, "little") + huge + b"q\x01" + b"h\x01" * 3000 + b"t"
+    pickled = b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n"
+    pickled += b"FloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQK\x00" + sizes + b"K\x01\x85\x89}tRs."
+    with zipfile.ZipFile(release / ENGINE, "w") as file:
+        file.writestr("a/data.pkl", pickled)
+        file.writestr("a/data/0", bytes(8))
     return Given({"--models": release})
 
 
@@ -323,6 +358,12 @@ def no_alpha(place):
 def damaged_settings(place):
     (place.folder / "adapter_config.json").write_text("{")
     return lora(place, **PAIR)
+
+
+@case("LoRA: 300 layers unknown")
+def many_unknown(place):
+    unknown = {f"transformer.block_{n:03}.{'x' * 40}.lora_A.weight": torch.zeros(4, 4) for n in range(300)}
+    return lora(place, **PAIR, **unknown)
 
 
 @case("LoRA: DoRA")

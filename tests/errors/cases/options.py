@@ -35,6 +35,7 @@ CHANGES = {
     "dtype fp8": {"--dtype": "fp8"},
     "colour hold 1.5": {"--color-hold": 1.5},
     "metadata without =": {"--metadata": "title"},
+    "metadata in other bytes than UTF-8": {"--metadata": "title=caf\udce9"},
     "unknown": {"--colour": ""},
     "LoRA strength NaN": {"--lora": "style.safetensors:nan"},
 }
@@ -65,6 +66,11 @@ def extended(place):
         assert comment(place) == f"{NOTICE}. Mine"
 
     return Given({"--metadata": "comment=Mine"}, treated=treated)
+
+
+@case("option: vocals, without its model in the release")
+def no_vocals_model(place):
+    return Given({"--vocals": ""})
 
 
 @case("option: no-ai-notice")

@@ -105,6 +105,29 @@ def inside_work(place):
     return unchanged(sound, place.folder / "films" / "film.mp4")
 
 
+@case("output: name in other bytes than UTF-8")
+def no_utf8(place):
+    folder = place.folder / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    path = folder / os.fsdecode(b"na\xefve.mp4")
+
+    def treated() -> None:
+        assert len(read_film(path)[0]) == 5 and list(folder.iterdir()) == [path]
+
+    return Given({"--output": path}, frames=None, treated=treated)
+
+
+@case("output: everything in folders whose names are not UTF-8")
+def nothing_utf8(place):
+    folder = place.folder / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    given = {"--output": folder / "film.mp4"}
+    for option, source in (("--image", place.portrait), ("--audio", place.speech), ("--models", place.release)):
+        given[option] = folder / os.fsdecode(os.fsencode(f"{option[2:]}{source.suffix}") + b"\xff")
+        given[option].symlink_to(source)
+    return Given(given, frames=None, treated=lambda: None if len(read_film(folder / "film.mp4")[0]) == 5 else 1 / 0)
+
+
 def batch(place: Place, content: str | bytes, *options: object, films: tuple[str, ...] | None = None) -> Given:
     """A batch file beside its inputs; `films` are those that must be made of it."""
     for name, source in (("me.jpg", place.portrait), ("voice.wav", place.speech)):

@@ -12,7 +12,7 @@ import torch
 from hallo3_core.inputs.recording import read_recording
 
 from . import Given, Place, case
-from .files import encoded, float_wav, patched, picture, text, tone, wav
+from .files import encoded, float_wav, patched, picture, text, tone, tracks, wav
 
 RATES = (8_000, 16_000, 44_100, 96_000, 192_000)
 
@@ -100,6 +100,37 @@ def turned_over(place):
 @case("sound: a constant offset alone")
 def constant(place):
     return given(wav(place.folder / "a.wav", np.full((3200, 2), 0.25), 16_000), 5)
+
+
+def pitch_of(path: Path, track: int | None = None) -> float:
+    sound = read_recording(path, track).waveform[0]
+    return round(np.abs(np.fft.rfft(sound)).argmax() / (len(sound) / 16_000), -1)
+
+
+@case("sound: two tracks")
+def two_tracks(place):
+    path = tracks(place.folder / "a.mkv", 300, 600)
+
+    def treated() -> None:
+        assert [pitch_of(path, n) for n in (None, 1, 2)] == [300, 300, 600]
+
+    return Given({"--audio": path}, treated=treated)
+
+
+@case("sound: two tracks, the first silent")
+def first_silent(place):
+    path = tracks(place.folder / "a.mkv", 0, 600)
+    return Given({"--audio": path}, treated=lambda: pitch_of(path) == 600 or 1 / 0)
+
+
+@case("sound: two tracks, --audio-track 2")
+def second_track(place):
+    return Given({"--audio": tracks(place.folder / "a.mkv", 300, 600), "--audio-track": 2})
+
+
+@case("sound: two tracks, --audio-track 3")
+def third_track(place):
+    return Given({"--audio": tracks(place.folder / "a.mkv", 300, 600), "--audio-track": 3})
 
 
 @case("sound: clipped")

@@ -1,0 +1,72 @@
+"""The forms in which this model's converted files come back from other programs, turned into ours.
+
+ComfyUI's ModelSave and CheckpointSave put `model.diffusion_model.` before our names and `first_stage_model.` before the
+VAE's. Older fp8 files keep a layer's scale as `scale_weight`, with a `scaled_fp8` beside it for the whole file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .fp8 import FLOAT8, MARK, SCALE, is_rounded, mark
+
+SAVED = "model.diffusion_model."
+_SAVED_MARK = SAVED + "video_positions"
+_SAVED_VAE = re.compile(r"first_stage_model\.(?:[a-z]+\.)*?(?=(?:en|de)coder\.)")
+_OLD_SCALE = ".scale_weight"
+_INPUT_SCALES = (".scale_input", ".input_scale")
+DROPPED = {
+    "v_pred": "a mark of ComfyUI's",
+    "ztsnr": "a mark of ComfyUI's",
+    "scaled_fp8": "a mark of older fp8 files",
+}
+T = TypeVar("T")
+
+
+def in_our_form(named: Mapping[str, T]) -> dict[str, T]:
+    """Tensors, or what describes them, under our names; others keep theirs. No value is read."""
+    is_saved = _SAVED_MARK in named
+    found = {}
+    for name, value in named.items():
+        if why_dropped(name) is None:
+            found[_renamed(name, is_saved)] = value
+    return found
+
+
+def why_dropped(name: str) -> str | None:
+    """Why a tensor is not needed, if it is one of those that other programs add."""
+    if name.endswith(_INPUT_SCALES):
+        return "a scale of activations, which are not rounded here"
+    return DROPPED.get(name.removeprefix(SAVED))
+
+
+def without_odd_scales(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, in fp8 only where our layers read it: elsewhere (scales by row, other layers, other float8 types)
+    multiplied out to bfloat16."""
+    found = dict(tensors)
+    for name in [name for name in tensors if name.endswith("." + SCALE)]:
+        layer = name.removesuffix("." + SCALE)
+        weight, scale = tensors.get(f"{layer}.weight"), tensors[name]
+        if weight is None:
+            continue
+        if scale.numel() == 1 and weight.dtype == FLOAT8 and is_rounded(f"{layer}.weight"):
+            found[name] = scale.reshape(()).float()
+            found.setdefault(f"{layer}.{MARK}", mark())
+        else:
+            whole = weight.float() * scale.float().reshape(*scale.shape, *[1] * (weight.ndim - scale.ndim))
+            found[f"{layer}.weight"] = whole.to(torch.bfloat16)
+            found.pop(name)
+            found.pop(f"{layer}.{MARK}", None)
+    return found
+
+
+def _renamed(name: str, is_saved: bool) -> str:
+    if is_saved:
+        name = name.removeprefix(SAVED)
+        name = _SAVED_VAE.sub("", name, count=1)
+    return name.removesuffix(_OLD_SCALE) + "." + SCALE if name.endswith(_OLD_SCALE) else name
