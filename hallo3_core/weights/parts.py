@@ -66,7 +66,7 @@ class Parts:
 
 
 def read_parts(path: Path | str) -> Parts:
-    """The tensors of a file, or of all shards of a model, mapped and sorted, and what the metadata says of the denoiser.
+    """The tensors of a file or of all shards of a model, mapped and sorted, and what metadata says of the denoiser.
 
     Raises:
         InputError: as `read_tensors` and `sort_tensors`, or damaged metadata.
