@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import signal
@@ -9,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from hallo3_core.errors import InputError
 from hallo3_core.train import checkpoints
@@ -97,3 +99,33 @@ def test_a_run_goes_on_with_what_it_began_with(work, tmp_path, encoders):
         train(config, encoders=encoders, entries=toys.entries(4))
     with pytest.raises(InputError, match="batch 2, now 1"):
         work(replace(config, batch=1))(lambda step: None)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(work, tmp_path, monkeypatch):
+    config = toys.configuration(tmp_path / "run", watch=ALWAYS, stop=Stop(steps=2))
+    save = torch.distributed.checkpoint.save
+
+    def full(state, checkpoint_id, **others):
+        save(state, checkpoint_id=checkpoint_id, **others)
+        if calls.append(checkpoint_id) or len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    calls = []
+    monkeypatch.setattr("torch.distributed.checkpoint.save", full)
+    with pytest.raises(
+        InputError, match="step 2 cannot be written .*No space left.*goes on from the checkpoint before"
+    ):
+        work(config)(lambda step: None)
+    assert [path.name for path in (config.output / "checkpoints").iterdir()] == ["step-00000001"]
+    work(config)(lambda step: None)
+
+
+def test_a_full_disk_leaves_no_torn_cache(tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hallo3_core.train.cache.save_file", full)
+    with pytest.raises(InputError, match="cannot be written .*No space left.*Free some room"):
+        toys.entries(1, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
