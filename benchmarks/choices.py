@@ -166,7 +166,7 @@ def measure(sizes: str, device: str, dtype: torch.dtype, runs: int, wanted: dict
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "eight-bit products": "computed" if has_fp8_matmuls(device) else "emulated: their time means nothing",
+        "fp8 products": "computed" if has_fp8_matmuls(device) else "emulated: their time means nothing",
         "choices": result,
     }
 

@@ -1,4 +1,4 @@
-"""Products in eight bits, as torch computes them on the CPU: the right ones, and as exact as eight bits can be."""
+"""Products in fp8, as torch computes them on the CPU: the right ones, and as exact as eight bits can be."""
 
 from __future__ import annotations
 

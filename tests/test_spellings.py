@@ -84,7 +84,7 @@ def test_each_form_is_the_same_denoiser(converted, tmp_path, form):
     parts = sort_tensors(read_model(tmp_path / "saved.safetensors"))
     wanted = sort_tensors(read_model(converted[dtype] / NAME))
     found, wanted = (load(p, names.DENOISER, dtype=torch.float32) for p in (parts, wanted))
-    if form == "a scale for each row":  # multiplied out
+    if form == "a scale for each row":  # dequantised
         latent = torch.randn(3, found.config.hidden)
         for name, layer in wanted.named_modules():
             if hasattr(layer, "full_weight"):

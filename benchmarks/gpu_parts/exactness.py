@@ -80,7 +80,7 @@ def attention(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def fp8_matmul(bench: Bench) -> dict[str, Any]:
-    """Of one layer: fp8 weights multiplied out, and fp8 matmuls, against the layer that its own rounded numbers make;
+    """Of one layer: fp8 weights dequantised, and fp8 matmuls, against the layer that its own rounded numbers make;
     `lossy` is what rounding the input costs."""
     draw = torch.Generator().manual_seed(0)
     layer = ScaledLinear(256, 512, dtype=torch.bfloat16)

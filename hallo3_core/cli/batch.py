@@ -28,7 +28,7 @@ class Job:
 
 
 def read_batch(path: Path, inputs: Sequence[Path] = ()) -> list[Job]:
-    """The jobs of a batch file; empty lines are passed over, relative paths start at the file's folder, and all lead
+    """The jobs of a batch file; empty lines are skipped, relative paths start at the file's folder, and all lead
     into it or into one of the folders `inputs`.
 
     Raises:
@@ -82,7 +82,7 @@ def _inside(name: str, path: Path, folders: Sequence[Path], place: str) -> Path:
     try:
         real = named.resolve()
     except (OSError, ValueError, RuntimeError) as error:  # NUL in it, too long, or links that lead in a circle
-        raise InputError(f"{place}: {name[:80]!r} is no path ({error})") from error
+        raise InputError(f"{place}: {name[:80]!r} is not a valid path ({error})") from error
     if not any(real.is_relative_to(folder) for folder in folders):
         raise InputError(
             f"{place}: {name[:80]!r} leads out of {folders[0]}. Move the file there, or name its folder: "

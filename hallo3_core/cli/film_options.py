@@ -59,7 +59,7 @@ def seed(text: str) -> int:
     from ..sampling.noise import MAX_SEED
 
     if not text.isdecimal() or int(text) > MAX_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed: choose 0 to {MAX_SEED}")
+        raise argparse.ArgumentTypeError(f"seed {text!r}: use a whole number from 0 to {MAX_SEED}")
     return int(text)
 
 
@@ -72,7 +72,7 @@ def track(text: str) -> int:
 def size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected height x width, such as 480x720")
+        raise argparse.ArgumentTypeError(f"size {text!r}: use height x width, such as 480x720")
     return int(height), int(width)
 
 
@@ -90,7 +90,7 @@ def lora(text: str) -> tuple[Path, float]:
 def tag(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no metadata: expected NAME=TEXT, such as title=Greeting")
+        raise argparse.ArgumentTypeError(f"metadata {text!r}: use NAME=TEXT, such as title=Greeting")
     return name, value
 
 

@@ -148,7 +148,7 @@ class Bar:
         from tqdm import tqdm
 
         self._clips, self._steps = clips, steps
-        form = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} to go"
+        form = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {elapsed}<{remaining}"
         self._bar = tqdm(total=clips * steps, initial=self._kept * steps, bar_format=form, smoothing=0.05)
         self._show(self._kept, 0)
 
@@ -197,7 +197,7 @@ def tell(film) -> None:
 
 
 def run_batch(given: argparse.Namespace) -> int:
-    """A line that fails is told and passed over; the exit code says whether a film is missing at the end."""
+    """A line that fails is reported and skipped; the exit code says whether a film is missing at the end."""
     from ..animate import animate
     from ..parallel.team import take_gpu
     from ..pipeline.networks import Networks, can_keep_all

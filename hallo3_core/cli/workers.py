@@ -27,7 +27,7 @@ def make_films(
     """Make the films that are not there yet, as worker number `worker` of about so many: its share first, then what is
     left of the others'. Each result is told when it is there; at the end no other worker is at one of these films.
 
-    A film that cannot be made (`make` raises InputError) is passed over; each worker tries it once.
+    A film that cannot be made (`make` raises InputError) is skipped; each worker tries it once.
 
     Raises:
         InputError: nothing can be written to the films' folder.

@@ -1,4 +1,4 @@
-"""A linear layer that keeps its weight in eight bits, and what puts it in place."""
+"""A linear layer that keeps its weight in fp8, and what puts it in place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ScaledLinear(nn.Module):
-    """Half the memory of a bfloat16 layer; its weight is multiplied out, one layer at a time, in the input's dtype.
+    """Half the memory of a bfloat16 layer; its weight is dequantised, one layer at a time, in the input's dtype.
 
     weight ``o i`` float8 (e4m3), weight_scale of no dimensions, float32: the layer's weight is their product.
     forward: ``... i -> ... o``

@@ -106,7 +106,7 @@ def convert(
 ) -> list[Path]:
     """Converts a release folder, its transformer file or its VAE file; returns the files in `target`, new and kept.
 
-    `dtype` is bf16, fp16, fp32 or fp8 (the blocks' matrices in eight bits, the rest in bf16). `merges` are LoRAs that
+    `dtype` is bf16, fp16, fp32 or fp8 (the blocks' matrices in fp8, the rest in bf16). `merges` are LoRAs that
     the weights take in. `free` tells the room at a folder.
 
     Raises:
@@ -139,7 +139,7 @@ def plan_conversion(source: Path, target: Path, dtype: str, merges: Sequence[Mer
     """What there is to write, in full: no value has been read yet.
 
     Raises:
-        InputError: no part of the model in the source, a part incomplete, or weights that are in eight bits already.
+        InputError: no part of the model in the source, a part incomplete, or weights that are in fp8 already.
     """
     origin: dict[str, Path] = {}
     parts: dict[str, Mapping[str, Tensor]] = {}
@@ -182,7 +182,7 @@ def _checked(parts: Parts, path: Path) -> Sorted:
     """The parts, if each is complete and of the right shapes. No value is read for that.
 
     Raises:
-        InputError: a part is incomplete or in eight bits already.
+        InputError: a part is incomplete or in fp8 already.
     """
     if parts.unknown:
         log.warning("%s: %d unknown tensors left out (%s, ...)", path, len(parts.unknown), parts.unknown[0])
@@ -250,7 +250,7 @@ def _written_name(part: str, name: str) -> str:
 
 
 def _entries(name: str, shape: tuple[int, ...], dtype: str) -> list[Entry]:
-    """What stands in the file for one tensor: itself, or its eight-bit form in three."""
+    """What stands in the file for one tensor: itself, or its fp8 form in three."""
     if dtype != "fp8" or not is_rounded(name):
         return [Entry(name, DTYPES[dtype], shape)]
     layer = name.removesuffix("weight")

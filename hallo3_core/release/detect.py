@@ -53,7 +53,7 @@ def identify_file(path: Path | str) -> Place:
 def find_files(path: Path | str) -> list[Place]:
     """Every model file of a release, a ComfyUI models folder or any other folder, or the one file, and what it is.
 
-    Texts, pictures and the like are passed over; shards that an index names count as one model.
+    Texts, pictures and the like are skipped; shards that an index names count as one model.
 
     Raises:
         InputError: no such file or folder.

@@ -128,7 +128,7 @@ def match_lora(
     tensors: Mapping[str, Tensor], config: TransformerConfig, *, label: str, metadata: Mapping[str, str]
 ) -> Lora:
     """Find the place of each pair in the denoiser. A layer with tensors that are not understood is not touched but
-    listed; those of the other networks (`lora_parts.py`) are passed over.
+    listed; those of the other networks (`lora_parts.py`) are skipped.
 
     Raises:
         InputError: nothing in it fits this model, or what fits by name has another size.
@@ -194,7 +194,7 @@ def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
     """Change the weights of the LoRA's network, computed in float32 and kept in their own dtype; what is unknown is
     logged.
 
-    A weight in eight bits would round most of a LoRA away: such a layer becomes an ordinary one in the dtype of its
+    A weight in fp8 would round most of a LoRA away: such a layer becomes an ordinary one in the dtype of its
     bias, twice as large.
 
     Raises:

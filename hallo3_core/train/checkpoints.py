@@ -1,4 +1,4 @@
-"""Checkpoints of a run: only what trains, written whole or not at all, and passed over if they are not whole."""
+"""Checkpoints of a run: only what trains, written whole or not at all, and skipped if they are not whole."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def save(folder: Path, step: int, state: Mapping[str, Tensor], info: dict, proce
 
 
 def latest(folder: Path) -> tuple[Path, dict] | None:
-    """The newest checkpoint that is whole, and what was written with it; one that is not is passed over, and told."""
+    """The newest checkpoint that is whole, and what was written with it; one that is not is skipped, and told."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             info = json.loads((path / INFO).read_text())
@@ -69,7 +69,7 @@ def latest(folder: Path) -> tuple[Path, dict] | None:
             damaged = [INFO]
         if not damaged:
             return path, info
-        log.warning("%s: passed over, as it is not whole (%s is damaged or missing)", path, damaged[0])
+        log.warning("%s: skipped, as it is not whole (%s is damaged or missing)", path, damaged[0])
     return None
 
 

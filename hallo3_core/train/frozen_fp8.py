@@ -14,7 +14,7 @@ from ..weights import fp8
 
 
 class FrozenLinear(ScaledLinear):
-    """A `ScaledLinear` that keeps its weight in eight bits for the backward pass too, where autograd would keep the
+    """A `ScaledLinear` that keeps its weight in fp8 for the backward pass too, where autograd would keep the
     multiplied one."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def round_frozen(networks: Hallo3, trained: Collection[str]) -> int:
 
 
 def rounded(layer: nn.Linear) -> FrozenLinear:
-    """The layer with its weight in eight bits, on its device."""
+    """The layer with its weight in fp8, on its device."""
     place = dict(device=layer.weight.device, dtype=layer.weight.dtype)
     new = FrozenLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, **place)
     if not layer.weight.is_meta:

@@ -60,10 +60,10 @@ def make_optimiser(
 ) -> torch.optim.Optimizer:
     """AdamW with decoupled weight decay on matrices and kernels alone.
 
-    `shapes` are the whole parameters' where `parameters` are shards. kind "adamw8bit" keeps the moments in eight bits.
+    `shapes` are the whole parameters' where `parameters` are shards. kind "adamw8bit" keeps the moments in 8 bits.
 
     Raises:
-        InputError: neither torchao nor bitsandbytes is installed, for eight bits.
+        InputError: neither torchao nor bitsandbytes is installed.
     """
     settings = dict(lr=0.0, betas=updating.betas, eps=updating.eps)
     pairs = list(zip(parameters, shapes, strict=True))

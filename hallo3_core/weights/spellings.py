@@ -47,7 +47,7 @@ def why_dropped(name: str) -> str | None:
 
 def without_odd_scales(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, in fp8 only where our layers read it: elsewhere (scales by row, other layers, other float8 types)
-    multiplied out to bfloat16."""
+    dequantised to bfloat16."""
     found = dict(tensors)
     for name in [name for name in tensors if name.endswith("." + SCALE)]:
         layer = name.removesuffix("." + SCALE)

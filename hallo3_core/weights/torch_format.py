@@ -70,7 +70,7 @@ def _records(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], int]:
 
 
 def _tell(path: Path, notes: list[str], made_elsewhere: list[str], tensors: int) -> None:
-    """One warning of what was passed over; where that leaves no tensors, it is the reason."""
+    """One warning of what was skipped; where that leaves no tensors, it is the reason."""
     if notes and not tensors:
         raise ValueError(f"refused: its pickle {notes[0]}, and holds no tensors beside it")
     told = (str(path), *notes)
@@ -79,7 +79,7 @@ def _tell(path: Path, notes: list[str], made_elsewhere: list[str], tensors: int)
     _told.add(told)
     more = f" (and {len(notes) - 1} more such things)" if len(notes) > 1 else ""
     lost = f"; left out with it: {', '.join(made_elsewhere[:3])}" if made_elsewhere else ""
-    _log.warning("%s: its pickle %s%s: passed over, and nothing was run%s", path, notes[0], more, lost)
+    _log.warning("%s: its pickle %s%s: skipped, and nothing was run%s", path, notes[0], more, lost)
 
 
 def _tensors(content: object) -> tuple[dict[str, Stored], list[str]]:

@@ -101,7 +101,7 @@ _PLACEHOLDER = object()
 
 def outline(pickled: bytes, sizes: Mapping[str, int], notes: list[str] | None = None) -> object:
     """What a pickle holds: tensors as `Stored`, training state as placeholders. `sizes` are the records', in bytes;
-    `notes` takes what was passed over, each once.
+    `notes` takes what was skipped, each once.
 
     Raises:
         ValueError: damaged, or it names something that runs programs.
@@ -235,7 +235,7 @@ class _Follower:
         return _Name(full)
 
     def pairs(self, items: list) -> dict:
-        """Keys and values; those of a key that is neither text nor number are passed over: nested tuples can take for
+        """Keys and values; those of a key that is neither text nor number are skipped: nested tuples can take for
         ever to hash."""
         if len(items) % 2:
             raise IndexError

@@ -162,7 +162,7 @@ def _with_scaled_rows(base: type[nn.Module]) -> type[nn.Module]:
         def forward(self, x: Tensor) -> Tensor:
             is_patched = getattr(self, "weight_function", None) or getattr(self, "bias_function", None)
             if getattr(self, "layout_type", None) is None or is_patched:
-                return super().forward(x)  # not rounded; or multiplied out for a LoRA, which the host adds on the way
+                return super().forward(x)  # not rounded; or dequantised for a LoRA, which the host adds on the way
             scale = (x.abs().amax(dim=-1, keepdim=True).float() / fp8.LARGEST).clamp_min(TINY).to(x.dtype)
             out = super().forward(x / scale)
             if self.bias is None:

@@ -166,7 +166,7 @@ def _cast_forward(base, layer, x):
 
 
 class ScaledLayers(Layers):
-    """Layers that take a weight in eight bits with its scale, `<layer>.weight_scale` and `<layer>.comfy_quant`."""
+    """Layers that take a weight in fp8 with its scale, `<layer>.weight_scale` and `<layer>.comfy_quant`."""
 
     class Linear(Layers.Linear):
         def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors):

@@ -203,7 +203,7 @@ def test_tensors_that_do_not_fit_are_refused_before_loading(pack, release):
 
 @pytest.fixture
 def converted(pack, models, release):
-    """The toy release in eight bits, as `convert` writes it."""
+    """The toy release in fp8, as `convert` writes it."""
     folder = models / "hallo3" / "converted"
     pack("hallo3_core.release.convert").convert(release.folder, folder, "fp8")
     yield folder

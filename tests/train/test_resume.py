@@ -88,7 +88,7 @@ def test_a_torn_checkpoint_is_passed_over(work, tmp_path, caplog):
         found = checkpoints.latest(folder)
     assert found[1]["step"] == 2
     assert [r.message for r in caplog.records if r.name.startswith("hallo3_core")] == [
-        f"{newest}: passed over, as it is not whole ({data.name} is damaged or missing)"
+        f"{newest}: skipped, as it is not whole ({data.name} is damaged or missing)"
     ]
 
 
