@@ -97,7 +97,7 @@ def train_one(
     """A mode's run; see `train`."""
     lock = _prepared(config, processes)
     try:
-        run = _Run(config, processes, films, encoders, entries)
+        run = TrainingRun(config, processes, films, encoders, entries)
         with asked_to_stop() as stop:
             return run.to_the_end(stop, on_step)
     finally:
@@ -120,7 +120,7 @@ def _prepared(config: Config, processes: Processes):
     return lock
 
 
-class _Run:
+class TrainingRun:
     """The objects of a run, made in the order in which they need each other."""
 
     def __init__(self, config, processes, films, encoders, entries):

@@ -11,7 +11,7 @@ import torch
 from hallo3_core.train.config import Memory, Stop, Watch
 from hallo3_core.train.draw import Chances, draw
 from hallo3_core.train.draws import Keyed
-from hallo3_core.train.loop import _Run, train
+from hallo3_core.train.loop import TrainingRun, train
 from hallo3_core.train.processes import join
 from hallo3_core.train.samples import Mapped, Order, Resident
 from hallo3_core.train.step import step
@@ -44,7 +44,7 @@ def start(tmp_path_factory, encoders, entries):
 
 def gradients(config, encoders, entries):
     """The first step's, before the clip, and its losses."""
-    run = _Run(config, join("cpu", config.batch), None, encoders, entries)
+    run = TrainingRun(config, join("cpu", config.batch), None, encoders, entries)
     run.step = 1
     kept = {}
     run.updater.update = lambda rate: kept.update(zip(run.updater.names, run.updater._gradients, strict=True)) or 0.0
@@ -85,7 +85,7 @@ def test_one_process_and_two(tmp_path, encoders, entries, start):
 
 def test_a_batch_is_its_samples_side_by_side(tmp_path, encoders, entries, start):
     """What a sample sees and costs doesn't depend on its neighbours."""
-    run = _Run(toys.configuration(tmp_path, "speech", start=start), join("cpu", 2), None, encoders, entries)
+    run = TrainingRun(toys.configuration(tmp_path, "speech", start=start), join("cpu", 2), None, encoders, entries)
     clips = torch.tensor([0, 3, 1])
 
     def losses(part):

@@ -14,7 +14,7 @@ from hallo3_core.errors import InputError
 from hallo3_core.train import runs
 from hallo3_core.train.config import Config, Memory, Stop, read
 from hallo3_core.train.frozen_fp8 import FrozenLinear, rounded
-from hallo3_core.train.loop import _Run, train
+from hallo3_core.train.loop import TrainingRun, train
 from hallo3_core.train.lora import Lora
 from hallo3_core.train.optimiser import Updating, make_optimiser
 from hallo3_core.train.plan import fit, plan
@@ -70,11 +70,12 @@ def test_a_lora_beside_frozen_fp8(tmp_path, encoders, entries, identity):
     config = toys.configuration(
         tmp_path / "lora", "lora", start=path, memory=Memory(fp8=True), lora=Lora(("look", "speech"), 2, 2.0)
     )
-    run = _Run(config, join("cpu", 2), None, encoders, entries)
+    run = TrainingRun(config, join("cpu", 2), None, encoders, entries)
     block = run.networks.denoiser.blocks[0]
     assert isinstance(block.self_attention.qkv.base_layer, FrozenLinear)
     assert isinstance(block.mlp.up, FrozenLinear)
     before = [p.clone() for p in run.updater.masters]
+    config.output.mkdir()
     run.to_the_end(lambda: False, None)
     assert any(not torch.equal(a, b) for a, b in zip(before, run.updater.masters, strict=True))
 

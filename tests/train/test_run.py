@@ -13,7 +13,7 @@ import torch
 from hallo3_core.film.writer import read_film
 from hallo3_core.train.config import Stop, Watch
 from hallo3_core.train.draws import Keyed
-from hallo3_core.train.loop import _Run, train
+from hallo3_core.train.loop import TrainingRun, train
 from hallo3_core.train.optimiser import Rates
 from hallo3_core.train.preview import preview
 from hallo3_core.train.processes import join
@@ -75,7 +75,7 @@ def test_previews_before_the_first_step_and_then(tmp_path, encoders, entries):
 
 
 def test_a_preview_shows_the_true_clip_and_what_the_networks_make_of_it(tmp_path, encoders, entries):
-    run = _Run(toys.configuration(tmp_path), join("cpu", 2), None, encoders, entries)
+    run = TrainingRun(toys.configuration(tmp_path), join("cpu", 2), None, encoders, entries)
     batch = run.samples.batch(torch.zeros(1, dtype=torch.long), Keyed(0, 0, 1))
     first = preview(run.networks, encoders.vae, batch, 2, 5, torch.float32)
     with torch.no_grad():
@@ -104,14 +104,14 @@ def test_log(tmp_path, encoders, entries):
 
 
 def test_validation_is_the_same_every_time(tmp_path, encoders, entries):
-    run = _Run(toys.configuration(tmp_path), join("cpu", 2), None, encoders, entries)
+    run = TrainingRun(toys.configuration(tmp_path), join("cpu", 2), None, encoders, entries)
     assert run.validation_loss() == run.validation_loss()
 
 
 def test_a_small_network_learns(tmp_path, encoders, entries):
     """The validation loss of held-out clips falls, and so does that of a resumed phase that trains little."""
     config = toys.configuration(tmp_path, stop=Stop(steps=60), batch=4, rates=Rates(3e-3, 5, 0))
-    run = _Run(config, join("cpu", 4), None, encoders, entries)
+    run = TrainingRun(config, join("cpu", 4), None, encoders, entries)
     before = run.validation_loss()
     assert run.to_the_end(lambda: False, None).validation_loss < 0.9 * before
 
