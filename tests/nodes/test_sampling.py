@@ -206,7 +206,7 @@ def test_wrong_inputs_are_told(pack, sample, changes, words):
 
 
 @pytest.mark.parametrize(
-    ("shape", "words"), [((2, 3, 96, 144), "144x96, the film is 32x16"), ((3, 3, 16, 32), "3 motion frames")]
+    ("shape", "words"), [((2, 3, 96, 144), "144x96, the video is 32x16"), ((3, 3, 16, 32), "3 motion frames")]
 )
 def test_motion_frames_of_another_film_are_told(pack, sample, shape, words):
     with pytest.raises(pack("hallo3_core.errors").InputError, match=words):

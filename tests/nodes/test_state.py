@@ -12,7 +12,7 @@ def test_a_film_after_any_other_is_the_first_again(pack, film, scene, loaded, pr
     lora = loaded.model.clone()
     name = "diffusion_model.blocks.0.mlp.up.weight"
     rows, columns = loaded.model.model.state_dict()[name].shape
-    pair = (torch.ones(rows, 1), torch.ones(1, columns), 1.0)
+    pair = (torch.ones(rows, 1), torch.ones(1, columns), 1.0, None)
     if hasattr(lora, "patched"):  # the fake host's own form
         lora.add_patches({(name, (0, 0, rows)): pair}, 0.5)
     for changes in (dict(seed=12), dict(reference_cfg=2.0, steps=3), dict(color_hold=1.0), dict(model=lora)):

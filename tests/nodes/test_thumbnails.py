@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from tests.workflows.thumbnails import SIZE, thumbnail
+from tools.workflows.thumbnails import SIZE, thumbnail
 
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
 

@@ -27,6 +27,8 @@ SPEAKING = {
     *("Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid"),
 }
 BELOW = -1  # as the place of a dot of its own: below everything
+PREVIEWED = {"Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid", "SamplerCustomAdvanced"}
+PICTURE = 100  # what a preview of the latent takes, beside its own height of two thirds of the node's width
 LINE = 74  # what a node grows by when it has told its result
 ROW, ITEM, HEADING, EDGE = 17, 27, 42, 50  # of a note's text: a line, one of a list, a title, and what is around it all
 LETTER = 5.2  # how wide, on average
@@ -86,6 +88,7 @@ class Node:
                 sockets += 1
         slots = max(sockets, len(entry["output"]))
         told = LINE if self.kind in SPEAKING else 0
+        told += 2 * self.width // 3 + PICTURE if self.kind in PREVIEWED else 0
         return 14 + 20 * slots + 24 * widgets, 38 + 20 * slots + 28 * widgets + told
 
 

@@ -33,7 +33,7 @@ STEPS = """
 3. **Your voice**: select Load Audio, Ctrl+B, choose clear speech of any length, without music.
 4. **The prompt**: one sentence about person and place. It steers background, light and gestures.
 """
-TOP, LANES = 270, 590  # where a sampling stage begins, and how far below its title wires pass under its nodes
+TOP, LANES = 270, 890  # where a sampling stage begins, and how far below its title wires pass under its nodes
 
 
 def guide(text: str) -> Node:
@@ -289,7 +289,7 @@ def core_sampler() -> Drawing:
     clip = {"noise": noise["NOISE"], "guider": over, "sampler": solver["SAMPLER"]}
     clip = {**clip, "sigmas": sigmas["sigmas"], "latent_image": empty["LATENT"]}
     clip = Node("SamplerCustomAdvanced", clip, 230)
-    low = LANES + 200
+    low = 800
     start = lane((inputs[name] for name in ("reference", "vae", "audio")), low)
     reference, vae, audio = first = lane(start, low)
     frames = Node("VAEDecode", {"samples": clip["output"], "vae": vae}, 200)

@@ -129,12 +129,12 @@ def seen(picture: Output, weight_dtype: str = "auto") -> Part:
     analysis = {"face_analysis": AUTO}
     analysis = Node("Hallo3FaceAnalysisLoader", analysis, models=links(FACE_FOLDER, *FACE_FILES), at=top + SLOT + 14)
     inputs = {"reference_net": AUTO, "weight_dtype": weight_dtype}
-    net = Node("Hallo3ReferenceNetLoader", inputs, models=links("", *TRANSFORMER_FILES), at=320)
+    net = Node("Hallo3ReferenceNetLoader", inputs, models=links("", *TRANSFORMER_FILES), at=370)
     face = Node("Hallo3FaceEmbed", {"image": left, "face_analysis": analysis["face_analysis"]}, at=top)
-    vae = Node("Hallo3VAELoader", {"vae_name": AUTO}, models=links("", VAE_FILE), at=520)
+    vae = Node("Hallo3VAELoader", {"vae_name": AUTO}, models=links("", VAE_FILE), at=570)
     inputs = {"image": over, "mask": face["mask"], "vae": vae["vae"], "reference_net": net["reference_net"]}
-    reference = Node("Hallo3Reference", inputs, 300, at=260)
-    marked, below = Dot(face["marked"], at=200), Dot(vae["vae"], at=640)
+    reference = Node("Hallo3Reference", inputs, 300, at=310)
+    marked, below = Dot(face["marked"], at=240), Dot(vae["vae"], at=690)
     columns = [[high, left], [analysis, net], [face, vae], [over], [reference], [marked, below]]
     gives = {
         "vae": below,

@@ -1,6 +1,6 @@
 """The picture of a workflow in the template browser: frames of a video that it made.
 
-    python -m tests.workflows.thumbnails hallo3_long_video frame1.png frame2.png frame3.png
+    python -m tools.workflows.thumbnails hallo3_long_video frame1.png frame2.png frame3.png
 
 The first frame is large, up to three more stand beside it. A video serves in place of frames: some are taken from it.
 """
