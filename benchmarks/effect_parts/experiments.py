@@ -1,0 +1,108 @@
+"""Which films are made: each experiment changes one thing, on the same people, with the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from hallo3_core.pipeline.options import Settings
+from hallo3_core.sampling.guidance import Guidance, Scales
+from hallo3_core.sampling.sampler import DDIM, DPMPP_2M, SDE_DPMPP_2M
+from hallo3_core.toy.world.captions import caption
+
+from .films import Changes, Subject, truth
+
+PLAIN = Settings(12, Guidance(), DPMPP_2M)
+OTHER = 50  # the voice of the person so many numbers on
+
+
+@dataclass(frozen=True)
+class Job:
+    """One film of an experiment."""
+
+    experiment: str
+    variant: str
+    subject: Subject
+    changes: Changes
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Films of each experiment's variants."""
+
+    sync: int = 20
+    voices: int = 10
+    scales: int = 8
+    identity: int = 10
+    prompt: int = 8
+    exactness: int = 8
+
+    @classmethod
+    def quick(cls) -> Counts:
+        return cls(4, 2, 2, 2, 2, 2)
+
+
+def jobs(counts: Counts) -> list[Job]:
+    """In an order in which a run that is cut short has some of everything: person by person."""
+    found = [*_sync(counts), *_scales(counts), *_identity(counts), *_prompt(counts), *_exactness(counts)]
+    return sorted(found, key=lambda job: job.subject.person)  # stable: within a person as listed
+
+
+def _sync(counts: Counts) -> Iterator[Job]:
+    plain = Changes(settings=PLAIN)
+    for n in range(counts.sync):
+        yield Job("plain", "plain", Subject(n), plain)
+    for n in range(counts.voices):
+        yield Job("voice", "silence", Subject(n, silence=True), plain)
+        yield Job("voice", "another's", Subject(n, voice=n + OTHER), plain)
+
+
+def _scales(counts: Counts) -> Iterator[Job]:
+    for n in range(counts.scales):
+        for scale in (1.0, 2.0, 6.0):
+            yield Job("audio scale", f"{scale:g}", Subject(n), _scaled(audio=scale))
+        for scale in (1.0, 6.0):
+            yield Job("text scale", f"{scale:g}", _asked(n, True), _scaled(text=scale))
+        for scale in (0.0, 2.0, 3.5):
+            yield Job("reference scale", f"{scale:g}", Subject(n), _scaled(reference=scale))
+
+
+def _scaled(**scales: float) -> Changes:
+    return Changes(settings=replace(PLAIN, guidance=Guidance(Scales()._replace(**scales))))
+
+
+def _identity(counts: Counts) -> Iterator[Job]:
+    for n in range(counts.identity):
+        yield Job("identity", "no reference", Subject(n), Changes(settings=PLAIN, null_reference=True))
+        yield Job("identity", "no face", Subject(n), Changes(settings=PLAIN, null_face=True))
+
+
+def _prompt(counts: Counts) -> Iterator[Job]:
+    for n in range(counts.prompt):
+        for name, moves in (("still", False), ("moving", True)):
+            yield Job("prompt", name, _asked(n, moves), Changes(settings=PLAIN))
+
+
+def _asked(number: int, moves: bool) -> Subject:
+    """The person's own prompt, but for whether what is behind moves."""
+    film = truth(number)
+    return Subject(number, prompt=caption(film.person, replace(film.scene, moving=moves), phrasing=0))
+
+
+def _exactness(counts: Counts) -> Iterator[Job]:
+    plain = Changes(settings=PLAIN)
+    variants = {
+        "sde-dpmpp-2m, 50 steps": Changes(settings=Settings(50, Guidance(), SDE_DPMPP_2M)),
+        "sde-dpmpp-2m, 20 steps": Changes(settings=Settings(20, Guidance(), SDE_DPMPP_2M)),
+        "dpmpp-2m, 20 steps": Changes(settings=replace(PLAIN, steps=20)),
+        "ddim, 20 steps": Changes(settings=Settings(20, Guidance(), DDIM)),
+        "bf16": replace(plain, dtype=torch.bfloat16),
+        "fp8 weights": replace(plain, fp8="weights"),
+        "step cache 0.1": Changes(settings=replace(PLAIN, cache=0.1)),
+        "guidance on the first 0.6": Changes(settings=replace(PLAIN, guidance=Guidance(stop=0.6))),
+    }
+    for n in range(counts.exactness):
+        for name, changes in variants.items():
+            yield Job("exactness", name, Subject(n), changes)

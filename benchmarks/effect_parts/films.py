@@ -1,0 +1,118 @@
+"""Films made with the toy release, by the same stages as the program's: one loaded set of networks, many films."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from hallo3_core.clips import NEW_FRAMES_PER_CLIP
+from hallo3_core.inputs.face import EMBEDDING
+from hallo3_core.inputs.image import plan_framing, to_uint8
+from hallo3_core.inputs.recording import VOICE_RATE, Recording
+from hallo3_core.pipeline.clip import concat_latent, last_frames, new_frames, sample_clip
+from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.encoding import encode_portrait, encode_prompt, encode_sound
+from hallo3_core.pipeline.networks import Networks
+from hallo3_core.pipeline.options import Options, Settings
+from hallo3_core.pipeline.scene import Scene
+from hallo3_core.release.layout import Release
+from hallo3_core.sampling.noise import SeededNoise
+from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
+from hallo3_core.vae.autoencoder import PIXELS
+from hallo3_core.vae.latents import decode_whole
+from hallo3_core.weights import names
+
+FRAMES = NEW_FRAMES_PER_CLIP  # of a film: one clip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a film is asked for: whose portrait, whose voice, which prompt. Numbers count held-out seeds."""
+
+    person: int
+    voice: int | None = None  # None: the person's own
+    prompt: str | None = None  # None: the one that describes the person's film
+    silence: bool = False
+    frames: int = FRAMES
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is different from the program's own way, beside its settings."""
+
+    null_reference: bool = False  # the bank of the trained null in place of the portrait's
+    null_face: bool = False  # a face embedding of zeros
+    fp8: str | None = None
+    dtype: torch.dtype = torch.float32
+    settings: Settings = field(default_factory=Settings)
+
+
+@lru_cache(maxsize=256)
+def truth(number: int, frames: int = FRAMES) -> Film:
+    """A held-out film as it was drawn."""
+    return draw_film(HELD_OUT[number], frames)
+
+
+def voice_of(subject: Subject) -> int:
+    return subject.person if subject.voice is None else subject.voice
+
+
+def recording(subject: Subject) -> Recording:
+    """What is heard; silence is the faint noise that every recording of the world has."""
+    samples = torch.from_numpy(truth(voice_of(subject), subject.frames).speech.samples)
+    if subject.silence:
+        samples = 8e-4 * torch.randn(len(samples), generator=torch.Generator().manual_seed(subject.person))
+    return Recording(samples[None], VOICE_RATE, f"voice {voice_of(subject)}")
+
+
+class Studio:
+    """Makes films; every network is loaded once for each dtype and kind of fp8."""
+
+    def __init__(self, release: Release, device: str = "cpu"):
+        self._release, self._device = release, device
+        self._networks: dict[tuple, Networks] = {}
+
+    def networks(self, changes: Changes) -> Networks:
+        key = (changes.dtype, changes.fp8)
+        options = Options(settings=changes.settings, device=self._device, dtype=changes.dtype, fp8=changes.fp8)
+        if key not in self._networks:
+            self._networks[key] = Networks(self._release, options, keep=True)
+        self._networks[key].options = options  # settings alone differ, which no network is loaded by
+        return self._networks[key]
+
+    @torch.inference_mode()
+    def film(self, subject: Subject, changes: Changes | None = None, seed: int | None = None) -> Tensor:
+        """Frames ``n h w 3``, bytes. The seed of the noise is the person's number unless it is given."""
+        changes = changes or Changes()
+        networks, film = self.networks(changes), truth(subject.person, subject.frames)
+        picture = torch.from_numpy(film.frames[0]).permute(2, 0, 1)[None].float() / 255
+        height, width = picture.shape[-2:]
+        framing = plan_framing(height, width, height, width)
+        prompt = film.caption if subject.prompt is None else subject.prompt
+        scene = Scene(picture, f"person {subject.person}", framing, recording(subject), prompt)
+        text = encode_prompt(prompt, networks)
+        audio, null_audio = encode_sound(scene.recording, networks)
+        portrait, face = encode_portrait(scene, networks)
+        if changes.null_face:
+            with networks.part(names.FACE_PROJECTOR) as projector:
+                face = projector(torch.zeros(1, EMBEDDING, device=self._device, dtype=changes.dtype))
+        if changes.null_reference:
+            with networks.part(names.REFERENCE_NET) as reference_net:
+                nothing = torch.zeros(1, 16, height // PIXELS, width // PIXELS, device=self._device)
+                portrait = replace(portrait, bank=reference_net(nothing.to(changes.dtype)))
+        frames, motion = [], None
+        with ExitStack() as stack:
+            denoiser, vae = stack.enter_context(networks.denoiser()), stack.enter_context(networks.vae())
+            inputs = dict(text=text, face_tokens=face, null_audio_tokens=null_audio, dtype=changes.dtype)
+            run = prepare_run(denoiser, portrait, changes.settings, **inputs)
+            for clip, tokens in enumerate(audio):
+                noise = SeededNoise(subject.person if seed is None else seed, clip)
+                concat = concat_latent(vae, portrait.pixels, motion, noise)
+                decoded = decode_whole(vae, sample_clip(denoiser, run, concat, tokens, noise))
+                frames.append(new_frames(decoded, clip, subject.frames))
+                motion = last_frames(decoded)
+        return to_uint8(torch.cat(frames))
