@@ -63,11 +63,15 @@ class _Board:
             self.written.add(place)
             _send("\n".join([*lines, *(f"Warning: {warning}" for warning in warnings)]), place)
 
+    def replace(self, text: NodeText, line: str) -> None:
+        """A line in the place of one that stands on the node, be it an earlier run's; else nothing."""
+        if text.node_id in self.written:
+            text.say(line)
+
     def erase(self, text: NodeText) -> None:
         """Take away what an earlier run left."""
-        for place in _places(text.node_id) if text.node_id is not None else ():
-            if place == text.node_id and place in self.written:
-                _send(NOTHING, place)
+        if text.node_id in self.written:
+            _send(NOTHING, text.node_id)
 
 
 _board = _Board()
@@ -106,12 +110,10 @@ def speaking(node_id: str | None = None) -> Iterator[None]:
         text.say(str(error))
         raise
     except management.InterruptProcessingException:
-        if text.line:
-            text.say("cancelled")
+        _board.replace(text, "cancelled")
         raise
     except Exception:
-        if text.line:
-            text.say("stopped by an error")
+        _board.replace(text, "stopped by an error")
         raise
     finally:
         log.removeHandler(listener)

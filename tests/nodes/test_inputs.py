@@ -436,7 +436,7 @@ def test_what_makes_no_reference_is_told(engine, refer, changes, words):
         ("Hallo3AppendClip", dict(clip=torch.zeros(47, 16, 32, 3)), "47 frames, expected 49"),
         ("Hallo3AppendClip", dict(clip_index=0), "film: 47 frames, but clip 0 begins at frame 0. Leave film open"),
         ("Hallo3AppendClip", dict(film=None), "film: 0 frames, but clip 1 begins at frame 47"),
-        ("Hallo3AppendClip", dict(clip=torch.zeros(49, 32, 64, 3)), "64x32, but the film so far is 32x16"),
+        ("Hallo3AppendClip", dict(clip=torch.zeros(49, 32, 64, 3)), "64x32, but the video so far is 32x16"),
     ],
 )
 def test_what_makes_no_chain_is_told(engine, node, scene, encoded, key, changes, words):

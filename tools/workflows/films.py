@@ -351,7 +351,7 @@ def quick_start() -> dict:
         "groups": [
             {"title": "Inputs: yours, or the samples", "bounding": inputs, "color": GIVEN},
             {"title": "Models, stages and sampling: one node", "bounding": [width + 56, 0, 468, 1000], "color": MADE},
-            {"title": "Video", "bounding": [width + 568 + 8, 0, 508, 600], "color": SHOWN},
+            {"title": "Video", "bounding": [width + 568 + 8, 0, 508, 700], "color": SHOWN},
         ],
     }
 
