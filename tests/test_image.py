@@ -274,3 +274,20 @@ def test_bytes_do_not_hide_what_is_not_finite(bad):
     frames[0, 1, 2, 3] = bad
     with pytest.raises(InputError, match="NaN or infinity"):
         image.to_uint8(frames)
+
+
+@pytest.mark.parametrize("kind", ["tiff", "jpeg", "png", "webp"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_picture_is_turned_once(tmp_path, kind, turn):
+    """Pillow 10.0 turned TIFFs by itself and left the tag that says to."""
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:24, :32] = 255  # the upper left
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(pixels).save(tmp_path / f"a.{kind}", exif=exif)
+    found = image.read_image(tmp_path / f"a.{kind}")
+    corner = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[turn]
+    height, width = (48, 64) if turn < 5 else (64, 48)
+    assert found.shape == (3, height, width)
+    quarter = found.unflatten(1, (2, -1)).unflatten(3, (2, -1)).mean((0, 2, 4))
+    assert quarter.argmax() == corner[0] * 2 + corner[1]

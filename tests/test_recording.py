@@ -305,7 +305,7 @@ def test_of_several_tracks_the_default_or_the_first_with_sound_is_heard(tmp_path
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in hertz]
         for number, stream in enumerate(streams, start=1):
-            stream.disposition = av.stream.Disposition(number == default)
+            stream.disposition = int(number == default)
         for stream, pitch in zip(streams, hertz, strict=True):
             samples = (tone(pitch, 16_000)[None] * 32767).to(torch.int16).numpy()
             frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")

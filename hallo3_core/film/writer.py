@@ -21,7 +21,15 @@ from torch.nn import functional as F
 from ..clips import FPS
 from ..errors import InputError, require
 from ..inputs.mixing import mixed, stereo_weights
-from ..inputs.recording import PIECE, Recording, check_recording, read_recording, resampled, sound_frame
+from ..inputs.recording import (
+    PIECE,
+    Recording,
+    check_recording,
+    open_media,
+    read_recording,
+    resampled,
+    sound_frame,
+)
 from ..weights.disk import to_disk
 from .output import check_output
 from .tags import append_tags, check_tags
@@ -262,7 +270,7 @@ def read_film(path: str | PathLike) -> tuple[Tensor, Fraction, Recording | None]
     if not path.is_file():
         raise InputError(f"{path}: no such film.")
     try:
-        with av.open(str(path.resolve()), metadata_errors="replace") as container:
+        with open_media(av, path) as container:
             stream = next(iter(container.streams.video), None)
             codec = stream and stream.codec_context
             kind = codec and (codec.pix_fmt, codec.colorspace, codec.color_range)

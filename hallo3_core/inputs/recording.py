@@ -6,6 +6,7 @@ work there, does it here too, through PyAV.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -167,7 +168,7 @@ def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
     except IndexError as error:  # PyAV's, of a stream that the file's beginning does not list
         raise InputError(f"{path}: a further stream begins on its way. Save its sound alone, as wav.") from error
     except av.error.FFmpegError as error:
-        is_foreign = isinstance(error, av.error.ArgumentError)  # what FFmpeg calls a container that is not on the list
+        is_foreign = error.errno == errno.EINVAL  # what FFmpeg calls a container that is not on the list
         reason = "of a kind that holds none" if is_foreign else error.strerror
         raise InputError(f"{path}: not readable as sound ({reason}). Use wav, mp3, flac, ogg or m4a.") from error
 
@@ -219,7 +220,20 @@ def sound_frame(samples: Tensor, rate: int, start: int):
 
 def _opened(av, path: Path):
     """An absolute path is never taken for a protocol; tags in another alphabet's bytes must not stop the sound."""
-    return av.open(str(path.resolve()), metadata_errors="replace", options=_OPEN)
+    return open_media(av, path, options=_OPEN)
+
+
+def open_media(av, path: Path, **options):
+    """A media file, whatever bytes its tags are in. PyAV up to 18 has to be asked for that; later ones may not know the
+    word any more.
+
+    Raises:
+        av.error.FFmpegError: not readable.
+    """
+    try:
+        return av.open(str(path.resolve()), metadata_errors="replace", **options)
+    except TypeError:
+        return av.open(str(path.resolve()), **options)
 
 
 def _tracks(av, path: Path, wanted: int | None) -> list[int]:
@@ -234,7 +248,7 @@ def _tracks(av, path: Path, wanted: int | None) -> list[int]:
             if wanted not in numbers:
                 raise InputError(f"{path}: no sound track {wanted}, as it has {len(numbers)}. Count from 1.")
             return [wanted]
-        plays = [number for number in numbers if int(getattr(streams[number - 1], "disposition", 0)) & _DEFAULT]
+        plays = [number for number in numbers if streams[number - 1].disposition.value & _DEFAULT]
         return sorted(numbers, key=lambda number: number not in plays)
 
 
@@ -265,7 +279,7 @@ def _decode(container, stream, path: Path, damage: type[Exception]) -> tuple[Ten
             damaged += 1
             continue
         for frame in frames:
-            found = (frame.sample_rate, frame.layout.nb_channels)
+            found = (frame.sample_rate, len(frame.layout.channels))
             if setup not in (None, found):
                 raise InputError(
                     f"{path}: changes from {setup[0]} Hz, {setup[1]} channels to {found[0]} Hz, {found[1]} channels on "
@@ -307,7 +321,7 @@ def _samples(frame) -> Tensor:
     values = frame.to_ndarray()
     kind, full_scale = values.dtype.kind, 2.0 ** (8 * values.itemsize - 1)
     if not frame.format.is_planar:  # one row: the channels of the first sample, those of the second, ...
-        values = values.reshape(-1, frame.layout.nb_channels).T
+        values = values.reshape(-1, len(frame.layout.channels)).T
     values = values.astype(np.float32)
     if kind == "u":
         values -= full_scale

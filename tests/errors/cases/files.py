@@ -79,7 +79,7 @@ def tracks(path: Path, *hertz: float, rate: int = 16_000, default: int | None = 
         streams = [container.add_stream("flac", rate=rate, layout="mono") for _ in hertz]
         if default is not None:
             for number, stream in enumerate(streams, start=1):
-                stream.disposition = av.stream.Disposition(number == default)
+                stream.disposition = int(number == default)
         for stream, pitch in zip(streams, hertz, strict=True):
             samples = 0.4 * np.sin(2 * np.pi * pitch * np.arange(rate // 5) / rate)
             frame = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
