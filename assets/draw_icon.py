@@ -1,4 +1,4 @@
-"""Draws what the registry shows of the pack, `icon.jpg` (400 x 400) and `banner.jpg` (21:9), from `portrait.jpg`.
+"""Draws `icon.jpg` (400 x 400) and `banner.jpg` (21:9), the pack's pictures in the registry, from `sitter.jpg`.
 
 Run it as `python assets/draw_icon.py`, from anywhere; it needs numpy and Pillow.
 """
@@ -57,7 +57,7 @@ def banner(portrait: Image.Image) -> Image.Image:
 
 
 def main() -> None:
-    portrait = Image.open(HERE / "portrait.jpg").convert("RGB")
+    portrait = Image.open(HERE.parent / "docs" / "pictures" / "sitter.jpg").convert("RGB")
     icon(portrait).save(HERE / "icon.jpg", quality=88, optimize=True)
     banner(portrait).save(HERE / "banner.jpg", quality=85, optimize=True)
 

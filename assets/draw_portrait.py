@@ -1,6 +1,6 @@
-"""Draws `portrait.jpg`: a friendly head and shoulders, sculpted from smooth solids and lit like a studio picture.
+"""Draws `docs/pictures/sitter.jpg`: a friendly head and shoulders, sculpted from smooth solids, lit like in a studio.
 
-Run it as `python assets/draw_portrait.py assets/portrait.jpg`; it needs numpy and Pillow and takes a minute or two.
+Run it as `python assets/draw_portrait.py docs/pictures/sitter.jpg`; it needs numpy and Pillow, and a minute or two.
 
 The picture plane is x, y in -1..1 with y up; z points at the viewer and the view is parallel along z. A solid is a
 signed distance function: negative inside, positive outside, in those units (I. Quilez, "distance functions").
@@ -307,8 +307,8 @@ def draw(size: int, oversampling: int, turn: float = 0) -> Array:
 def main() -> None:
     from PIL import Image
 
-    arguments = argparse.ArgumentParser(description="Draw the demo's portrait.")
-    arguments.add_argument("output", help="where to write it, for example assets/portrait.jpg")
+    arguments = argparse.ArgumentParser(description="Draw the sitter of the pages' pictures.")
+    arguments.add_argument("output", help="where to write it, for example docs/pictures/sitter.jpg")
     arguments.add_argument("--size", type=int, default=SIZE)
     arguments.add_argument("--oversampling", type=int, default=OVERSAMPLING)
     chosen = arguments.parse_args()

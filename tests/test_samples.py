@@ -34,5 +34,5 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 
 def test_the_samples_can_be_used(tmp_path):
     portrait, speech = copy_samples(tmp_path)
-    assert read_image(portrait).shape == (3, 480, 480)
+    assert read_image(portrait).shape == (3, 480, 720)
     assert read_recording(speech).frames == 90

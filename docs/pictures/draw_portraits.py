@@ -23,12 +23,12 @@ from hallo3_core.inputs.image import plan_framing  # noqa: E402
 
 SIDE = 200
 FILM = (480, 720)  # height and width that the model was trained on
-FACE = (157, 137, 323, 355)  # of portrait.jpg: forehead to chin, cheek to cheek
+FACE = (157, 137, 323, 355)  # of sitter.jpg: forehead to chin, cheek to cheek
 GREEN, LOST = (51, 230, 102), 0.35
 
 
 def portrait(side: int = 480) -> Image.Image:
-    return Image.open(ROOT / "assets" / "portrait.jpg").convert("RGB").resize((side, side), Image.LANCZOS)
+    return Image.open(HERE / "sitter.jpg").convert("RGB").resize((side, side), Image.LANCZOS)
 
 
 def scene(width: int, height: int) -> Image.Image:

@@ -21,7 +21,10 @@ from .presets import summary
 from .streams import Once, occupy_descriptors, tolerant_streams
 from .train import add_train
 
-DEMO_PROMPT = "A friendly person is talking to the camera."
+# The sample person's caption in the drawn world (`assets/draw_samples.py`).
+DEMO_PROMPT = (
+    "a fair person with bobbed brown hair and blue eyes in a teal shirt is talking. blue waves stand still behind."
+)
 DEMO_STEPS = 12
 LONGEST_LINE = 500  # letters of what argparse says, which repeats what it was given
 
@@ -255,7 +258,9 @@ def run_demo(given: argparse.Namespace) -> None:
         words = ["animate", "--image", str(PORTRAIT), "--audio", str(SPEECH)]
         words += ["--prompt", DEMO_PROMPT, "--models", str(given.models), "--output", str(given.output)]
         run_animate(build_parser().parse_args([*words, "--steps", str(DEMO_STEPS), "--device", "cpu"]))
-        say("The weights are a toy's: this shows that everything works, not what the real model makes.")
+        say("What you see: someone of the toy's drawn world, whom it never saw in training, speaks invented words.")
+        say("The mouth should open with the voice and close in pauses; person, clothes and background should stay.")
+        say("The weights are a toy's: this shows that everything works, not what the released weights make.")
 
 
 def run_samples(given: argparse.Namespace) -> None:

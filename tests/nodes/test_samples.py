@@ -19,7 +19,7 @@ def input_folder(pack, models, tmp_path, monkeypatch):
 def test_the_node_gives_the_samples_and_puts_them_into_the_input_folder(pack, input_folder):
     done = pack("nodes.samples").Hallo3SampleInputs().execute()
     image, audio = done["result"]
-    assert image.shape == (1, 480, 480, 3) and image.dtype == torch.float32 and 0 <= image.min() < image.max() <= 1
+    assert image.shape == (1, 480, 720, 3) and image.dtype == torch.float32 and 0 <= image.min() < image.max() <= 1
     assert audio["waveform"].shape[:2] == (1, 1) and audio["sample_rate"] == 16_000
     assert {path.name for path in input_folder.iterdir()} == {"hallo3_portrait.jpg", "hallo3_speech.flac"}
     (shown,) = done["ui"]["images"]
@@ -34,7 +34,7 @@ def test_nothing_is_written_before_the_node_runs(pack, input_folder):
 
 def test_the_samples_are_inputs_that_the_other_nodes_take(pack, input_folder):
     image, audio = pack("nodes.samples").Hallo3SampleInputs().execute()["result"]
-    assert pack("nodes.images").portrait_of(image).shape == (1, 3, 480, 480)
+    assert pack("nodes.images").portrait_of(image).shape == (1, 3, 480, 720)
     assert pack("nodes.audio").recording_of(audio).frames == 90
 
 
