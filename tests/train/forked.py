@@ -50,6 +50,7 @@ def prepare_to_fork() -> None:
     """No threads, which a forked process would lack, and every module that it will want."""
     import accelerate  # noqa: F401
     import torch
+    import torch._dynamo
     import torch.distributed.checkpoint
     import torch.distributed.fsdp
 
