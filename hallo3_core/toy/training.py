@@ -127,7 +127,7 @@ def train_toy_release(
     footage, held_out = Footage.load(drawn / "training"), Footage.load(drawn / "held_out")
 
     def vae(target: Path) -> dict:
-        state = target / "state.pt"
+        state = target / "state.safetensors"
         tensors = train_vae(
             footage, sizes.vae_config, seconds=plan.vae_seconds, state=state, held_out=held_out, seed=plan.seed, **place
         )

@@ -16,7 +16,7 @@ class GroupNorm(nn.GroupNorm):
     """forward: ``b c t h w`` -> the same, in the same order of memory."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not is_channels_last(x):
+        if torch.is_grad_enabled() or not is_channels_last(x):  # `out` has no gradient
             return super().forward(x)
         scale, shift = scale_and_shift(self, x)
         return torch.addcmul(shift, x, scale, out=torch.empty_like(x))

@@ -101,7 +101,7 @@ def test_the_encoder_keeps_colours_before_it_has_learnt(footage):
 
 def test_training_goes_on_from_its_state(footage, tmp_path):
     recipe, lines = train_vae.Recipe(2, 1e-3), []
-    arguments = dict(state=tmp_path / "state.pt", recipe=recipe, on_line=lines.append)
+    arguments = dict(state=tmp_path / "state.safetensors", recipe=recipe, on_line=lines.append)
     first = train_vae.train_vae(footage, SMALL, seconds=2.0, **arguments)
     again = train_vae.train_vae(footage, SMALL, seconds=2.0, **arguments)  # its time is spent: nothing more is learnt
     assert all(torch.equal(first[name], again[name]) for name in first)

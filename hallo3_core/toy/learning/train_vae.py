@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ...clips import FRAMES_PER_CLIP, MOTION_FRAMES
 from ...vae.autoencoder import LATENT_SCALE, LOG_VARIANCE, VaeConfig, VideoVae, load_vae
+from ...weights.reading import read_metadata, read_tensors
 from ...weights.vae_names import to_original
 from .budget import Budget, rate
 from .footage import Footage
@@ -33,6 +35,7 @@ CODE_NOISE = 0.07  # added to what the decoder is fed with, beside the posterior
 KL, LEVEL, ANCHOR = 1e-4, 0.05, 0.05  # weights of the losses beside the pixels'
 REPORT_EVERY = 0.1  # of the time
 STATE_EVERY = 60.0  # seconds between saved states
+ADAM = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a parameter
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,7 @@ def train_vae(
     optimizer = torch.optim.AdamW(vae.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=1e-4)
     step, spent = 0, 0.0
     if state is not None and state.exists():
-        kept = torch.load(state, map_location=device, weights_only=True)
-        vae.load_state_dict(kept["vae"])
-        optimizer.load_state_dict(kept["optimizer"])
-        step, spent = kept["step"], kept["spent"]
+        step, spent = _read_state(state, vae, optimizer)
     clips = Clips(footage, device, seed + step)
     teacher = linear_code(clips)
     on_line(f"linear code alone: {psnr(*_through_code(clips, teacher)):.2f} dB on clips")
@@ -290,7 +290,20 @@ def _through_code(clips: Clips, teacher: LinearCode) -> tuple[Tensor, Tensor]:
 
 
 def _save_state(path: Path, vae: VideoVae, optimizer: torch.optim.Optimizer, step: int, spent: float) -> None:
+    tensors = {f"vae.{name}": tensor for name, tensor in vae.state_dict().items()}
+    for name, parameter in vae.named_parameters():
+        tensors |= {f"{key}.{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
     unfinished = path.with_suffix(".unfinished")
-    content = dict(vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=spent)
-    torch.save(content, unfinished)
+    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(content, str(unfinished), {"step": str(step), "spent": str(spent)})
     unfinished.replace(path)
+
+
+def _read_state(path: Path, vae: VideoVae, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Restores network and optimizer; returns the step and the seconds spent."""
+    kept, info = read_tensors(path), read_metadata(path)
+    vae.load_state_dict({name.removeprefix("vae."): kept[name] for name in kept if name.startswith("vae.")})
+    for name, parameter in vae.named_parameters():
+        found = {key: kept[f"{key}.{name}"] for key in ADAM if f"{key}.{name}" in kept}
+        optimizer.state[parameter] |= {key: found[key].to(parameter.device, copy=True) for key in found}
+    return int(info["step"]), float(info["spent"])
