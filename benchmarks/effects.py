@@ -30,7 +30,7 @@ from hallo3_core.release.layout import Release
 from hallo3_core.toy.learnt_release import write_toy_release
 
 OUTPUT = Path(__file__).parent / "results" / "effects-toy.json"
-WRITTEN_EVERY = 8  # films
+WRITTEN_EVERY = 2  # films
 _studio: list[Studio] = []  # of a worker process
 
 

@@ -16,6 +16,7 @@ from .films import Changes, Subject, truth
 
 PLAIN = Settings(12, Guidance(), DPMPP_2M)
 OTHER = 50  # the voice of the person so many numbers on
+FIRST = ("plain", "voice", "prompt", "identity")  # experiments that are made first; the others follow
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,14 @@ class Counts:
 
     @classmethod
     def quick(cls) -> Counts:
-        return cls(4, 2, 2, 2, 2, 2)
+        return cls(sync=6, voices=3, scales=2, identity=3, prompt=3, exactness=2)
 
 
 def jobs(counts: Counts) -> list[Job]:
-    """In an order in which a run that is cut short has some of everything: person by person."""
+    """What matters most first, and person by person, so that a run that is cut short has some of everything."""
     found = [*_sync(counts), *_scales(counts), *_identity(counts), *_prompt(counts), *_exactness(counts)]
-    return sorted(found, key=lambda job: job.subject.person)  # stable: within a person as listed
+    places = {name: place for place, name in enumerate(FIRST)}
+    return sorted(found, key=lambda job: (places.get(job.experiment, len(FIRST)) // 2, job.subject.person))
 
 
 def _sync(counts: Counts) -> Iterator[Job]:
@@ -64,7 +66,7 @@ def _scales(counts: Counts) -> Iterator[Job]:
         for scale in (1.0, 2.0, 6.0):
             yield Job("audio scale", f"{scale:g}", Subject(n), _scaled(audio=scale))
         for scale in (1.0, 6.0):
-            yield Job("text scale", f"{scale:g}", _asked(n, True), _scaled(text=scale))
+            yield Job("text scale", f"{scale:g}", asked(n, True), _scaled(text=scale))
         for scale in (0.0, 2.0, 3.5):
             yield Job("reference scale", f"{scale:g}", Subject(n), _scaled(reference=scale))
 
@@ -82,10 +84,10 @@ def _identity(counts: Counts) -> Iterator[Job]:
 def _prompt(counts: Counts) -> Iterator[Job]:
     for n in range(counts.prompt):
         for name, moves in (("still", False), ("moving", True)):
-            yield Job("prompt", name, _asked(n, moves), Changes(settings=PLAIN))
+            yield Job("prompt", name, asked(n, moves), Changes(settings=PLAIN))
 
 
-def _asked(number: int, moves: bool) -> Subject:
+def asked(number: int, moves: bool) -> Subject:
     """The person's own prompt, but for whether what is behind moves."""
     film = truth(number)
     return Subject(number, prompt=caption(film.person, replace(film.scene, moving=moves), phrasing=0))

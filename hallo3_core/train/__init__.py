@@ -1,1 +1,1 @@
-"""Training: the original's two phases and what is around them. Inference imports nothing of it."""
+"""Training: the original's two phases and their tooling. Inference imports nothing from here."""

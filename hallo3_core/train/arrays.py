@@ -1,11 +1,11 @@
-"""Arrays that torch saved: a tensor, or a numpy array, as the original's preparation leaves them. Nothing is run.
+"""Reads arrays saved by torch, a tensor or a numpy array, as the original's preprocessing writes them. Runs no code.
 
-A numpy array is pickled as its type, its shape and its bytes; these are read out of the pickle's instructions.
+A numpy array is pickled as its dtype, shape and bytes; these are parsed from the pickle's opcodes.
 """
 
 from __future__ import annotations
 
-import pickletools  # nosec B403: it names instructions and runs none
+import pickletools  # nosec B403: only lists opcodes, executes none
 import re
 import zipfile
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..weights.torch_pickle import Stored, outline
 
 LARGEST = 2**31  # bytes of a file
-# Every word that the pickle of an array of floats has: whoever would run something needs another.
+# Every string in the pickle of a float array. A pickle that runs code needs others.
 WORDS = {
     *(f"numpy.{core}.{module}" for core in ("core", "_core") for module in ("multiarray", "numeric")),
     *(
@@ -41,10 +41,10 @@ TYPE = re.compile(r"[<|=]?f[248]")
 
 
 def read_array(path: Path) -> Tensor:
-    """A tensor of any shape, or a numpy array of floats, which comes out flat.
+    """Returns a tensor of any shape; a numpy array of floats comes back flattened.
 
     Raises:
-        InputError: the file holds anything else.
+        InputError: the file contains anything else.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -79,5 +79,5 @@ def _of_numpy(pickled: bytes) -> Tensor:
     others = [text for text in texts if text not in WORDS and not TYPE.fullmatch(text)]
     if not types or len(others) + len([v for v in values if len(v) > 1]) != 1:
         raise ValueError("no array of floats")
-    data = others[0].encode("latin-1") if others else max(values, key=len)  # protocol 2 writes bytes as text
+    data = others[0].encode("latin-1") if others else max(values, key=len)  # protocol 2 stores bytes as text
     return torch.from_numpy(np.frombuffer(data, np.dtype(types[0].lstrip("|=<"))).copy())

@@ -1,4 +1,4 @@
-"""What a step of training reads: the constant part of some samples, on the networks' device."""
+"""The input of a training step: the precomputed part of its samples, on the networks' device."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..vae.autoencoder import VideoVae
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples side by side. Pixels are in -1..1; moments are the VAE's mean and log-variance, joined.
+    """Stacked samples. Pixels are in -1..1; moments are the VAE's mean and log-variance, concatenated.
 
     clip: moments of 49 frames, encoded in one call, ``b 32 13 h w``; motion: the clip's first frames, as many as the
-    conditioning has, ``b 3 2 H W``; portrait: a frame of the same film, ``b 3 H W``; masked: moments of what its mask
-    leaves, ``b 32 1 h w``; text ``b m w``; face ``b 512``; audio: windows of the clip's frames, ``b 49 5 l d``.
+    conditioning uses, ``b 3 2 H W``; portrait: a frame of the same film, ``b 3 H W``; masked: moments of the masked
+    portrait, ``b 32 1 h w``; text ``b m w``; face ``b 512``; audio: windows of the clip's frames, ``b 49 5 l d``.
     """
 
     clip: Tensor
@@ -30,11 +30,11 @@ class Batch:
         return len(self.clip)
 
     def part(self, part: slice) -> Batch:
-        """Some of its samples."""
+        """A slice of the samples."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: v if v is None else v[part] for name, v in values.items()})
 
 
 def frame_moments(vae: VideoVae, pixels: Tensor) -> Tensor:
-    """Single frames ``b 3 H W`` -> ``b 32 1 h w``"""
+    """Moments of single frames: ``b 3 H W`` -> ``b 32 1 h w``."""
     return vae.unchecked_moments(pixels[:, :, None])

@@ -1,7 +1,7 @@
-"""What of a film is constant over a run, computed once: clips' moments, portraits, text, sound, face.
+"""Cache of everything about a film that stays constant during a run: clips' moments, portraits, text, audio, face.
 
-Each kind is a file of its own, named by a hash of the film's content, the settings and the network that made it: a
-changed film, size or network has another name, so nothing that is read is stale.
+Each kind has its own file, named by a hash of the film's content, the settings and the network that computed it. If
+the film, size or network changes, so does the name, so the cache is never stale.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from .config import Data
 from .encoders import Encoders
 from .films import Film
 
-VERSION = 1  # of what is computed: raise it when that changes
-PIXELS_AT_ONCE = 2**25  # that the VAE encodes: two clips of the released size, many of a toy's
-STORED = torch.float16  # of moments: finer than the bf16 that the original's VAE computes in
+VERSION = 1  # of the computation: raise it when the results change
+PIXELS_AT_ONCE = 2**25  # per VAE call: two clips of the released size, many of the toy's
+STORED = torch.float16  # dtype of moments: more precise than the bf16 of the original's VAE
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A film's constant inputs, on the CPU, perhaps mapped from files.
+    """A film's constant inputs, on the CPU, possibly memory-mapped.
 
-    clip ``k 32 13 h w`` with its starts ``k``; motion ``k 3 2 H W`` and portrait ``r 3 H W``, bytes; masked
-    ``r 32 1 h w``; text ``m w``; face ``512``; audio ``n l d``. Face and audio are None where no mode reads them.
+    clip ``k 32 13 h w`` with start frames ``k``; motion ``k 3 2 H W`` and portrait ``r 3 H W``, uint8; masked
+    ``r 32 1 h w``; text ``m w``; face ``512``; audio ``n l d``. Face and audio are None if the mode does not use them.
     """
 
     name: str
@@ -65,10 +65,10 @@ def cache_films(
     with_audio: bool = True,
     motion_frames: int = MOTION_FRAMES,
 ) -> list[Entry]:
-    """Every film's entry, read from the folder or computed and written there; None: kept in memory alone.
+    """Returns every film's entry, read from the folder or computed and written to it. Folder None keeps them in memory.
 
     Raises:
-        InputError: a film that can't be trained on, by name, or a folder that can't be written.
+        InputError: a film cannot be used (the message names it), or the folder cannot be written.
     """
     texts: dict[str, Tensor] = {}
     entries = []
@@ -122,8 +122,8 @@ def _entry(
 
 
 def window_starts(frames: int, count: int) -> Tensor:
-    """Where `count` clips of a film begin, evenly over the original's range: audio windows reach over neither end.
-    A film that is too short for those margins is used from its first frame."""
+    """Start frames of `count` clips, spread evenly over the original's range, so that audio windows stay inside the
+    film. A film too short for those margins is used from its first frame."""
     first, last = REACH + 1, frames - FRAMES_PER_CLIP - REACH - 1
     if last < first:
         first, last = 0, frames - FRAMES_PER_CLIP
@@ -177,7 +177,7 @@ def _masked(film: Film, frames: Tensor, index: int, size: geometry.Size) -> Tens
 
 
 def _face(film: Film, frames: Tensor, encoders: Encoders) -> dict[str, Tensor]:
-    """Of the first frame that shows a face, as the original does it."""
+    """The embedding of the first frame with a face, as in the original."""
     if encoders.face is None:
         raise InputError(f"{film.name}: has no face embedding, and there is no face analyser to make it.")
     for frame in frames[:: max(1, len(frames) // 10)]:
@@ -206,7 +206,7 @@ def _kept(folder: Path | None, kind: str, key: str, compute: Callable[[], dict[s
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, unfinished)
             os.replace(unfinished, path)
-        except Exception as error:  # safetensors wraps the system's
+        except Exception as error:  # safetensors wraps OSError
             unfinished.unlink(missing_ok=True)
             raise InputError(
                 f"{path}: the cache cannot be written ({error}). Free some room, or set data.cache."

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: only what trains, written whole or not at all, and skipped if they are not whole."""
+"""Checkpoints of a run: only the trained state, written atomically; incomplete ones are skipped."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def save(folder: Path, step: int, state: Mapping[str, Tensor], info: dict, processes: Processes, keep: int) -> None:
-    """Write `step-N` in the folder; its list of files with their checksums comes last, then its name.
+    """Writes `step-N` into the folder: first the tensors, then the list of files with checksums, then the final name.
 
     Raises:
-        InputError: the disk is full, or the folder can't be written.
+        InputError: the disk is full, or the folder cannot be written.
     """
     import torch.distributed.checkpoint as dcp
 
@@ -47,7 +47,7 @@ def save(folder: Path, step: int, state: Mapping[str, Tensor], info: dict, proce
             os.replace(unfinished, target)
             for old in sorted(folder.glob("step-*"))[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
-    except Exception as error:  # torch wraps the system's, of each process
+    except Exception as error:  # torch wraps the OSError of each process
         problem = error
         shutil.rmtree(unfinished, ignore_errors=True)
     if processes.agree(problem is not None):
@@ -60,7 +60,7 @@ def save(folder: Path, step: int, state: Mapping[str, Tensor], info: dict, proce
 
 
 def latest(folder: Path) -> tuple[Path, dict] | None:
-    """The newest checkpoint that is whole, and what was written with it; one that is not is skipped, and told."""
+    """The newest complete checkpoint and its info; incomplete ones are skipped with a warning."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             info = json.loads((path / INFO).read_text())
@@ -74,10 +74,10 @@ def latest(folder: Path) -> tuple[Path, dict] | None:
 
 
 def load(path: Path, state: dict[str, Tensor], processes: Processes) -> None:
-    """Read a checkpoint's tensors into those of `state`, in place.
+    """Loads a checkpoint's tensors into `state`, in place.
 
     Raises:
-        InputError: it holds other tensors.
+        InputError: the checkpoint contains different tensors.
     """
     import torch.distributed.checkpoint as dcp
 
@@ -103,7 +103,7 @@ def _checksum(path: Path) -> int:
 
 
 def _settle(folder: Path) -> None:
-    """Everything on the disk before the name says so."""
+    """Flushes everything to disk before the folder gets its final name."""
     for path in [*folder.iterdir(), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

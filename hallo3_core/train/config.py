@@ -1,6 +1,6 @@
-"""Everything a run of training can be told: one YAML file of these values, each with the original's default.
+"""The training configuration: one YAML file; every value defaults to the original's.
 
-A section of the file is a class here. `read` names a key that nothing knows together with the nearest that is known.
+Each section of the file is a class here. For an unknown key, `read` suggests the closest known one.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Mode = Literal["base", "identity", "audio", "full", "speech", "lora"]
 
 @dataclass(frozen=True)
 class Data:
-    """The clips, and what is kept of each. `folder` holds clips.jsonl, or is the original's list, a JSON file."""
+    """The training clips and how they are cached. `folder` contains clips.jsonl, or is the original's JSON list."""
 
     folder: Path | None = None
-    cache: Path | None = None  # where computed inputs are kept; None: `cache` in the output folder
+    cache: Path | None = None  # folder for computed inputs; None: `cache` in the output folder
     size: tuple[int, int] = (480, 720)  # height, width
     windows: int = 8  # clips of 49 frames, cut evenly from each film
-    references: int = 8  # frames of each film that may be its portrait
-    held_out: int = 0  # films, the last of the list, that are never trained on and measure the validation loss
-    on_device: bool = False  # keep all of it in the device's memory
+    references: int = 8  # frames of each film that can serve as its portrait
+    held_out: int = 0  # films at the end of the list, never trained on: they give the validation loss
+    on_device: bool = False  # keep all data in device memory
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Where the run ends: after so many steps, or seconds, whichever comes first."""
+    """When the run ends: after this many steps or seconds, whichever comes first."""
 
     steps: int = 30_000
     seconds: float | None = None
@@ -46,7 +46,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Network:
-    """Sizes of what starts from nothing: all of it in mode base, and the new modules of identity and audio."""
+    """Sizes of modules trained from scratch: the whole network in mode base, the new modules in identity and audio."""
 
     hidden: int = 3072
     heads: int = 48
@@ -63,30 +63,31 @@ class Network:
 
 @dataclass(frozen=True)
 class Memory:
-    """What trades time for memory; off, none of it changes the result but fp8 and the 8-bit optimiser."""
+    """Options that trade time for memory. Only fp8 and the 8-bit optimiser change the result."""
 
     checkpoint_layers: bool = False
     fp8: bool = False  # frozen matrices of the blocks
     optimiser: Literal["adamw", "adamw8bit"] = "adamw"
     offload_activations: bool = False
-    micro_batch: int | None = None  # samples computed at a time; None: all of a process
+    micro_batch: int | None = None  # samples computed at a time; None: all of the process's
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How often things are written, in steps unless a name says otherwise; 0: never."""
+    """How often to write each output, in steps unless the name says otherwise; 0: never."""
 
     log_every: int = 20
     validate_every: int = 500
     preview_every: int = 0
     preview_steps: int = 20
     checkpoint_minutes: float = 15
-    checkpoints: int = 2  # that are kept
+    checkpoints: int = 2  # how many are kept
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run. `release` is the folder of the release's networks, `start` an engine file to begin with in its place."""
+    """A run. `release` is the release's folder; `start` is a transformer file to start from instead of the
+    release's."""
 
     mode: Mode = "speech"
     output: Path = Path("training")
@@ -94,7 +95,7 @@ class Config:
     start: Path | None = None
     data: Data = field(default_factory=Data)
     seed: int = 0
-    batch: int = 1  # samples a step, of all processes together
+    batch: int = 1  # samples per step, over all processes
     device: str = "auto"
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
@@ -102,7 +103,7 @@ class Config:
     rates: Rates = field(default_factory=Rates)
     updating: Updating = field(default_factory=Updating)
     chances: Chances = field(default_factory=Chances)
-    trains: Rule | None = None  # None: the mode's
+    trains: Rule | None = None  # None: the mode's default
     network: Network = field(default_factory=Network)
     conditioning: Conditioning = field(default_factory=Conditioning)  # the paper's ablations; see model/conditioning.py
     lora: Lora = field(default_factory=Lora)  # of mode lora
@@ -111,10 +112,10 @@ class Config:
 
 
 def read(path: Path | str, changes: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file, with `changes` such as "stop.steps=100".
+    """Reads a YAML file and applies `changes` such as "stop.steps=100".
 
     Raises:
-        InputError: no such file, no YAML, a key that is not known, a value of another kind; PyYAML is not installed.
+        InputError: missing file, invalid YAML, unknown key, value of the wrong type, or PyYAML is not installed.
     """
     yaml = require("yaml", "pyyaml", "reading a training configuration")
     path = Path(path)
@@ -138,13 +139,13 @@ def read(path: Path | str, changes: Sequence[str] = ()) -> Config:
 
 
 def write(config: Config, path: Path) -> None:
-    """The whole configuration, defaults included, as `read` reads it."""
+    """Writes the whole configuration, including defaults, in the format of `read`."""
     yaml = require("yaml", "pyyaml", "writing a training configuration")
     path.write_text(yaml.safe_dump(plain(config), sort_keys=False), encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, paths as text, tuples as lists."""
+    """Converts dataclasses to dictionaries, paths to strings and tuples to lists."""
     if is_dataclass(value):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -155,10 +156,10 @@ def plain(value: Any) -> Any:
 
 
 def checked(config: Config, source: str = "configuration") -> Config:
-    """The configuration, if its values can be together.
+    """Returns the configuration if its values are consistent.
 
     Raises:
-        InputError: they can't; the message names the key.
+        InputError: they are not; the message names the key.
     """
 
     def refuse(key: str, found: object, expected: str) -> None:
@@ -194,7 +195,7 @@ def checked(config: Config, source: str = "configuration") -> Config:
 
 
 def from_values(kind: type, values: Mapping[str, Any], source: str, path: str = "") -> Any:
-    """A dataclass of plain values; see `read`."""
+    """Builds a dataclass from plain values; see `read`."""
     if not isinstance(values, Mapping):
         raise InputError(f"{source}: {path.rstrip('.')} is {values!r}, expected a section of keys and values.")
     known = {each.name: each for each in fields(kind)}
@@ -238,7 +239,7 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
         if len(value) != len(arguments):
             raise refuse(f"a list of {len(arguments)}")
         return tuple(_convert(k, each, source, key) for k, each in zip(arguments, value, strict=True))
-    if kind is float and isinstance(value, str):  # YAML reads 1e-5 as text
+    if kind is float and isinstance(value, str):  # YAML parses 1e-5 as a string
         try:
             return float(value)
         except ValueError:

@@ -1,6 +1,6 @@
-"""Everything random of a step of training: noise, spoiled motion frames, and conditions that are left out.
+"""Everything random in a training step: noise, corrupted motion frames and dropped conditions.
 
-The order is the original's, so that its recorded draws can be followed one by one.
+The order is the original's, so that its recorded draws can be replayed one by one.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from .draws import Draws
 
 @dataclass(frozen=True)
 class Chances:
-    """How often a condition is left out, and how motion frames are spoiled, so that a film's own errors are
-    forgiven. The defaults are the original's."""
+    """How often each condition is dropped and how motion frames are corrupted, which makes the model robust to its own
+    errors in earlier clips. The defaults are the original's."""
 
     drop_audio: float = 0.05
     drop_concat: float = 0.05
     drop_reference: float = 0.05
     drop_text: float = 0.1
     drop_pixel: float = 0.1
-    motion_sigma: tuple[float, float] = (-3.0, 0.5)  # mean and deviation of the noise's log
+    motion_sigma: tuple[float, float] = (-3.0, 0.5)  # mean and standard deviation of log sigma
 
 
 class Drawn(NamedTuple):
@@ -45,7 +45,7 @@ class Drawn(NamedTuple):
 
 @torch.no_grad()
 def draw(batch: Batch, vae: VideoVae, draws: Draws, chances: Chances) -> Drawn:
-    """Everything random of a step, in the original's order."""
+    """Makes all random draws of a step, in the original's order."""
     _, channels, frames, h, w = batch.clip.shape
     latent = (channels // 2, 1, h, w)
     concat_frames = latent_frames(1 + batch.motion.shape[2])
@@ -79,7 +79,7 @@ def draw(batch: Batch, vae: VideoVae, draws: Draws, chances: Chances) -> Drawn:
 
 
 def spoil_motion(motion: Tensor, draws: Draws, chances: Chances) -> Tensor:
-    """Noise over the motion frames ``b 3 2 H W``, then a share of their pixels grey, the same in both frames."""
+    """Adds noise to the motion frames ``b 3 2 H W``, then greys out some pixels, the same ones in both frames."""
     sigma = draws.normal("motion_log_sigma", (), *chances.motion_sigma).exp()
     noise = draws.normal("motion_noise", tuple(motion.shape[1:]))
     kept = draws.uniform("pixel_mask_uniform", tuple(motion.shape[-2:])) > chances.drop_pixel
@@ -87,10 +87,10 @@ def spoil_motion(motion: Tensor, draws: Draws, chances: Chances) -> Tensor:
 
 
 def left_out(x: Tensor, dropped: Tensor) -> Tensor:
-    """Zeros in place of the samples that are `dropped` ``b``."""
+    """Zeroes the samples for which `dropped` ``b`` is true."""
     return torch.where(per_sample(dropped, x), 0, x)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """``b -> b 1 1 ..``"""
+    """Reshapes for broadcasting: ``b -> b 1 1 ..``."""
     return values.view(-1, *[1] * (like.ndim - 1))

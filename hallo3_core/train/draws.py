@@ -1,6 +1,6 @@
-"""Random numbers of a training step: recorded ones, or ones that depend on (seed, step, sample) alone.
+"""Random numbers of a training step: recorded, or a function of (seed, step, sample) alone.
 
-A draw has a name, and a first dimension that counts the samples of a batch.
+Each draw has a name; its first dimension is the batch.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ WORD = 2**63 - 1
 
 
 class Draws(Protocol):
-    """What a step asks for, in the order in which the original draws; `shape` is one sample's."""
+    """The draws of a step, in the original's order; `shape` is that of one sample."""
 
     def normal(self, name: str, shape: tuple[int, ...], mean: float = 0.0, deviation: float = 1.0) -> Tensor:
-        """``b *shape``, float32"""
+        """Normal values, ``b *shape``, float32."""
 
     def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
-        """``b *shape``, float32, in 0..1"""
+        """Uniform values in 0..1, ``b *shape``, float32."""
 
     def kept(self, name: str, chance: float) -> Tensor:
-        """``b``, true with this chance"""
+        """Booleans ``b``, true with probability `chance`."""
 
     def timesteps(self) -> Tensor:
-        """``b``, integers in 0..999"""
+        """Timesteps ``b``, integers in 0..999."""
 
 
 class Recorded:
-    """Draws that were made before, by name."""
+    """Recorded draws, by name."""
 
     def __init__(self, values: Mapping[str, Tensor]):
         self._values = values
@@ -52,10 +52,10 @@ class Recorded:
 
 
 class Keyed:
-    """Draws of some samples of a step's batch: those of a sample are the same on whichever process it is.
+    """Draws for part of a step's batch. A sample gets the same draws whichever process computes it.
 
-    Every process draws for all `count` samples and keeps its own, `start .. stop-1`: one generator serves a step, and
-    a draw is a single call on the device.
+    Every process draws for all `count` samples and keeps its own, `start .. stop-1`, so one generator serves the whole
+    step and each draw is a single call on the device.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class Keyed:
         return self.uniform(name) < chance
 
     def timesteps(self) -> Tensor:
-        """As the original's processes draw them, were each sample on its own: every one of `intervals` equal parts of
-        0..999 is drawn from by as many samples."""
+        """Stratified, as in the original with one sample per process: 0..999 is cut into `intervals` equal parts, and
+        the same number of samples draws from each."""
         parts = intervals(self.count)
         own = torch.arange(self.count, device=self._generator.device) * parts // self.count
         drawn = torch.randint(TRAINING_STEPS // parts, (self.count,), generator=self._generator, device=own.device)
@@ -92,12 +92,12 @@ class Keyed:
 
 
 def intervals(count: int) -> int:
-    """Into how many parts the timesteps are cut for `count` samples: the largest ``count / i`` that divides 1000."""
+    """Number of strata of the timesteps for `count` samples: the largest ``count / i`` that divides 1000."""
     return next(count // i for i in range(1, count + 1) if count % i == 0 and TRAINING_STEPS % (count // i) == 0)
 
 
 def mixed(*keys: int) -> int:
-    """One seed of several numbers, all of whose bits depend on each (the finaliser of splitmix64)."""
+    """Mixes several numbers into one seed; every bit depends on each number (the finaliser of splitmix64)."""
     state = 0
     for key in keys:
         state = (state ^ (key & (2**64 - 1))) + 0x9E3779B97F4A7C15 & (2**64 - 1)

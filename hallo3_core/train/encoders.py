@@ -1,4 +1,4 @@
-"""The frozen networks in front of training: frames, sentences, sound and faces to what the step reads."""
+"""The frozen encoders of training: frames, captions, audio and faces to the step's inputs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from ..vae.autoencoder import VideoVae
 
 @dataclass(frozen=True)
 class Encoders:
-    """vae; text: a sentence -> ``m w``; audio: a recording -> ``n l d``, 25 a second; face: a frame ``3 h w`` of bytes
-    -> ``512``. What a mode doesn't read may be None. identity: equal for equal networks, for each."""
+    """vae; text: a caption -> ``m w``; audio: a recording -> ``n l d``, 25 per second; face: a frame ``3 h w``, uint8
+    -> ``512``. Encoders that the mode does not use may be None. identity: one hash per network, equal for equal
+    weights."""
 
     vae: VideoVae
     text: Callable[[str], Tensor]
@@ -35,7 +36,7 @@ class Encoders:
 
 
 def release_encoders(release: Release, *, device: torch.device | str, dtype: torch.dtype, text_tokens: int) -> Encoders:
-    """Those of a release; all but the VAE are loaded when they are first asked.
+    """The encoders of a release; all except the VAE are loaded on first use.
 
     Raises:
         InputError: a folder or file of the release is missing.
@@ -79,7 +80,7 @@ def release_encoders(release: Release, *, device: torch.device | str, dtype: tor
 
 @torch.no_grad()
 def audio_features(recording: Recording, wav2vec: Wav2Vec) -> Tensor:
-    """A whole recording as wav2vec2 hears it: ``n l d``, 25 a second. In training nothing is padded."""
+    """wav2vec2 features of a whole recording: ``n l d``, 25 per second. Training pads nothing."""
     recording = check_recording(recording)
     waveform = to_mono(recording)
     signal = padded_signal(waveform)[: len(waveform)]
