@@ -1,4 +1,4 @@
-"""One portrait and one recording to a film on disk: every network is loaded, used and let go in turn."""
+"""Makes a film on disk from a portrait and a recording: each network is loaded, used and freed in turn."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ from .weights import names
 
 
 class Progress:
-    """What a caller may watch; this one watches nothing. Steps are counted over all clips of the film."""
+    """Progress callbacks; this base class does nothing. Steps are counted over all clips of the film."""
 
     def stage(self, text: str) -> None:
-        """A stage begins."""
+        """A stage begins; `text` describes it."""
 
     def start(self, clips: int, steps: int) -> None:
-        """Sampling begins: so many clips of so many steps."""
+        """Sampling begins: `clips` clips of `steps` steps each."""
 
     def kept(self, clip: int) -> None:
-        """A clip is there from an earlier run: its steps are not needed. May come before `start`."""
+        """A clip exists from an earlier run, so its steps are skipped. May be called before `start`."""
 
     def step(self, clip: int, step: int, clean: Tensor) -> None:
-        """A step of a clip is done; its x0 so far."""
+        """A step of a clip is done; `clean` is the current x0 prediction."""
 
     def finish(self) -> None:
-        """Sampling is over, well or badly."""
+        """Sampling has ended, with or without an error."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """What was made."""
+    """The finished film."""
 
     path: Path
     frames: int
@@ -82,13 +82,13 @@ def animate(
     team: Team | None = None,
     networks: Networks | None = None,
 ) -> Film:
-    """Make a film; `output` appears only when it is whole. Clips that a run before finished are not made again.
+    """Makes a film. `output` appears only when it is complete. Clips finished by an earlier run are reused.
 
-    With a team this is its rank 0, and the others `assist`. `networks`, of this release and these options, may be kept
-    from an earlier film.
+    With a team, this process is rank 0 and the others call `assist`. `networks` may be reused from an earlier film with
+    the same release and options.
 
     Raises:
-        InputError: any input that cannot serve, before the long work where it can be told.
+        InputError: an unusable input, reported before the long work where possible.
     """
     progress = progress or Progress()
     check_output(output)
@@ -96,7 +96,7 @@ def animate(
     inputs = (image, audio, *(path for path, _ in options.loras), *release.files())
     check_apart([output], inputs, beside(output))
     check_machine(options)
-    if options.vocals:  # what it needs is told of before minutes of work
+    if options.vocals:  # report missing requirements now, not after minutes of work
         check_separator(release.vocals_file)
     networks = networks or Networks(release, options)
     with torch.inference_mode():
@@ -119,10 +119,10 @@ def animate(
 
 
 def assist(team: Team, release: Release, options: Options) -> None:
-    """Compute a further process's part of the film that rank 0 of the team makes.
+    """Computes this process's share of the film that rank 0 of the team makes.
 
     Raises:
-        InputError: a denoiser that cannot serve.
+        InputError: an unusable denoiser.
     """
     with torch.inference_mode(), Networks(release, options).denoiser(options.size) as denoiser:
         follow(team, denoiser)
@@ -130,10 +130,10 @@ def assist(team: Team, release: Release, options: Options) -> None:
 
 @contextmanager
 def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team | None = None) -> Iterator[MakeClip]:
-    """Load and use network after network, up to the two that make clips; those are let go at the end.
+    """Loads and runs the networks one after another. The last two, which make the clips, are freed at the end.
 
     Raises:
-        InputError: a network or input that cannot serve.
+        InputError: an unusable network or input.
     """
     options = networks.options
     progress.stage("encoding text, sound and portrait")
@@ -145,18 +145,18 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
     inputs = dict(text=text, face_tokens=face_tokens, null_audio_tokens=null_audio_tokens, dtype=options.dtype)
 
     def load_and_prepare() -> tuple[ExitStack, Denoiser, Run, BeginClip]:
-        with ExitStack() as stack:  # closed here if it fails
+        with ExitStack() as stack:  # closes everything here if loading fails
             denoiser = stack.enter_context(networks.denoiser(scene.framing.size))
             if team is not None:
                 return stack.pop_all(), denoiser, *lead_run(team, denoiser, portrait, options.settings, **inputs)
             run = prepare_run(denoiser, portrait, options.settings, **inputs)
             return stack.pop_all(), denoiser, run, partial(ClipCalls, denoiser, run)
 
-    # A team has no fallback: where rank 0 fails, the other processes are stuck.
+    # A team has no fallback: if rank 0 fails, the other processes hang.
     retrying = networks.retrying if team is None else lambda what, name, work: work()
     loaded, denoiser, run, begin_clip = retrying("preparing the denoiser", names.DENOISER, load_and_prepare)
     with loaded:
-        # Computed for all steps and clips: 2 GB less on the device, and 3 GB an hour of sound less on the host.
+        # Already computed for all steps and clips. Saves 2 GB on the device, and 3 GB per hour of audio on the host.
         networks.drop(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
         portrait = replace(portrait, bank=(), null_bank=None)
         with networks.vae() as vae, ExitStack() as opened:

@@ -1,8 +1,8 @@
-"""Clip arithmetic: how a film's frames are cut into clips. The one home of these numbers.
+"""Clip arithmetic: how a film's frames are divided into clips. These numbers are defined only here.
 
-Source: the released sampler works at 25 frames a second on clips of 49 frames, of which the first 2 repeat the clip
-before; the VAE makes 13 latent frames of 49 (1 + 48 / 4). Of the frames that a clip repeats there may be others than 2:
-a network is trained with its own number of motion frames.
+Source: the released sampler works at 25 frames per second on clips of 49 frames, of which the first 2 repeat the
+previous clip. The VAE encodes 49 frames to 13 latent frames (1 + 48 / 4). Other networks may repeat a different number
+of frames: each is trained with its own number of motion frames.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ LATENT_FRAMES = 13
 
 
 def film_frames(samples: int, rate: int) -> int:
-    """Frames of a film with `samples` samples of sound at `rate` per second: ceil(25 x seconds), exactly."""
+    """Frames of a film with `samples` audio samples at `rate` per second: ceil(25 x seconds), exactly."""
     if samples < 1 or rate < 1:
         raise ValueError(f"a film needs sound: got {samples} samples at {rate} Hz")
     return -(-samples * FPS // rate)
 
 
 def new_frames_per_clip(motion_frames: int = MOTION_FRAMES) -> int:
-    """Frames that a clip adds to a film: 47 of its 49, since 2 repeat the clip before."""
+    """Frames that a clip adds to a film: 47 of its 49 with 2 motion frames, which repeat the previous clip."""
     return FRAMES_PER_CLIP - motion_frames
 
 
 def latent_frames(frames: int) -> int:
-    """Latent frames that the VAE makes of so many frames in one call: 49 become 13; portrait and 2 motion frames, 1.
+    """Number of latent frames that the VAE makes from `frames` frames in one call: 13 from 49, 1 from portrait and 2
+    motion frames.
 
-    It halves them twice; of an odd number the first stays alone.
+    It halves the count twice. If the count is odd, the first frame is kept separate.
     """
     for _ in range(2):
         frames = (frames + 1) // 2

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend: its message is the whole story, shown without a traceback."""
+"""The exception for errors that the user can fix. Its message is complete and is shown without a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class InputError(ValueError):
 
 
 def require(module: str, package: str, purpose: str) -> ModuleType:
-    """Import an optional package where it is used; its absence is answered with the install command.
+    """Imports an optional package where it is used. If it is missing, the error gives the install command.
 
     Raises:
         InputError: the package is not installed.
@@ -25,19 +25,19 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] != module.split(".")[0]:
-            raise  # the package is there but one of its own needs is not: its own words are the better message
+            raise  # the package is installed but one of its dependencies is not: its own message is better
         command = pip_command("install", package)
         raise InputError(f"{purpose} needs the package {package}. Run {command}, and start again.") from error
 
 
 def own_command(*arguments: str) -> str:
-    """The line that runs this project's command line in this Python, from whatever folder one is in."""
+    """The shell command that runs this project's CLI in this Python, from any folder."""
     words = (sys.executable, str(LAUNCHER), *arguments)
     return " ".join(f'"{word}"' if " " in word else word for word in words)
 
 
 def pip_command(verb: str, *packages: str) -> str:
-    """The line that installs or uninstalls packages in the Python that runs this, which need not be the PATH's."""
+    """The shell command that installs or uninstalls packages in this Python, which may not be the one on PATH."""
     python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
     start = f"{python} -m pip {verb}" if find_spec("pip") else f"uv pip {verb} --python {python}"
     return " ".join((start, *packages))

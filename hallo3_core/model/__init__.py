@@ -1,1 +1,2 @@
-"""The networks, stateless: what is constant over steps, clips or films is computed by named methods and passed in."""
+"""The networks. They are stateless: named methods compute what is constant over steps, clips or films, and callers pass
+it in."""

@@ -1,4 +1,4 @@
-"""Attention as the blocks use it: the function that is passed in, heads, and keys and values that are computed once."""
+"""Attention for the blocks: the pluggable attention function, heads, and keys and values that are computed once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor, nn
 
 from .config import TransformerConfig
 
-FOLDED_BYTES = 2**29  # of all layers together
+FOLDED_BYTES = 2**29  # for all layers together
 BIAS_ROWS = 8
-FACTORS = {torch.bfloat16: 2.0**20, torch.float16: 2.0**6}  # exact, and far from the largest number
+FACTORS = {torch.bfloat16: 2.0**20, torch.float16: 2.0**6}  # powers of two, so exact; far from overflow
 
 # q, k, v "b h n d" -> "b h n d", full attention with scale 1 / sqrt(d)
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The default attention function: torch's own."""
+    """The default attention function, torch's own."""
     return F.scaled_dot_product_attention(q, k, v)
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of tokens that never change while a clip is sampled.
+    """Keys and values of tokens that are constant while a clip is sampled.
 
-    reference and face tokens: ``b h n d``; audio tokens: ``b t h n d``. A batch of 1 serves every sample.
+    Reference and face tokens: ``b h n d``; audio tokens: ``b t h n d``. A batch of 1 is broadcast to every sample.
     """
 
     keys: Tensor
@@ -35,7 +35,7 @@ class KeysValues(NamedTuple):
 
 
 def further(one: KeysValues | None, other: KeysValues) -> KeysValues:
-    """Both sets of tokens as one ``b h n d``; a batch of 1 is repeated where the other is larger."""
+    """Concatenates both sets of tokens: ``b h n d``. A batch of 1 is expanded to the other's size."""
     if one is None:
         return other
     batch = max(one.keys.shape[0], other.keys.shape[0])
@@ -45,46 +45,48 @@ def further(one: KeysValues | None, other: KeysValues) -> KeysValues:
 
 
 class Folded(NamedTuple):
-    """Keys, and in place of values what each token of each head adds to the result: its value through the output
-    matrix. A query's shares times these few rows are the result, without a product with the whole matrix.
+    """Keys, and instead of values, the values multiplied by the output matrix: one row per head and token. Attention
+    weights times these few rows give the layer's output without a matmul with the whole output matrix.
 
-    keys: ``b h n d`` of the face, ``b t h n d`` of the sound, float32 at least, scaled by 1 / sqrt(d); outputs:
-    ``b (h n + 8) D`` and ``b t (h n + 8) D``: the rows, the matrix's bias, and zeros, because GPUs multiply rows by
-    eights. A batch of 1 serves every sample.
+    keys: ``b h n d`` for the face, ``b t h n d`` for audio, at least float32, scaled by 1 / sqrt(d).
+    outputs: ``b (h n + 8) D`` and ``b t (h n + 8) D``: the rows, the matrix's bias, and 7 rows of zeros, because GPUs
+    need multiples of 8 rows. A batch of 1 is broadcast to every sample.
     """
 
     keys: Tensor
     outputs: Tensor
 
     def attend(self, q: Tensor) -> Tensor:
-        """Queries ``b h n d`` (``b t h n d``) -> the output matrix's result ``b n D`` (``b t n D``)."""
-        scores = self.keys @ q.to(self.keys.dtype).transpose(-1, -2)  # keys first: softmax runs along memory
+        """Queries ``b h n d`` (``b t h n d``) -> the result after the output matrix, ``b n D`` (``b t n D``)."""
+        scores = self.keys @ q.to(self.keys.dtype).transpose(-1, -2)  # keys first: softmax then reads memory in order
         shares = F.pad(scores.softmax(dim=-2).to(q.dtype).flatten(-3, -2), (0, 0, 0, BIAS_ROWS))
         shares[..., -BIAS_ROWS, :] = 1
         return shares.transpose(-1, -2) @ self.outputs
 
 
 def is_worth_folding(config: TransformerConfig, tokens: Tensor) -> bool:
-    """Whether keys and values of these tokens ``... n c`` should be folded, in all layers: by size alone, so that a run
-    does not depend on the memory that happens to be free.
+    """Whether to fold keys and values of these tokens ``... n c``, in all layers. Depends only on sizes, so that
+    results do not depend on how much memory is free.
 
-    A query then meets (heads x n) rows instead of the output matrix's D. The rows of all layers are kept, and for many
-    tokens they are large: 50 MB for the released model's face, 5.2 GB for the sound of a clip.
+    With folding, a query meets (heads x n) rows instead of the output matrix's D. The rows of all layers stay in
+    memory, and many tokens make them large: 50 MB for the released model's face, 5.2 GB for the audio of a clip.
     """
     rows = config.heads * tokens.shape[-2]
     kept = config.layers * config.heads * tokens[..., 0].numel() * config.hidden * tokens.element_size()
     return rows < config.hidden and kept <= FOLDED_BYTES
 
 
-# Self-attention of text and video over all their tokens, wherever those are: the attention function; q, k, v, taken out
-# of the list; the portrait's keys and values -> as attention. `parallel/` has one for tokens on several GPUs.
+# Self-attention over all text and video tokens, wherever they are stored. Arguments: the attention function; a list of
+# q, k, v, which is emptied; the portrait's keys and values. Returns what the attention function returns. There is a
+# version in `parallel/` for tokens on several GPUs.
 JointAttention = Callable[[Attention, list[Tensor], KeysValues | None], Tensor]
 
 
 def attend_here(attention: Attention, qkv: list[Tensor], reference: KeysValues | None) -> Tensor:
-    """Self-attention where all tokens are at hand; the portrait's are further keys and values, never queries.
+    """Self-attention on one device. The portrait's tokens are extra keys and values, never queries.
 
-    What was copied beside the portrait's is let go before the next is: hence the list, which leaves the caller none.
+    Empties `qkv`, so that the caller keeps no reference and each original is freed once it has been concatenated with
+    the portrait's.
     """
     v, k, q = qkv.pop(), qkv.pop(), qkv.pop()
     if reference is not None:
@@ -104,7 +106,7 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Fused query, key and value matrix, and the output matrix."""
+    """The weights of self-attention: fused query, key and value matrix, and output matrix."""
 
     def __init__(self, hidden: int, *, operations=nn, device=None, dtype=None):
         super().__init__()
@@ -113,7 +115,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from the video, keys and values (fused, keys first) from a few tokens of `context` width."""
+    """The weights of cross-attention: queries from the video, keys and values (fused, keys first) from a few tokens of
+    width `context`."""
 
     def __init__(self, hidden: int, context: int, *, operations=nn, device=None, dtype=None):
         super().__init__()
@@ -122,15 +125,16 @@ class CrossAttention(nn.Module):
         self.out = operations.Linear(hidden, hidden, device=device, dtype=dtype)
 
     def fold(self, keys_values: KeysValues) -> Folded:
-        """The layer itself is asked for each head's part, so it may keep its weight in any form.
+        """Multiplies each head's values by the output matrix.
 
-        Its bias, which may be larger than a head's part, would be what the sum is rounded to. So it is asked for a
-        large multiple, in which the bias is small, and for the opposite: half the difference is without the bias.
+        Calls the output layer instead of reading its weight, which may be stored in any format. The layer adds its
+        bias, and a large bias would cost the sum its precision. So the inputs are scaled up, which makes the bias
+        relatively small, and the layer is called on both signs: half the difference of the results has no bias.
         """
         keys, values = keys_values
         *_, heads, _, width = values.shape
         wide = torch.promote_types(keys.dtype, torch.float32)
-        alone = torch.diag_embed(values.movedim(-3, -1), dim1=-4, dim2=-2)  # ... h n h d, zero but for the own head
+        alone = torch.diag_embed(values.movedim(-3, -1), dim1=-4, dim2=-2)  # ... h n h d, zero except in its own head
         bias, factor = self.out(values.new_zeros(heads * width)), FACTORS.get(values.dtype, 1)
         alone = alone.flatten(-2) * factor
         rows = (self.out(alone).to(wide) - self.out(-alone)) / (2 * factor)

@@ -1,5 +1,5 @@
-"""One layer: a list of steps. In the released model: joint self-attention with reference keys and values, face
-attention, audio attention, MLP."""
+"""One transformer layer, as a list of steps. The released model's steps: joint self-attention with reference keys and
+values, face attention, audio attention, MLP."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .in_place import gelu, normed_and_rotated
 from .modulation import Affine, LayerModulation, modulate
 from .positions import Layout
 
-Kept = KeysValues | Folded | Adaption  # what is kept of a condition's tokens, by how they are read
+Kept = KeysValues | Folded | Adaption  # a condition's tokens as a layer reads them; computed once
 
 
 class State(NamedTuple):
-    """What a layer's steps hand on: the two streams, and what a step has changed for the steps behind it."""
+    """The state passed between a layer's steps: the two streams, and inputs that a step may change for later steps."""
 
     video: Tensor
     text: Tensor | None
     modulation: LayerModulation
     layout: Layout
-    reference: KeysValues | None  # in self-attention: the portrait's tokens, and others beside them
+    reference: KeysValues | None  # extra tokens in self-attention: the portrait's and others
     face: Kept | None
     audio: Kept | None
     joint_attention: JointAttention
@@ -48,7 +48,7 @@ Step = Callable[["Block", State], State]
 
 
 class FeedForward(nn.Module):
-    """``... D -> ... D`` through 4 D, GELU in its tanh form."""
+    """MLP: ``... D -> ... D`` through 4 D, with GELU (tanh approximation)."""
 
     def __init__(self, hidden: int, inner: int, *, operations=nn, device=None, dtype=None):
         super().__init__()
@@ -56,13 +56,13 @@ class FeedForward(nn.Module):
         self.down = operations.Linear(inner, hidden, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu(self.up(x)))  # the largest tensor there is
+        return self.down(gelu(self.up(x)))  # the largest activation
 
 
 class Block(nn.Module):
-    """One layer of the transformer. What it reads of face and sound, and how, is which modules and steps it has.
+    """One layer of the transformer. The config's conditioning decides its modules and steps.
 
-    forward: video ``b n D``, text ``b m D`` -> the same. Text goes before video wherever both are joined.
+    forward: video ``b n D``, text ``b m D`` -> the same. Text precedes video wherever the two are concatenated.
     """
 
     steps: tuple[Step, ...]
@@ -74,7 +74,7 @@ class Block(nn.Module):
         layers = dict(operations=operations, **kw)
         self.attention_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
         self.self_attention = SelfAttention(config.hidden, **layers)
-        self.query_norm = operations.LayerNorm(config.head, eps=1e-6, **kw)  # these two serve all three attentions
+        self.query_norm = operations.LayerNorm(config.head, eps=1e-6, **kw)  # both are shared by all three attentions
         self.key_norm = operations.LayerNorm(config.head, eps=1e-6, **kw)
         before: list[Step] = []
         behind: list[Step] = []
@@ -106,22 +106,22 @@ class Block(nn.Module):
         self.mlp_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
         self.mlp = FeedForward(config.hidden, config.mlp, **layers)
 
-    # What is computed once
+    # Computed once
 
     def reference_keys_values(self, features: Tensor) -> KeysValues:
-        """The portrait's features ``b n D``, used as they are: neither normalised nor modulated nor rotated."""
+        """Keys and values of the portrait's features ``b n D``, which are not normalised, modulated or rotated."""
         _, keys, values = self._queries_keys_values(features)
-        return KeysValues(self.key_norm(keys), values.contiguous())  # a view would keep queries and keys in memory
+        return KeysValues(self.key_norm(keys), values.contiguous())  # a view would keep queries and keys alive
 
     def face_keys_values(self, tokens: Tensor, fold: bool = False) -> Kept:
-        """What the layer keeps of face tokens ``b n c``: one set for all frames of all clips."""
+        """This layer's keys and values, or adaption, of face tokens ``b n c``: one set for all frames of all clips."""
         return self._keep_face(self, tokens, fold)
 
     def audio_keys_values(self, tokens: Tensor, fold: bool = False) -> Kept:
-        """What it keeps of audio tokens ``b t n c``: a set for each latent frame."""
+        """This layer's keys and values, or adaption, of audio tokens ``b t n c``: one set per latent frame."""
         return self._keep_audio(self, tokens, fold)
 
-    # What is computed at every step
+    # Computed at every step
 
     def forward(
         self,
@@ -136,12 +136,13 @@ class Block(nn.Module):
         joint_attention: JointAttention = attend_here,
         text_ends: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """`modulation` is this layer's; face and audio act on the video alone, without a gate.
+        """Runs the layer's steps. `modulation` is this layer's. Face and audio change only the video, without a gate.
 
-        A condition is keys and values that were computed once, or, in training, the features or tokens themselves:
-        then theirs are computed in here, with gradient, and a layer that is checkpointed keeps none of them.
+        A condition is either precomputed keys and values or, in training, the features or tokens themselves. From
+        those, keys and values are computed here, with gradients, and a checkpointed layer stores none of them.
 
-        Where the `text_ends`, since nothing reads it after this block, it is keys and values alone, and None comes out.
+        text_ends: nothing reads the text after this block. It then only provides keys and values, and None is returned
+        for it.
         """
         state = State(
             video=video,
@@ -154,12 +155,12 @@ class Block(nn.Module):
             joint_attention=joint_attention,
             text_ends=text_ends,
         )
-        del video, text  # a step's result takes their place
+        del video, text  # freed as soon as a step replaces them
         for step in self.steps:
             state = step(self, state)
         return state.video, state.text
 
-    # The steps: each does nothing where its condition is left out
+    # The steps: each does nothing if its condition is None
 
     def _adapt_to_face(self, state: State) -> State:
         return self._adapted(state, state.face)
@@ -168,7 +169,7 @@ class Block(nn.Module):
         return self._adapted(state, state.audio)
 
     def _join_audio(self, state: State) -> State:
-        """The sound's tokens stand beside the portrait's: further keys and values, which are no queries."""
+        """Adds the audio tokens to the portrait's: extra keys and values, never queries."""
         if state.audio is None:
             return state
         return state._replace(reference=further(state.reference, state.audio))
@@ -199,7 +200,7 @@ class Block(nn.Module):
         video, text = self.feed_forward(state.video, state.text, state.modulation)
         return state._replace(video=video, text=text)
 
-    # What they compute
+    # What the steps compute
 
     def attend(
         self,
@@ -212,7 +213,7 @@ class Block(nn.Module):
         joint_attention: JointAttention = attend_here,
         text_ends: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Joint attention of text and video, with the reference tokens as further keys and values, never queries."""
+        """Joint self-attention of text and video, with the reference tokens as extra keys and values, never queries."""
         m, n = text.shape[1], video.shape[1]
         q, k, v = self._queries_keys_values(self.modulated(video, text, modulation))
         q = normed_and_rotated(self.query_norm, q[:, :, m:] if text_ends else q, layout.rotary, n)
@@ -224,7 +225,7 @@ class Block(nn.Module):
         return video, None if text_ends else torch.addcmul(text, modulation.text_attention.gate, out[:, :m])
 
     def attend_face(self, video: Tensor, layout: Layout, face: KeysValues | Folded) -> Tensor:
-        """Every frame's queries, placed as the first frame's, over the same few face tokens; ``b n D``."""
+        """Every frame's queries, with the first frame's rotary positions, over the same few face tokens; ``b n D``."""
         q = self._frame_queries(self.face_attention, self.face_norm(video), layout)  # b t h n d
         q = q.transpose(1, 2).flatten(2, 3)
         if isinstance(face, Folded):
@@ -233,7 +234,7 @@ class Block(nn.Module):
         return self.face_attention.out(join_heads(self.attention(q, k, v)))
 
     def attend_audio(self, video: Tensor, layout: Layout, audio: KeysValues | Folded) -> Tensor:
-        """Each frame's queries, placed as the first frame's, over its own audio tokens; ``b n D``."""
+        """Each frame's queries, with the first frame's rotary positions, over its own audio tokens; ``b n D``."""
         q = self._frame_queries(self.audio_attention, self.audio_norm(video), layout)
         if isinstance(audio, Folded):
             return audio.attend(q).flatten(1, 2)
@@ -249,11 +250,12 @@ class Block(nn.Module):
         return video, None if text is None else self._feed_forward(text, modulation.text_mlp)
 
     def modulated(self, video: Tensor, text: Tensor, modulation: LayerModulation) -> Tensor:
-        """The streams as self-attention reads them, joined: ``b (m n) D``."""
+        """Both streams, normalised, modulated and concatenated for self-attention: ``b (m + n) D``."""
         return torch.cat((self.modulated_text(text, modulation), self.modulated_video(video, modulation)), dim=1)
 
     def modulated_video(self, video: Tensor, modulation: LayerModulation) -> Tensor:
-        """``b n D``; in the reference network these are the features left for the denoiser."""
+        """The video, normalised and modulated: ``b n D``. The reference network returns this as its
+        features for the denoiser."""
         shift, scale, _ = modulation.video_attention
         return modulate(self.attention_norm(video), shift, scale)
 
@@ -295,7 +297,7 @@ class Block(nn.Module):
 
     @staticmethod
     def _adapted(state: State, adaption: Adaption | None) -> State:
-        """The video's modulation and what a condition adds to it; where that is a frame's own, a token each."""
+        """Adds a condition's rows to the video's modulation, repeated for each token if they differ between frames."""
         if adaption is None:
             return state
         rows = adaption.rows

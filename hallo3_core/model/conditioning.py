@@ -1,8 +1,8 @@
-"""How the denoiser reads its conditions: the released way, and the others that the paper's ablations compare.
+"""How the denoiser reads its conditions: as in the release, or as in the other variants of the paper's ablations.
 
-"cross", the released way for sound and face, is `attention.CrossAttention`; its two alternatives are here. The paper
-names both and its figures of them are lost, so "self" and "norm" are our reading of two words, as is every choice below
-that they leave open. A kind adds modules and one step to each block; the steps of the other kinds are not there.
+"cross", which the release uses for audio and face, is `attention.CrossAttention`. Its two alternatives are here. The
+paper only names them and its figures of them are lost, so "self" and "norm" are our interpretation of the names, and so
+is every detail below. Each kind adds its own modules and one step to each block, and nothing of the other kinds.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-METADATA = "conditioning"  # in a file: what is not the released way, as JSON
-ROWS = 6  # (shift, scale, gate) x (attention, MLP), of the video alone
+METADATA = "conditioning"  # key in a file's metadata: conditioning that differs from the release, as JSON
+ROWS = 6  # (shift, scale, gate) x (attention, MLP), only for the video
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a denoiser is conditioned on, and how; the defaults are the released model.
+    """What a denoiser is conditioned on, and how. The defaults are the released model's.
 
-    audio: by cross-attention in each latent frame, as further tokens of self-attention, by adaptive norms, or not at
-    all. face: by cross-attention, adaptive norms, or not at all. reference: whether a reference network reads the
-    portrait. motion_frames: how many frames of the clip before a clip begins from.
+    audio: "cross", cross-attention in each latent frame; "self", extra tokens in self-attention; "norm", adaptive
+    norms; or "none".
+    face: "cross", cross-attention; "norm", adaptive norms; or "none".
+    reference: whether a reference network reads the portrait.
+    motion_frames: how many frames of the previous clip a clip starts from.
     """
 
     audio: Literal["cross", "self", "norm", "none"] = "cross"
@@ -44,15 +46,15 @@ class Conditioning:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")
 
     def metadata(self) -> dict[str, str]:
-        """For a file's metadata; nothing for the released way, whose files are as they always were."""
+        """The entry for a file's metadata; empty for the released conditioning, whose files have none."""
         return {} if self == RELEASED else {METADATA: json.dumps(asdict(self))}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Conditioning:
-        """What `metadata` wrote.
+        """Parses what `metadata` wrote.
 
         Raises:
-            ValueError: it is damaged, or of a version that knows more.
+            ValueError: it is damaged, or has fields from a newer version.
         """
         try:
             told = json.loads(metadata.get(METADATA, "{}"))
@@ -70,14 +72,14 @@ RELEASED = Conditioning()
 
 
 class Adaption(NamedTuple):
-    """What tokens add to the modulation of the video: ``b t 6 D``, with t = 1 for what all frames share."""
+    """What tokens add to the video's modulation: ``b t 6 D``, with t = 1 if all frames share it."""
 
     rows: Tensor
 
 
 class AdaptiveNorm(nn.Module):
-    """Reads tokens as "norm": their mean, a latent frame each, goes through one matrix to what is added to the
-    timestep's shift, scale and gate of the video, in both halves of the layer.
+    """The "norm" kind: one linear layer maps the mean token of each latent frame to offsets. They are added to the
+    video's shift, scale and gate from the timestep, in both halves of the layer.
 
     forward: ``b t n c -> b t 6 D``
     """
@@ -91,7 +93,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class FramePositions(nn.Module):
-    """A learned vector for each latent frame. forward: features ``b t n D`` -> with their frame's added"""
+    """A learned vector per latent frame. forward: features ``b t n D`` -> the same, plus their frame's vector."""
 
     def __init__(self, frames: int, hidden: int, *, device=None, dtype=None):
         super().__init__()
@@ -99,12 +101,12 @@ class FramePositions(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         own = self.weight[: features.shape[1], None]
-        return features + own.to(features.device, features.dtype)  # a host may leave the table elsewhere
+        return features + own.to(features.device, features.dtype)  # a host may leave the table on another device
 
 
 class FurtherTokens(nn.Module):
-    """Reads tokens as "self": those of all frames, at the width of the video and each with its frame's learned
-    position, are to self-attention what the portrait's features are: keys and values, never queries.
+    """The "self" kind: projects the tokens of all frames to the video's width and adds their frame's learned position.
+    Self-attention then reads them like the portrait's features: as keys and values, never as queries.
 
     forward: ``b t n c -> b (t n) D``
     """

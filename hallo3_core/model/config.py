@@ -1,4 +1,4 @@
-"""What a network is, derived from its tensors' shapes: a two-layer toy loads by the same code as the released model."""
+"""Network sizes, derived from the shapes of the tensors, so a toy of two layers loads with the release's code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Grid:
-    """A clip's latent as tokens: latent frames, and rows and columns of 2x2 latent pixels (16x16 picture pixels)."""
+    """Size of a clip in tokens: latent frames, and rows and columns of 2x2 latent pixels (16x16 image pixels)."""
 
     frames: int
     rows: int
@@ -29,28 +29,28 @@ class Grid:
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """CogVideoX-5B-I2V's transformer; with `face` and `audio` widths it is Hallo3's denoiser."""
+    """Sizes of CogVideoX-5B-I2V's transformer, or of Hallo3's denoiser if `face` and `audio` have widths."""
 
     hidden: int  # 3072
     heads: int  # 48
     layers: int  # 42
     mlp: int  # 12288
-    time: int  # width of the timestep's embedding: 512
+    time: int  # width of the timestep embedding: 512
     text_width: int  # T5-XXL: 4096
     text_tokens: int  # 226
     grid: Grid  # the trained one: 13 x 30 x 45
-    channels: int  # of the latent: 16; the network reads twice as many, noisy and concat
+    channels: int  # of the latent: 16; the network reads twice as many (noisy and concat)
     patch: int  # 2
-    face: int | None  # width of a face token: 1024; None: the network has no face
-    audio: int | None  # width of an audio token: 768; None: the network has no sound
-    conditioning: Conditioning = RELEASED  # how it reads both, and the portrait
+    face: int | None  # width of a face token: 1024; None: the network reads no face
+    audio: int | None  # width of an audio token: 768; None: the network reads no audio
+    conditioning: Conditioning = RELEASED  # how it reads face, audio and portrait
 
     @property
     def head(self) -> int:
         return self.hidden // self.heads
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a width of tokens that nothing would read."""
+        """Raises ValueError if there is a token width for tokens that the conditioning does not read."""
         for name in ("face", "audio"):
             width = getattr(self, name)
             if width is not None and getattr(self.conditioning, name) == "none":
@@ -58,18 +58,18 @@ class TransformerConfig:
 
     @property
     def reads(self) -> Conditioning:
-        """What the network is conditioned on: where there is no width, there is nothing to read."""
+        """What the network is actually conditioned on: a condition without a width counts as "none"."""
         absent = {name: "none" for name in ("face", "audio") if getattr(self, name) is None}
         return replace(self.conditioning, **absent)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Shape], conditioning: Conditioning = RELEASED) -> TransformerConfig:
-        """Derived from the shapes of the tensors in this project's names (see `weights/names.py`).
+        """Derives the sizes from the shapes of tensors with this project's names (see `weights/names.py`).
 
-        How face and sound are read is told by the tensors too; what they cannot tell is taken of `conditioning`.
+        The tensors also determine how face and audio are read. `conditioning` supplies what they do not determine.
 
         Raises:
-            KeyError: a tensor that tells a size is missing.
+            KeyError: a tensor that determines a size is missing.
         """
         frames, rows, columns, hidden = shapes["video_positions"]
         text_tokens = shapes["text_positions"][0]
@@ -94,7 +94,7 @@ class TransformerConfig:
         )
 
 
-# The matrix of the first block that reads a condition's tokens, by how it is read; its columns are a token's width.
+# The first block's matrix that reads a condition's tokens, for each kind of reading. Its columns are the token width.
 FACE_MARKS = {
     "cross": "blocks.0.face_attention.key_value.weight",
     "norm": "blocks.0.face_adaption.linear.weight",
@@ -116,7 +116,7 @@ class AudioProjectorConfig:
 
     inputs: int  # window 5 x layers 12 x width 768
     inner: int  # 512
-    tokens: int  # a latent frame: 32
+    tokens: int  # per latent frame: 32
     width: int  # 768
 
     @classmethod

@@ -24,16 +24,17 @@ from .modulation import PER_HEAD, Modulation, modulate
 from .positions import Layout
 from .trunk import Trunk
 
-ReferenceBank = Sequence[Tensor]  # a layer each: what the reference network leaves, "b n D"
+ReferenceBank = Sequence[Tensor]  # the reference network's features, one tensor "b n D" per layer
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What one evaluation of the denoiser is told, constant over the steps of a clip.
+    """The conditions of one model call, constant over the steps of a clip.
 
-    text ``b m D`` (embedded); a `KeysValues` a layer for the portrait, the face and the clip's sound. A batch of 1
-    serves every sample; None leaves a condition out (the plain CogVideoX transformer has none). In training the
-    features and tokens themselves stand in place of the keys and values (`Denoiser.live_conditions`).
+    text: ``b m D`` (embedded). reference, face, audio: one `Kept` per layer, such as `KeysValues`, for the portrait,
+    the face and the clip's audio. A batch of 1 is broadcast to every sample. None leaves a condition out (the plain
+    CogVideoX transformer has none). In training, the features and tokens replace the keys and values
+    (`Denoiser.live_conditions`).
     """
 
     text: Tensor
@@ -49,8 +50,8 @@ class Conditions:
 class Denoiser(Trunk):
     """forward: noisy latent and concat latent ``b 16 t h w`` each -> velocity ``b 16 t h w``.
 
-    Latents are scaled (0.7 x the VAE's). Nothing is remembered between calls: conditions, modulation and layout are
-    values, each made once by the method of that name.
+    Latents are scaled (0.7 x the VAE's). The module keeps no state between calls: conditions, modulation and layout are
+    arguments, each computed once by its own method.
     """
 
     def __init__(
@@ -69,35 +70,35 @@ class Denoiser(Trunk):
         self.head_norm = operations.LayerNorm(config.hidden, eps=1e-6, **kw)
         self.head = operations.Linear(config.hidden, config.channels * config.patch**2, **kw)
 
-    # What is computed once
+    # Computed once
 
     def modulate_steps(self, timesteps: Tensor, dtype: torch.dtype) -> Modulation:
-        """Modulation of all steps of a run ``n``; the weights of `self.modulation` are not needed afterwards."""
+        """Modulation of all ``n`` steps of a run. The weights of `self.modulation` are not needed afterwards."""
         embedding = self.modulation.embed(timesteps, dtype)
         head = self.head_modulation(F.silu(embedding)).unflatten(-1, (PER_HEAD, -1))
         return Modulation(self.modulation(embedding), head)
 
     def reference_keys_values(self, bank: ReferenceBank | None) -> list[KeysValues] | None:
-        """Once per portrait; None where no reference network read one."""
+        """Called once per portrait; None without a reference network."""
         if bank is None:
             return None
         return [block.reference_keys_values(features) for block, features in zip(self.blocks, bank, strict=True)]
 
     def face_keys_values(self, tokens: Tensor | None) -> list[Kept] | None:
-        """Face tokens ``b n c``, once per portrait; None where the network has no face."""
+        """Face tokens ``b n c``, once per portrait; None if the network reads no face."""
         if tokens is None:
             return None
         fold = is_worth_folding(self.config, tokens)
         return [block.face_keys_values(tokens, fold) for block in self.blocks]
 
     def audio_keys_values(self, tokens: Tensor | None) -> list[Kept] | None:
-        """Audio tokens ``b t n c``, once per clip; those of the null once. None where the network has no sound."""
+        """Audio tokens ``b t n c``, once per clip, and once for the null. None if the network reads no audio."""
         if tokens is None:
             return None
         fold = is_worth_folding(self.config, tokens)
         return [block.audio_keys_values(tokens, fold) for block in self.blocks]
 
-    # What is computed at every step
+    # Computed at every step
 
     def live_conditions(
         self,
@@ -106,8 +107,8 @@ class Denoiser(Trunk):
         face_tokens: Tensor | None = None,
         audio_tokens: Tensor | None = None,
     ) -> Conditions:
-        """Conditions for training: text ``b m text_width``, features ``b n D`` a layer, face tokens ``b n c``, audio
-        tokens ``b t n c``. Every layer computes its keys and values from them, so that gradients reach all of these and
+        """Conditions for training: text ``b m text_width``, features ``b n D`` per layer, face tokens ``b n c``, audio
+        tokens ``b t n c``. Every layer computes its keys and values from them, so that gradients reach these inputs and
         the matrices that read them."""
         face, audio = (
             tokens if tokens is None else [tokens] * len(self.blocks) for tokens in (face_tokens, audio_tokens)

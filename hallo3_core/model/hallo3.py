@@ -1,4 +1,4 @@
-"""All networks in one forward, as training runs them: nothing is kept from one step to the next."""
+"""All networks in one forward pass, for training. Nothing is cached between steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .reference_net import ReferenceNet
 
 
 class Hallo3(nn.Module):
-    """Denoiser, reference network and projectors; each but the denoiser may be absent.
+    """Denoiser, reference network and projectors; all except the denoiser are optional.
 
-    One module, so that FSDP can take it as its root: every weight is read inside its forward.
+    They form one module so that FSDP can use it as its root: every weight is read inside its forward.
     """
 
     def __init__(
@@ -37,11 +37,13 @@ class Hallo3(nn.Module):
         face: Tensor | None = None,
         audio: Tensor | None = None,
     ) -> Tensor:
-        """Noisy and concat latent ``b 16 t h w`` -> velocity ``b 16 t h w``, with gradient for all that led there.
+        """Noisy and concat latent ``b 16 t h w`` -> velocity ``b 16 t h w``, with gradients through all networks.
 
-        timesteps ``b``, which no cast may round: integers or float32; text ``b m text_width``, which both networks
-        read; portrait: the masked one's latent ``b 16 h w``; face embedding ``b d``; audio windows ``b f w l d``. The
-        others are of the weights' dtype, unless autocast chooses.
+        timesteps: ``b``, integers or float32, because a cast to half precision would round them.
+        text: ``b m text_width``, read by denoiser and reference network.
+        portrait: the latent ``b 16 h w`` of the masked portrait.
+        face: embedding ``b d``. audio: windows ``b f w l d``.
+        All except the timesteps have the weights' dtype, unless autocast is on.
         """
         dtype, patch, (frames, height, width) = latent.dtype, self.denoiser.config.patch, latent.shape[-3:]
         conditions = self.denoiser.live_conditions(

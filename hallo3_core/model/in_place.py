@@ -1,7 +1,7 @@
-"""Operations that write over their input where no gradient is wanted, and make a new tensor where one is.
+"""Operations that overwrite their input without gradients, and return a new tensor with gradients.
 
-The one home of this choice: inference saves the memory of its largest tensors, and autograd, layer checkpointing and
-FSDP see tensors that nobody changes. Which of the two it is follows from `torch.is_grad_enabled()` alone.
+Only this module makes that choice, by `torch.is_grad_enabled()`. Inference saves the memory of its largest tensors,
+while autograd, layer checkpointing and FSDP never see a tensor modified in place.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from .positions import PIECES, Rotary, rotate_, rotated
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU in its tanh form."""
+    """GELU, tanh approximation."""
     if torch.is_grad_enabled():
         return F.gelu(x, approximate="tanh")
     return torch.ops.aten.gelu_(x, approximate="tanh")
 
 
 def normed_and_rotated(norm: nn.LayerNorm, x: Tensor, rotary: Rotary, count: int) -> Tensor:
-    """``... h n d``: each head's norm, then the last `count` tokens rotated as `rotate_last` does.
+    """``... h n d``: applies the norm to each head, then rotates the last `count` tokens as `rotate_last` does.
 
-    torch's CUDA kernel gives each row a block of threads, which at heads of 64 is most of them idle: a sixth of a
-    step's time. In half precision there, both are computed in float32, some heads at a time, and rounded once.
+    torch's CUDA kernel for layer norm uses one thread block per row. With heads of 64 most threads are idle, which took
+    a sixth of a step's time. So in half precision on CUDA, both operations run in float32, some heads at a time, and
+    round once.
     """
     wants_plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
     if wants_plain or not x.is_cuda or x.dtype.itemsize >= 4 or type(norm) is not nn.LayerNorm:
@@ -33,9 +34,9 @@ def normed_and_rotated(norm: nn.LayerNorm, x: Tensor, rotary: Rotary, count: int
 
 
 def normed_and_rotated_wide(norm: nn.LayerNorm, x: Tensor, rotary: Rotary, count: int) -> Tensor:
-    """As `normed_and_rotated`, of half precision, in float32; no copy of `x` is made."""
+    """`normed_and_rotated` for half precision, computed in float32 without a full float32 copy of `x`."""
     width, dtype = x.shape[-1], torch.float32
-    mean = x.sum(dim=-1, keepdim=True, dtype=dtype) / width  # both widen as they read
+    mean = x.sum(dim=-1, keepdim=True, dtype=dtype) / width  # both convert to float32 as they read
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).square_() / width
     inverse = (square - mean.square()).clamp_(min=0).add_(norm.eps).rsqrt_()
     shift, weight, bias = -mean * inverse, norm.weight.to(dtype), norm.bias.to(dtype)
@@ -50,7 +51,7 @@ def normed_and_rotated_wide(norm: nn.LayerNorm, x: Tensor, rotary: Rotary, count
 
 
 def rotate_last(x: Tensor, rotary: Rotary, count: int) -> Tensor:
-    """``... n d``: the last `count` tokens, which are the video's, rotated; the text's before them stay."""
+    """``... n d``: rotates the last `count` tokens, the video's; the text tokens before them are unchanged."""
     if torch.is_grad_enabled():
         before, video = x[..., :-count, :], x[..., -count:, :]
         return torch.cat((before, rotated(video, rotary)), dim=-2)

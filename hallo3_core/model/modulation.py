@@ -1,4 +1,5 @@
-"""Timestep modulation: constant over a run, so all steps are computed ahead; its 0.8 G weights can then leave."""
+"""Timestep modulation. It depends only on the timestep, so all steps of a run are computed in advance; its 0.8 G
+weights can then be freed."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ PER_HEAD = 2  # shift, scale
 
 
 class Affine(NamedTuple):
-    """Modulation of one stream in one half of a layer, ``b 1 D`` each; views of the layer's tensor."""
+    """Modulation of one stream in one half of a layer: ``b 1 D`` each, views of the layer's tensor."""
 
     shift: Tensor
     scale: Tensor
@@ -24,7 +25,7 @@ class Affine(NamedTuple):
 
 
 class LayerModulation(NamedTuple):
-    """Modulation of one layer: of both streams, in its attention half and in its MLP half."""
+    """Modulation of one layer, for both streams, in its attention half and its MLP half."""
 
     video_attention: Affine
     video_mlp: Affine
@@ -33,12 +34,12 @@ class LayerModulation(NamedTuple):
 
     @classmethod
     def of(cls, rows: Tensor) -> LayerModulation:
-        """``b 12 D`` -> named views of it, in the order of the released weights."""
+        """Named views of ``b 12 D``, in the order of the released weights."""
         rows = rows[:, :, None].unbind(1)
         return cls(*(Affine(*rows[i : i + 3]) for i in range(0, PER_BLOCK, 3)))
 
     def with_video(self, rows: Tensor) -> LayerModulation:
-        """With `rows` ``b n 6 D`` added to the video's, in the order of the fields; n is 1, or the number of tokens."""
+        """Adds `rows` ``b n 6 D`` to the video's modulation, in field order; n is 1 or the number of tokens."""
         attention, mlp = rows.unbind(2)[:3], rows.unbind(2)[3:]
         return self._replace(
             video_attention=Affine(*(own + more for own, more in zip(self.video_attention, attention, strict=True))),
@@ -47,13 +48,13 @@ class LayerModulation(NamedTuple):
 
 
 class Modulation(NamedTuple):
-    """Modulation of some timesteps: ``n layers 12 D`` for the blocks and ``n 2 D`` for the output head."""
+    """Modulation of ``n`` timesteps: ``n layers 12 D`` for the blocks and ``n 2 D`` for the output head."""
 
     blocks: Tensor
     head: Tensor
 
     def step(self, index: int) -> Modulation:
-        """That of one timestep, for every sample of a batch."""
+        """The modulation of one timestep, broadcast to every sample of a batch."""
         return Modulation(self.blocks[index : index + 1], self.head[index : index + 1])
 
     def layer(self, index: int) -> LayerModulation:
@@ -73,19 +74,20 @@ class Modulation(NamedTuple):
 def sinusoid(timesteps: Tensor, width: int) -> Tensor:
     """``n -> n width``, float32: cosines first, frequencies ``10000 ** (-i / (width / 2))``.
 
-    A last bit of a frequency is a visible error at timestep 999, and processors differ in the last bit of a float32
-    exponential: so it is rounded from float64, on the CPU (not every device has it).
+    At timestep 999, an error in the last bit of a frequency is visible, and processors differ in the last bit of a
+    float32 exponential. So frequencies are computed in float64 and rounded, on the CPU, because not every device has
+    float64.
     """
     half = width // 2
     exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32) / half
-    # on a GPU the copy is not waited for: a step of training would wait for all that came before it
+    # asynchronous on a GPU: a blocking copy would make a training step wait for all queued work
     frequencies = exponents.double().exp().float().to(timesteps.device, non_blocking=timesteps.is_cuda)
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
 class TimeModulation(nn.Module):
-    """The timestep's embedding, and from it the modulation of all blocks.
+    """The timestep embedding, and the modulation of all blocks computed from it.
 
     forward: embedding ``n time`` -> ``n layers 12 D``
     """
@@ -113,5 +115,5 @@ class TimeModulation(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """``b n D`` with ``b 1 D`` each: x (1 + scale) + shift"""
+    """x (1 + scale) + shift, for x ``b n D``, shift and scale ``b 1 D``."""
     return torch.addcmul(shift, x, 1 + scale)

@@ -1,8 +1,8 @@
-"""Where a token is: the rotary table and the learned table, on the trained grid or on another laid over it.
+"""Token positions: the rotary table and the learned table, for the trained grid or for another one fitted into it.
 
-A grid of another size is laid over the trained one like a picture fitted into a frame: as large as it goes, centred,
-its shape kept. So a square film sits where a padded square portrait sat in training, and the trained grid itself maps
-to its own integer positions.
+A grid of another size is fitted into the trained one like a picture into a frame: as large as possible, centred, with
+its aspect ratio kept. So a square film has the positions that a padded square portrait had in training, and the trained
+grid keeps its own integer positions.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .config import Grid
 
-PIECES = 8  # of queries or keys in half precision, widened one after another
+PIECES = 8  # chunks of half-precision queries or keys, converted to float32 one after another
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines of all video tokens, in (frame, row, column) order."""
+    """Cosines and sines of the rotation angles of all video tokens, in (frame, row, column) order."""
 
     turns: Tensor  # n d/2 2
 
@@ -31,12 +31,12 @@ class Rotary(NamedTuple):
         return self.turns[..., 1]
 
     def first_frame(self, grid: Grid) -> Rotary:
-        """The first frame's rows: face and audio queries of every frame are placed so."""
+        """The rows of the first frame, which face and audio queries of every frame use."""
         return Rotary(self.turns[: grid.tokens_per_frame])
 
 
 class Layout(NamedTuple):
-    """A grid's positions, known before sampling: tables to add and to rotate by."""
+    """The positions of a grid, computed before sampling: tables to add and rotary tables."""
 
     grid: Grid
     text: Tensor  # n D
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
 
 
 def fitted_positions(grid: Grid, trained: Grid) -> tuple[Tensor, Tensor]:
-    """Row and column positions of `grid` in units of the trained grid, float64: token i stands at its own centre."""
+    """Row and column positions of the token centres of `grid`, in units of the trained grid, float64."""
     scale = min(trained.rows / grid.rows, trained.columns / grid.columns)
 
     def along(count: int, trained_count: int) -> Tensor:
@@ -57,9 +57,9 @@ def fitted_positions(grid: Grid, trained: Grid) -> tuple[Tensor, Tensor]:
 
 
 def rotary_table(grid: Grid, trained: Grid, head: int, device: torch.device | str = "cpu") -> Rotary:
-    """Angles for heads of size `head`: a quarter of the entries for time, three eighths for row and for column.
+    """Angles for heads of size `head`: a quarter of the entries for time, three eighths each for row and column.
 
-    A part of size p has the frequencies ``10000 ** (-2 i / p)``; rotation acts on neighbouring pairs of entries.
+    A part of size p has frequencies ``10000 ** (-2 i / p)``. Rotation acts on adjacent pairs of entries.
     """
     rows, columns = fitted_positions(grid, trained)
     frames = torch.arange(grid.frames)
@@ -84,11 +84,11 @@ def rotary_table(grid: Grid, trained: Grid, head: int, device: torch.device | st
 
 
 def rotate_(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate neighbouring pairs of entries in place, ``... n d``: (a, b) -> (a cos - b sin, b cos + a sin).
+    """Rotates adjacent pairs of entries of ``... n d`` in place: (a, b) -> (a cos - b sin, b cos + a sin).
 
-    In float32 at least, as products of complex numbers, which take a single pass over memory; shorter numbers are
-    widened some heads at a time. torch's compiler knows no complex numbers, and makes a single pass of the formula
-    itself.
+    Computed at least in float32, as complex products, which take one pass over memory. Half precision is converted to
+    float32 some heads at a time. torch's compiler does not support complex numbers, but fuses the formula into one pass
+    by itself.
     """
     if torch.compiler.is_compiling():
         return x.copy_(rotated(x, rotary))
@@ -103,15 +103,15 @@ def rotate_(x: Tensor, rotary: Rotary) -> Tensor:
 
 
 def rotated(x: Tensor, rotary: Rotary) -> Tensor:
-    """What `rotate_` computes, by the formula, as a new tensor of the same dtype."""
+    """The result of `rotate_` by its formula, as a new tensor of the same dtype."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = rotary.cos, rotary.sin
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
 def fitted_table(table: Tensor, grid: Grid, trained: Grid) -> Tensor:
-    """The learned table ``t r c D`` read at the positions of `grid`, ``(t r c) D``: itself on the trained grid,
-    bilinear between neighbours elsewhere."""
+    """The learned table ``t r c D`` at the positions of `grid`: ``(t r c) D``. Unchanged on the trained grid,
+    bilinearly interpolated on others."""
     if grid.frames > trained.frames:
         raise ValueError(f"{grid.frames} latent frames, but the learned positions end at {trained.frames}")
     table = table[: grid.frames]
@@ -122,7 +122,7 @@ def fitted_table(table: Tensor, grid: Grid, trained: Grid) -> Tensor:
 
 
 def _between(table: Tensor, positions: Tensor, dim: int) -> Tensor:
-    """Linear interpolation of `table` along `dim` at fractional positions, held at the edges."""
+    """Linear interpolation of `table` along `dim` at fractional positions, clamped at the edges."""
     last = table.shape[dim] - 1
     positions = positions.clamp(0, last)
     low = positions.floor().long()

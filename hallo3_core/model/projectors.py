@@ -1,4 +1,4 @@
-"""Projectors: sound and face to the few tokens that cross-attention reads. Run once a clip and once a portrait."""
+"""Projectors: audio and face to the few tokens that cross-attention reads. Run once per clip and once per portrait."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .config import AudioProjectorConfig, FaceProjectorConfig
 
 
 def pair_convolution(conv: type[nn.Conv1d]) -> type[nn.Conv1d]:
-    """A convolution with kernel size and stride 2 that multiplies pairs of frames with its weight as it is stored: at
-    the released size that is 2.4 GB, which a library's convolution may copy into another order first.
+    """A convolution of kernel size and stride 2, computed as a matmul of frame pairs with the weight as it is stored.
 
-    The weight's name and shape stay, and a host's own layer casts and patches it as ever.
+    At the released size the weight is 2.4 GB, and a library's convolution may copy it to another memory format first.
+    The weight keeps its name and shape, so a host's own layer class still casts and patches it.
     """
 
     class PairConv1d(conv):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            size = weight.shape[2]  # 2; 1 in the second half of a LoRA's pair, which PEFT makes of the same class
+            size = weight.shape[2]  # 2; or 1 in a LoRA's second matrix, for which PEFT uses the same class
             pairs = x.unflatten(2, (-1, size)).transpose(1, 2).flatten(2)  # b f/2 (c 2)
             return F.linear(pairs, weight.flatten(1), bias).transpose(1, 2)
 
@@ -26,10 +26,10 @@ def pair_convolution(conv: type[nn.Conv1d]) -> type[nn.Conv1d]:
 
 
 class AudioProjector(nn.Module):
-    """wav2vec windows to audio tokens of each latent frame.
+    """wav2vec windows to the audio tokens of each latent frame.
 
-    forward: ``b f w l d -> b t n c`` with f = 49 picture frames, w = 5, l = 12 layers, d = 768, t = 13, n = 32,
-    c = 768. Silence (zeros, the null) gives tokens that are not zero.
+    forward: ``b f w l d -> b t n c`` with f = 49 video frames, w = 5, l = 12 layers, d = 768, t = 13, n = 32,
+    c = 768. The tokens of silence (zeros, the null) are not zero.
     """
 
     def __init__(self, config: AudioProjectorConfig, *, operations=nn, device=None, dtype=None):
@@ -50,7 +50,7 @@ class AudioProjector(nn.Module):
         return self.norm(x.transpose(1, 2).unflatten(-1, (self.tokens, -1)))
 
     def _halve_time(self, x: Tensor) -> Tensor:
-        """``b c f -> b c ceil(f / 2)``: as the VAE does, the first of an odd count stays alone."""
+        """``b c f -> b c ceil(f / 2)``. As in the VAE, the first frame of an odd count is kept separate."""
         if x.shape[-1] % 2 == 0:
             return self.halve(x)
         return torch.cat((x[..., :1], self.halve(x[..., 1:])), dim=-1)

@@ -1,4 +1,4 @@
-"""The identity reference network: what a second CogVideoX transformer sees in the masked portrait. Once an image."""
+"""The identity reference network: a second CogVideoX transformer that reads the masked portrait, once per image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .trunk import Trunk
 
 
 class ReferenceBlock(Block):
-    """A block that leaves its features ``b n D`` as well: video, text -> features, video, text."""
+    """A block that also returns its features ``b n D``: video, text -> features, video, text."""
 
     def forward(
         self, video: Tensor, text: Tensor, modulation: LayerModulation, layout: Layout, *, text_ends: bool
@@ -24,10 +24,10 @@ class ReferenceBlock(Block):
 
 
 class ReferenceNet(Trunk):
-    """forward: portrait latent ``b 16 h w`` (scaled) -> a feature tensor ``b n D`` for each layer of the denoiser.
+    """forward: portrait latent ``b 16 h w`` (scaled) -> features ``b n D`` for each layer of the denoiser.
 
-    A layer's features are its video tokens after the first norm and its modulation, so the last layer is nothing but
-    that norm. The portrait is both the noisy and the concat half, the timestep is 0 and the text is null.
+    A layer's features are its video tokens after the first norm and its modulation, so of the last layer only that norm
+    is needed. The portrait is both the noisy and the concat half of the input, the timestep is 0 and the text is null.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ReferenceNet(Trunk):
         self.last_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
 
     def forward(self, latent: Tensor, text: Tensor | None = None, timestep: Tensor | None = None) -> list[Tensor]:
-        """`text` ``b m text_width`` and `timestep` ``b`` are what training gave it; sampling leaves them out."""
+        """Training passes `text` ``b m text_width`` and `timestep` ``b``; sampling leaves them out."""
         config, dtype = self.config, latent.dtype
         batch, _, h, w = latent.shape
         layout = self.layout(Grid(1, h // config.patch, w // config.patch), dtype, latent.device)

@@ -1,4 +1,4 @@
-"""A linear layer that keeps its weight in fp8, and what puts it in place."""
+"""A linear layer that stores its weight in fp8, and a function to insert it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 
 class ScaledLinear(nn.Module):
-    """Half the memory of a bfloat16 layer; its weight is dequantised, one layer at a time, in the input's dtype.
+    """A linear layer with half the memory of a bfloat16 one. The forward dequantises the weight to the input's dtype,
+    so only one layer's weight is dequantised at a time.
 
-    weight ``o i`` float8 (e4m3), weight_scale of no dimensions, float32: the layer's weight is their product.
+    weight: ``o i``, float8 (e4m3). weight_scale: a float32 scalar. The layer's weight is their product.
     forward: ``... i -> ... o``
     """
 
@@ -26,7 +27,7 @@ class ScaledLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
     def full_weight(self, dtype: torch.dtype) -> Tensor:
-        """``o i`` in `dtype`"""
+        """The dequantised weight ``o i`` in `dtype`."""
         return self.weight.to(dtype) * self.weight_scale.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ class ScaledLinear(nn.Module):
 
 
 def put_in_place(module: nn.Module, layer: str) -> None:
-    """Replace the linear layer of that name by a scaled one of its sizes, on its device, without values.
+    """Replaces the linear layer named `layer` by an uninitialised `ScaledLinear` of the same sizes on the same device.
 
     Raises:
         ValueError: there is no linear layer of that name.

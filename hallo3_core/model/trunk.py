@@ -1,4 +1,4 @@
-"""The trunk that denoiser and reference network share: CogVideoX-5B-I2V's embeddings, positions and blocks."""
+"""The trunk shared by denoiser and reference network: CogVideoX-5B-I2V's embeddings, positions and blocks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .positions import Layout, fitted_table, rotary_table
 
 
 class Trunk(nn.Module):
-    """Embeddings, learned positions, modulation of `config.layers` layers, and the first `blocks` of them, of the class
-    `block`."""
+    """Embeddings, learned positions, modulation of `config.layers` layers, and the first `blocks` of these layers, of
+    class `block`."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(block(config, attention, operations=operations, **kw) for _ in range(blocks))
 
     def layout(self, grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
-        """Positions of a clip on `grid`, which may be another than the trained one (`positions.py`).
+        """Positions of a clip of size `grid`, which may differ from the trained one (`positions.py`).
 
-        device: where the tokens will be. The two tables may be elsewhere: they belong to no layer, and who moves a
-        network's layers one by one, as ComfyUI does where memory is short, leaves them behind.
+        device: where the tokens will be. The two tables may be on another device: they belong to no layer, so code that
+        moves a network layer by layer, as ComfyUI does when memory is short, does not move them.
         """
         config, device = self.config, device or self.video_positions.device
         rotary = rotary_table(grid, config.grid, config.head, device)
@@ -55,11 +55,11 @@ class Trunk(nn.Module):
         )
 
     def embed_text(self, text: Tensor) -> Tensor:
-        """``b m text_width -> b m D``, without positions"""
+        """``b m text_width -> b m D``, without positions."""
         return self.text_embed(text)
 
     def embed_video(self, latent: Tensor, layout: Layout) -> Tensor:
-        """Noisy and concat channels ``b 32 t h w -> b (t r c) D``, with positions"""
+        """Noisy and concat channels ``b 32 t h w -> b (t r c) D``, with positions added."""
         patches = self.patch_embed(latent.transpose(1, 2).flatten(0, 1))  # (b t) D r c
         tokens = patches.flatten(2).transpose(1, 2).unflatten(0, (latent.shape[0], -1)).flatten(1, 2)
         return tokens + layout.video

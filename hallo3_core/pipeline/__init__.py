@@ -1,1 +1,1 @@
-"""From inputs to clips: options, networks, what is constant over a film, the order of the stages, fallbacks."""
+"""From inputs to clips: options, networks, a film's constant conditions, the order of the stages, fallbacks."""

@@ -1,4 +1,4 @@
-"""The likely cause of a latent that is not finite."""
+"""The likely cause of NaN or infinite values in a latent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STRONG = 8.0  # a guidance scale beyond this is a likely cause; 3.5 is usual
 
 
 def likely_cause(dtype: torch.dtype, guidance: Guidance, with_lora: bool) -> str:
-    """Why values are not finite, most likely, and what to do."""
+    """The most likely cause of NaN or infinite values, and what to do about it."""
     scales = [guidance.scales] if isinstance(guidance.scales, Scales) else guidance.scales
     if dtype == torch.float16:
         return "fp16 ends at 65504, which this model's values may pass: compute in bf16 or fp32."

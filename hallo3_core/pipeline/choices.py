@@ -1,7 +1,7 @@
-"""Names of choices, apart from what they choose: the command line lists them without loading torch."""
+"""Names of options' values, in a separate module so that the command line can list them without importing torch."""
 
 from __future__ import annotations
 
-FP8_WEIGHTS = "weights"  # kept in fp8, multiplied in the run's own dtype
-FP8_PRODUCTS = "products"  # multiplied in fp8 too
+FP8_WEIGHTS = "weights"  # stored in fp8, multiplied in the run's dtype
+FP8_PRODUCTS = "products"  # also multiplied in fp8
 FP8 = (FP8_WEIGHTS, FP8_PRODUCTS)

@@ -1,11 +1,11 @@
-"""From prepared inputs to a film: the one place that knows the order of things.
+"""From prepared inputs to a film: defines the order of the stages.
 
     portrait --VAE--> reference network --> bank ----------.
     portrait + motion frames --VAE--> concat latent ------- denoiser x steps --> latent --VAE--> frames, motion frames
     face --> face tokens, sound --> audio tokens, text ----'
 
-Source: section 6 of the released sampler's description. Pixels are -1..1 towards the networks and 0..1 towards the
-user, latents ``b 16 t h w``; inside this module they are scaled (0.7 x the VAE's).
+Source: section 6 of the released sampler's description. Pixels are -1..1 for the networks and 0..1 for the user.
+Latents are ``b 16 t h w``, and scaled (0.7 x the VAE's) throughout this module.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def concat_latent(
     frames: int = LATENT_FRAMES,
     motion_frames: int = MOTION_FRAMES,
 ) -> Tensor:
-    """The conditioning latent ``1 16 t h w``: portrait and motion frames in its first latent frame (of 4 motion frames,
-    in its first two), zeros behind.
+    """The conditioning latent ``1 16 t h w``: portrait and motion frames in its first latent frame (its first two with
+    4 motion frames), then zeros.
 
-    motion ``2 3 H W`` in 0..1, the end of the clip before; None at the start of a film: the portrait, `motion_frames`
-    times.
+    motion: ``2 3 H W`` in 0..1, the end of the previous clip. None at the start of a film: the portrait repeated
+    `motion_frames` times.
     """
     if motion is None:
         motion = portrait.repeat(motion_frames, 1, 1, 1)
     else:
-        motion = (motion.float() * 2 - 1).to(portrait)  # rounded last: a bias would add up over the clips
+        motion = (motion.float() * 2 - 1).to(portrait)  # rounded last: a bias would accumulate over the clips
     uniform = noise.pixel_uniform(*motion.shape[-2:]).to(motion.device)
     pixels = torch.cat((portrait, pixel_dropout(motion, uniform))).transpose(0, 1)[None]
     h, w = (side // PIXELS for side in portrait.shape[-2:])
@@ -58,9 +58,9 @@ def concat_latent(
 def sample_clip(
     evaluate: Evaluate, run: Run, concat: Tensor, noise: ClipNoise, on_step: OnStep | None = None
 ) -> Tensor:
-    """One clip's latent, scaled, float32, as large and on the same device as its concat latent ``1 16 t h w``.
+    """Samples one clip's scaled latent, float32, with the shape and device of its concat latent ``1 16 t h w``.
 
-    evaluate: the clip's model calls (`ClipCalls`, or those of several processes).
+    evaluate: makes the clip's model calls (`ClipCalls`, or its counterpart for several processes).
     """
     device = concat.device
 
@@ -88,13 +88,13 @@ def sample_clip(
 
 
 def new_frames(decoded: Tensor, clip: int, frames: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
-    """What clip number `clip` adds to a film of `frames` frames: ``49 ... -> n ...``"""
+    """The frames that clip number `clip` adds to a film of `frames` frames: ``49 ... -> n ...``"""
     start, stop = clip_span(clip, frames, motion_frames)
     return decoded[motion_frames : motion_frames + stop - start]
 
 
 def last_frames(frames: Tensor, count: int = MOTION_FRAMES) -> Tensor:
-    """Motion frames for the next clip: the end of this one, ``n 3 H W`` in 0..1."""
+    """Motion frames for the next clip: the last frames of this one, ``n 3 H W`` in 0..1."""
     return frames[-count:]
 
 
@@ -106,9 +106,9 @@ def finish_clip(
     color_hold: float,
     motion_frames: int = MOTION_FRAMES,
 ) -> Clip:
-    """What clip number `clip`, decoded, leaves for a film of `frames` frames, on the CPU.
+    """The new frames of decoded clip number `clip` of a film of `frames` frames, and its motion frames, on the CPU.
 
-    decoded ``49 3 H W`` in 0..1; color_hold is the strength of `hold_colour`.
+    decoded: ``49 3 H W`` in 0..1. color_hold: the strength of `hold_colour`.
     """
     decoded = hold_colour(decoded, portrait.pixels, portrait.framing, color_hold)
     new = crop_to(new_frames(decoded, clip, frames, motion_frames), portrait.framing)
@@ -127,8 +127,8 @@ def make_clip(
     color_hold: float,
     motion_frames: int = MOTION_FRAMES,
 ) -> Clip:
-    """Clip number `clip` of a film of `frames` frames, from the end of the one before: sampled, decoded, finished.
+    """Samples, decodes and finishes clip number `clip` of a film of `frames` frames, from the end of the previous clip.
 
-    sample: number and motion frames -> latent; decode: latent -> ``49 3 H W`` in 0..1.
+    sample: clip number and motion frames -> latent. decode: latent -> ``49 3 H W`` in 0..1.
     """
     return finish_clip(decode(sample(clip, motion)), clip, frames, portrait, color_hold, motion_frames)

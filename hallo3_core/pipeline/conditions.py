@@ -1,4 +1,4 @@
-"""What is constant over a film and over a clip, each made once by one constructor, and model calls with it."""
+"""The conditions that are constant over a film or a clip, each computed once, and the model calls that use them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..vae.latents import film_grid
 from .options import Settings
 
 T, Made = TypeVar("T"), TypeVar("Made")
-Layers = Sequence[Kept]  # what is kept of a condition, a layer each
+Layers = Sequence[Kept]  # a condition as each layer reads it, one entry per layer
 Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]  # state, step, branches -> their velocities
 
 
 class WithNull(NamedTuple, Generic[T]):
-    """A condition as the user gave it, and the trained absence of it; None where no branch needs it."""
+    """A condition as the user gave it, and its null (its trained absence). Either is None if no branch needs it."""
 
     given: T | None
     null: T | None
@@ -37,7 +37,7 @@ class WithNull(NamedTuple, Generic[T]):
         return self.given if is_given else self.null
 
     def prepare(self, function: Callable[[T], Made], needed: Collection[bool]) -> WithNull[Made]:
-        """`function` of those that are needed."""
+        """Applies `function` to the needed ones; the others become None."""
         return WithNull(
             function(self.given) if True in needed else None,
             function(self.null) if False in needed else None,
@@ -46,10 +46,10 @@ class WithNull(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class FilmConditions:
-    """What is constant over all clips of a film, on a device; made by `film_conditions`.
+    """The conditions constant over all clips of a film, on a device; made by `film_conditions`.
 
-    text ``1 m D``. Without portrait, face and sound (None) it is the plain CogVideoX transformer's; without modulation
-    the steps are not known beforehand.
+    text: ``1 m D``. Portrait, face and audio are None for the plain CogVideoX transformer. modulation is None if the
+    steps are not known in advance.
     """
 
     layout: Layout
@@ -73,11 +73,11 @@ def film_conditions(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> FilmConditions:
-    """Everything constant over the clips of a film, once a portrait; what none of `branches` needs is not computed.
+    """Computes the conditions constant over a film's clips, once per portrait, skipping those that no branch needs.
 
-    timesteps ``n`` of the run's steps, text ``1 m w`` (its null is zeros), bank a layer each ``1 n D``, face tokens
-    ``1 n c``, tokens of silence ``1 t n c``; None of what the network does not read. The denoiser's LoRAs take part.
-    Afterwards its modulation is not needed.
+    timesteps: ``n``, of the run's steps. text: ``1 m w`` (its null is zeros). bank: ``1 n D`` per layer. face tokens:
+    ``1 n c``. null audio tokens, those of silence: ``1 t n c``. None for a condition that the network does not read.
+    The denoiser's LoRAs are included. Its modulation weights are not needed afterwards.
     """
 
     def placed(value: Tensor | None) -> Tensor | None:
@@ -102,13 +102,13 @@ def film_conditions(
 
 @dataclass(frozen=True, eq=False)
 class ClipConditions:
-    """What is constant over the steps of a clip: the film's, and its own sound; made by `clip_conditions`."""
+    """The conditions constant over the steps of a clip: the film's and the clip's audio; made by `clip_conditions`."""
 
     film: FilmConditions
     audio: WithNull[Layers | None] | None = None
 
     def join(self, branches: Sequence[Branch]) -> Conditions:
-        """The conditions of a batch with one sample for each of `branches`."""
+        """The conditions for a batch with one sample per branch."""
         film, audio = self.film, self.audio
         return Conditions(
             text=torch.cat([film.text.pick(branch.text) for branch in branches]),
@@ -119,14 +119,14 @@ class ClipConditions:
 
 
 def clip_conditions(denoiser: Denoiser, film: FilmConditions, audio_tokens: Tensor | None) -> ClipConditions:
-    """A clip's, with its sound ``1 t n c``; None where the network reads none."""
+    """A clip's conditions, with its audio tokens ``1 t n c``, or None if the network reads no audio."""
     tokens = None if audio_tokens is None else audio_tokens.to(film.layout.video)
     return ClipConditions(film, WithNull(denoiser.audio_keys_values(tokens), film.null_audio))
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A film's settings, and everything that follows from them once; made by `prepare_run`."""
+    """A film's settings, and everything computed from them once; made by `prepare_run`."""
 
     settings: Settings
     schedule: Schedule
@@ -144,7 +144,7 @@ def prepare_run(
     null_audio_tokens: Tensor | None,
     dtype: torch.dtype = torch.float32,
 ) -> Run:
-    """A run with the denoiser where its weights are; the rest as for `film_conditions`."""
+    """Prepares a run on the denoiser's current device. The other arguments are as for `film_conditions`."""
     schedule = make_schedule(settings.steps)
     conditions = film_conditions(
         denoiser,
@@ -162,9 +162,9 @@ def prepare_run(
 
 
 class ClipCalls:
-    """The model calls of one clip, with concat latent ``1 16 t h w`` and audio tokens ``1 t n c``.
+    """Makes the model calls of one clip, with its concat latent ``1 16 t h w`` and audio tokens ``1 t n c``.
 
-    call: state ``1 16 t h w``, step, branches -> a velocity ``1 16 t h w`` for each branch, from one batch.
+    call: state ``1 16 t h w``, step, branches -> a velocity ``1 16 t h w`` per branch, computed in one batch.
     """
 
     def __init__(self, denoiser: Denoiser, run: Run, concat: Tensor, audio_tokens: Tensor | None):
@@ -180,12 +180,12 @@ class ClipCalls:
 
 
 def stack(branches: Sequence[Layers | None]) -> Layers | None:
-    """Keys and values of several branches as one batch; where all have the same, it stays a batch of 1."""
+    """Joins keys and values of several branches into one batch; if all are the same object, it stays a batch of 1."""
     return branches[0] if all(branch is branches[0] for branch in branches) else Stacked(branches)
 
 
 class Stacked(Sequence):
-    """Each layer's tensors are put together when the layer is reached, lest those of all layers are there twice."""
+    """Concatenates each layer's tensors only when the layer is reached, so that memory holds one layer's copy."""
 
     def __init__(self, branches: Sequence[Layers]):
         self._branches = branches

@@ -24,10 +24,10 @@ Decode = Callable[[VideoVae, Tensor], Tensor]  # a scaled latent -> its frames `
 
 
 def decoding_fallbacks(denoiser: Denoiser, device: torch.device | str) -> dict[str, Decode]:
-    """Modes by name. All give the same frames; those of tiles are nearly the same.
+    """Modes by name. All give the same frames, except that tiled frames differ slightly.
 
-    A 480x720 clip takes 7.4 GB beside the VAE's weights, which is more than a GPU may have left beside the denoiser;
-    without the frames that the VAE keeps between chunks 4.8, and in tiles a third of it.
+    Decoding a 480x720 clip takes 7.4 GB besides the VAE's weights, more than a GPU may have free next to the denoiser.
+    It takes 4.8 GB with the VAE's caches in host memory, and a third of the 7.4 GB in tiles.
     """
 
     def offload_denoiser(vae: VideoVae, latent: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ def decoding_fallbacks(denoiser: Denoiser, device: torch.device | str) -> dict[s
 
 @contextmanager
 def offloaded(denoiser: Denoiser, device: torch.device | str) -> Iterator[None]:
-    """The denoiser's blocks are in host memory meanwhile; moving them takes seconds. Streamed blocks stay: the device
-    holds only two of them."""
+    """Moves the denoiser's blocks to host memory for the duration, which takes seconds each way. Streamed blocks are
+    not moved: the device holds only two of them."""
     if isinstance(denoiser.blocks, StreamedBlocks):
         yield
         return

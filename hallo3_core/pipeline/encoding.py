@@ -1,4 +1,4 @@
-"""What the encoders make of a scene, one after another: text, sound and face tokens, and the portrait's bank."""
+"""Runs the encoders on a scene, one after another: text, audio and face tokens, and the portrait's reference bank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .scene import Scene
 
 
 def encode_prompt(prompt: str, networks: Networks) -> Tensor:
-    """``1 m w``, on the CPU."""
+    """Encodes the prompt: ``1 m w``, on the CPU."""
 
     def encode() -> Tensor:
         with networks.text_encoder() as encoder:
@@ -35,7 +35,7 @@ def encode_prompt(prompt: str, networks: Networks) -> Tensor:
 
 
 def encode_sound(recording: Recording, networks: Networks) -> tuple[list[Tensor | None], Tensor | None]:
-    """Audio tokens ``1 t n c`` of every clip, and those of the null; None where the denoiser reads no sound."""
+    """Audio tokens ``1 t n c`` of every clip and of the null (silence); None if the denoiser reads no audio."""
     conditioning = networks.config.reads
     if conditioning.audio == "none":
         return [None] * clip_count(recording.frames, conditioning.motion_frames), None
@@ -43,7 +43,7 @@ def encode_sound(recording: Recording, networks: Networks) -> tuple[list[Tensor 
 
 
 def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
-    """wav2vec features of the whole recording, or of the voice in it, on the CPU."""
+    """wav2vec features of the whole recording, or of only its voice, on the CPU."""
     if networks.options.vocals:
         recording = voice_of(recording, networks.release.vocals_file)
 
@@ -55,7 +55,7 @@ def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
 
 
 def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Tensor], Tensor]:
-    """Audio tokens ``1 t n c`` of every clip, and those of the null."""
+    """Audio tokens ``1 t n c`` of every clip and of the null (silence)."""
     options, motion_frames = networks.options, networks.config.reads.motion_frames
 
     def project_all() -> tuple[list[Tensor], Tensor]:
@@ -73,7 +73,7 @@ def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Ten
 
 
 def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor | None]:
-    """The portrait's bank and face tokens; what the denoiser does not read is not computed."""
+    """The portrait's reference bank and face tokens. Skips those that the denoiser does not read."""
     options, conditioning = networks.options, networks.config.reads
     if conditioning.face == "none" and not conditioning.reference:
         return Portrait(framed(scene.picture, scene.framing), scene.framing, bank=None), None

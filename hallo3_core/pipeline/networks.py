@@ -1,4 +1,4 @@
-"""The networks that films are made with: each is loaded when it is used, then let go, or kept for the next film."""
+"""The networks that make a film: each is loaded when it is used, then freed or kept for the next film."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from .choices import FP8_PRODUCTS
 from .options import Options
 
 HALF = (torch.bfloat16, torch.float16)
-MARGIN = 2**28  # bytes beside every estimate: kernels' workspace, and what an allocator cannot use
+MARGIN = 2**28  # bytes added to every estimate: kernel workspace and allocator fragmentation
 DIRECT, STREAMED = "with the network on the device", "with its blocks streamed from host memory"
 TEXT_ENCODER, WAV2VEC = "text encoder", "wav2vec"
 LARGE = (TEXT_ENCODER, names.REFERENCE_NET, names.DENOISER)
-STORED = 2  # bytes of a number in the release's files
+STORED = 2  # bytes per value in the release's files
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class Networks:
-    """Loads the networks of a release as `options` want them: on their device, or with blocks that are streamed to it.
+    """Loads the networks of a release as `options` require: onto the device, or with blocks streamed to it.
 
-    With `keep` each is loaded once, for all the films that are made with this object; else it is let go after use.
+    With `keep`, each is loaded once and reused for all films made with this object. Otherwise it is freed after use.
     """
 
     def __init__(self, release: Release, options: Options, keep: bool = False):
         self.release, self.options = release, options
         self._keep = keep and not options.stream
         self._kept: dict[str, object] = {}
-        self._compared: set[tuple[int, int]] = set()  # sizes at which half precision was compared
-        self._short: set[str] = set()  # networks that memory ran out for: streamed from then on
+        self._compared: set[tuple[int, int]] = set()  # sizes at which half precision was checked
+        self._short: set[str] = set()  # networks for which memory ran out: streamed from then on
 
     @property
     def config(self) -> TransformerConfig:
@@ -62,8 +62,8 @@ class Networks:
         return transformer_config(self.release.transformers(), names.DENOISER, self.release.label)
 
     def check_half_precision(self, size: tuple[int, int]) -> None:
-        """Compare half precision with float32 once, on the convolutions of a film of `size` (height, width); of a CPU
-        alone, the one device that is known to compute some wrong.
+        """Compares half precision with float32, once per `size` (height, width), on the convolutions that a film of
+        that size uses. Only on a CPU: no other device is known to compute some of them wrong.
 
         Raises:
             InputError: this CPU computes one of them wrong.
@@ -87,7 +87,7 @@ class Networks:
 
     @contextmanager
     def denoiser(self, size: tuple[int, int] | None = None) -> Iterator[Denoiser]:
-        """For films of `size` (height, width); None: the trained one."""
+        """The denoiser for films of `size` (height, width); None means the trained size."""
         config, options = self.config, self.options
         grid = film_grid(*size, config) if size else config.grid
 
@@ -119,7 +119,7 @@ class Networks:
         height, width = self.options.size or (side * config.grid.rows, side * config.grid.columns)
         grid = Grid(1, height // side, width // side)
         portraits = len({branch.reference for branch in self.options.settings.branches()})
-        # The VAE encodes the portrait meanwhile, before the network itself computes.
+        # Before this network runs, the VAE encodes the portrait while both networks' weights are on the device.
         room = max(encode_bytes(1, height, width, dtype), reference_bytes(config, grid, portraits, dtype))
         with self._load(part, load, blocks, self.release.network_bytes(part, dtype=dtype) + room) as module:
             yield module
@@ -159,13 +159,14 @@ class Networks:
             yield analyser
 
     def retrying(self, what: str, name: str, work: Callable[[], T]) -> T:
-        """The result of `work`, which loads the network of that name and uses it. If memory runs out for one of the
-        three large ones, again with its blocks streamed from host memory, as from then on.
+        """Returns the result of `work`, which loads and uses the network `name`. If memory runs out for one of the
+        three large networks, `work` runs again with its blocks streamed from host memory, and the network stays
+        streamed.
 
-        what: the work, for messages, such as "encoding the prompt".
+        what: names the work in messages, such as "encoding the prompt".
 
         Raises:
-            InputError: memory runs out then, too.
+            InputError: memory also runs out with streaming.
         """
 
         def attempt(stream: bool) -> T:
@@ -182,11 +183,11 @@ class Networks:
         return Fallbacks(what, modes).run(attempt)
 
     def forget(self, name: str) -> None:
-        """Load a network anew for the next film: this one was changed."""
+        """Makes the next film reload a network that was modified."""
         self._kept.pop(name, None)
 
     def drop(self, *modules: nn.Module) -> None:
-        """Free weights that the film at hand needs no more."""
+        """Frees weights that the current film no longer needs, unless networks are kept."""
         for module in () if self._keep else modules:
             module.to("meta")
 
@@ -198,14 +199,14 @@ class Networks:
 
     @contextmanager
     def _load(self, name: str, load: Callable[[str], T], blocks: str | None = None, needs: int = 0) -> Iterator[T]:
-        """What `load` gives on a device. Its list of blocks of that name is streamed if that was asked for, or where
-        the device has not the bytes that the network `needs`."""
+        """Loads a network with `load`, which takes a device. The module list named `blocks` is streamed if options say
+        so or if the device has less free memory than the network `needs`, in bytes."""
         device = self.options.device
         stream = blocks is not None and name not in self._kept and self._is_streamed(name, needs)
         loaded = self._kept[name] if name in self._kept else load("cpu" if stream else device)
         if self._keep and not stream:
             self._kept[name] = loaded
-        module = getattr(loaded, "model", loaded)  # text encoder and wav2vec come with what prepares their inputs
+        module = getattr(loaded, "model", loaded)  # text encoder and wav2vec include preprocessing
         try:
             with ExitStack() as stack:
                 if stream:
@@ -214,7 +215,7 @@ class Networks:
         finally:
             if isinstance(module, nn.Module):
                 self.drop(module)
-                free_cached_memory()  # in whole pieces again, for the next network
+                free_cached_memory()  # so that the next network finds contiguous memory
 
     def _is_streamed(self, name: str, needs: int) -> bool:
         if self.options.stream or name in self._short:
@@ -233,8 +234,7 @@ class Networks:
 
 
 def check_machine(options: Options) -> None:
-    """Raises InputError for a dtype, an attention kernel or compiling that this machine cannot do, before anything is
-    loaded."""
+    """Raises InputError if this machine does not support the dtype, attention kernel or compiling. Loads no network."""
     check_dtype(options.dtype, options.device)
     if options.compile:
         check_compiler(options.device, in_fp8=options.fp8 is not None)
@@ -248,7 +248,7 @@ def load_denoiser(
     attention: Attention = scaled_dot_product,
     device: torch.device | str = "cpu",
 ) -> Denoiser:
-    """The denoiser with its LoRAs, read, cast and moved tensor by tensor; in fp8 where that is asked for."""
+    """The denoiser with its LoRAs, read, cast and moved tensor by tensor; in fp8 if options say so."""
     denoiser = release.network(
         names.DENOISER, attention=attention, in_fp8=options.fp8 is not None, device=device, dtype=options.dtype
     )
@@ -264,6 +264,6 @@ def load_denoiser(
 
 
 def can_keep_all(release: Release, options: Options) -> bool:
-    """Whether all networks together take at most half of the device's memory; the rest is for what they compute."""
+    """Whether all networks together fit in half of the device's memory. The other half is for activations."""
     size = sum(path.stat().st_size for path in release.files()) * max(1, options.dtype.itemsize / STORED)
     return size <= all_bytes(options.device) / 2

@@ -1,4 +1,4 @@
-"""What a user chooses: how a clip is sampled, and everything else that a film depends on beside its inputs."""
+"""The user's options: how clips are sampled, and everything else besides the inputs that a film depends on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .choices import FP8, FP8_PRODUCTS, FP8_WEIGHTS
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user chooses for a run.
+    """The user's sampling settings.
 
     Raises:
-        InputError: a setting that cannot be.
+        InputError: an invalid setting.
     """
 
     steps: int = 50
     guidance: Guidance = field(default_factory=Guidance)
     sampler: str = SDE_DPMPP_2M
-    # The model calls of a step together, or one after another in half the memory.
+    # Whether the model calls of a step run as one batch, or one after another in half the memory.
     batched: bool = field(default=True, metadata=SAME_FILM)
-    cache: float = 0.0  # how far x0 may have moved before it is computed again (`step_cache.py`); 0: always
+    cache: float = 0.0  # how far x0 may move before it is recomputed (`step_cache.py`); 0: every step
 
     def __post_init__(self):
         check_steps(self.steps)
@@ -39,7 +39,7 @@ class Settings:
             raise InputError(f"sampler is {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
         if not 0 <= self.cache < 1:  # NaN fails too
             raise InputError(f"the step cache's threshold is {self.cache:g}: choose 0 (off) to below 1, such as 0.05")
-        self.branches()  # a list of scales has one for each step
+        self.branches()  # checks that a list of scales has one per step
 
     def branches(self) -> set[Branch]:
         """All model calls that some step of the run needs."""
@@ -48,32 +48,32 @@ class Settings:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a film depends on beside its portrait, recording, prompt and networks. What depends on the machine is
-    checked by `networks.check_machine`.
+    """Everything a film depends on besides its portrait, recording, prompt and networks. `networks.check_machine`
+    checks the options that depend on the machine.
 
     Raises:
-        InputError: an option that cannot be.
+        InputError: an invalid option.
     """
 
     settings: Settings = field(default_factory=Settings)
     seed: int = 0
-    size: tuple[int, int] | None = None  # height, width; None: what the model was trained on
+    size: tuple[int, int] | None = None  # height, width; None: the trained size
     framing: str = "auto"  # or "crop", "pad", "native"
-    # Of several sound tracks, from 1; None: the default one. The sound itself is compared, not its number.
+    # Number of the audio track, from 1; None: the default track. Runs are compared by the audio, not by this number.
     audio_track: int | None = field(default=None, metadata=SAME_FILM)
-    vocals: bool = False  # the model hears the voice without music, as in the original
-    face: str = "largest"  # or "whole": the whole picture serves where no face is found
+    vocals: bool = False  # remove music before audio encoding, as the original does
+    face: str = "largest"  # or "whole": use the whole picture if no face is found
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
     color_hold: float = 0.0  # strength of `hold_colour`
-    metadata: Mapping[str, str] = field(default_factory=dict, metadata=SAME_FILM)  # kept in the film's file
-    ai_notice: bool = field(default=True, metadata=SAME_FILM)  # the film says that it is AI-generated
-    device: str = field(default="cpu", metadata=SAME_FILM)  # its kind counts, not its number
+    metadata: Mapping[str, str] = field(default_factory=dict, metadata=SAME_FILM)  # tags written to the video file
+    ai_notice: bool = field(default=True, metadata=SAME_FILM)  # mark the film as AI-generated
+    device: str = field(default="cpu", metadata=SAME_FILM)  # only the device type matters, not its index
     dtype: torch.dtype = torch.float32
-    compile: bool = field(default=False, metadata=SAME_FILM)  # the denoiser's block, by torch.compile
-    attention: str = "auto"  # of the denoiser; see `attention_backends.py`
-    fp8: str | None = None  # the denoiser's matrices: "weights" kept in fp8, "products" multiplied so too
-    stream: bool = field(default=False, metadata=SAME_FILM)  # blocks stay in host memory
+    compile: bool = field(default=False, metadata=SAME_FILM)  # torch.compile the denoiser's blocks
+    attention: str = "auto"  # the denoiser's kernel; see `attention_backends.py`
+    fp8: str | None = None  # the denoiser's matrices: "weights" stores them in fp8, "products" also multiplies in fp8
+    stream: bool = field(default=False, metadata=SAME_FILM)  # keep blocks in host memory
 
     def __post_init__(self):
         check_seed(self.seed)

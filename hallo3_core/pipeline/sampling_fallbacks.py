@@ -22,15 +22,15 @@ STREAMED = "with one model call after another and blocks streamed from host memo
 def sampling_fallbacks(
     run: Run, denoiser: Denoiser, networks: Networks, opened: ExitStack
 ) -> dict[str, Callable[[], Run]]:
-    """Modes by name: each prepares itself and returns its run. What it opens is closed with `opened`.
+    """Modes by name: each is a function that prepares the mode and returns its run. `opened` closes what it opens.
 
-    One batch for a step is not tried where the device's free memory is too little for it.
+    One batch per step is left out if the device has too little free memory for it.
     """
     in_turn = replace(run, settings=replace(run.settings, batched=False))
 
     def stream() -> Run:
         if not isinstance(denoiser.blocks, StreamedBlocks):
-            networks.forget(names.DENOISER)  # its blocks are emptied
+            networks.forget(names.DENOISER)  # streaming empties its blocks
             blocks = StreamedBlocks(denoiser.blocks.cpu(), networks.options.device)
             opened.callback(blocks.close)
             denoiser.blocks = blocks

@@ -1,4 +1,4 @@
-"""What a film is made of, read and checked before anything is loaded."""
+"""A film's inputs, read and checked before any network is loaded."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scene:
-    """What a film is made of, read and checked: the picture ``1 3 h w`` in 0..1 with its name, how it is framed, the
-    recording and the sentence."""
+    """A film's inputs, read and checked: the picture ``1 3 h w`` in 0..1, its file name and framing, the recording and
+    the prompt."""
 
     picture: Tensor
     name: str
@@ -33,28 +33,28 @@ class Scene:
 
 
 def read_scene(image: Path, audio: Path, prompt: str, config: TransformerConfig, options: Options) -> Scene:
-    """Read and check what a film is made of.
+    """Reads and checks a film's inputs.
 
     Raises:
-        InputError: a picture, recording, size or LoRA that cannot serve.
+        InputError: an unusable picture, recording, size or LoRA.
     """
     picture = read_image(image)[None]
     height, width = picture.shape[-2:]
     size, mode = film_frame(options.size, options.framing, config, is_square=height == width)
     framing = plan_framing(height, width, *size, mode)
     for path, _ in options.loras:
-        read_lora(path, config)  # its list of tensors; the values are read when the denoiser is there
+        read_lora(path, config)  # reads the list of tensors; values are read once the denoiser is loaded
     return Scene(picture, image.name, framing, read_recording(audio, options.audio_track), prompt)
 
 
 def film_frame(
     size: tuple[int, int] | None, framing: str, config: TransformerConfig, is_square: bool
 ) -> tuple[tuple[int, int], str]:
-    """Height and width in pixels, and how `plan_framing` is to frame a portrait in them.
+    """The film's height and width in pixels, and the framing mode for `plan_framing`.
 
-    "native" gives a square portrait a square film, as high as the padded one would be: its tokens stand where they
-    would stand there, and the black ones beside them are not computed. A size other than the trained one that was asked
-    for gets a warning.
+    "native" gives a square portrait a square film, as high as the padded one would be. Its tokens keep the positions
+    that they have in the padded film, and the black side tokens are not computed. Logs a warning if a size other than
+    the trained one is requested.
     """
     trained = (config.grid.rows * GRID, config.grid.columns * GRID)
     if size is not None and size != trained:
@@ -70,7 +70,7 @@ def film_frame(
 
 
 def film_inputs(scene: Scene, release: Release, options: Options) -> Inputs:
-    """Everything that the clips of a film from the command line depend on."""
+    """The fingerprint inputs: everything that the clips of a film made from the command line depend on."""
     return {
         "portrait": digest(scene.picture),
         "recording": digest(scene.recording.waveform, scene.recording.rate, *scene.recording.speakers),

@@ -12,7 +12,8 @@ from ..model.config import Grid, TransformerConfig
 from ..model.modulation import PER_BLOCK, PER_HEAD
 
 AUDIO_TOKENS = 32  # per latent frame, of the released projector
-BLOCK = 9  # widths per token alive in a block, in the MLP as in attention: 8 are counted
+# live activations per token of a block, in units of `hidden`, in the MLP and in attention: 8 counted, plus margin
+BLOCK = 9
 VAE_CHANNELS = 128  # of the finest level, of the released VAE
 
 
@@ -30,8 +31,8 @@ def activation_bytes(config: TransformerConfig, grid: Grid, samples: int, dtype:
 def run_bytes(
     config: TransformerConfig, grid: Grid, portraits: int, sounds: int, steps: int, dtype: torch.dtype
 ) -> int:
-    """Bytes that a run keeps beyond a single model call (`activation_bytes`): keys and values of further portraits and
-    audio, namely the nulls, the modulation of all steps, and the learned positions."""
+    """Bytes that a run keeps beyond a single model call (`activation_bytes`): keys and values of additional portraits
+    and audio, namely the nulls, the modulation of all steps, and the learned positions."""
     further = (portraits - 1) * grid.tokens_per_frame + (sounds - 1) * grid.frames * AUDIO_TOKENS
     modulation = steps * (PER_BLOCK * config.layers + PER_HEAD)
     widths = 2 * config.layers * further + modulation + grid.tokens + config.text_tokens

@@ -35,7 +35,7 @@ ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 SAGE_ERROR = 0.1
 COMPARED = 256  # queries compared, evenly spread: the exact result for all would not fit in memory
 RUNS = 3
-SCORES_AT_ONCE = 2**28  # half a gigabyte in half precision
+SCORES_AT_ONCE = 2**28  # scores computed at once: half a gigabyte in half precision
 
 Stopwatch = Callable[[Callable[[], Tensor]], float]  # seconds that a call takes, including the device's work
 
@@ -61,8 +61,8 @@ def choose_attention(
 ) -> Attention:
     """The attention function for a denoiser of these sizes; `evaluations` model calls are computed together.
 
-    "auto" measures on CUDA and leaves the choice to torch elsewhere. Where torch has no fused kernel (Macs, some AMD
-    GPUs), queries are taken some at a time: their scores would be 30 GB.
+    "auto" measures on CUDA and leaves the choice to torch elsewhere. If torch has no fused kernel (Macs, some AMD
+    GPUs), queries are processed in chunks, because the scores of all of them would take 30 GB.
 
     Raises:
         InputError: an unknown choice, a missing package, or a kernel that does not work here.
@@ -134,7 +134,7 @@ def flash_attention_3() -> Attention:
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = package.flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
-        out = out[0] if isinstance(out, tuple) else out  # older ones return the log-sum too
+        out = out[0] if isinstance(out, tuple) else out  # older versions also return the log-sum-exp
         return out.transpose(1, 2)
 
     return attention
@@ -155,7 +155,7 @@ def sage_attention() -> Attention:
 
 
 def in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's attention of some queries after another: all scores of a piece are there at once."""
+    """torch's attention on one chunk of queries at a time: memory holds the scores of only one chunk."""
     count = max(1, SCORES_AT_ONCE // (q.shape[:-2].numel() * k.shape[-2]))
     if q.shape[-2] <= count:
         return scaled_dot_product(q, k, v)
@@ -176,7 +176,7 @@ def sample_inputs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Random queries, keys and values of self-attention's size, seeded."""
     queries = config.text_tokens + grid.tokens
-    keys = queries + grid.tokens_per_frame  # those of the portrait
+    keys = queries + grid.tokens_per_frame  # plus the portrait's
     draw = torch.Generator(device).manual_seed(0)
 
     def normal(count: int) -> Tensor:
@@ -197,7 +197,7 @@ def fastest(
             return backend.attention(*sample)
 
         try:
-            error = relative_error(call(), *sample)  # the first call also warms up
+            error = relative_error(call(), *sample)  # the first call is also the warm-up
             if not error <= ROUNDING[sample[0].dtype]:
                 log.warning("attention %s is not exact here (error %.2g): not used", backend.name, error)
                 continue
@@ -243,7 +243,7 @@ class Checked:
 
     def __init__(self, attention: Attention, checks: int, name: str, limit: float = SAGE_ERROR):
         self._attention, self._left, self._name, self._limit = attention, checks, name, limit
-        # Else each value of the counter would compile again. (Not a decorator, because that imports the compiler.)
+        # Otherwise each value of the counter would trigger a recompilation. (A decorator would import the compiler.)
         self._attend = torch.compiler.disable(self._attend)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layer checkpointing: in training, a block keeps its inputs alone and is computed a second time for its gradients."""
+"""Layer checkpointing for training: a block stores only its inputs, and is recomputed for its gradients."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..model.trunk import Trunk
 
 
 def checkpoint_blocks(network: Trunk) -> None:
-    """Have each block of the network computed again in the backward pass; gradients are equal, bit for bit.
+    """Makes the backward pass recompute each block of the network. Gradients are bit-for-bit identical.
 
-    FSDP is to shard the blocks afterwards: it gathers a block's weights around its forward, this one's included.
+    Shard the blocks with FSDP afterwards, so that it gathers a block's weights around this forward as well.
     """
     for block in network.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> str:
-    """The device that a name stands for; "auto" takes a GPU if there is one.
+    """The device with this name; "auto" selects a GPU if there is one.
 
     Raises:
         InputError: a device that torch does not know or this machine does not have.
@@ -53,7 +53,7 @@ def multiplies_bfloat16(device: torch.device | str) -> bool:
 
 
 def free_bytes(device: torch.device | str) -> int | None:
-    """Bytes of a CUDA device that torch can still allocate, its unused cache included; None on other devices."""
+    """Bytes that torch can still allocate on a CUDA device, including its unused cache; None on other devices."""
     device = torch.device(device)
     if device.type != "cuda":
         return None

@@ -1,4 +1,4 @@
-"""fp8 matmuls: linear layers that round their input too, so that the GPU multiplies in fp8."""
+"""fp8 matmuls: linear layers that also round their input, so that the GPU multiplies in fp8."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from ..model.scaled import ScaledLinear
 
 FLOAT8 = torch.float8_e4m3fn
-VALUES_AT_ONCE = 2**23  # scaled and then rounded: they fit in a GPU's cache
-# float32's bits, as integers: the exponent stands above 23 bits of mantissa, with 127 added
+VALUES_AT_ONCE = 2**23  # values scaled and rounded together: they fit in a GPU's cache
+# float32 bits as an integer: the exponent, biased by 127, is above 23 bits of mantissa
 MANTISSA, BIAS = 23, 127
-LARGEST_EXPONENT = 8  # of float8's largest value, 1.75 * 2**8
-OVER_LARGEST = 0x1FFFFF  # carries a mantissa above 1.75 into the exponent
-SMALLEST_EXPONENT = 27  # of a scale, biased: 2**-100
+LARGEST_EXPONENT = 8  # exponent of float8's largest value, 1.75 * 2**8
+OVER_LARGEST = 0x1FFFFF  # added, carries a mantissa above 1.75 into the exponent
+SMALLEST_EXPONENT = 27  # of a scale, biased: stands for 2**-100
 MULTIPLE = 16  # of a layer's input and output sizes, required by the matrix units
 
 
@@ -36,13 +36,13 @@ class Fp8MatmulLinear(ScaledLinear):
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """``n i`` -> float8 ``n i`` and float32 scales ``n 1``; their product approximates `x`.
 
-    A scale is the smallest power of two that leaves the row's largest value within float8's: dividing by it is exact in
-    bfloat16, and the same on every device.
+    A scale is the smallest power of two that brings the row's largest value into float8's range. Dividing by it is
+    exact in bfloat16, and the same on every device.
     """
     x = x if x.dtype == torch.bfloat16 else x.float()
     largest = torch.linalg.vector_norm(x, ord=float("inf"), dim=-1, keepdim=True).float()
     exponent = ((largest.view(torch.int32) + OVER_LARGEST) >> MANTISSA) - LARGEST_EXPONENT
-    exponent = exponent.clamp(min=SMALLEST_EXPONENT)  # of zeros, too: the inverse is finite
+    exponent = exponent.clamp(min=SMALLEST_EXPONENT)  # for rows of zeros too, so that the inverse is finite
     scale = (exponent << MANTISSA).view(torch.float32)
     inverse = ((2 * BIAS - exponent) << MANTISSA).view(torch.float32).to(x.dtype)
     if torch.compiler.is_compiling():  # the compiler fuses it into one pass
@@ -69,7 +69,7 @@ def use_fp8_matmuls(module: nn.Module) -> int:
 
 
 def has_fp8_matmuls(device: torch.device | str) -> bool:
-    """Whether the device can: tried with a small matmul on CUDA. (A CPU only emulates it.)"""
+    """Whether the device supports fp8 matmuls: tries a small one on CUDA. (A CPU only emulates them.)"""
     if torch.device(device).type != "cuda":
         return False
     layer = Fp8MatmulLinear(MULTIPLE, MULTIPLE, bias=False, device=device)

@@ -1,8 +1,8 @@
-"""Half precision on a CPU: compared with float32 before it is trusted.
+"""Half precision on a CPU: checked against float32 before use.
 
-torch 2.13 computes some bfloat16 convolutions wrong on processors with AMX (pytorch#163347, #169688): one of 24
-channels in 2 groups with a kernel of 16 is off by 90 %, others are right to rounding. Which ones depends on their
-shapes, so the layers of a run are compared on the shapes that they will see.
+torch 2.13 computes some bfloat16 convolutions wrong on processors with AMX (pytorch#163347, #169688): one with 24
+channels, 2 groups and kernel size 16 is off by 90 %, others are correct to rounding. It depends on the shapes, so the
+layers of a run are checked with the shapes that they will process.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-LIMIT = {torch.bfloat16: 2e-2, torch.float16: 2e-3}  # relative root mean square error; rounding leaves a tenth of it
+# relative root mean square error; rounding alone gives a tenth of it
+LIMIT = {torch.bfloat16: 2e-2, torch.float16: 2e-3}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Call(NamedTuple):
-    """A convolution, with the shape of its input."""
+    """A convolution layer and the shape of its input."""
 
     layer: nn.Module
     shape: torch.Size
 
 
 def convolution_calls(network: nn.Module, run: Callable[[], object]) -> list[Call]:
-    """The different convolutions that `run` calls in a network on the meta device, where running costs nothing."""
+    """The distinct convolutions that `run` calls in a network on the meta device, where running costs nothing."""
     calls: dict[tuple, Call] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -46,9 +47,9 @@ def convolution_calls(network: nn.Module, run: Callable[[], object]) -> list[Cal
 
 
 def half_precision_error(call: Call, dtype: torch.dtype) -> float:
-    """How far this CPU's result in `dtype` is off the one in float32, relative to it, for noise of the call's shape.
+    """Relative error of this CPU's result in `dtype` against float32, for noise of the call's shape.
 
-    Of several frames only as many are computed as one result needs: memory stays near that of the run.
+    Only as many frames are computed as one output frame needs, so that memory stays close to the run's own.
     """
     layer, shape = call.layer, list(call.shape)
     if isinstance(layer, nn.Conv3d):
@@ -68,7 +69,7 @@ def half_precision_error(call: Call, dtype: torch.dtype) -> float:
 
 
 def check_half_precision(calls: list[Call], dtype: torch.dtype) -> None:
-    """Raises InputError where this CPU computes one of the calls wrong in `dtype`."""
+    """Raises InputError if this CPU computes one of the calls wrong in `dtype`."""
     for call in calls:
         error = half_precision_error(call, dtype)
         if error > LIMIT[dtype]:

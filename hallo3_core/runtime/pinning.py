@@ -1,4 +1,4 @@
-"""Host memory pinned for a CUDA device, so that copies run at the bus's speed and beside the computation."""
+"""Host memory pinned for a CUDA device, so that copies run at full bus speed and in parallel with the computation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 
 class Pinning:
-    """What `pin` was given stays pinned until `close`. Pins in place: torch's own pinned allocations are rounded up to
-    powers of two, which wastes up to half."""
+    """Pins host memory until `close`. Pins it in place, because torch rounds its own pinned allocations up to powers of
+    two, which wastes up to half."""
 
     def __init__(self, device: torch.device):
         self._device, self._library = device, torch.cuda.cudart()
@@ -25,8 +25,8 @@ class Pinning:
         self._is_full = False
 
     def pin(self, memory: Tensor) -> None:
-        """Pins a dense tensor's memory, unless too little host memory is free: then and from then on nothing more is
-        pinned, and copies are only slower."""
+        """Pins a dense tensor's memory. If too little host memory is free, pins nothing from then on, and copies are
+        only slower."""
         if self._is_full:
             return
         free = free_host_bytes()
@@ -58,7 +58,7 @@ class Pinning:
 
 
 def free_host_bytes() -> int | None:
-    """Bytes of host memory that can be taken without swapping; None where the system does not tell."""
+    """Bytes of host memory that can be allocated without swapping; None if the system does not report it."""
     try:
         lines = MEMORY.read_text().splitlines()
     except OSError:

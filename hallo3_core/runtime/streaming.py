@@ -1,11 +1,11 @@
 """Streaming blocks: weights stay in host memory, and each block is copied to the device just before it computes.
 
-The device holds two blocks at a time, whatever the model's size: the one that computes and the next, which is copied
-meanwhile. Nothing else changes, so results are bit for bit those of a resident model.
+The device holds two blocks at a time, whatever the model's size: one computes while the next one is copied. Nothing
+else changes, so results are bit-for-bit identical to those of a resident model.
 
-A block's weights are packed into one region of host memory, pinned for CUDA, and copied at once into one of two slots
-on the device; while the block is loaded, its parameters are views of that slot. The parameters of a block that is not
-loaded are on the meta device, so using it by mistake fails.
+A block's weights are packed into one region of host memory, pinned for CUDA, and copied in one transfer into one of two
+slots on the device. While the block is loaded, its parameters are views of that slot. The parameters of a block that is
+not loaded are on the meta device, so using it by mistake fails.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class CudaTransfer:
 
 
 class PackedParameter(NamedTuple):
-    """Where a parameter lies in its block's packed weights."""
+    """Location of a parameter in its block's packed weights."""
 
     name: str
     start: int
@@ -110,11 +110,11 @@ class PackedParameter(NamedTuple):
 
 
 class StreamedBlocks(nn.Module):
-    """Replaces a list of blocks: each is loaded onto the device when it is reached, by iteration or by index.
+    """Replaces a list of blocks: each is loaded onto the device when it is accessed, by iteration or by index.
 
-    Meanwhile the next block, in a ring, is copied, and the previous one is offloaded. So a block must be used before
-    the next one is taken. The blocks are not submodules: moving the model does not move them. `slots` is all the device
-    memory that they use.
+    Loading a block offloads the previous one and starts copying the next one; the first block follows the last. So use
+    each block before accessing the next. The blocks are not submodules: moving the model does not move them. `slots` is
+    all the device memory that they use.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device | str, transfer: Transfer | None = None):
@@ -131,9 +131,8 @@ class StreamedBlocks(nn.Module):
             self._transfer.prepare(packed)
         size = max(packed.nbytes for packed in self._packed)
         self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(SLOTS, len(blocks)))]
-        self._slot_blocks: list[int | None] = [None] * len(
-            self.slots
-        )  # the block whose weights a slot holds, or will hold
+        # For each slot, the index of the block whose weights it holds or is about to hold.
+        self._slot_blocks: list[int | None] = [None] * len(self.slots)
         self._loaded: int | None = None
 
     def __len__(self) -> int:
@@ -155,7 +154,7 @@ class StreamedBlocks(nn.Module):
         if index == self._loaded:
             return self._blocks[index]
         self._offload()
-        if index not in self._slot_blocks:  # out of order, or the first
+        if index not in self._slot_blocks:  # the first access, or out of order
             self._copy(index, slot=0)
         self._transfer.wait()
         slot = self._slot_blocks.index(index)

@@ -1,1 +1,1 @@
-"""CogVideoX's VAE behind encode and decode_chunks; tiles; latents and pixels."""
+"""CogVideoX's VAE: encoding, decoding in chunks or tiles, previews, and the scale of latents and pixels."""

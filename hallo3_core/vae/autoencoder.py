@@ -1,9 +1,9 @@
-"""The causal video VAE: frames to latents, 8 x 8 pixels to one, and four frames to one after the first.
+"""The causal video VAE: 8 x 8 pixels become one latent pixel, and after the first frame, four frames become one.
 
 The network is diffusers' AutoencoderKLCogVideoX, with some modules replaced by equivalent ones that need less time and
-memory (`causal_conv.py`, `norms.py`, `spatial_norm.py`, `resampling.py`). How it is called is ours: the release encodes
-all frames in one call, and decodes in pairs of latent frames with the convolutions' last frames carried over. Group
-norms see the frames of one call, so the chunks are part of the result: diffusers' own `encode` and `decode` give a
+memory (`causal_conv.py`, `norms.py`, `spatial_norm.py`, `resampling.py`). It is called as in the release, which
+encodes all frames in one call and decodes pairs of latent frames with the convolutions' last frames carried over. Group
+norms see the frames of one call, so the chunks affect the result: diffusers' own `encode` and `decode` give a
 different one.
 """
 
@@ -24,7 +24,7 @@ from .norms import replace_group_norms
 from .resampling import replace_resampling
 from .spatial_norm import replace_spatial_norms
 
-LATENT_SCALE = 0.7  # the denoiser's latents are the VAE's times this
+LATENT_SCALE = 0.7  # the denoiser's latents are the VAE's multiplied by this
 PIXELS = 2 ** (LEVELS - 1)  # per side of one latent pixel
 LOG_VARIANCE = (-30.0, 20.0)
 
@@ -33,8 +33,8 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """Sizes of the VAE: channels of each level from fine to coarse, residual blocks of an encoder level (one more in
-    the decoder), latent channels, and groups of every group norm, which no tensor's shape reveals."""
+    """Sizes of the VAE: channels per level from fine to coarse, residual blocks per encoder level (one more in the
+    decoder), latent channels, and groups per group norm, which cannot be derived from tensor shapes."""
 
     block_out_channels: Shape = (128, 256, 256, 512)
     layers_per_block: int = 3
@@ -50,7 +50,7 @@ class VaeConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Shape]) -> VaeConfig:
-        """The sizes derived from tensors' shapes (official or diffusers names).
+        """Derives the sizes from tensor shapes (official or diffusers names).
 
         Raises:
             InputError: a tensor that determines a size is missing or has the wrong rank: not this kind of VAE.
@@ -72,7 +72,7 @@ class VaeConfig:
 
 
 class VideoVae(nn.Module):
-    """Encode and decode as the release does. `autoencoder` is diffusers' module; nothing is kept between calls."""
+    """Encodes and decodes as the release does. `autoencoder` is diffusers' module. No state is kept between calls."""
 
     def __init__(self, autoencoder: nn.Module):
         super().__init__()
@@ -83,12 +83,12 @@ class VideoVae(nn.Module):
         return self.autoencoder.config.latent_channels
 
     def moments(self, pixels: Tensor) -> Tensor:
-        """Frames ``b 3 t H W`` in -1..1 -> mean and log-variance joined, ``b (2 c) t' h w``.
+        """Frames ``b 3 t H W`` in -1..1 -> mean and log-variance, concatenated: ``b (2 c) t' h w``.
 
-        One call over all frames, of which 1, 3, 17 and 49 give 1, 1, 5 and 13.
+        All frames are encoded in one call: 1, 3, 17 and 49 frames give 1, 1, 5 and 13.
 
         Raises:
-            InputError: not three channels, no frame, a side that is no multiple of 8, or values that are not finite.
+            InputError: not three channels, no frames, a side not divisible by 8, or NaN or infinite values.
         """
         shape = tuple(pixels.shape)
         if len(shape) != 5 or shape[1] != 3 or 0 in shape or any(side % PIXELS for side in shape[-2:]):
@@ -100,7 +100,7 @@ class VideoVae(nn.Module):
         return self.unchecked_moments(pixels)
 
     def unchecked_moments(self, pixels: Tensor) -> Tensor:
-        """`moments` of frames that are known to be right: training doesn't wait for the device at every step."""
+        """`moments` without checks, for valid frames: the check would make every training step wait for the device."""
         moments, _ = self.autoencoder.encoder(self._placed(pixels))
         return moments.contiguous()
 
@@ -108,10 +108,10 @@ class VideoVae(nn.Module):
         """Frames ``b 3 t H W`` in -1..1 -> unscaled latent ``b c t' h w``: the posterior's mean, which is
         deterministic.
 
-        With `noise` (unit normal, of the latent's shape), the sample that the original would take with this draw.
+        With `noise` (unit normal, of the latent's shape), the posterior sample that the original computes from it.
 
         Raises:
-            InputError: as `moments`, or noise of another shape.
+            InputError: as `moments`, or noise of the wrong shape.
         """
         return posterior(self.moments(pixels), noise)
 
@@ -122,7 +122,7 @@ class VideoVae(nn.Module):
         its pair, and the extra frames are dropped.
 
         Raises:
-            InputError: (immediately, not at the first chunk) wrong channels, no frame, or values that are not finite.
+            InputError: (immediately, not at the first chunk) wrong channels, no frames, or NaN or infinite values.
         """
         channels = self.latent_channels
         if latent.ndim != 5 or latent.shape[1] != channels or 0 in latent.shape:
@@ -157,11 +157,11 @@ class VideoVae(nn.Module):
 
 
 def posterior(moments: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Mean and log-variance joined, ``b (2 c) t h w`` -> unscaled latent ``b c t h w``: the mean, or with `noise` a
-    sample.
+    """Concatenated mean and log-variance ``b (2 c) t h w`` -> unscaled latent ``b c t h w``: the mean, or with `noise`
+    a sample.
 
     Raises:
-        InputError: noise of another shape.
+        InputError: noise of the wrong shape.
     """
     mean, log_variance = moments.chunk(2, dim=1)
     if noise is None:
@@ -172,10 +172,10 @@ def posterior(moments: Tensor, noise: Tensor | None = None) -> Tensor:
 
 
 class ReadOnce(dict):
-    """Each causal convolution's last input frames, in dictionaries within each other, which `get` also removes.
+    """A nested dictionary of each causal convolution's last input frames. `get` also removes the entry.
 
-    diffusers' decoder reads them, by `get`, once each. Removed then, they can be freed while it makes the next chunk's:
-    all together take 2.8 GB at full size.
+    diffusers' decoder reads each entry once, with `get`. Removing it then lets it be freed while the decoder produces
+    the next chunk's cache. All entries together take 2.8 GB at full size.
     """
 
     def get(self, name: str, default: object = None) -> object:
@@ -192,7 +192,7 @@ def chunk_spans(frames: int) -> list[tuple[int, int]]:
 
 
 def build_vae(config: VaeConfig, *, device: torch.device | str = "meta", dtype: torch.dtype | None = None) -> VideoVae:
-    """The VAE with uninitialised weights; on the meta device it has none.
+    """Builds the VAE with uninitialised weights; on the meta device, without memory for them.
 
     Raises:
         InputError: diffusers is not installed.
@@ -219,9 +219,9 @@ def load_vae(
     dtype: torch.dtype | None = None,
     label: str = "VAE",
 ) -> VideoVae:
-    """The VAE from a checkpoint's tensors, in official or diffusers names; a mapped file is read tensor by tensor.
+    """Loads the VAE from a checkpoint's tensors (official or diffusers names). Reads a mapped file tensor by tensor.
 
-    dtype None keeps the stored one. `label` names the file in errors.
+    dtype: None keeps the stored one. label: names the file in errors.
 
     Raises:
         InputError: not this kind of VAE; a tensor missing, unknown or misshapen; diffusers is not installed.
@@ -239,9 +239,9 @@ def load_vae(
 
 
 def channels_last(vae: nn.Module) -> None:
-    """Stores kernels in cuDNN's preferred memory format, and has all activations follow (`memory_order.py`). Some
-    versions (9.8 to 9.14) support 16-bit 3D convolutions in no other, and torch's fallback without cuDNN is slow and
-    needs gigabytes."""
+    """Stores kernels channels-last, cuDNN's preferred memory format, which all activations then follow
+    (`memory_order.py`). Some cuDNN versions (9.8 to 9.14) support 16-bit 3D convolutions only in this format, and
+    torch's fallback without cuDNN is slow and needs gigabytes."""
     orders = {nn.Conv2d: torch.channels_last, nn.Conv3d: CHANNELS_LAST}
     for layer in vae.modules():
         for kind, order in orders.items():

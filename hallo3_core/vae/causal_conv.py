@@ -1,4 +1,4 @@
-"""The VAE's causal convolution, in place of diffusers': the same numbers in less memory.
+"""The VAE's causal convolution. It replaces diffusers' and gives the same result in less memory.
 
 diffusers concatenates the preceding frames (the cache, or the first frame repeated) with all frames and convolves the
 result at once. Here large frames are convolved a few at a time, straight from the tensor that holds them, and only the
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ..runtime.pinning import Pinning
 from .memory_order import empty_of_order
 
-MAX_INPUT = 2**27  # most values that one call reads, unless a single frame and those before it need more
+MAX_INPUT = 2**27  # limit of values that one call reads, exceeded only if one output frame needs more
 
 
 class CausalConv(nn.Module):
-    """Wraps the layer of diffusers' module under the same name. With a `buffer` in host memory the cache is kept there.
+    """Wraps the layer of diffusers' module under the same name. If `buffer` is set, the cache is kept in host memory.
 
-    forward: ``b c t h w``, and the cache ``b c k-1 h w`` of the frames before or None -> ``b o t h w`` and a new cache.
+    forward: ``b c t h w``, and a cache ``b c k-1 h w`` of the previous frames or None -> ``b o t h w`` and a new cache.
     """
 
     def __init__(self, conv: nn.Conv3d):
@@ -35,7 +35,7 @@ class CausalConv(nn.Module):
         if before == 0:
             return _in_pieces(self.conv, inputs, None), None
         if conv_cache is None:
-            conv_cache = torch.cat([inputs[:, :, :1]] * before, dim=2)  # expanding would lose the order of memory
+            conv_cache = torch.cat([inputs[:, :, :1]] * before, dim=2)  # expand would lose the memory format
         conv_cache = conv_cache.to(inputs.device, non_blocking=self.buffer is not None)
         last = inputs[:, :, -before:]
         if inputs.shape[2] < before:
@@ -52,12 +52,12 @@ class PointwiseConv(nn.Conv3d):
 
 
 def frames_at_once(values: int) -> int:
-    """How many frames of so many values each one call reads."""
+    """How many frames with `values` values each are read in one call."""
     return max(1, MAX_INPUT // values)
 
 
 def _in_pieces(conv: Callable[[Tensor], Tensor], inputs: Tensor, cache: Tensor | None) -> Tensor:
-    """The convolution of the cache's frames and the inputs'."""
+    """Convolves the frames of the cache and the inputs, a few at a time."""
     before, frames = 0 if cache is None else cache.shape[2], inputs.shape[2]
     at_once = max(1, frames_at_once(inputs[:, :, 0].numel()) - before)
     if frames <= at_once:
@@ -80,8 +80,8 @@ def _behind(cache: Tensor | None, inputs: Tensor, start: int, stop: int) -> Tens
 
 
 class HostBuffer:
-    """A convolution's cache in host memory, written anew for every chunk; pinned for CUDA, where the copies are queued
-    behind the device's other work."""
+    """A convolution's cache in host memory, overwritten for every chunk. For CUDA it is pinned, and copies are
+    asynchronous, queued behind the device's other work."""
 
     def __init__(self, pinning: Pinning | None):
         self._pinning, self._memory = pinning, None
@@ -97,7 +97,7 @@ class HostBuffer:
 @contextmanager
 def caches_in_host_memory(network: nn.Module) -> Iterator[None]:
     """Keeps all convolutions' caches in host memory: 2.8 GB less on the device while a 480x720 clip is decoded, for a
-    copy of 2.8 GB each way per chunk. The caches are void when the context ends."""
+    copy of 2.8 GB each way per chunk. The caches are invalid after the context ends."""
     convolutions = [module for module in network.modules() if isinstance(module, CausalConv)]
     device = convolutions[0].conv.weight.device
     pinning = Pinning(device) if device.type == "cuda" else None
@@ -116,7 +116,7 @@ def replace_causal_convs(autoencoder: nn.Module) -> None:
     """Replaces every 3D convolution of diffusers' autoencoder: by `CausalConv`, or a shortcut's by `PointwiseConv`."""
     for module in list(autoencoder.modules()):
         for name, child in list(module.named_children()):
-            if hasattr(child, "time_kernel_size"):  # no other module of it has
+            if hasattr(child, "time_kernel_size"):  # only diffusers' causal convolutions have it
                 setattr(module, name, CausalConv(child.conv))
             elif name == "conv_shortcut":
                 own = PointwiseConv(child.in_channels, child.out_channels, 1, device="meta")

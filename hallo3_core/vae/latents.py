@@ -1,4 +1,4 @@
-"""Between pixels and the denoiser's latents, which are 0.7 times the VAE's."""
+"""Converts between pixels and the denoiser's latents, which are 0.7 times the VAE's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def film_grid(height: int, width: int, config: TransformerConfig) -> Grid:
 
 
 def encode(vae: VideoVae, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-    """``b 3 t H W`` in -1..1 -> scaled latent ``b 16 t' h w``"""
+    """Frames ``b 3 t H W`` in -1..1 -> scaled latent ``b 16 t' h w``."""
     return vae.encode(pixels, noise) * LATENT_SCALE
 
 
@@ -31,17 +31,17 @@ def decode(vae: VideoVae, latent: Tensor) -> Iterator[Tensor]:
 
 
 def decode_whole(vae: VideoVae, latent: Tensor) -> Tensor:
-    """A scaled latent's frames ``n 3 H W`` in 0..1."""
+    """Scaled latent ``1 16 t h w`` -> all its frames ``n 3 H W`` in 0..1, float32."""
     return torch.cat(list(decode(vae, latent)))
 
 
 def decode_tiled(vae: VideoVae, latent: Tensor) -> Tensor:
-    """As `decode_whole` in tiles: a fraction of the memory, nearly the same frames, on the CPU."""
+    """Like `decode_whole`, but in tiles: a fraction of the memory, nearly the same frames, returned on the CPU."""
     return _as_frames(decode_in_tiles(vae, _unscaled(latent)))
 
 
 def _unscaled(latent: Tensor) -> Tensor:
-    """From the denoiser's latent to the VAE's."""
+    """The denoiser's latent -> the VAE's."""
     return latent * (1 / LATENT_SCALE)
 
 

@@ -1,8 +1,8 @@
-"""Which dimension of the VAE's activations is innermost in memory: the frames' columns, or the channels.
+"""Memory format of the VAE's activations: contiguous (columns innermost) or channels-last (channels innermost).
 
-cuDNN's 16-bit 3D convolutions read channels-last activations and copy others first: 170 GB of traffic for a decoded
-clip of 480x720. torch's own group norm copies them back. Here all layers keep the order that they are given, and the
-order of the weights (`autoencoder.channels_last`) decides which that is.
+cuDNN's 16-bit 3D convolutions read channels-last activations and first copy any others: 170 GB of memory traffic to
+decode a 480x720 clip. torch's own group norm copies them back. Here all layers keep their input's format, and the
+format of the weights (`autoencoder.channels_last`) decides which one that is.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ CHANNELS_LAST = torch.channels_last_3d
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether ``b c t h w`` lies so and not otherwise; a tensor of one channel or one pixel lies both ways."""
+    """Whether ``b c t h w`` is channels-last and not also contiguous, as a tensor with one channel or one pixel is."""
     return x.is_contiguous(memory_format=CHANNELS_LAST) and not x.is_contiguous()
 
 
 def empty_of_order(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Uninitialised, in `like`'s order, dtype and device."""
+    """An uninitialised tensor with the memory format, dtype and device of `like`."""
     order = CHANNELS_LAST if is_channels_last(like) else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
 

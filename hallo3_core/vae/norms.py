@@ -1,7 +1,7 @@
-"""The VAE's group norm for channels-last activations: nothing is copied, and each element is written once.
+"""The VAE's group norm for channels-last activations, without copies: each element is written once.
 
-torch's kernel makes a contiguous copy first, and gives each of 32 groups to a single block of threads. Here sums are
-taken of each channel and frame, in parallel and in float32, and joined to the groups' in float64: they are few.
+torch's kernel makes a contiguous copy first and uses a single thread block for each of 32 groups. Here each channel and
+frame is summed in parallel in float32. These few sums are then combined into the groups' sums in float64.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .memory_order import is_channels_last
 
 
 class GroupNorm(nn.GroupNorm):
-    """forward: ``b c t h w`` -> the same, in the same order of memory."""
+    """forward: ``b c t h w`` -> the same shape and memory format."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not is_channels_last(x):  # `out` has no gradient
@@ -23,14 +23,14 @@ class GroupNorm(nn.GroupNorm):
 
 
 def scale_and_shift(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """``b c t h w`` -> float32 ``b c 1 1 1`` twice: the norm is `x` times the first plus the second."""
+    """``b c t h w`` -> scale and shift, float32 ``b c 1 1 1``: the norm is `x` times scale plus shift."""
     wide = torch.promote_types(x.dtype, torch.float32)
     count = x[0, 0].numel() * (x.shape[1] // norm.num_groups)
 
     def of_groups(values: Tensor) -> Tensor:  # b c t -> b g
         return values.double().sum(dim=2).unflatten(1, (norm.num_groups, -1)).sum(dim=2) / count
 
-    # Both widen as they read, without a copy on CUDA.
+    # Both convert to float32 as they read, without a copy on CUDA.
     mean = of_groups(x.sum(dim=(3, 4), dtype=wide))
     square = of_groups(torch.linalg.vector_norm(x, dim=(3, 4), dtype=wide).double().square())
     inverse = (square - mean.square()).clamp(min=0).add(norm.eps).rsqrt()

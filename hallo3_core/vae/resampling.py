@@ -1,7 +1,7 @@
-"""The VAE's changes of size, in place of diffusers': the same numbers, in the order of memory that is given, and large
-frames a few at a time.
+"""The VAE's up- and downsampling. It replaces diffusers' and gives the same result, keeps the input's memory format,
+and processes large frames a few at a time.
 
-diffusers repeats frames before it convolves them, each on its own; here each is convolved once and its result repeated.
+diffusers repeats frames and then convolves every copy. Here each frame is convolved once and the result is repeated.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from .memory_order import as_frames, as_pictures, empty_of_order
 
 
 class Upsample(nn.Module):
-    """``b c t h w -> b c t' 2h 2w``: nearest, then a 2D convolution. With `time` t' is 2 t, and an odd number's first
-    frame stays alone."""
+    """``b c t h w -> b c t' 2h 2w``: nearest-neighbour, then a 2D convolution. With `time`, t' is 2 t, except that the
+    first frame of an odd count is not doubled."""
 
     def __init__(self, conv: nn.Conv2d, time: bool):
         super().__init__()
@@ -24,7 +24,7 @@ class Upsample(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         batch, _, frames, height, width = inputs.shape
-        first = (frames % 2 if frames > 1 else 1) if self.time else frames  # frames that stay alone
+        first = (frames % 2 if frames > 1 else 1) if self.time else frames  # frames that are not doubled
         shape = (batch, self.conv.out_channels, first + 2 * (frames - first), 2 * height, 2 * width)
         out = empty_of_order(inputs, shape)
         at_once = frames_at_once(4 * inputs[:, :, 0].numel())
@@ -39,8 +39,8 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """``b c t h w -> b c t' h/2 w/2``: with `time` the mean of each pair of frames, an odd number's first one alone;
-    then a 2D convolution."""
+    """``b c t h w -> b c t' h/2 w/2``: with `time`, averages each pair of frames, keeping the first frame of an odd
+    count; then a 2D convolution."""
 
     def __init__(self, conv: nn.Conv2d, time: bool):
         super().__init__()
@@ -52,7 +52,8 @@ class Downsample(nn.Module):
         batch, _, frames, height, width = x.shape
         out = empty_of_order(x, (batch, self.conv.out_channels, frames, height // 2, width // 2))
         for start, stop in _spans(0, frames, frames_at_once(x[:, :, 0].numel())):
-            padded = F.pad(x[:, :, start:stop], (0, 1, 0, 1))  # before: pictures would lose the order, being one
+            # padded as video: a single picture would lose the memory format
+            padded = F.pad(x[:, :, start:stop], (0, 1, 0, 1))
             out[:, :, start:stop] = as_frames(self.conv(as_pictures(padded)), batch)
         return out
 
@@ -70,7 +71,8 @@ def _halved_time(x: Tensor) -> Tensor:
     if x.shape[2] == first:
         return x
     pairs = x[:, :, first:]
-    means = (pairs[:, :, ::2] * 0.5).add_(pairs[:, :, 1::2], alpha=0.5)  # halves first: float16 would overflow
+    # halved before adding, because float16 would overflow
+    means = (pairs[:, :, ::2] * 0.5).add_(pairs[:, :, 1::2], alpha=0.5)
     return torch.cat((x[:, :, :1], means), dim=2) if first else means
 
 

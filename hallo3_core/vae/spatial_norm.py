@@ -1,8 +1,9 @@
-"""The VAE decoder's norm, in place of diffusers': the same numbers from 1x1x1 convolutions at the latent's size.
+"""The VAE decoder's norm. It replaces diffusers' and gives the same result from 1x1x1 convolutions of the latent.
 
-diffusers resizes the latent to the activation's size (up to 8 x 8 pixels and 4 frames for one) and convolves it there,
-twice at each of 37 norms, and keeps the resized latents as caches that a kernel of size 1 never reads. A 1x1x1
-convolution and a nearest-neighbour resize commute: here the latent is convolved first, and the resize is a broadcast.
+diffusers resizes the latent to the activation's size (up to 8 x 8 pixels and 4 frames for each latent pixel) and
+convolves it there, twice in each of 37 norms, and keeps the resized latents as caches that a kernel of size 1 never
+reads. But a 1x1x1 convolution and a nearest-neighbour resize commute. So here the latent is convolved first, and the
+resize is a broadcast.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class SpatialNorm(nn.Module):
     """Group norm whose scale and shift are computed from the latent. Reuses the layers of diffusers' module.
 
     forward: activation ``b c f H W`` and latent ``b z t h w`` -> ``b c f H W``, and an empty cache. H, W and f are
-    multiples of h, w and t; if f is odd and above 1, the first frame stands alone.
+    multiples of h, w and t; if f is odd and above 1, the first frame is resized separately.
     """
 
     def __init__(self, norm_layer: nn.Module, conv_y: nn.Module, conv_b: nn.Module):
@@ -32,7 +33,7 @@ class SpatialNorm(nn.Module):
         frames = f.shape[2]
         first = 1 if frames > 1 and frames % 2 else 0
         joined = is_channels_last(f)
-        if joined:  # the norm is a scale and a shift itself, and goes into the small tensors
+        if joined:  # the norm is itself a scale and a shift, so it is merged into the small tensors
             own_scale, own_shift = scale_and_shift(self.norm_layer, f)
             scale, shift, out = scale * own_scale, torch.addcmul(shift, scale, own_shift), torch.empty_like(f)
         else:

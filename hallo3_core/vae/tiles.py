@@ -41,8 +41,8 @@ def halves(side: int) -> list[tuple[int, int]]:
 
 
 def ramps(start: int, stop: int, side: int) -> Tensor:
-    """Blending weights of a tile's pixels along a side: rising over the overlap with the tile before, falling over the
-    next."""
+    """Blending weights of a tile's pixels along a side: rising over the overlap with the previous tile, falling over
+    the overlap with the next."""
     weight = torch.ones((stop - start) * PIXELS)
     strip = torch.linspace(0, 1, OVERLAP * PIXELS + 2)[1:-1]
     if start > 0:
