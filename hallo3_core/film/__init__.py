@@ -1,1 +1,1 @@
-"""From frames and sound to an mp4, clip by clip, with finished clips kept on disk."""
+"""Writes frames and sound to an mp4, clip by clip, and keeps finished clips on disk."""

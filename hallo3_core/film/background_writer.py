@@ -1,4 +1,4 @@
-"""Saving a clip beside the sampling of the next: a film writer's work in a thread of its own, one clip at a time."""
+"""Writes each clip in a background thread while the next one is sampled."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 class Writer(Protocol):
-    """What takes the frames of a film in order, ``t h w 3``, uint8."""
+    """Anything that accepts the frames of a film in order, ``t h w 3``, uint8."""
 
     def write(self, frames: Tensor) -> None: ...
 
 
 class BackgroundWriter:
-    """Writes to `writer` in a thread; what is written, and in which order, is the same.
+    """Calls `writer` in a background thread, with the same frames in the same order.
 
         with FilmWriter(...) as film, BackgroundWriter(film) as background:
             background.write(frames)
 
-    `write` returns at once but waits for the clip before, so at most one clip is on its way. What that one's writing
-    raised is raised by the next `write` or at the end of the block, which every clip has reached by then. A block left
-    by an exception waits for the clip that is being written, whose own failure no longer matters, and starts no other.
+    `write` first waits for the previous clip, so at most one clip is pending. If writing a clip fails, the next `write`
+    or the end of the block raises the exception. When the block ends, all clips are written. If the block raises, its
+    exit waits for the pending clip, ignores that clip's own failure, and starts no other.
     """
 
     def __init__(self, writer: Writer):
@@ -32,7 +32,7 @@ class BackgroundWriter:
         self._pending: Future | None = None
 
     def write(self, frames: Tensor) -> None:
-        """Hand over frames, which must not change afterwards."""
+        """Submits frames for writing. They must not be modified afterwards."""
         self._wait()
         self._pending = self._thread.submit(self._writer.write, frames)
 

@@ -1,4 +1,4 @@
-"""A film as a chain of clips: each is made from the end of the one before, and what is finished is kept."""
+"""Makes a film as a chain of clips: each continues from the end of the previous one, and finished clips are kept."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from torch import Tensor
 
 
 class Clip(NamedTuple):
-    """What a clip leaves: its new frames ``n h w 3``, uint8, as they go into the film, and its last frames
-    ``2 3 H W``, float32 in 0..1, from which the next clip is made."""
+    """A finished clip: its new frames ``n h w 3``, uint8, as they go into the film, and its motion frames ``2 3 H W``,
+    float32 in 0..1, from which the next clip starts."""
 
     frames: Tensor
     motion: Tensor
 
 
-MakeClip = Callable[[int, Tensor | None], Clip]  # number, and the motion frames of the clip before
+MakeClip = Callable[[int, Tensor | None], Clip]  # clip number, and the motion frames of the previous clip
 
 
 class Store(Protocol):
-    """Where finished clips are kept."""
+    """Storage for finished clips."""
 
     def load(self, number: int) -> Clip | None:
-        """A clip that is there and follows from the one before."""
+        """The stored clip, or None if it is missing or does not follow from the previous clip."""
 
     def save(self, number: int, clip: Clip) -> None:
-        """Keep a clip, made from the one before."""
+        """Stores a clip that was made from the previous one."""
 
 
 def clip_chain(
     clips: int, make: MakeClip, store: Store | None = None, on_kept: Callable[[int], None] | None = None
 ) -> Iterator[Tensor]:
-    """The new frames of clip after clip, ``n h w 3``, uint8; nothing but the motion frames stays in memory.
+    """Yields the new frames of each clip, ``n h w 3``, uint8. Only the motion frames stay in memory between clips.
 
-    What the store has is not made again, and `on_kept` is told its number; what is made is kept before it is given out.
+    Clips in the store are not made again; `on_kept` is called with their number. A new clip is stored before it is
+    yielded.
     """
     motion = None
     for number in range(clips):
@@ -54,7 +55,7 @@ def clip_chain(
 
 @contextmanager
 def lazily(maker: AbstractContextManager[MakeClip]) -> Iterator[MakeClip]:
-    """A maker of clips that is not opened before the first clip is asked for: perhaps all are there already."""
+    """Opens `maker` only when the first clip has to be made, since all clips may be in the store already."""
     with ExitStack() as opened:
         made: list[MakeClip] = []
 

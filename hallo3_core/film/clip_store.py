@@ -1,9 +1,9 @@
-"""Finished clips on disk: what a run that was stopped has done is not done again.
+"""Stores finished clips on disk, so that a run that was stopped can resume.
 
-Of each clip its frames, as lossless video that any player shows, and its motion frames as they were computed, each
-under its own name only when it is whole and on the disk; and a manifest of what the film is made of and of the files'
-hashes. A clip also names the motion frames that it was made from, so none follows a clip that was made again and came
-out differently.
+The store has two files for each clip: its frames as lossless video that any player can show, and its motion frames as
+they were computed. A file gets its final name only when it is complete and on disk. A manifest lists the film's inputs
+and the hashes of the files. Each clip also records the hash of the motion frames it started from. So if a clip is made
+again with a different result, the stored clips after it are not used.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from .work_folder import MANIFEST, PART, Keeping, WorkFolder, gigabytes
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-FRAMES, MOTION = "clip_{:05}.mkv", "clip_{:05}.safetensors"  # clips count from 0 here, in words from 1
+FRAMES, MOTION = "clip_{:05}.mkv", "clip_{:05}.safetensors"  # numbered from 0 here, from 1 in messages
 FILM_PART = "film" + PART + ".mp4"
-LONGEST_NAME = 200  # bytes; file systems take 255, and ours is longer
-FIRST = "the portrait"  # what the first clip is made from, in place of motion frames
+LONGEST_NAME = 200  # bytes; file systems allow 255, and the work folder's name is longer than the film's
+FIRST = "the portrait"  # stands for the motion frames that the first clip starts from
 
 
 @dataclass(frozen=True)
 class FilmPlan:
-    """What a store has to know of a film: its name for messages, clips, picture size, and what it is made of."""
+    """What the store needs to know about a film: its name in messages, number of clips, frame size and inputs."""
 
     name: str
     clips: int
@@ -49,9 +49,9 @@ class FilmPlan:
 
 
 def beside(output: Path) -> Path:
-    """The work folder of a film file: hidden, in the same folder, so on the same disk."""
+    """The work folder of a film file: hidden, in the same folder and therefore on the same disk."""
     name = output.name
-    if len(os.fsencode(name)) > LONGEST_NAME:  # as the disk counts; a name need not be UTF-8
+    if len(os.fsencode(name)) > LONGEST_NAME:  # in bytes, as the file system counts; a name need not be UTF-8
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return output.with_name(f".{name}.work")
 
@@ -60,12 +60,13 @@ def beside(output: Path) -> Path:
 def work_on(
     folder: Path, plan: FilmPlan, keeping: Keeping, way_out: str, tell: Callable[[str], None]
 ) -> Iterator[tuple[Path, ClipStore | None]]:
-    """The place of the unfinished film file and the store of its clips, None where none are kept.
+    """Yields the path of the unfinished film file, and the store of its clips (None if clips are not kept).
 
-    way_out: what else to do where the disk is too small. `tell` hears what was found and what room is needed.
+    way_out: what else the user can do if the disk is too small.
+    tell: called with messages about what was found and how much disk space is needed.
 
     Raises:
-        InputError: another run works on this film, or there is no room or no right to write.
+        InputError: another run is making this film, the disk is too small, or the folder is not writable.
     """
     with WorkFolder(folder, plan.name) as work:
         store = None
@@ -84,13 +85,13 @@ def work_on(
 
 
 class ClipStore:
-    """The clips of one film in its work folder, of which another run may have left some.
+    """The clips of one film in its work folder, including those of an earlier run.
 
-    note: what was found there, in words for the user; empty when there was nothing.
+    note: a message to the user about what was found; empty if there was nothing.
     """
 
     def __init__(self, folder: WorkFolder, inputs: Inputs):
-        """Clips made of other inputs, or under a manifest that is damaged, are removed; so are damaged clips."""
+        """Removes damaged clips, and all clips if the inputs differ or the manifest is damaged."""
         self._folder, self._inputs, self._clips = folder.path, inputs, {}
         found, self.note = _read_manifest(folder.path / MANIFEST)
         if found and (changed := differences(found["inputs"], inputs)):
@@ -105,11 +106,11 @@ class ClipStore:
 
     @property
     def finished(self) -> int:
-        """How many clips are there."""
+        """Number of stored clips."""
         return len(self._clips)
 
     def load(self, number: int) -> Clip | None:
-        """A clip that is there and follows from the one before."""
+        """The stored clip, or None if it is missing or does not follow from the previous clip."""
         record = self._clips.get(str(number))
         if record is None or record["after"] != self._motion_of(number - 1):
             return None
@@ -121,10 +122,10 @@ class ClipStore:
         )
 
     def save(self, number: int, clip: Clip) -> None:
-        """Keep a clip, made from the one before.
+        """Stores a clip that was made from the previous one.
 
         Raises:
-            InputError: the disk is full, or the folder is gone. Clips kept before stay.
+            InputError: the disk is full, or the folder is gone. Clips stored earlier stay.
         """
         from safetensors.torch import save
 
@@ -145,7 +146,7 @@ class ClipStore:
         self._clips = clips
 
     def _motion_of(self, number: int) -> str | None:
-        """The hash of a clip's motion frames; None where the clip is not there."""
+        """The hash of a clip's motion frames; None if the clip is not stored."""
         return FIRST if number < 0 else self._clips.get(str(number), {}).get("motion")
 
     def _drop_damaged(self) -> None:
@@ -159,8 +160,8 @@ class ClipStore:
 
 
 def encode_frames(frames: Tensor) -> bytes:
-    """Frames ``n h w 3``, uint8, as FFV1 video in Matroska: without any loss. In memory, since a full disk does not
-    always reach us through ffmpeg."""
+    """Encodes frames ``n h w 3``, uint8, losslessly as FFV1 video in Matroska. In memory, because ffmpeg does not
+    always report a full disk."""
     av = require("av", "av", "keeping clips")
     content = io.BytesIO()
     with av.open(content, "w", format="matroska") as container:
@@ -173,7 +174,7 @@ def encode_frames(frames: Tensor) -> bytes:
 
 
 def decode_frames(content: bytes) -> Tensor:
-    """What `encode_frames` made, ``n h w 3``, uint8."""
+    """Decodes the output of `encode_frames` to ``n h w 3``, uint8."""
     av = require("av", "av", "reading clips")
     with av.open(io.BytesIO(content)) as container:
         frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
@@ -181,7 +182,7 @@ def decode_frames(content: bytes) -> Tensor:
 
 
 def _write(path: Path, content: bytes) -> str:
-    """Write a file, which has its name only when it is whole and on the disk; its SHA-256.
+    """Writes a file and returns its SHA-256. It gets its final name only when it is complete and on disk.
 
     Raises:
         OSError: the disk is full, or the folder is gone.
@@ -201,7 +202,7 @@ def _write(path: Path, content: bytes) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new name is on the disk only when its folder is; systems that cannot do this do it by themselves."""
+    """Syncs a folder, without which a new name may not be on disk. Systems that cannot do this do not need it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -216,7 +217,7 @@ def _manifest(inputs: Inputs, clips: dict) -> bytes:
 
 
 def _read_manifest(path: Path) -> tuple[dict | None, str]:
-    """A manifest that is whole, or None and why not."""
+    """The manifest if it is valid, else None; and a message if it is damaged."""
     try:
         content = json.loads(path.read_bytes())
         if content.pop("hash") == _hash(content) and content["format"] == FORMAT:

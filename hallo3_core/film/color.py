@@ -1,8 +1,8 @@
-"""Colour and contrast of a clip held to the portrait's, so that a film of many clips does not drift away from it.
+"""Matches a clip's colour and contrast to the portrait's, so that long films do not drift.
 
-Each clip continues from the last frames of the one before, and a small change of colour in every clip adds up. Here
-mean and deviation of a clip's pixels are brought to the portrait's, in Oklab, where equal steps look equal and
-lightness does not mix with hue.
+Each clip continues from the last frames of the previous one, so small changes of colour add up. This module matches the
+mean and standard deviation of a clip's pixels to the portrait's, in Oklab, which is perceptually uniform and separates
+lightness from hue.
 
 Source: statistics transfer after Reinhard et al., "Color Transfer between Images" (2001); Oklab and its two matrices
 from Bjorn Ottosson, "A perceptual color space for image processing" (2020); transfer curve of IEC 61966-2-1 (sRGB).
@@ -26,25 +26,26 @@ LMS_TO_LAB = (
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
-MAX_GAIN = 2.0  # a clip with less than half the portrait's contrast shows something else; more would amplify its noise
-FLAT = 1e-6  # a deviation of no contrast at all
+MAX_GAIN = 2.0  # with less than half the portrait's contrast a clip shows something else; more gain amplifies its noise
+FLAT = 1e-6  # smallest standard deviation, which avoids division by zero
 
 
 def check_strength(strength: float) -> None:
-    """Raises InputError unless `strength` is one that `hold_colour` takes."""
+    """Raises InputError unless `strength` is in 0..1."""
     if not 0 <= strength <= 1:  # NaN fails too
         raise InputError(f"colour strength is {strength:g}: choose 0 (off) to 1 (held to the portrait).")
 
 
 def hold_colour(frames: Tensor, portrait: Tensor, framing: Framing, strength: float) -> Tensor:
-    """A clip ``n 3 H W`` in 0..1 moved towards the colour and contrast of the portrait ``1 3 H W`` in -1..1.
+    """Moves a clip ``n 3 H W`` in 0..1 towards the colour and contrast of the portrait ``1 3 H W`` in -1..1.
 
-    The clip's mean and deviation are taken as straight lines over its frames: a drift is slow and is taken out evenly,
-    so that clips still join without a jump; a blink or a turn of the head is faster and stays. Padding of the portrait
-    does not count. strength: 0 changes nothing, 1 brings the clip all the way. Same device and dtype as `frames`.
+    The clip's mean and standard deviation are each fitted by a straight line over its frames. This removes slow drift
+    evenly, so that clips still join without a jump, and keeps faster changes such as a blink or a turn of the head. The
+    portrait's padding is ignored. strength: 0 changes nothing, 1 matches fully. The result has the device and dtype of
+    `frames`.
 
     Raises:
-        InputError: a strength outside 0..1, or a clip that is not of the portrait's size.
+        InputError: a strength outside 0..1, or a clip whose size differs from the portrait's.
     """
     check_strength(strength)
     if tuple(frames.shape[-2:]) != framing.size:
@@ -57,7 +58,7 @@ def hold_colour(frames: Tensor, portrait: Tensor, framing: Framing, strength: fl
         return frames
     target = to_oklab(((portrait + 1) / 2).clamp(0, 1).to(frames.device, torch.float32))
     target_mean, target_deviation = statistics(crop_to(target, framing))
-    lab = torch.cat([to_oklab(frame.float()) for frame in frames.split(1)])  # one by one: temporaries stay small
+    lab = torch.cat([to_oklab(frame.float()) for frame in frames.split(1)])  # frame by frame to keep temporaries small
     mean, deviation = (straight(values) for values in statistics(crop_to(lab, framing)))
     gain = (target_deviation / deviation.clamp(min=FLAT)).clamp(max=MAX_GAIN)
     shift = target_mean - mean * gain
@@ -69,16 +70,17 @@ def hold_colour(frames: Tensor, portrait: Tensor, framing: Framing, strength: fl
 
 
 def statistics(lab: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each frame's channels: ``n 3 h w -> n 3, n 3``"""
+    """Mean and standard deviation per frame and channel: ``n 3 h w -> n 3, n 3``"""
     deviation, mean = torch.std_mean(lab, dim=(-2, -1), correction=0)
     return mean, deviation
 
 
 def straight(values: Tensor) -> Tensor:
-    """The straight line through values over time, by least squares: ``n c -> n c``"""
+    """Least-squares line through values over time: ``n c -> n c``"""
     time = torch.arange(len(values), device=values.device, dtype=values.dtype)[:, None]
     time = time - time.mean()
-    slope = (time * values).sum(0) / time.square().sum().clamp(min=0.5)  # 0.5 for two frames; one has no slope
+    # the sum is 0.5 for two frames, 0 for one, which has no slope
+    slope = (time * values).sum(0) / time.square().sum().clamp(min=0.5)
     return values.mean(0) + slope * time
 
 
@@ -90,7 +92,7 @@ def to_oklab(rgb: Tensor) -> Tensor:
 
 
 def from_oklab(lab: Tensor) -> Tensor:
-    """Oklab to sRGB, ``... 3 h w -> ... 3 h w``; what no screen can show lies outside 0..1."""
+    """Oklab to sRGB, ``... 3 h w -> ... 3 h w``; colours outside the sRGB gamut are outside 0..1."""
     lms = _mix(lab, torch.linalg.inv(_matrix(LMS_TO_LAB))) ** 3
     linear = _mix(lms, torch.linalg.inv(_matrix(RGB_TO_LMS)))
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)

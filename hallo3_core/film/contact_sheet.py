@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in rows and columns with labels, to be compared by eye."""
+"""A contact sheet: a labelled grid of pictures for visual comparison."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..errors import require
 
-PAPER, INK = 24, 235  # levels of 255
-FONT_SHARE = 12  # a picture is as high as so many lines of text
+PAPER, INK = 24, 235  # levels in 0..255
+FONT_SHARE = 12  # lines of text per picture height
 SMALLEST_FONT = 10
 GAP = 4  # pixels between pictures
 
@@ -18,13 +18,13 @@ GAP = 4  # pixels between pictures
 def contact_sheet(
     pictures: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str], title: str
 ) -> Tensor:
-    """Rows of pictures ``3 h w`` in 0..1, all of one size, under a title, as ``3 H W`` on the CPU.
+    """Draws rows of pictures ``3 h w`` in 0..1, all of the same size, under a title: ``3 H W`` on the CPU.
 
-    The size depends on that of the pictures, their number and the row labels, not on the title, which is cut off where
-    the sheet ends. Pictures are not scaled.
+    The sheet's size depends on the size and number of the pictures and on the row labels. A title that is too long is
+    cut off. Pictures are not scaled.
 
     Raises:
-        ValueError: not a picture for each row and column, or pictures of several sizes.
+        ValueError: the number of pictures does not match the labels, or the pictures differ in size.
     """
     sizes = {tuple(picture.shape) for row in pictures for picture in row}
     if len(sizes) != 1 or [len(row) for row in pictures] != [len(columns)] * len(rows):
@@ -48,8 +48,8 @@ def contact_sheet(
 
 
 def _with_labels(sheet: Tensor, labels: Sequence[tuple[str, int, int]], font) -> Tensor:
-    """The sheet ``3 H W`` with texts at their x and y, drawn through a mask: pictures beside them keep their values."""
-    import numpy  # Pillow's way to hand out pixels
+    """Draws (text, x, y) labels on the sheet ``3 H W`` through a mask, so that other pixels keep their exact values."""
+    import numpy  # for Pillow's pixels
 
     images = require("PIL.Image", "pillow", "labels on pictures")
     draws = require("PIL.ImageDraw", "pillow", "labels on pictures")

@@ -1,8 +1,8 @@
-"""What a film is made of, by name and in few letters each, so that two runs can be compared and told apart.
+"""Fingerprints of a film's inputs: a short string per input, to detect whether two runs make the same film.
 
-Pictures, sounds and sentences count by their content. Weights, which are too large to be read twice, count by their
-files' sizes, times of change and both ends: a safetensors file begins with the names and shapes of its tensors, a
-PyTorch file ends with the checksums of its own.
+Pictures, sound and prompts are identified by their content. Weight files are too large to read twice, so they are
+identified by size, modification time and both ends: a safetensors file begins with the names and shapes of its tensors,
+and a PyTorch file ends with the checksums of its own.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch import Tensor
 
 from .. import __version__
 
-SAME_FILM = {"same_film": True}  # metadata of a field that says how a film is computed, not which film
-END = 65_536  # bytes of a large file's beginning and end that are looked at
-ABOUT = "about "  # how the samples of a computed input begin
-SAMPLES, LEAST_SAMPLES = 256, 4  # of a computed input, of each tensor in it
+SAME_FILM = {"same_film": True}  # metadata of fields that affect how a film is computed, not its content
+END = 65_536  # bytes read at each end of a large file
+ABOUT = "about "  # prefix of a computed input's fingerprint
+SAMPLES, LEAST_SAMPLES = 256, 4  # per computed input, and the minimum per tensor
 ROUNDING = 0.02
-READABLE = 80  # a value of more letters is hashed
+READABLE = 80  # longer values are not shown in messages
 _PACKAGES = ("torch", "diffusers", "transformers", "insightface", "onnxruntime")
 
 Inputs = dict[str, str]
 
 
 def versions() -> Inputs:
-    """Of this program and of the packages that compute."""
+    """Versions of this program and of the packages that affect the result."""
     found = {"version of hallo3": __version__}
     for package in _PACKAGES:
         try:
@@ -42,7 +42,7 @@ def versions() -> Inputs:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What changed, in words; empty when nothing did."""
+    """Describes what changed; empty if nothing did."""
     found = []
     for name in [*now, *(name for name in before if name not in now)]:
         old, new = before.get(name), now.get(name)
@@ -58,7 +58,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def flat(values: Any) -> Inputs:
-    """The fields of a dataclass, those of dataclasses in it beside them, but for fields of `SAME_FILM`."""
+    """Describes the fields of a dataclass, with nested dataclasses flattened and `SAME_FILM` fields left out."""
     found = {}
     for each in fields(values):
         value = getattr(values, each.name)
@@ -68,7 +68,7 @@ def flat(values: Any) -> Inputs:
 
 
 def describe(value: Any) -> str:
-    """A value in few letters, equal for equal values: files and tensors by content, the rest by its own words."""
+    """A short string that is equal for equal values: tensors by hash, files by `file_identity`, the rest by `repr`."""
     if isinstance(value, Tensor):
         return digest(value)
     if isinstance(value, Path):
@@ -79,7 +79,7 @@ def describe(value: Any) -> str:
 
 
 def digest(*values: Tensor | object) -> str:
-    """SHA-256 of tensors (their dtype, shape and bytes) and of other values' words."""
+    """SHA-256 of tensors (dtype, shape and bytes) and of the `repr` of other values."""
     total = hashlib.sha256()
     for value in values:
         if isinstance(value, Tensor):
@@ -101,7 +101,7 @@ def file_digest(path: Path) -> str:
 
 
 def file_identity(path: Path) -> str:
-    """Size, time of change and both ends of a file, which is never read whole; of no file: that it is missing."""
+    """Size, modification time and hash of both ends of a file, which is never read in full; "missing" if unreadable."""
     try:
         with open(path, "rb") as file:
             status = path.stat()
@@ -114,8 +114,8 @@ def file_identity(path: Path) -> str:
 
 
 def about(*tensors: Tensor) -> str:
-    """Values spread over tensors: for what a network computed, where a GPU need not give the same bits twice.
-    `differences` takes two of them for equal where they differ by less than `ROUNDING` of their size."""
+    """Fingerprint of computed tensors: sampled values, because a GPU does not always give the same bits twice.
+    `differences` treats two of them as equal if they differ by at most `ROUNDING`, relative to their norm."""
     each = max(LEAST_SAMPLES, SAMPLES // len(tensors))
     shapes = [list(tensor.shape) for tensor in tensors]
     values = [value for tensor in tensors for value in spread(tensor, each).tolist()]
@@ -123,7 +123,7 @@ def about(*tensors: Tensor) -> str:
 
 
 def spread(tensor: Tensor, count: int) -> Tensor:
-    """At most `count` values, evenly spread over a tensor, float32 on the CPU."""
+    """At most `count` evenly spaced values of a tensor, float32 on the CPU."""
     flat = tensor.detach().flatten()
     places = torch.linspace(0, len(flat) - 1, min(count, len(flat)), dtype=torch.float64).long()
     return flat[places.to(flat.device)].float().cpu()

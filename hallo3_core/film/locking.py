@@ -1,4 +1,4 @@
-"""A lock on a file that one process at a time can hold, free at once when it ends, however it ends."""
+"""A file lock that one process at a time can hold. It is released when the process ends, even if it crashes."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ except ImportError:  # Windows
     fcntl = None
 
 
-_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # the last one is Windows' word for it
-_without_locks: set[int] = set()  # file systems that a warning was given for
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # EACCES is what Windows reports
+_without_locks: set[int] = set()  # file systems that were already warned about
 _log = logging.getLogger(__name__)
 
 
 class FileLock:
-    """A lock that is held; see `try_lock`."""
+    """A held lock; see `try_lock`."""
 
     def __init__(self, path: Path, descriptor: int):
         self._path, self._descriptor = path, descriptor
 
     def release(self) -> None:
-        """Remove the file and let others take it. Releasing twice does nothing."""
+        """Removes the file and releases the lock. A second call does nothing."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
-        with contextlib.suppress(OSError):  # Windows removes no open file; the next owner, or nobody, does
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file; the next owner may do it
             os.unlink(self._path)
         os.close(descriptor)
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """Take the lock on a file, which is made; None while another process, or another caller in this one, holds it.
+    """Creates a file and locks it; None if another process, or another caller in this process, holds the lock.
 
-    Where the file system has no locks the answer is yes, with one warning: the file then keeps nobody out.
+    If the file system has no locks, this succeeds with one warning, and the lock then excludes nobody.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -55,11 +55,11 @@ def try_lock(path: Path) -> FileLock | None:
             return FileLock(path, descriptor)
         if _is_at(descriptor, path):
             return FileLock(path, descriptor)
-        os.close(descriptor)  # its owner removed it between our two calls: what we hold has no name any more
+        os.close(descriptor)  # the previous owner removed it between open and lock, so this file has no name any more
 
 
 def _lock(descriptor: int) -> None:
-    """Raises OSError: of `_HELD` where another has the lock; of other kinds where there are no locks."""
+    """Raises OSError: an errno in `_HELD` if the lock is taken, another errno if the file system has no locks."""
     if fcntl is None:
         import msvcrt
 
@@ -69,7 +69,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _warn(path: Path, descriptor: int, error: OSError) -> None:
-    """Once for each file system, not for each film of a batch."""
+    """Warns once per file system, not for each film of a batch."""
     device = os.fstat(descriptor).st_dev
     if device not in _without_locks:
         _without_locks.add(device)

@@ -1,4 +1,4 @@
-"""Where a film may be written: a name that can be written to, and that is none of the film's own inputs."""
+"""Checks that a film's output path is writable and does not overwrite one of its inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import InputError
 
 
 def check_output(path: str | PathLike) -> Path:
-    """The path of a film that can be written there; to be asked before any work is done.
+    """Returns the path if a film can be written there. Call it before any work is done.
 
     Raises:
         InputError: not an .mp4, a folder, or in a folder that is missing or cannot be written to.
@@ -37,10 +37,10 @@ def check_output(path: str | PathLike) -> Path:
 
 
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path], work: Path | None = None) -> None:
-    """Inputs stay as they are: none is an output, under whatever name, and none lies in the work folder.
+    """Checks that no input would be overwritten: none is an output under any name, and none is in the work folder.
 
     Raises:
-        InputError: one does.
+        InputError: an input is an output or is in the work folder.
     """
     written = {identity(path): path for path in outputs}
     folder = None if work is None else Path(os.path.realpath(work))
@@ -53,9 +53,10 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[Path], work: Path | No
 
 
 def identity(path: Path) -> tuple:
-    """Equal for two names of one file: links of both kinds, other spellings on disks that take them for the same.
+    """A key that is equal for two names of one file: symbolic and hard links, and other spellings on disks that treat
+    them as the same.
 
-    A file that is not there yet is known by its folder and its name, capitals and accents' spelling aside.
+    A file that does not exist yet is identified by its folder and its name, ignoring case and Unicode normalization.
     """
     try:
         real = Path(os.path.realpath(path))
@@ -67,5 +68,5 @@ def identity(path: Path) -> tuple:
             except OSError:
                 continue
         return (str(real),)
-    except ValueError:  # NUL in it
+    except ValueError:  # a NUL in the name
         return (str(path),)

@@ -1,8 +1,8 @@
-"""Tags of an mp4 under names of one's own, beside those that every reader knows.
+"""Custom mp4 tags, in addition to the standard ones.
 
-FFmpeg writes an mp4's tags in one of two forms: Apple's (title, comment, ...), which most programs read and which has
-no room for other names, or a list of keys, in which those programs see nothing. Here the file has Apple's, and at its
-end, where ISO 14496-12 allows such a box, a list of keys with all tags.
+FFmpeg writes an mp4's tags in one of two forms: Apple's (title, comment, ...), which most programs read but which
+allows no custom names, or a list of keys, which those programs ignore. Here the file has Apple's tags, plus a list of
+keys with all tags at its end, where ISO 14496-12 allows such a box.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ..errors import InputError
 
-_TEXT = 1  # the type of a value in UTF-8
+_TEXT = 1  # type code of a UTF-8 value
 
 
 def check_tags(tags: Mapping[str, str]) -> None:
-    """Raises InputError for a tag that is no text in Unicode, as of a name or value in other bytes than UTF-8."""
+    """Raises InputError for a name or value that is not valid Unicode (it came from non-UTF-8 bytes) or holds a NUL."""
     for name, text in tags.items():
         for value in (name, text):
             try:
@@ -32,7 +32,7 @@ def check_tags(tags: Mapping[str, str]) -> None:
 
 
 def append_tags(path: Path, tags: Mapping[str, str]) -> None:
-    """Add the list of keys to a whole mp4.
+    """Appends the list of keys to a complete mp4.
 
     Raises:
         OSError: the disk is full.

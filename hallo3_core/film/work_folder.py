@@ -1,4 +1,4 @@
-"""The folder in which one run keeps a film that is not whole yet: its own while it lives, tidy when it is done."""
+"""The folder for an unfinished film: locked while a run uses it, and cleaned up afterwards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..weights.disk import free_bytes
 from .locking import try_lock
 
 LOCK, MANIFEST = "lock", "manifest.json"
-PART = ".part"  # in the name of every file that is not whole
+PART = ".part"  # in the name of every incomplete file
 CLIP_FILES = "clip_*"
-LOSSLESS_SHARE = 0.6  # of the raw frames' size; measured: 0.43 on a photograph that moves, with noise
+LOSSLESS_SHARE = 0.6  # relative to the raw frames; measured: 0.43 on a moving photograph with noise
 
 
 class Keeping(Enum):
@@ -32,11 +32,11 @@ class WorkFolder:
             ...
             work.clear()
 
-    What a killed run left unfinished is removed at the start. At the end the folder goes, unless there are clips, or
-    anything else of worth, in it. Files that are none of ours are never touched.
+    Incomplete files of a killed run are removed at the start. The folder is removed at the end, unless it holds clips
+    or other files. Files that this program did not write are never touched.
 
     Raises:
-        InputError: another run lives in it, or it cannot be made; `film` is for these messages.
+        InputError: another run uses the folder, or it cannot be created. Messages name `film`.
     """
 
     def __init__(self, path: Path, film: str):
@@ -44,7 +44,7 @@ class WorkFolder:
 
     def __enter__(self) -> WorkFolder:
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # others see the film when it is whole
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # other users see only the finished film
             self._lock = try_lock(self.path / LOCK)
         except OSError as error:
             raise InputError(
@@ -61,19 +61,19 @@ class WorkFolder:
         if not any(self.path.glob(CLIP_FILES)):
             _remove([self.path / MANIFEST])
         self._lock.release()
-        with contextlib.suppress(OSError):  # there is something in it
+        with contextlib.suppress(OSError):  # not empty
             self.path.rmdir()
 
     def clear(self) -> None:
-        """Remove clips, manifest and what is unfinished."""
-        for pattern in (MANIFEST, CLIP_FILES, f"*{PART}*"):  # the manifest first: no clip without it
+        """Removes the clips, the manifest and incomplete files."""
+        for pattern in (MANIFEST, CLIP_FILES, f"*{PART}*"):  # the manifest first, because clips do not count without it
             _remove(self.path.glob(pattern))
 
     def check_room(self, clips: int, height: int, width: int, way_out: str) -> int:
-        """Bytes that so many clips of this size will take, about.
+        """Approximate bytes on disk for this many clips of this size.
 
         Raises:
-            InputError: there is less; `way_out` says what else to do.
+            InputError: less is free; `way_out` says what else the user can do.
         """
         need, free = clips * clip_bytes(height, width), free_bytes(self.path)
         if free is not None and free < need:
@@ -85,7 +85,7 @@ class WorkFolder:
 
 
 def clip_bytes(height: int, width: int) -> int:
-    """What a clip takes on disk, about: frames without loss, motion frames in float32."""
+    """Approximate bytes of a clip on disk: lossless frames, motion frames in float32."""
     return round(3 * height * width * (NEW_FRAMES_PER_CLIP * LOSSLESS_SHARE + MOTION_FRAMES * 4))
 
 

@@ -1,1 +1,1 @@
-"""What a user gives, read and checked: portrait, face, recording, audio features, prompt."""
+"""Reads and checks the user's inputs: portrait, face, recording, audio features, prompt."""

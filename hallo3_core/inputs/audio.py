@@ -1,7 +1,7 @@
-"""What the mouth follows: a recording through wav2vec2, features of each film frame, and the windows of each clip.
+"""Audio features that drive the mouth: wav2vec2 features for each film frame, and the windows for each clip.
 
-Source: the released sampler normalises the whole recording, pads it with zeros to whole 49 frames, stretches wav2vec2's
-50 features a second to 25, and keeps what every transformer layer says (the embedding below them left out).
+Source: the released sampler normalises the whole recording, pads it with zeros to a multiple of 49 frames, interpolates
+wav2vec2's 50 features per second to 25, and keeps the output of every transformer layer (without the embedding).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..weights.reading import read_tensors
 from .recording import VOICE_RATE, Recording, check_recording, to_mono
 
 SAMPLES_PER_FRAME = VOICE_RATE // FPS
-REACH = 2  # frames that a window holds on either side of its own
+REACH = 2  # frames on either side of a window's own frame
 WINDOW = 2 * REACH + 1
-PIECE_STEPS = 500  # features convolved at a time: 10 seconds, about 0.3 GB at the real size
+PIECE_STEPS = 500  # feature steps per chunk: 10 seconds, about 0.3 GB at the real size
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_PREFIX = "wav2vec2."  # of the network inside a model with a head; the head is of no use here
-_TRAINING_ONLY = "masked_spec_embed"  # replaces masked inputs in training, absent from the real file
-_RENAMED = {  # torch's weight norm before and after it became a parametrization
+_PREFIX = "wav2vec2."  # of the network inside a model with a head; the head is not used
+_TRAINING_ONLY = "masked_spec_embed"  # replaces masked inputs in training; missing from the released file
+_RENAMED = {  # torch's weight norm, from its old names to those of the parametrization
     "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
     "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
 }
@@ -36,7 +36,7 @@ _RENAMED = {  # torch's weight norm before and after it became a parametrization
 
 @dataclass(frozen=True, eq=False)
 class Wav2Vec:
-    """A wav2vec2 network, in evaluation mode, where it was loaded to."""
+    """A wav2vec2 network in eval mode, on the device it was loaded to."""
 
     model: nn.Module
 
@@ -51,9 +51,9 @@ class Wav2Vec:
 
 @dataclass(frozen=True, eq=False)
 class AudioFeatures:
-    """A whole recording as wav2vec2 hears it: `hidden` ``padded layers dim``, float32 on the CPU, 25 a second.
+    """wav2vec2's features of a whole recording: `hidden` ``padded layers dim``, float32 on the CPU, 25 per second.
 
-    `frames` is the film's length, padded the next multiple of 49.
+    `frames` is the film's length; `padded` is the next multiple of 49.
     """
 
     hidden: Tensor
@@ -62,18 +62,20 @@ class AudioFeatures:
 
     @property
     def clips(self) -> int:
-        """Those of the released model, whose clips repeat 2 frames."""
+        """Number of clips with the released model, whose clips repeat 2 frames."""
         return clip_count(self.frames)
 
 
 def load_wav2vec(path: str | PathLike, *, device: torch.device | str = "cpu") -> Wav2Vec:
-    """wav2vec2 from a folder of the usual layout, or from a weights file with its `config.json` beside it.
+    """Loads wav2vec2 from a folder in the usual layout, or from a weights file with its `config.json` next to it.
 
-    In float32 always, as the original runs it, whatever the file and the other networks are in: some processors compute
-    its convolutions wrong in bfloat16 (`runtime/half_precision.py`). Never downloads, and leaves no weight to chance.
+    Always in float32, like the original, whatever the dtype of the file and of the other networks: some CPUs compute
+    its convolutions wrong in bfloat16 (`runtime/half_precision.py`). Never downloads anything and never initialises a
+    weight at random.
 
     Raises:
-        InputError: no config or weights, another kind of model, or tensors that do not fit it, by name.
+        InputError: config or weights are missing, it is another kind of model, or a tensor, which the message names,
+            does not fit.
     """
     weights = _weights_file(Path(path))
     config = _read_config(weights.parent)
@@ -84,9 +86,10 @@ def load_wav2vec(path: str | PathLike, *, device: torch.device | str = "cpu") ->
 
     transformers = require("transformers", "transformers", "wav2vec2")
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):  # no storage, no chance: weights are the file's
+        # no storage and no random weights: all come from the file
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
             model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
-    except Exception as error:  # of which kind depends on the version of transformers
+    except Exception as error:  # its class depends on the version of transformers
         raise InputError(f"{weights.parent}: no wav2vec2 can be built after its config.json ({error}).") from error
     expected = model.state_dict()
     if _TRAINING_ONLY in expected:
@@ -110,15 +113,15 @@ def load_wav2vec(path: str | PathLike, *, device: torch.device | str = "cpu") ->
 
 @torch.no_grad()
 def encode_audio(recording: Recording, wav2vec: Wav2Vec) -> AudioFeatures:
-    """A recording of any length to features: normalised, padded, convolved, stretched to 25 a second, encoded.
+    """Encodes a recording of any length: normalises, pads, convolves, interpolates to 25 features per second, encodes.
 
-    The transformer sees the whole recording in one pass, always: its attention reaches from the first word to the last.
-    The convolutions go in pieces, with the result of one pass. What grows are the features (36 KB a frame at the real
-    size, 3.3 GB an hour) and the activations of the one layer at work, less than twice that. Measured at the real size
-    on a CPU, beside the model: 0.20 GB for 1 minute, 0.63 GB for 4, of which 0.21 are features.
+    The transformer always sees the whole recording in one pass, since its attention spans all of it. The convolutions
+    run in chunks, with the same result as in one pass. Memory grows with the features (36 KB per frame at the real
+    size, 3.3 GB per hour) and the activations of the running layer, less than twice that. Measured at the real size on
+    a CPU, without the model: 0.20 GB for 1 minute, 0.63 GB for 4, of which 0.21 GB are features.
 
     Raises:
-        InputError: not a recording, or features that are not finite.
+        InputError: an invalid recording, or features that are NaN or infinite.
     """
     recording = check_recording(recording)
     signal = padded_signal(to_mono(recording))
@@ -132,12 +135,15 @@ def encode_audio(recording: Recording, wav2vec: Wav2Vec) -> AudioFeatures:
 
 
 def padded_frames(frames: int) -> int:
-    """Frames that wav2vec2 is asked for: the next multiple of 49, as the released sampler has it."""
+    """Number of frames that wav2vec2 encodes: the next multiple of 49, as in the released sampler."""
     return -(-frames // FRAMES_PER_CLIP) * FRAMES_PER_CLIP
 
 
 def padded_signal(waveform: Tensor) -> Tensor:
-    """16 kHz ``samples`` to mean 0 and deviation 1, then zeros: 640 for each frame to the next multiple of 49."""
+    """Normalises 16 kHz ``samples`` to mean 0 and deviation 1, and pads with zeros to a multiple of 49 frames.
+
+    Each frame of padding is 640 samples.
+    """
     samples, frames = waveform.shape[0], film_frames(waveform.shape[0], VOICE_RATE)
     variance, mean = torch.var_mean(waveform, correction=0)
     signal = waveform.new_zeros(samples + (padded_frames(frames) - frames) * SAMPLES_PER_FRAME)
@@ -148,10 +154,11 @@ def padded_signal(waveform: Tensor) -> Tensor:
 
 @torch.no_grad()
 def convolve(model: nn.Module, signal: Tensor, piece: int = PIECE_STEPS) -> Tensor:
-    """wav2vec2's convolutions: ``samples -> dim steps``, 50 steps a second, float32 on the CPU.
+    """wav2vec2's convolutions: ``samples -> dim steps``, 50 steps per second, float32 on the CPU.
 
-    Goes `piece` steps at a time, each with the samples that its steps reach, so the result is that of one pass while
-    memory stays flat. A group norm, which spans the recording, is given the recording's own statistics first.
+    Runs in chunks of `piece` steps, each with all samples in its receptive field, so the result equals that of one pass
+    and memory use is constant. For a group norm, which spans the recording, the whole recording's statistics are
+    computed first.
     """
     first, *others = model.feature_extractor.conv_layers
     reach, stride = 1, 1
@@ -178,9 +185,10 @@ def convolve(model: nn.Module, signal: Tensor, piece: int = PIECE_STEPS) -> Tens
 
 @torch.no_grad()
 def encode_features(features: Tensor, padded: int, wav2vec: Wav2Vec) -> Tensor:
-    """Stretches convolved features ``dim steps`` to `padded` frames; every layer's output ``padded layers dim``.
+    """Interpolates convolved features ``dim steps`` to `padded` frames, and returns all layers' outputs
+    ``padded layers dim``.
 
-    Where the model ends in a norm of its own, the last layer's output is taken after it, as transformers lists it.
+    If the model ends in a norm, the last layer's output is taken after it, as in transformers' `hidden_states`.
     """
     model = wav2vec.model
     stretched = F.interpolate(features[None], size=padded, mode="linear", align_corners=True).transpose(1, 2)
@@ -195,7 +203,7 @@ def encode_features(features: Tensor, padded: int, wav2vec: Wav2Vec) -> Tensor:
 
     hooks = [layer.register_forward_hook(keep(index)) for index, layer in enumerate(model.encoder.layers)]
     try:
-        with torch.random.fork_rng(devices=[]):  # some versions draw for layer drop even in evaluation
+        with torch.random.fork_rng(devices=[]):  # some versions draw for layer drop even in eval mode
             hidden[:, -1] = model.encoder(embedded).last_hidden_state[0]
     finally:
         for hook in hooks:
@@ -204,17 +212,17 @@ def encode_features(features: Tensor, padded: int, wav2vec: Wav2Vec) -> Tensor:
 
 
 def windows(hidden: Tensor, indices: Tensor) -> Tensor:
-    """Frames i-2 .. i+2 of each index i, held at the ends: ``padded layers dim, n -> n 5 layers dim``."""
+    """Frames i-2 .. i+2 around each index i, clamped at the ends: ``padded layers dim, n -> n 5 layers dim``."""
     around = indices[:, None] + torch.arange(-REACH, REACH + 1)
     return hidden[around.clamp(0, hidden.shape[0] - 1)]
 
 
 def clip_windows(hidden: Tensor, clip: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
-    """``padded layers dim -> 49 5 layers dim``: the motion frames before the clip (zeros before the first), its new
-    ones, and copies of the last window where the sound is over.
+    """Audio windows of one clip, ``padded layers dim -> 49 5 layers dim``: those of the motion frames (zeros in the
+    first clip), then those of the new frames. After the end of the sound, the last window repeats.
 
     Raises:
-        IndexError: no such clip in `padded` frames.
+        IndexError: `padded` frames have no such clip.
     """
     clips = clip_count(hidden.shape[0], motion_frames)
     if not 0 <= clip < clips:
@@ -227,7 +235,7 @@ def clip_windows(hidden: Tensor, clip: int, motion_frames: int = MOTION_FRAMES) 
 
 
 def clip_audio(features: AudioFeatures, clip: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
-    """What the denoiser hears in one clip of the film: ``49 5 layers dim``.
+    """The denoiser's audio input for one clip of the film: ``49 5 layers dim``.
 
     Raises:
         IndexError: the film has no such clip.
@@ -239,8 +247,8 @@ def clip_audio(features: AudioFeatures, clip: int, motion_frames: int = MOTION_F
 
 
 def check_width(features: AudioFeatures, expected: int, source: str) -> None:
-    """Raises InputError unless a window of these features, made by the wav2vec2 of `source`, has the `expected` number
-    of values that the denoiser's audio projector reads."""
+    """Raises InputError unless a window of these features has the `expected` number of values, as the denoiser's audio
+    projector needs. `source` names their wav2vec2 in the message."""
     found = WINDOW * features.hidden.shape[1] * features.hidden.shape[2]
     if found != expected:
         raise InputError(
@@ -250,7 +258,7 @@ def check_width(features: AudioFeatures, expected: int, source: str) -> None:
 
 
 def _weights_file(path: Path) -> Path:
-    """The weights that a folder holds, or the file itself."""
+    """The weights file in a folder, or the path itself if it is a file."""
     if not path.is_dir():
         return path
     for name in _WEIGHTS:
@@ -260,7 +268,7 @@ def _weights_file(path: Path) -> Path:
 
 
 def _read_config(folder: Path):
-    """The folder's `config.json` as transformers' configuration, if it is wav2vec2's and its sound is as ours."""
+    """The folder's `config.json` as a transformers config, checked to be a wav2vec2 with our sample rate and norm."""
     path = folder / "config.json"
     remedy = "Get the config.json of facebook/wav2vec2-base-960h and put it beside the weights."
     content = read_config(path, "wav2vec2", remedy)
@@ -272,15 +280,15 @@ def _read_config(folder: Path):
     transformers = require("transformers", "transformers", "wav2vec2")
     try:
         return transformers.Wav2Vec2Config.from_dict(content)
-    except Exception as error:  # of which kind depends on the version of transformers
+    except Exception as error:  # its class depends on the version of transformers
         raise InputError(f"{path}: not a wav2vec2 configuration ({str(error).splitlines()[-1].strip()}).") from error
 
 
 def _whole_norm(layer: nn.Module, signal: Tensor, piece: int) -> tuple[Tensor, Tensor]:
-    """The group norm of the first convolution over the whole signal as factor and summand, each ``channels 1``.
+    """The first convolution's group norm over the whole signal, as scale and shift, each ``channels 1``.
 
-    Mean and squared deviation of the pieces are joined in float64 (on the CPU: not every device has it), so the length
-    of the recording costs no precision.
+    The chunks' means and squared deviations are merged in float64 (on the CPU, as not every device supports it), so
+    long recordings lose no precision.
     """
     conv, norm = layer.conv, layer.layer_norm
     kernel, stride = conv.kernel_size[0], conv.stride[0]
@@ -299,5 +307,5 @@ def _whole_norm(layer: nn.Module, signal: Tensor, piece: int) -> tuple[Tensor, T
 
 
 def _samples(signal: Tensor, start: int, stop: int, like: Tensor) -> Tensor:
-    """A piece of the signal as the first convolution takes it, ``1 1 samples``, where its weights are."""
+    """A slice of the signal as the first convolution's input, ``1 1 samples``, with dtype and device of `like`."""
     return signal[start:stop].to(like)[None, None]

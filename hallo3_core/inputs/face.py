@@ -1,9 +1,9 @@
-"""Faces: where the face is, whose it is, and the mask that leaves only it for the reference network.
+"""Face detection, face embedding, and the mask that shows the reference network only the face.
 
-Source: section 2 of the released sampler: a box around MediaPipe's face oval, grown by 1.2, masks the reference; the
-largest face that InsightFace detects at 640 x 640 gives the embedding, 512 values, not normalised. Here any box will
-do. InsightFace's detector draws its box directly, around what people marked as a face; the oval's box is measured
-from landmarks, forehead to chin and cheek to cheek. The two are not the same to the pixel; the growth covers both.
+Source: section 2 of the released sampler. The reference is masked by a box around MediaPipe's face oval, grown by 1.2.
+The embedding, 512 values, not normalised, is that of the largest face that InsightFace detects at 640 x 640. Here any
+box can be used. InsightFace's detector predicts its box directly, as people annotated faces. The oval's box is measured
+from landmarks, forehead to chin and cheek to cheek. The two differ by some pixels; the grown box covers both.
 
 Boxes are (x0, y0, x1, y1) in pixels: columns x0 .. x1-1, rows y0 .. y1-1.
 """
@@ -34,41 +34,41 @@ Box = tuple[int, int, int, int]
 OVAL = (
     *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
     *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
-)  # MediaPipe's face oval, of its 478 points
+)  # MediaPipe's face oval: indices into its 478 landmarks
 FACE_RATIO = 1.2
 EMBEDDING = 512
-DETECTOR_SIZE, CERTAIN = 640, 0.5  # pixels of the detector's square; score from which a box counts
+DETECTOR_SIZE, CERTAIN = 640, 0.5  # detector input in pixels; lowest accepted score
 DETECTOR, RECOGNISER = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
 NETWORKS = {
     FACE_DETECTOR: ("face detector", DETECTOR, "detection"),
     FACE_RECOGNISER: ("face recogniser", RECOGNISER, "recognition"),
-}  # by task: what messages call it, the official name, what InsightFace calls it
+}  # by task: name in messages, official file name, InsightFace's task name
 OFFICIAL = {name: task for task, (_, name, _) in NETWORKS.items()}
-TOY_MARK = "toy weights"  # begins the description of our own toy models
+TOY_MARK = "toy weights"  # prefix of the description of our toy models
 PLACES = (".", "models", "face_analysis/models", "face_analysis")
 
 
 def landmarks_to_pixels(normalised: Tensor, width: int, height: int) -> Tensor:
-    """Landmarks x, y in 0..1 to pixels: ``n 2 -> n 2``, float64."""
+    """Converts landmarks (x, y) in 0..1 to pixels: ``n 2 -> n 2``, float64."""
     return normalised.cpu().double() * torch.tensor((width, height))
 
 
 def points_box(points: Tensor) -> Box:
-    """The box around points ``n 2``, rounded half to even."""
+    """The bounding box of points ``n 2``, rounded half to even."""
     low, high = points.amin(0).round(), points.amax(0).round()
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def oval_box(landmarks: Tensor) -> Box:
-    """The box around the face oval of MediaPipe's landmarks in pixels, ``478 2``."""
+    """The bounding box of the face oval, from MediaPipe's landmarks ``478 2`` in pixels."""
     return points_box(landmarks[list(OVAL)])
 
 
 def grow_box(box: Box, image_width: int, image_height: int, ratio: float = FACE_RATIO) -> Box:
-    """A box made `ratio` times as large around its middle, then moved into the image.
+    """Scales a box by `ratio` around its centre, then moves it into the image.
 
-    One larger than the image ends at its right or bottom edge and begins before 0, as recorded from the original;
-    `box_mask` cuts it.
+    A box larger than the image ends at the right or bottom edge and starts below 0, as recorded from the original;
+    `box_mask` clips it.
     """
     x0, y0, x1, y1 = box
     left, right = _grow_side(x0, x1, image_width, ratio)
@@ -87,8 +87,8 @@ def _grow_side(low: int, high: int, size: int, ratio: float) -> tuple[int, int]:
 
 
 def box_mask(box: Box, height: int, width: int) -> Tensor:
-    """``h w``, float32: 1 inside the box, 0 elsewhere; what lies outside the image is cut off."""
-    x0, y0, x1, y1 = (max(0, side) for side in box)  # a negative side would count from the far end
+    """A mask ``h w``, float32: 1 inside the box, 0 elsewhere. The box is clipped to the image."""
+    x0, y0, x1, y1 = (max(0, side) for side in box)  # a negative index would count from the end
     mask = torch.zeros(height, width)
     mask[y0:y1, x0:x1] = 1
     return mask
@@ -103,13 +103,14 @@ def reference_mask(
     mask: Tensor | None = None,
     ratio: float = FACE_RATIO,
 ) -> Tensor:
-    """What the reference network may see of a portrait, ``h w`` in 0..1, from exactly one source.
+    """The mask ``h w`` in 0..1 of what the reference network sees of a portrait, from exactly one source.
 
-    `box` (a detector's) and `oval_landmarks` (MediaPipe's, ``478 2`` in pixels, as the original) are grown by `ratio`;
-    `mask` (painted by the user) is taken as it is.
+    `box` (from a detector) and the box of `oval_landmarks` (MediaPipe's, ``478 2`` in pixels, as in the original) are
+    grown by `ratio`. `mask` (painted by the user) is used as it is.
 
     Raises:
-        InputError: a mask of another size, with values outside 0..1, or one that hides everything.
+        InputError: the mask has the wrong size or values outside 0..1, or hides everything.
+        ValueError: not exactly one source.
     """
     if sum(source is not None for source in (box, oval_landmarks, mask)) != 1:
         raise ValueError("a reference mask has one source: a box, landmarks or a mask")
@@ -129,14 +130,14 @@ def reference_mask(
 
 @dataclass(frozen=True)
 class Face:
-    """One face of a picture."""
+    """A face in a picture."""
 
-    embedding: Tensor  # ``d``, d = 512, not normalised; zeros where no face was found
+    embedding: Tensor  # ``d``, d = 512, not normalised; zeros if no face was found
     box: tuple[float, float, float, float]
-    landmarks: Tensor  # ``n 2`` in pixels: eyes, nose, corners of the mouth; n = 5, or 0 where no face was found
+    landmarks: Tensor  # ``n 2`` in pixels: eyes, nose, corners of the mouth; n = 5, or 0 if no face was found
     index: int  # position from left to right
     count: int  # faces in the picture
-    score: float  # the detector's certainty, 0..1
+    score: float  # the detector's confidence, 0..1
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class FaceAnalyser:
     recogniser: Any
 
     def analyse(self, image: Tensor) -> list[Face]:
-        """The faces of a picture ``3 h w`` in 0..1 (RGB), largest box first."""
+        """Finds the faces in a picture ``3 h w`` in 0..1 (RGB), largest box first."""
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"expected an image 3 h w, got {list(image.shape)}")
         rgb = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
@@ -157,7 +158,8 @@ class FaceAnalyser:
         faces = []
         for index, i in enumerate(leftmost_first):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # InsightFace's alignment calls an old scikit-image name
+                # InsightFace's alignment calls a deprecated scikit-image function
+                warnings.simplefilter("ignore", FutureWarning)
                 embedding = self.recogniser.get(bgr, SimpleNamespace(kps=landmarks[i]))
             *box, score = (float(value) for value in boxes[i])
             points = torch.tensor(landmarks[i], dtype=torch.float32)
@@ -171,13 +173,13 @@ def _area(face: Face) -> float:
 
 
 def load_face_analyser(folder: str | Path, provider: str = "CPU") -> FaceAnalyser:
-    """Detector and recogniser from the ONNX files of a folder, of its `models`, or of a release.
+    """Loads detector and recogniser from the ONNX files in a folder, its `models` folder, or a release.
 
-    The official names are tried first, and nothing else is opened when both are there. Nothing is ever downloaded.
-    Works with InsightFace 0.7 and 2. `provider` is one of `PROVIDERS`; what it cannot run falls to the CPU.
+    Tries the official names first; if both exist, opens no other file. Never downloads anything. Works with InsightFace
+    0.7 and 2. `provider` is one of `PROVIDERS`; operations that it does not support run on the CPU.
 
     Raises:
-        InputError: no such folder, no detector or recogniser in it, unknown or unavailable provider, missing package.
+        InputError: missing folder, detector, recogniser or package, or an unknown or unavailable provider.
     """
     zoo = load_model_zoo(provider)
     folder = Path(folder)
@@ -206,7 +208,7 @@ def load_face_analyser(folder: str | Path, provider: str = "CPU") -> FaceAnalyse
 
 
 def _task(path: Path) -> tuple[str, str]:
-    """What an ONNX file is for, and how to call it: by its official name, else by what it takes and gives."""
+    """The task of an ONNX file and its name in messages, from its official file name or else its inputs and outputs."""
     if path.name in OFFICIAL:
         return OFFICIAL[path.name], "the release's"
     try:
@@ -217,10 +219,10 @@ def _task(path: Path) -> tuple[str, str]:
 
 
 def _open(path: Path, task: str, zoo: ModuleType, provider: str) -> Any:
-    """A network's file through InsightFace; what works but is not what one would take it for is told.
+    """Opens a network's file with InsightFace, and warns about toy weights and about a provider that did not start.
 
     Raises:
-        InputError: not a file that ONNX Runtime reads, or another network.
+        InputError: ONNX Runtime cannot read the file, or it is another network.
     """
     label, _, name = NETWORKS[task]
     providers = list(dict.fromkeys((PROVIDERS[provider], PROVIDERS["CPU"])))
@@ -230,7 +232,8 @@ def _open(path: Path, task: str, zoo: ModuleType, provider: str) -> Any:
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: not a readable ONNX model ({reason}). Download it again.") from error
-    if getattr(model, "taskname", None) != name or not getattr(model, "use_kps", True):  # the recogniser needs the eyes
+    # the recogniser needs the landmarks
+    if getattr(model, "taskname", None) != name or not getattr(model, "use_kps", True):
         raise InputError(f"{path}: InsightFace finds another network in it than a {label}. Download it again.")
     description = model.session.get_modelmeta().description
     if description.startswith(TOY_MARK):
@@ -241,10 +244,10 @@ def _open(path: Path, task: str, zoo: ModuleType, provider: str) -> Any:
 
 
 def choose_face(faces: list[Face], which: str | int = "largest", name: str = "portrait") -> Face:
-    """One of the faces of a picture: "largest", "leftmost", "rightmost", or a number from left to right, from 0.
+    """Chooses a face of a picture: "largest", "leftmost", "rightmost", or its number from left to right, starting at 0.
 
     Raises:
-        InputError: there are no faces, too few, or `which` is none of these.
+        InputError: there are no faces or too few, or `which` is not one of these.
     """
     if not faces:
         raise InputError(
@@ -274,10 +277,10 @@ def embed_face(
 ) -> tuple[Face, Tensor]:
     """The chosen face of a picture ``3 h w`` in 0..1, and its reference mask ``h w``.
 
-    Without a face, and if `when_none` is "whole image", the embedding is zeros, as in the original, the mask ones.
+    If no face is found and `when_none` is "whole image", the embedding is zeros, as in the original, and the mask ones.
 
     Raises:
-        InputError: no face (unless "whole image"), or not the one asked for.
+        InputError: no face was found (unless "whole image"), or not the requested one.
     """
     if when_none not in ("error", "whole image"):
         raise InputError(f'when no face: {when_none!r}, expected "error" or "whole image".')

@@ -1,9 +1,10 @@
-"""InsightFace and what it runs on, ONNX Runtime and OpenCV: taken as they are installed, asked for where they are used.
+"""Imports InsightFace with ONNX Runtime and OpenCV in any installed build, and says how to install what is missing.
 
-Both come in several builds (onnxruntime, onnxruntime-gpu, ...; opencv-python, opencv-python-headless, ...): separate
-packages with one and the same folder. Installing a second overwrites the first, and a CUDA build is gone. InsightFace
-asks for the plain ones by name, so it is installed alone (`--no-deps`), and what it needs before it, in whatever build
-is there. Therefore requirements.txt names none of them; messages give the exact commands for what is installed.
+ONNX Runtime and OpenCV come in several builds (onnxruntime, onnxruntime-gpu, ...; opencv-python,
+opencv-python-headless, ...). These are separate packages that install into the same folder, so a second one overwrites
+the first, for example a CUDA build. InsightFace depends on the plain builds by name. Therefore it is installed without
+dependencies (`--no-deps`) after its requirements, whose installed builds are kept. So requirements.txt lists none of
+them, and error messages give the exact commands for this installation.
 """
 
 from __future__ import annotations
@@ -34,18 +35,20 @@ BUILDS = {
     "ROCM": "onnxruntime-rocm",
     "CoreML": "onnxruntime",
     "DirectML": "onnxruntime-directml",
-}  # the package that brings a provider
-HEADLESS = "opencv-python-headless"  # loads on servers and in containers too, which lack opencv-python's libGL
+}  # the package that contains a provider
+# also works on servers and in containers, which lack the libGL that opencv-python needs
+HEADLESS = "opencv-python-headless"
 NEEDS = {"onnx": "onnx", "skimage": "scikit-image", "scipy": "scipy", "requests": "requests", "tqdm": "tqdm"}
-# InsightFace's other needs, packages by module.
-OLDER_NEEDS = {"sklearn": "scikit-learn", "PIL": "pillow"}  # of InsightFace 0.7, where package and module differ
+# InsightFace's other requirements, package by module.
+# requirements of InsightFace 0.7 whose package and module names differ
+OLDER_NEEDS = {"sklearn": "scikit-learn", "PIL": "pillow"}
 
 
 def load_model_zoo(provider: str) -> ModuleType:
-    """InsightFace's model zoo, 0.7 or 2, over an ONNX Runtime that offers `provider` (one of `PROVIDERS`).
+    """InsightFace's model zoo, version 0.7 or 2, with an ONNX Runtime that has `provider` (one of `PROVIDERS`).
 
     Raises:
-        InputError: an unknown provider, one that is not offered, or a package that is missing or cannot be loaded.
+        InputError: the provider is unknown or unavailable, or a package is missing or cannot be imported.
     """
     if provider not in PROVIDERS:
         raise InputError(f"face provider {provider!r}: expected one of {', '.join(PROVIDERS)}.")
@@ -59,12 +62,12 @@ def load_model_zoo(provider: str) -> ModuleType:
 
 
 def installed_builds(module: str) -> list[str]:
-    """The installed packages that bring a module; more than one have overwritten each other."""
+    """Installed packages that contain a module. If there are several, they have overwritten each other."""
     return sorted(set(metadata.packages_distributions().get(module, [])))
 
 
 def how_to_install(wanted: dict[str, str]) -> str:
-    """The commands after which a package brings each of these modules, and no other package does."""
+    """The commands that install this package for each module, and uninstall all others that contain the module."""
     old = [build for module in wanted for build in installed_builds(module)]
     together = [package for package in wanted.values() if package != "insightface"]
     steps = [pip_command("uninstall", *old)] if old else []
@@ -80,12 +83,12 @@ def _check_runtime(provider: str) -> None:
         import onnxruntime
 
         available = onnxruntime.get_available_providers()
-    except (ImportError, AttributeError) as error:  # half overwritten, or libraries that are not there
+    except (ImportError, AttributeError) as error:  # partly overwritten, or libraries missing
         raise InputError(
             _unloadable("onnxruntime", error, how_to_install({"onnxruntime": BUILDS[provider]}))
         ) from error
     if PROVIDERS[provider] in available:
-        onnxruntime.set_default_logger_severity(3)  # errors only, as InsightFace's own front end sets it
+        onnxruntime.set_default_logger_severity(3)  # errors only, as in InsightFace's own front end
         return
     offered = ", ".join(name for name, full in PROVIDERS.items() if full in available) or "none of ours"
     builds = installed_builds("onnxruntime")
@@ -100,7 +103,7 @@ def _check_runtime(provider: str) -> None:
 def _check_opencv() -> None:
     try:
         import cv2  # noqa: F401
-    except (ImportError, AttributeError) as error:  # mostly libGL.so.1, on a machine without a screen
+    except (ImportError, AttributeError) as error:  # usually libGL.so.1 on a headless machine
         contributed = any("contrib" in build for build in installed_builds("cv2"))
         headless = "opencv-contrib-python-headless" if contributed else HEADLESS
         raise InputError(_unloadable("OpenCV", error, how_to_install({"cv2": headless}))) from error
@@ -109,9 +112,9 @@ def _check_opencv() -> None:
 def _model_zoo() -> ModuleType:
     try:
         import insightface.model_zoo
-    except Exception as error:  # also compiled parts that were built for another numpy
+    except Exception as error:  # includes extensions built for another numpy
         module = (getattr(error, "name", None) or "insightface").split(".")[0]
-        if isinstance(error, ModuleNotFoundError) and module != "insightface":  # one of an older version's needs
+        if isinstance(error, ModuleNotFoundError) and module != "insightface":  # a requirement of an older version
             advice = f"Run {pip_command('install', OLDER_NEEDS.get(module, module))}, and start again."
         else:
             advice = how_to_install({"insightface": "insightface"})
@@ -120,7 +123,7 @@ def _model_zoo() -> ModuleType:
 
 
 def _is_there(module: str) -> bool:
-    """Whether a module can be found; a folder that a package left behind has no origin."""
+    """Whether a module can be found. An uninstalled package's leftover folder has no origin and does not count."""
     spec = find_spec(module)
     return spec is not None and spec.origin is not None
 
@@ -136,8 +139,9 @@ def _listed(packages: Iterable[str]) -> str:
 
 
 def in_utf8(path: Path, load: Callable[[str], T]) -> T:
-    """What `load` makes of a file, under its own name or, where that is no text, a link's, which stays as long as it:
-    InsightFace reads a file once more when a picture of another size comes."""
+    """Calls `load` with the file's path or, if that is not valid UTF-8, with the path of a symbolic link to it.
+
+    The link lives as long as the result, because InsightFace reads the file again for a picture of another size."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

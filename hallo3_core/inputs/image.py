@@ -1,7 +1,7 @@
-"""Pictures: reading a portrait, framing it as a film frame, the random pixel mask, and frames as bytes.
+"""Pictures: reads a portrait, frames it as a film frame, drops random pixels, and converts frames to bytes.
 
-Source: section 2 of the released sampler's geometry: portraits that are not square are scaled to cover the frame and
-cropped, square ones are scaled to its height and padded with black, and the film is cut back to the square.
+Source: section 2 of the released sampler, for the geometry. Portraits that are not square are scaled to cover the frame
+and cropped. Square ones are scaled to its height and padded with black, and the film is cropped back to the square.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ from torch import Tensor
 
 from ..errors import InputError, require
 
-GRID = 16  # pixels per token side: the VAE's 8 times the transformer's patch of 2
+GRID = 16  # pixels per token side: the VAE's factor 8 times the transformer's patch size 2
 MIN_SIDE = 16
-MAX_PIXELS = 80_000_000  # below Pillow's own alarm; a picture beyond it is a mistake or a decompression bomb
+MAX_PIXELS = 80_000_000  # below Pillow's own limit; a larger picture is a mistake or a decompression bomb
 MAX_ASPECT = 8
-LARGEST_SIDE = 2048  # of a film frame: twenty times the area that the model was trained on
+LARGEST_SIDE = 2048  # of a film frame: a square one has twenty times the area of the training frames
 MODES = ("auto", "crop", "pad")
-# Formats that Pillow decodes by itself. Left out are those that start other programs (EPS: Ghostscript).
+# Formats that Pillow decodes itself, without those that start other programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF")
 
 log = logging.getLogger(__name__)
 
 
 def read_image(path: str | Path) -> Tensor:
-    """A picture file as ``3 h w``, float32, 0..1, RGB: upright as its EXIF says, first frame if it moves (told).
+    """Reads a picture file as ``3 h w``, float32, 0..1, RGB, rotated by its EXIF orientation. Of an animation it takes
+    the first frame, with a warning.
 
-    Transparency is laid over black, as the padding and the masked-out area of a reference are black. Grey of 16 bits
-    is scaled, not cut off. Colour profiles are ignored, as in the original.
+    Transparent pixels are blended with black, since a reference's padding and masked area are black too. 16-bit grey is
+    scaled, not clipped. Colour profiles are ignored, as in the original.
 
     Raises:
-        InputError: no such file, no picture, damaged, too large, smaller than 16 x 16, or of values without a scale.
+        InputError: no such file, not a picture, damaged, too large, smaller than 16 x 16, too elongated, or with pixel
+            values that have no defined white.
     """
     path = Path(path)
-    if not os.path.isfile(path):  # which is false, too, for names that no file can have
+    if not os.path.isfile(path):  # also False for names that are invalid as paths
         raise InputError(f"{path}: no such picture file. Give the path of a PNG, JPEG or WebP picture.")
     images = require("PIL.Image", "pillow", "reading pictures")
     ops = require("PIL.ImageOps", "pillow", "reading pictures")
@@ -48,7 +50,8 @@ def read_image(path: str | Path) -> Tensor:
     formats = [name for name in FORMATS if name in images.OPEN]
     try:
         with (
-            warnings.catch_warnings(action="ignore", category=images.DecompressionBombWarning),  # there is a limit here
+            # MAX_PIXELS is checked below
+            warnings.catch_warnings(action="ignore", category=images.DecompressionBombWarning),
             images.open(path, formats=formats) as picture,  # reads the header only
         ):
             if picture.width * picture.height > MAX_PIXELS:
@@ -71,12 +74,12 @@ def read_image(path: str | Path) -> Tensor:
 
 
 def _rgb(picture, path: Path) -> Tensor:
-    """Any Pillow picture to ``3 h w`` in 0..1."""
-    import numpy  # Pillow's way to hand out pixels
+    """Converts any Pillow picture to ``3 h w`` in 0..1."""
+    import numpy  # for Pillow's pixels
 
     if picture.mode == "F":
         raise InputError(f"{path}: floating point pixels have no agreed white. Save it with 8 or 16 bits per channel.")
-    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
+    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         grey = torch.from_numpy(numpy.asarray(picture).astype("float32"))
         if grey.amin() < 0 or grey.amax() > 65535:
             raise InputError(f"{path}: 32-bit grey has no agreed white. Save it with 8 or 16 bits per channel.")
@@ -91,10 +94,10 @@ def _rgb(picture, path: Path) -> Tensor:
 
 
 def check_size(height: int, width: int, name: str = "portrait") -> None:
-    """A portrait is at least 16 x 16 and not a ribbon.
+    """Checks the size of a portrait.
 
     Raises:
-        InputError: it is.
+        InputError: a side is below 16 pixels, or the aspect ratio is above 8 to 1.
     """
     if min(height, width) < MIN_SIDE:
         raise InputError(f"{name}: {width}x{height} is too small. Use at least 16x16 pixels, better 512x512.")
@@ -104,7 +107,7 @@ def check_size(height: int, width: int, name: str = "portrait") -> None:
 
 @dataclass(frozen=True)
 class Framing:
-    """How a portrait becomes a film frame, and which part of the film shows it. All sizes are (height, width)."""
+    """How a portrait is fitted to a film frame, and which part of the film shows it. All sizes are (height, width)."""
 
     image: tuple[int, int]
     size: tuple[int, int]
@@ -114,14 +117,14 @@ class Framing:
 
 
 def plan_framing(image_height: int, image_width: int, height: int, width: int, mode: str = "auto") -> Framing:
-    """Plan the way from a portrait to a film frame of `height` x `width` pixels.
+    """Plans how to fit a portrait to a film frame of `height` x `width` pixels.
 
-    "auto" pads square portraits and crops all others, as the original. "crop" scales to cover the frame and keeps its
-    centre; "pad" scales to fit, centres on black and keeps the fitted part, whose sides are even so that a film of
-    it can be 4:2:0.
+    "auto" pads square portraits and crops all others, like the original. "crop" scales to cover the frame and keeps the
+    centre. "pad" scales to fit, centres on black and keeps the fitted part, whose sides are even so that its film can
+    be 4:2:0.
 
     Raises:
-        InputError: an unknown mode, a frame that is not a multiple of 16 up to 2048, a portrait of no use.
+        InputError: an unknown mode, a frame side that is not a multiple of 16 up to 2048, or a portrait of a bad size.
     """
     for label, value in (("height", height), ("width", width)):
         if value < GRID or value % GRID:
@@ -134,7 +137,7 @@ def plan_framing(image_height: int, image_width: int, height: int, width: int, m
     check_size(image_height, image_width)
     if mode == "auto":
         mode = "pad" if image_height == image_width else "crop"
-    is_wider = image_width * height > width * image_height  # than the frame, without rounding
+    is_wider = image_width * height > width * image_height  # than the frame, compared without rounding
     if mode == "crop":
         across, down = image_width * height // image_height, image_height * width // image_width
         scaled = (height, across) if is_wider else (down, width)
@@ -148,16 +151,16 @@ def plan_framing(image_height: int, image_width: int, height: int, width: int, m
 
 
 def _nearest_even(numerator: int, denominator: int) -> int:
-    """The even number nearest to a quotient, at least 2."""
+    """The nearest even number to a quotient, at least 2."""
     return max(2, 2 * ((numerator + denominator) // (2 * denominator)))
 
 
 def frame_pixels(image: Tensor, plan: Framing) -> Tensor:
-    """Portraits as film frames: ``b c h w -> b c H W``, values in 0..1.
+    """Fits portraits to film frames: ``b c h w -> b c H W``, values in 0..1.
 
-    Cropping is bicubic and keeps its overshoot beyond 0..1; padding is bilinear, black, clamped. A portrait that has
-    the scaled size already is not resampled. The resampling is done on the CPU in float32, so that every device gets
-    the same pixels; the result goes back to the image's device and dtype.
+    "crop" resamples bicubically and keeps overshoot beyond 0..1; "pad" resamples bilinearly, pads with black and
+    clamps. A portrait that already has the scaled size is not resampled. Resampling runs on the CPU in float32, so that
+    every device gets the same pixels. The result has the image's device and dtype.
     """
     if tuple(image.shape[-2:]) != plan.image or image.ndim != 4 or not image.is_floating_point():
         raise ValueError(f"expected a float image b c {plan.image}, got {image.dtype} {list(image.shape)}")
@@ -184,10 +187,10 @@ def crop_to(frames: Tensor, plan: Framing) -> Tensor:
 
 
 def pixel_dropout(frames: Tensor, uniform: Tensor, rate: float = 0.1) -> Tensor:
-    """Motion frames with a share `rate` of their pixels set to 0, the same ones in all frames and channels.
+    """Sets a fraction `rate` of the motion frames' pixels to 0, the same pixels in all frames and channels.
 
-    ``... h w, h w -> ... h w``; `uniform` is drawn from 0..1, and pixels above `rate` stay. The frames are in
-    -1..1, so that a dropped pixel is grey.
+    ``... h w, h w -> ... h w``. `uniform` is drawn from 0..1; pixels where it is above `rate` stay. Frames are in
+    -1..1, so a dropped pixel is grey.
     """
     if frames.shape[-2:] != uniform.shape:
         raise ValueError(f"expected a draw of {list(frames.shape[-2:])}, got {list(uniform.shape)}")
@@ -195,10 +198,10 @@ def pixel_dropout(frames: Tensor, uniform: Tensor, rate: float = 0.1) -> Tensor:
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Frames in 0..1 as bytes for a film: ``t c h w -> t h w c``, 255 times the value, truncated.
+    """Converts frames in 0..1 to bytes: ``t c h w -> t h w c``, 255 times the value, truncated.
 
     Raises:
-        InputError: values that are not finite, which bytes would hide.
+        InputError: NaN or infinite values, which bytes would hide.
     """
     if not torch.isfinite(frames).all():
         raise InputError("the decoded frames hold NaN or infinity. Run the VAE and the model in bfloat16 or float32.")

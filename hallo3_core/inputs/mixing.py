@@ -1,7 +1,7 @@
-"""Channels mixed to one or two by the speakers they are for, as players do it.
+"""Downmixes channels to mono or stereo by their speaker positions, as media players do.
 
-Source: the usual downmix (ITU-R BS.775): centre and surrounds at -3 dB on either side, the low-frequency channel left
-out, scaled so that nothing clips. One channel is the mean of the two.
+Source: the usual downmix (ITU-R BS.775): centre and surrounds at -3 dB on either side, no low-frequency channel, scaled
+to avoid clipping. Mono is the mean of left and right.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _PLACES = {
     **{name: (1.0, 0.0) for name in ("FL", "FLC", "DL")},
     **{name: (0.0, 1.0) for name in ("FR", "FRC", "DR")},
     "FC": (HALF, HALF),
-    "AMBI0": (1.0, 1.0),  # of an ambisonic recording, what comes from everywhere; its other channels are differences
+    "AMBI0": (1.0, 1.0),  # ambisonic: the omnidirectional channel; the others are differences
 }
-# What a number of channels stands for where the file does not say.
+# Default speakers by number of channels, if the file does not name them.
 _USUAL = {
     1: ("FC",),
     2: ("FL", "FR"),
@@ -29,18 +29,18 @@ _USUAL = {
     7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
     8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
 }
-CANCELLED = 1 / 16  # of the power that independent channels would have: -12 dB
-ROUNDING = 1e-18  # squares of samples that are constant but for float64's last digits
+CANCELLED = 1 / 16  # relative to the power of uncorrelated channels: -12 dB
+ROUNDING = 1e-18  # sum of squares that float64 rounding leaves of a constant signal
 
 
 def speakers(names: Sequence[str], count: int) -> tuple[str, ...]:
-    """The speakers of `count` channels: those that the file names, or the usual ones; empty where there are none."""
+    """The speakers of `count` channels: those named by the file, else the default ones; empty if there are none."""
     known = len(names) == count and all(_place(name) is not None for name in names)
     return tuple(names) if known else _USUAL.get(count, ())
 
 
 def stereo_weights(names: Sequence[str], count: int) -> Tensor:
-    """``2 channels``: what each channel gives to left and right. Channels of no known speaker go to both alike."""
+    """Each channel's weights in left and right, ``2 channels``. Unknown speakers go equally to both."""
     found = speakers(names, count)
     weights = torch.tensor([_place(name) for name in found] if found else [(1.0, 1.0)] * count, dtype=torch.float64).T
     if not weights.any():  # low frequencies alone
@@ -49,24 +49,24 @@ def stereo_weights(names: Sequence[str], count: int) -> Tensor:
 
 
 def mono_weights(names: Sequence[str], count: int) -> Tensor:
-    """``channels``: what each channel gives to one; they add up to 1."""
+    """Each channel's weight in the mono mix, ``channels``; the weights sum to 1."""
     both = stereo_weights(names, count).double().mean(0)
     return (both / both.sum()).float()
 
 
 def mixed(waveform: Tensor, weights: Tensor) -> Tensor:
-    """``channels samples, outputs channels -> outputs samples``"""
+    """Applies mixing weights: ``channels samples, outputs channels -> outputs samples``"""
     return (weights[:, :, None] * waveform).sum(1)
 
 
 def surviving(weights: Tensor, pieces: Sequence[Tensor]) -> tuple[Tensor, int | None, Tensor]:
-    """The weights ``channels`` of a mix in which the sound is not lost, the channel that stands alone where the others
-    cancel it (one side of a stereo recording turned over), and the channels' means.
+    """Guards a mono mix against channels that cancel each other, such as a stereo recording with one inverted channel.
 
-    Pieces: the sound, ``channels samples`` each.
+    Returns the weights ``channels``, the channel that is used alone if the mix would cancel (else None), and each
+    channel's mean. pieces: the sound in chunks, ``channels samples`` each.
     """
     mean = sum(piece.double().sum(1) for piece in pieces) / sum(piece.shape[1] for piece in pieces)
-    covariance = 0  # times the number of samples
+    covariance = 0  # multiplied by the number of samples
     for piece in pieces:
         moved = piece.double() - mean[:, None]
         covariance = covariance + moved @ moved.T
@@ -78,7 +78,7 @@ def surviving(weights: Tensor, pieces: Sequence[Tensor]) -> tuple[Tensor, int | 
 
 
 def _place(name: str) -> tuple[float, float] | None:
-    """What a speaker gives to left and right; None for a name that is none."""
+    """A speaker's weights in left and right; None for an unknown name."""
     if name in _PLACES:
         return _PLACES[name]
     if name.startswith(("LFE", "AMBI")):

@@ -1,4 +1,4 @@
-"""The portrait, framed as the film, and what the reference network leaves of it."""
+"""Prepares the portrait: its framed pixels and its reference bank."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from .image import Framing, frame_pixels
 
 @dataclass(frozen=True)
 class Portrait:
-    """What a portrait gives: its framed pixels ``1 3 H W`` in -1..1, the reference bank (None for a denoiser without
-    reference network), and that of the null (a zero latent), which only a reference scale other than 1 needs."""
+    """A prepared portrait: its framed pixels ``1 3 H W`` in -1..1, its reference bank (None for a denoiser without a
+    reference network), and the null's bank (of a zero latent), which is only needed for a reference scale other than 1.
+    """
 
     pixels: Tensor
     framing: Framing
@@ -37,10 +38,10 @@ def prepare_portrait(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Portrait:
-    """Frame the image ``1 3 h w`` (0..1) and run the reference network on what the mask ``h w`` leaves of it.
+    """Frames the image ``1 3 h w`` (0..1) and runs the reference network on it, masked by ``h w``.
 
-    `noise` replays a recorded draw of the VAE's posterior; without it the mean is taken.
-    The geometry is done in the image's own dtype, float32; only then do pixels go to `device` and `dtype`.
+    `noise` replays a recorded sample of the VAE's posterior; without it, the mean is used.
+    Framing runs in the image's own dtype, float32. Pixels are converted to `device` and `dtype` afterwards.
     """
     place = dict(device=device, dtype=dtype)
     latent = encode_masked(image, mask, framing, vae, noise, **place)
@@ -61,11 +62,12 @@ def encode_masked(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The masked portrait's latent ``1 16 h w``: masked at its own size, then framed."""
+    """Encodes the masked portrait to a latent ``1 16 h w``. The mask applies at the image's own size, before
+    framing."""
     pixels = framed(image * mask, framing).to(device=device, dtype=dtype)
     return encode(vae, pixels[:, :, None], noise)[:, :, 0]
 
 
 def framed(image: Tensor, framing: Framing) -> Tensor:
-    """``1 3 h w`` in 0..1 -> ``1 3 H W`` in -1..1"""
+    """Frames an image: ``1 3 h w`` in 0..1 -> ``1 3 H W`` in -1..1"""
     return frame_pixels(image, framing) * 2 - 1

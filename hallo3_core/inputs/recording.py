@@ -1,7 +1,7 @@
-"""A voice recording: read from any file that holds sound, checked, mixed to one channel and resampled.
+"""A voice recording: reads any audio or video file, checks the sound, mixes it to mono and resamples it.
 
-Source: the released sampler turns its input into 16 kHz with ffmpeg and mixes it to mono. libswresample, which does the
-work there, does it here too, through PyAV.
+Source: the released sampler resamples its input to 16 kHz with ffmpeg and mixes it to mono. The same library,
+libswresample, is used here through PyAV.
 """
 
 from __future__ import annotations
@@ -26,36 +26,35 @@ from .. import clips
 from ..errors import InputError, require
 from .mixing import mixed, mono_weights, surviving
 
-VOICE_RATE = 16_000  # samples a second that wav2vec2 was trained on
-PIECE = 65_536  # samples handled at a time, so that only the sound itself stays in memory
+VOICE_RATE = 16_000  # Hz, the sample rate that wav2vec2 was trained on
+PIECE = 65_536  # samples per chunk, so that only the sound itself is fully in memory
 
-LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # beyond them a header is damaged, and resamplers fail
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz; outside this range the header is damaged and resamplers fail
 LONGEST = 3 * 3600  # seconds: 5,745 clips
-MOST_VALUES = LONGEST * 48_000 * 2  # samples of all channels: 4.1 GB, which is three hours of stereo
-# What sound comes in. Left out are playlists and descriptions that make FFmpeg open further files or addresses, and
-# pictures.
+MOST_VALUES = LONGEST * 48_000 * 2  # samples of all channels: three hours of stereo, 4.1 GB
+# Allowed containers. Left out are pictures, and playlists and manifests, which make FFmpeg open other files or URLs.
 _CONTAINERS = (
     *("wav", "w64", "aiff", "au", "caf", "mp3", "flac", "ogg", "aac", "ac3", "eac3", "amr", "ape", "wv", "tta"),
     *("mov", "matroska", "avi", "asf", "mpegts", "mpeg", "flv"),
 )
 _OPEN = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
 
-_DEFAULT = 1  # FFmpeg's bit of a track that plays unless another is chosen
+_DEFAULT = 1  # FFmpeg's disposition bit of the default track
 _CHOOSE = "; on the command line --audio-track chooses another"
 _SILENT = 2.0**-15  # one step of 16-bit sound
-_LOUDEST = 16.0  # 24 dB above full scale: more than that is integers that nobody divided
-_FILTER = 64  # samples, at the lower of two rates, that libswresample's filter surely fits in
+_LOUDEST = 16.0  # 24 dB above full scale; larger values are integers that were not scaled to -1..1
+_FILTER = 64  # samples at the lower of the two rates; libswresample's filter is shorter
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Sound in memory: `waveform` ``channels samples``, float32, about -1..1, at `rate` samples a second.
+    """Sound in memory: `waveform` ``channels samples``, float32, about -1..1, at `rate` samples per second.
 
-    speakers: which each channel is for, by FFmpeg's names (FL, FR, FC, LFE, ...); empty where nobody says.
-    mix, heard: what each channel gives to the one that the model hears, and how far that departs from its mean; set by
-        `check_recording`.
+    speakers: each channel's speaker, by FFmpeg's names (FL, FR, FC, LFE, ...); empty if unknown.
+    mix: each channel's weight in the mono mix for the model; set by `check_recording`.
+    heard: the mono mix's peak deviation from its mean; set by `check_recording`.
     """
 
     waveform: Tensor
@@ -75,17 +74,18 @@ class Recording:
 
     @property
     def frames(self) -> int:
-        """Frames of the film that is as long as this sound."""
+        """Length in frames of a film that is as long as this sound."""
         return clips.film_frames(self.samples, self.rate)
 
 
 def check_recording(recording: Recording) -> Recording:
-    """The recording as float32 on the CPU, if it is sound. What leaves nothing to be heard, after mixing and without a
-    constant part, is let through with a warning. A checked recording comes back as it is.
+    """Checks a recording and returns it as float32 on the CPU, with its `mix`. Returns a checked recording unchanged.
+
+    Warns if the mono mix, without its constant part, is silent.
 
     Raises:
-        InputError: no samples, not ``channels samples``, whole numbers, values that are not finite or far above 1, a
-            rate that is none, or more than three hours.
+        InputError: no samples, not ``channels samples``, integers, values that are NaN, infinite or far above 1, an
+            invalid rate, or more than three hours.
     """
     if recording.mix is not None:
         return recording
@@ -101,7 +101,7 @@ def check_recording(recording: Recording) -> Recording:
         )
     _check_length(name, waveform.numel(), waveform.shape[1] / rate)
     waveform = waveform.detach().to("cpu", torch.float32).contiguous()
-    lowest, highest = (value.item() for value in waveform.aminmax())  # NaN wins here, and nothing is copied
+    lowest, highest = (value.item() for value in waveform.aminmax())  # NaN propagates, and nothing is copied
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         channel, sample = (~waveform.isfinite()).nonzero()[0].tolist()
         value = waveform[channel, sample].item()
@@ -116,7 +116,7 @@ def check_recording(recording: Recording) -> Recording:
 
 
 def _judged(recording: Recording) -> Recording:
-    """The recording with its mix, which is warned of where it is an unusual one or leaves nothing to be heard."""
+    """Adds the mix to a recording, with a warning if its channels cancel each other or the mix is silent."""
     name, count = recording.name, recording.waveform.shape[0]
     weights = mono_weights(recording.speakers, count)
     weights, alone, mean = surviving(weights, recording.waveform.split(PIECE, dim=1))
@@ -135,25 +135,27 @@ def _judged(recording: Recording) -> Recording:
 
 
 def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
-    """The sound of a file: wav, mp3, flac, ogg, m4a, or what a video sounds like. Damaged packets are left out, and a
-    file that holds less than it says is told in the log. No other file is opened, whatever the content asks for.
+    """Reads the sound of a file: wav, mp3, flac, ogg, m4a, or a video's sound track.
 
-    track: which of several sound tracks, from 1; None: the one that the file plays by default, or the first with
-        something to be heard, and a warning that names it.
+    Warns if it skips damaged packets or the sound is shorter than the file says. Never opens another file, even if the
+    content refers to one.
+
+    track: number of the sound track, from 1. None takes the default track, or if it is silent the first that is not.
+        If there are several tracks, a warning names the one that is used.
 
     Raises:
-        InputError: no such file, not readable, no sound or no such track in it, or no sound that `check_recording`
-            accepts.
+        InputError: the file is missing, unreadable, or has no sound or no such track, or `check_recording` rejects the
+            sound.
     """
     av = require("av", "av", "reading sound")
     path = Path(path)
-    if not os.path.isfile(path):  # which is false, too, for names that no file can have
+    if not os.path.isfile(path):  # also False for names that are invalid as paths
         raise InputError(
             f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a recording such as wav."
         )
     try:
         order = _tracks(av, path, track)
-        for number in (*order, order[0]):  # the first once more: where none has sound, it is that one
+        for number in (*order, order[0]):  # the first again at the end, used if all are silent
             found, claimed = _read_track(av, path, number)
             if _varies(found.waveform) or len(order) == 1:
                 break
@@ -165,18 +167,18 @@ def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
                 "%s: holds %.1f s of sound but says %.1f s: was it cut short?", path, recording.seconds, claimed
             )
         return recording
-    except IndexError as error:  # PyAV's, of a stream that the file's beginning does not list
+    except IndexError as error:  # from PyAV, for a stream that the file's header does not list
         raise InputError(f"{path}: a further stream begins on its way. Save its sound alone, as wav.") from error
     except av.error.FFmpegError as error:
-        is_foreign = error.errno == errno.EINVAL  # what FFmpeg calls a container that is not on the list
+        is_foreign = error.errno == errno.EINVAL  # FFmpeg's error for a container that is not allowed
         reason = "of a kind that holds none" if is_foreign else error.strerror
         raise InputError(f"{path}: not readable as sound ({reason}). Use wav, mp3, flac, ogg or m4a.") from error
 
 
 def to_mono(recording: Recording, rate: int = VOICE_RATE) -> Tensor:
-    """The channels mixed to one at `rate` samples a second: ``samples``, exactly ceil(samples x rate / recording.rate).
+    """Mixes to mono at `rate` samples per second: ``samples``, exactly ceil(samples x rate / recording.rate).
 
-    Sound that is mono and at `rate` already comes back as it is, bit for bit.
+    Sound that is already mono and at `rate` is returned bit for bit.
     """
     weights = check_recording(recording).mix
     mono = (mixed(piece, weights[None]) for piece in recording.waveform.split(PIECE, dim=1))
@@ -186,10 +188,10 @@ def to_mono(recording: Recording, rate: int = VOICE_RATE) -> Tensor:
 
 
 def resampled(pieces: Iterable[Tensor], rate: int, target: int) -> Iterator[Tensor]:
-    """Pieces ``channels samples`` (mono or stereo) from `rate` to `target` samples a second, as they come.
+    """Resamples a stream of chunks ``channels samples`` (mono or stereo) from `rate` to `target` samples per second.
 
-    The filter's delay is taken out by libswresample, so sample i stays at i / rate seconds; joined, the pieces may be a
-    few samples shorter or longer than the sound.
+    libswresample compensates for the filter's delay, so sample i stays at i / rate seconds. The total may be a few
+    samples shorter or longer than the sound.
     """
     if rate == target:
         yield from pieces
@@ -204,13 +206,13 @@ def resampled(pieces: Iterable[Tensor], rate: int, target: int) -> Iterator[Tens
     for piece in pieces:
         yield from through(sound_frame(piece, rate, seen))
         seen += piece.shape[1]
-    if 0 < seen < shortest:  # nothing comes out of less than the filter holds: let silence follow
+    if 0 < seen < shortest:  # input shorter than the filter gives no output: append silence
         yield from through(sound_frame(torch.zeros(piece.shape[0], shortest - seen), rate, seen))
     yield from through(None)
 
 
 def sound_frame(samples: Tensor, rate: int, start: int):
-    """Sound ``channels samples`` (mono or stereo) as PyAV's frame that begins at sample number `start`."""
+    """Sound ``channels samples`` (mono or stereo) as a PyAV frame that starts at sample `start`."""
     av = require("av", "av", "handling sound")
     layout = {1: "mono", 2: "stereo"}[samples.shape[0]]
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.numpy()), format="fltp", layout=layout)
@@ -219,16 +221,16 @@ def sound_frame(samples: Tensor, rate: int, start: int):
 
 
 def _opened(av, path: Path):
-    """An absolute path is never taken for a protocol; tags in another alphabet's bytes must not stop the sound."""
+    """Opens a sound file. Only containers in `_CONTAINERS` and local files are allowed."""
     return open_media(av, path, options=_OPEN)
 
 
 def open_media(av, path: Path, **options):
-    """A media file, whatever bytes its tags are in. PyAV up to 18 has to be asked for that; later ones may not know the
-    word any more.
+    """Opens a media file, even if its tags are not UTF-8. PyAV up to version 18 needs an option for that, which later
+    versions may reject. The path is made absolute, so that FFmpeg never reads it as a protocol.
 
     Raises:
-        av.error.FFmpegError: not readable.
+        av.error.FFmpegError: the file is not readable.
     """
     try:
         return av.open(str(path.resolve()), metadata_errors="replace", **options)
@@ -237,7 +239,7 @@ def open_media(av, path: Path, **options):
 
 
 def _tracks(av, path: Path, wanted: int | None) -> list[int]:
-    """The sound tracks to try, from 1: the wanted one alone, or all, the one that plays by default first."""
+    """Numbers, from 1, of the sound tracks to try: only the wanted one, or all with the default track first."""
     with _opened(av, path) as container:
         streams = container.streams.audio
         if not streams:
@@ -253,7 +255,7 @@ def _tracks(av, path: Path, wanted: int | None) -> list[int]:
 
 
 def _read_track(av, path: Path, number: int) -> tuple[Recording, float]:
-    """A sound track, whole and unchecked, and how many seconds the file says that it holds."""
+    """Reads a whole sound track, unchecked, and its length in seconds according to the file."""
     with _opened(av, path) as container:
         stream = container.streams.audio[number - 1]
         waveform, rate, speakers = _decode(container, stream, path, av.error.InvalidDataError)
@@ -263,19 +265,19 @@ def _read_track(av, path: Path, number: int) -> tuple[Recording, float]:
 
 
 def _varies(waveform: Tensor) -> bool:
-    """Whether any channel departs from a constant by what can be heard."""
+    """Whether any channel varies audibly, or has NaN or infinite values."""
     low, high = waveform.aminmax(dim=1)
     return bool(((high - low) >= _SILENT).any() | ~(high - low).isfinite().all())
 
 
 def _decode(container, stream, path: Path, damage: type[Exception]) -> tuple[Tensor, int, tuple[str, ...]]:
-    """A sound track of an open file, whole: ``channels samples``, rate and speakers. `damage` is skipped."""
+    """Decodes a whole sound track: ``channels samples``, rate and speakers. Skips packets that raise `damage`."""
     pieces: list[Tensor] = []
     setup, damaged, samples, speakers = None, 0, 0, ()
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except damage:  # usual at the end of mp3 files, where tags of other programs stand
+        except damage:  # common at the end of mp3 files, which may hold tags of other programs
             damaged += 1
             continue
         for frame in frames:
@@ -287,7 +289,7 @@ def _decode(container, stream, path: Path, damage: type[Exception]) -> tuple[Ten
                 )
             setup, samples = found, samples + frame.samples
             speakers = speakers or tuple(channel.name for channel in frame.layout.channels)
-            _check_length(str(path), samples * setup[1], samples / max(1, setup[0]))  # before memory is filled
+            _check_length(str(path), samples * setup[1], samples / max(1, setup[0]))  # before memory runs out
             pieces.append(_samples(frame))
     if not pieces:
         raise InputError(f"{path}: no sound in it ({damaged} damaged packets). Save it again, as wav for example.")
@@ -297,7 +299,7 @@ def _decode(container, stream, path: Path, damage: type[Exception]) -> tuple[Ten
 
 
 def _check_length(name: str, values: int, seconds: float) -> None:
-    """Raises InputError for sound of more than three hours, or of more samples than three hours of stereo have."""
+    """Raises InputError for more than three hours of sound, or for more samples than three hours of stereo have."""
     if seconds > LONGEST or values > MOST_VALUES:
         raise InputError(
             f"{name}: more than {LONGEST // 3600} hours of sound, or as many samples in several channels. Cut it into "
@@ -306,21 +308,21 @@ def _check_length(name: str, values: int, seconds: float) -> None:
 
 
 def _claimed(container, stream, path: Path, seconds: float) -> float:
-    """How long a track of `seconds` says that it is: more where a download or copy was cut short."""
+    """The length that the file claims for a track of `seconds`: longer if a download or copy was cut short."""
     told = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-    if container.format.name == "wav":  # FFmpeg goes by the file's size there, not by what it says
+    if container.format.name == "wav":  # FFmpeg uses the file's size here, not the header
         with path.open("rb") as file:
             claimed = int.from_bytes(file.read(8)[4:], "little") + 8
-        if claimed < 1 << 32:  # the largest numbers mean that the writer did not know
+        if claimed < 1 << 32:  # the largest values mean that the writer did not know the size
             told = max(told, seconds * claimed / max(1, path.stat().st_size))
     return told
 
 
 def _samples(frame) -> Tensor:
-    """A decoded frame, in whatever format, as float32 ``channels samples`` of -1..1."""
+    """A decoded frame of any format as float32 ``channels samples`` in -1..1."""
     values = frame.to_ndarray()
     kind, full_scale = values.dtype.kind, 2.0 ** (8 * values.itemsize - 1)
-    if not frame.format.is_planar:  # one row: the channels of the first sample, those of the second, ...
+    if not frame.format.is_planar:  # interleaved: one row with all channels of the first sample, then the second, ...
         values = values.reshape(-1, len(frame.layout.channels)).T
     values = values.astype(np.float32)
     if kind == "u":

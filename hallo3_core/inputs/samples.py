@@ -1,5 +1,5 @@
-"""The portrait and the recording that come with the project, and the names under which the example workflows ask for
-them. Both are the project's own work: `assets/README.md`."""
+"""The sample portrait and recording that come with the project, under the names that the example workflows use. Both
+are the project's own work: `assets/README.md`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..errors import InputError
 
 ASSETS = Path(__file__).parents[2] / "assets"
 PORTRAIT, SPEECH = ASSETS / "portrait.jpg", ASSETS / "speech.flac"
-NAMES = {"hallo3_portrait.jpg": PORTRAIT, "hallo3_speech.flac": SPEECH}  # in ComfyUI's input folder
+NAMES = {"hallo3_portrait.jpg": PORTRAIT, "hallo3_speech.flac": SPEECH}  # file names in ComfyUI's input folder
 
 
 def copy_samples(folder: str | Path) -> list[Path]:
-    """Put both into a folder, such as ComfyUI's `input`; returns their paths. A file of that name stays as it is.
+    """Copies both into a folder, such as ComfyUI's `input`, and returns their paths. Existing files are kept.
 
     Raises:
-        InputError: no such folder, or it cannot be written to.
+        InputError: the folder is missing or not writable.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Sound that comes as values, in whichever clothes other programs hand it over, as a `Recording`."""
+"""Converts in-memory sound from other programs, in any of their formats, to a `Recording`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from torch import Tensor
 from ..errors import InputError
 from .recording import Recording
 
-MOST_CHANNELS = 64  # of a real recording; more are samples in the place of channels
+MOST_CHANNELS = 64  # in a real recording; more means that samples and channels are swapped
 _WAVEFORM = ("waveform", "array", "samples", "audio")
 _RATE = ("sample_rate", "sampling_rate", "rate", "sr")
 _LEVELS = {torch.int8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31}  # full scale
 
 
 def recording_from(audio: Any, name: str = "audio") -> Recording:
-    """ComfyUI's AUDIO, ``1 channels samples`` and its rate in a table, and what is plainly meant as such: arrays and
-    lists in the place of tensors, fewer dimensions, whole numbers of 8 to 32 bits, samples and channels exchanged, a
-    rate that is a whole number in another type, a pair of both, a list of one.
+    """Converts ComfyUI's AUDIO, a dict of ``1 channels samples`` and the rate, to a recording.
+
+    Also accepts common variants: arrays or lists instead of tensors, fewer dimensions, integers of 8 to 32 bits,
+    samples and channels swapped, a whole-number rate of another type, a (waveform, rate) pair in either order, a list
+    of one.
 
     Raises:
-        InputError: no sound, several recordings, no rate, or values that are no samples.
+        InputError: no sound, several recordings, no rate, or values that are not samples.
     """
     waveform, rate = _both(audio, name)
     samples = _tensor(waveform, name)
@@ -47,7 +49,7 @@ def recording_from(audio: Any, name: str = "audio") -> Recording:
 
 
 def _both(audio: Any, name: str) -> tuple[Any, Any]:
-    """Waveform and rate."""
+    """Extracts waveform and rate from any accepted format."""
     if isinstance(audio, (list, tuple)) and len(audio) == 1:
         audio = audio[0]
     if audio is None:
@@ -83,7 +85,7 @@ def _tensor(values: Any, name: str) -> Tensor:
 
 
 def _scaled(samples: Tensor, name: str) -> Tensor:
-    """Whole numbers as -1..1."""
+    """Samples as float32, integers scaled to -1..1."""
     if samples.dtype == torch.uint8:
         return (samples.float() - 128) / 128
     if samples.dtype in _LEVELS:

@@ -1,8 +1,8 @@
-"""A sentence to text tokens: T5 v1.1's encoder, from a folder on this machine and nowhere else.
+"""Encodes a prompt to text tokens with T5 v1.1's encoder, read from a local folder only.
 
-Source: the release pads and cuts every prompt to 226 tokens and gives T5 no attention mask, so the padding takes part.
-The null of guidance is not the empty prompt but zeros. SentencePiece reads `spiece.model` itself: what transformers
-makes of that file differs from version to version.
+Source: the release pads or truncates every prompt to 226 tokens and gives T5 no attention mask, so padding tokens are
+attended to. The null of guidance is zeros, not the empty prompt. SentencePiece reads `spiece.model` directly, because
+transformers' handling of that file differs between versions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Cuts a prompt into tokens; `end` closes a prompt and `pad` fills it up. `size`: how many tokens there are."""
+    """Splits a prompt into tokens. `end` and `pad` are the ids of those tokens, `size` is the vocabulary size."""
 
     split: Callable[[str], list[int]]
     pad: int
@@ -40,10 +40,10 @@ class Tokenizer:
     size: int
 
     def tokens(self, prompt: str, count: int) -> list[int]:
-        """Exactly `count` tokens: the prompt's, cut if need be, the end, padding. A cut prompt gets a warning.
+        """Exactly `count` tokens: the prompt, truncated if necessary with a warning, the end token, and padding.
 
         Raises:
-            InputError: characters that are no text (half of a pair that stands for one character).
+            InputError: the prompt is not valid Unicode (an unpaired surrogate).
         """
         try:
             prompt.encode()
@@ -66,7 +66,7 @@ class Tokenizer:
         return [*kept, self.end, *[self.pad] * (room - len(kept))]
 
     def _left_out(self, prompt: str, room: int) -> str:
-        """The prompt from the first word on that the first `room` tokens do not hold in full."""
+        """The rest of the prompt, from the first word that does not fit entirely in `room` tokens."""
         words = prompt.split()
         first = bisect_right(range(len(words)), room, key=lambda n: len(self.split(" ".join(words[: n + 1]))))
         return " ".join(words[min(first, len(words) - 1) :])
@@ -74,17 +74,17 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """T5's encoder with its tokenizer, and how many tokens the denoiser reads."""
+    """T5's encoder, its tokenizer, and the number of text tokens that the denoiser reads."""
 
     model: nn.Module
     tokenizer: Tokenizer
     tokens: int = TEXT_TOKENS
 
     def encode(self, prompt: str) -> Tensor:
-        """The prompt's text tokens ``1 m d``: T5's last hidden state, padding included.
+        """Encodes the prompt to text tokens ``1 m d``: T5's last hidden state, including padding.
 
         Raises:
-            InputError: the prompt is no text, or float16 was too small for the values within.
+            InputError: the prompt is not valid Unicode, or the result is NaN or infinite, as when float16 overflows.
         """
         place = self.model.shared.weight.device
         tokens = torch.tensor([self.tokenizer.tokens(prompt, self.tokens)], device=place)
@@ -103,7 +103,7 @@ def null_text(like: Tensor) -> Tensor:
 
 
 def encoder_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """What the weights of `load_text_encoder` take, without reading them."""
+    """Size in bytes of the weights that `load_text_encoder` would load, without reading them."""
     return sum(
         tensor.numel() * (torch.float32 if _is_wide(name, dtype) else dtype).itemsize
         for name, tensor in read_weights(folder).items()
@@ -112,7 +112,7 @@ def encoder_bytes(folder: Path, dtype: torch.dtype) -> int:
 
 
 def _is_wide(name: str, dtype: torch.dtype | None) -> bool:
-    """T5 overflows float16 in this one matrix of each layer: there it computes in float32 and goes on with that."""
+    """Whether a weight stays in float32: T5 overflows float16 in the `wo` matrix of each layer."""
     return dtype == torch.float16 and ".wo." in name
 
 
@@ -123,12 +123,12 @@ def load_text_encoder(
     dtype: torch.dtype | None = None,
     tokens: int = TEXT_TOKENS,
 ) -> TextEncoder:
-    """The text encoder of a transformers folder: `config.json`, safetensors in one file or more, and a tokenizer.
+    """Loads the text encoder from a transformers folder: `config.json`, one or more safetensors files, and a tokenizer.
 
-    dtype None keeps the stored one. Weights are mapped and moved one by one; none is ever made up.
+    dtype None keeps the stored dtype. Weights are memory-mapped and moved one at a time. None is initialised at random.
 
     Raises:
-        InputError: a file missing or damaged, tensors or tokenizer that do not fit, or a package not installed.
+        InputError: a file is missing or damaged, tensors or tokenizer do not fit, or a package is not installed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -150,10 +150,10 @@ def load_text_encoder(
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder: `spiece.model`, else `tokenizer.json`.
+    """Reads a folder's tokenizer: `spiece.model`, else `tokenizer.json`.
 
     Raises:
-        InputError: neither is there, the file is damaged or is not T5's, or the package that reads it is missing.
+        InputError: both are missing, the file is damaged or not T5's, or the package that reads it is not installed.
     """
     for name, read in ((PIECES, _read_pieces), (TOKENIZER, _read_tokenizer_json)):
         path = folder / name
@@ -168,7 +168,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 def _read_pieces(path: Path) -> Tokenizer:
     sentencepiece = require("sentencepiece", "sentencepiece", f"reading {path.name}")
     try:
-        # the content, not the path: SentencePiece opens no path with letters beyond ASCII on Windows
+        # pass the content, not the path: on Windows, SentencePiece cannot open paths with non-ASCII letters
         model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
         size = model.get_piece_size()
         if not size:
@@ -182,7 +182,7 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
     tokenizers = require("tokenizers", "tokenizers", f"reading {path.name}")
     try:
         model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the package raises Exception itself
+    except Exception as error:  # the package raises plain Exception
         raise InputError(f"{path}: damaged, it holds no tokenizer. Download it again.") from error
     model.no_padding()
     model.no_truncation()
@@ -195,23 +195,23 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
 
 
 def _build_model(folder: Path) -> nn.Module:
-    """T5's encoder as `config.json` says, on the meta device: without storage, so without made-up weights."""
+    """Builds T5's encoder from `config.json` on the meta device: no storage, so no random weights."""
     config = read_config(folder / CONFIG, "t5", "Choose the folder of T5 v1.1's encoder, or download it again.")
     transformers = require("transformers", "transformers", "the text encoder")
     try:
         with torch.device("meta"):
             model = transformers.T5EncoderModel(transformers.T5Config.from_dict(config))
-    except Exception as error:  # of which kind depends on the version of transformers
+    except Exception as error:  # its class depends on the version of transformers
         raise InputError(f"{folder / CONFIG}: no T5 can be built after it ({_reason(error)}).") from error
-    model.set_input_embeddings(model.shared)  # one table; some versions make two until weights are tied
+    model.set_input_embeddings(model.shared)  # one embedding table; some versions create two until weights are tied
     return model
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder, mapped: of the shards that the index names, or of the one file.
+    """All tensors in the folder, memory-mapped, from the shards in the index or from the single file.
 
     Raises:
-        InputError: index and file missing, an index that is none, a shard missing or damaged.
+        InputError: index and file are both missing, the index is invalid, or a shard is missing or damaged.
     """
     index = folder / INDEX
     if not index.is_file():
@@ -230,5 +230,6 @@ def _reason(error: Exception) -> str:
 
 
 def is_encoders(name: str) -> bool:
-    """Not the decoder that some T5 folders hold too, nor the second name of the one table of tokens."""
+    """Whether a tensor is the encoder's: not of the decoder, which some T5 folders also contain, nor an alias of the
+    token embedding."""
     return not name.startswith(("decoder.", "lm_head.")) and name != "encoder.embed_tokens.weight"

@@ -1,6 +1,6 @@
-"""The voice without the music, by the audio-separator library, from models on this disk alone.
+"""Separates the voice from music with the audio-separator library, using local models only.
 
-Source: the original separates every recording with Kim_Vocal_2 before wav2vec2 hears it.
+Source: the original separates every recording with Kim_Vocal_2 before it goes to wav2vec2.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from ..errors import InputError, require
 from .mixing import mixed, stereo_weights
 from .recording import Recording, check_recording, read_recording
 
-FULL_SCALE = 32767  # of 16-bit sound
-STEMS = {"Vocals": "vocals", "Instrumental": "rest"}  # the library's names of the two parts, and those of our files
+FULL_SCALE = 32767  # of 16-bit audio
+STEMS = {"Vocals": "vocals", "Instrumental": "rest"}  # the library's names of the stems, and our file names
 
 
 def split_voice(recording: Recording, model: Path) -> tuple[Recording, Recording]:
-    """Voice and rest of a recording, stereo at 44.1 kHz as the library gives them, as loud as they came.
+    """Splits a recording into voice and rest, stereo at 44.1 kHz as the library returns them, at the original loudness.
 
     Raises:
-        InputError: not sound, the library or a program or file that it needs is missing.
+        InputError: an invalid recording, or the library, or a program or file that it needs, is missing.
     """
     recording = check_recording(recording)
     library = require_library()
-    loudness = max(1.0, recording.waveform.abs().max().item())  # 16 bits hold no more than 1
+    loudness = max(1.0, recording.waveform.abs().max().item())  # 16-bit files cannot exceed 1
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "sound.wav"
         write_wav(sound, replace(recording, waveform=recording.waveform / loudness))
@@ -45,10 +45,10 @@ def split_voice(recording: Recording, model: Path) -> tuple[Recording, Recording
 
 
 def voice_of(recording: Recording, model: Path) -> Recording:
-    """The voice of a recording alone, exactly as many frames of a film long as the recording.
+    """The voice of a recording, padded or cut to the recording's length, so that the film has as many frames.
 
     Raises:
-        InputError: as `split_voice`.
+        InputError: as for `split_voice`.
     """
     voice, _ = split_voice(recording, model)
     exact = -(-recording.samples * voice.rate // recording.rate)
@@ -58,14 +58,14 @@ def voice_of(recording: Recording, model: Path) -> Recording:
 
 
 def check_separator(model: Path) -> None:
-    """Raises InputError where the library, or ffmpeg, which it calls, is not there."""
+    """Raises InputError if the library is not installed, or ffmpeg, which it calls."""
     require_library()
     if which("ffmpeg") is None:
         raise InputError(f"{model.name} is run by audio-separator, which needs the program ffmpeg: install it.")
 
 
 def require_library() -> ModuleType:
-    """The library that parts sound.
+    """Imports the separation library.
 
     Raises:
         InputError: it is not installed.
@@ -74,15 +74,16 @@ def require_library() -> ModuleType:
 
 
 def run_library(library: Any, sound: Path, model: Path) -> None:
-    """Have `vocals.wav` and `rest.wav` written beside `sound`. The one place that knows the library (0.47).
+    """Runs the library, which writes `vocals.wav` and `rest.wav` next to `sound`. The only code that depends on the
+    library's interface (0.47).
 
     Raises:
-        InputError: the library wants to download a file, or lacks ffmpeg.
+        InputError: the library tries to download a file, or ffmpeg is missing.
     """
 
     class Separator(library.Separator):
         def download_file_if_not_exists(self, url, output_path):
-            """The library's one way to the network, closed."""
+            """Raises InputError instead of downloading. This is the library's only network access."""
             if not Path(output_path).is_file():
                 raise InputError(
                     f"{Path(output_path).name} is missing beside {model.name}: copy it from the folder audio_separator "
@@ -104,7 +105,7 @@ def run_library(library: Any, sound: Path, model: Path) -> None:
 
 
 def write_wav(path: Path, recording: Recording) -> None:
-    """A recording in -1..1 as a WAV file of 16 bits; more than two channels are mixed to two."""
+    """Writes a recording in -1..1 as a 16-bit WAV file; more than two channels are mixed to stereo."""
     waveform = recording.waveform
     if len(waveform) > 2:
         waveform = mixed(waveform, stereo_weights(recording.speakers, len(waveform)))
