@@ -1,7 +1,7 @@
-"""Batch files: a film a line, `prompt@@image@@audio`, the format of the original's examples.
+"""Batch files: one film per line, `prompt@@image@@audio`, the format of the original's examples.
 
-Whoever runs a batch file need not be the one who wrote it. So its paths stay inside the file's own folder, links
-followed, unless the command line names further folders.
+A batch file may come from someone else. So its paths must stay inside the file's own folder, after resolving links,
+unless the command line allows other folders.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..film.output import identity
 
 SEPARATOR = "@@"
-SIZE_LIMIT = 4 << 20  # bytes: some 20,000 lines
+SIZE_LIMIT = 4 << 20  # bytes: about 20,000 lines
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class Job:
 
 
 def read_batch(path: Path, inputs: Sequence[Path] = ()) -> list[Job]:
-    """The jobs of a batch file; empty lines are skipped, relative paths start at the file's folder, and all lead
-    into it or into one of the folders `inputs`.
+    """Reads the jobs of a batch file and skips empty lines.
+
+    Paths are relative to the file's folder, and must lie in that folder or in one of `inputs`.
 
     Raises:
-        InputError: no such file, too large, not text, no lines, a line of another form, or a path that leads elsewhere.
+        InputError: no such file, too large, not text, no lines, a malformed line, or a path outside those folders.
     """
     folders = [folder.resolve() for folder in (path.parent, *inputs)]
     jobs = []
@@ -51,10 +52,12 @@ def read_batch(path: Path, inputs: Sequence[Path] = ()) -> list[Job]:
 
 
 def check_jobs(path: Path, films: Mapping[Path, Job], claims: Sequence[Path]) -> None:
-    """No film, and no file that claims one, is an input of a job, or the batch file itself.
+    """Checks that no output or claim file overwrites an input of any job, or the batch file itself.
+
+    `animate` cannot check this: it knows only its own job's inputs.
 
     Raises:
-        InputError: one is; `animate` would see only its own input.
+        InputError: one of them does.
     """
     written = {identity(output): output for output in (*films, *claims)}
     inputs = [(path, f"{path}")]
@@ -65,7 +68,7 @@ def check_jobs(path: Path, films: Mapping[Path, Job], claims: Sequence[Path]) ->
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines as editors count them; a byte order mark, which some of them write, is not part of the first."""
+    """The file's lines, numbered as editors number them, without the byte order mark that some of them write."""
     try:
         if path.stat().st_size > SIZE_LIMIT:
             raise InputError(f"{path}: larger than {SIZE_LIMIT >> 20} MB, which no batch file is")
@@ -77,11 +80,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def _inside(name: str, path: Path, folders: Sequence[Path], place: str) -> Path:
-    """The path that a line names, if it lies in one of the folders."""
+    """The path named on a line, after checking that it lies in one of the folders."""
     named = path.parent / name
     try:
         real = named.resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # NUL in it, too long, or links that lead in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # contains NUL, too long, or a link loop
         raise InputError(f"{place}: {name[:80]!r} is not a valid path ({error})") from error
     if not any(real.is_relative_to(folder) for folder in folders):
         raise InputError(

@@ -1,8 +1,8 @@
-"""How a command ended, for the shell."""
+"""Exit codes of the commands."""
 
 from __future__ import annotations
 
 DONE = 0
-NOT_DONE = 2  # one line says why
-INTERRUPTED = 130  # Ctrl-C; this and the next as shells have them
+NOT_DONE = 2  # with one line that says why
+INTERRUPTED = 130  # Ctrl-C; this and the next follow the shells' convention
 TERMINATED = 143  # SIGTERM

@@ -1,4 +1,4 @@
-"""The options of the command line that a film depends on, shared by `animate` and `batch`."""
+"""Command-line options that affect the film, shared by `animate` and `batch`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAMINGS = ("auto", "crop", "pad", "native")
 
 
 def add_film_options(parser: argparse.ArgumentParser) -> None:
-    """The options that animate and batch share."""
+    """Adds the options that animate and batch share."""
     add = parser.add_argument
     add("--models", type=Path, required=True, help="the release's folder")
     add("--seed", type=seed, default=0, help="same seed, same film (default 0)")
@@ -81,7 +81,7 @@ def lora(text: str) -> tuple[Path, float]:
     try:
         file, value = (Path(path), float(strength)) if colon else (Path(text), 1.0)
     except ValueError:
-        return Path(text), 1.0  # a colon of the path itself
+        return Path(text), 1.0  # the colon belongs to the path
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r}: strength {value}, expected a number such as 1")
     return file, value
@@ -95,7 +95,7 @@ def tag(text: str) -> tuple[str, str]:
 
 
 def film_options(given: argparse.Namespace):
-    """The command line's words as `options.Options`."""
+    """Converts parsed arguments to `options.Options`."""
     import torch
 
     from ..pipeline.options import Options, Settings
@@ -123,12 +123,12 @@ def film_options(given: argparse.Namespace):
         compile=given.compile,
         attention=given.attention,
         fp8=given.fp8,
-        stream=given.stream and device != "cpu",  # where the weights are in the right place already
+        stream=given.stream and device != "cpu",  # on a CPU the weights are in host memory anyway
     )
 
 
 def keeping_of(given: argparse.Namespace):
-    """How long finished clips stay, as `work_folder.Keeping`."""
+    """How long to keep finished clips, as `work_folder.Keeping`."""
     from ..film.work_folder import Keeping
 
     return Keeping.NEVER if given.no_resume else Keeping.ALWAYS if given.keep_work else Keeping.UNTIL_WHOLE

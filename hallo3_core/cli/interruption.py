@@ -1,4 +1,4 @@
-"""SIGTERM, which asks a process to end, as Ctrl-C: what is unfinished is cleaned up, what is finished is kept."""
+"""Handles SIGTERM like Ctrl-C: unfinished work is cleaned up, and finished work is kept."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end."""
+    """The process received SIGTERM."""
 
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises `Terminated` in the main thread for as long as this takes; in another thread nothing changes."""
+    """Makes SIGTERM raise `Terminated` in the main thread inside the block; does nothing in other threads."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -26,11 +26,11 @@ DEMO_PROMPT = (
     "a fair person with bobbed brown hair and blue eyes in a teal shirt is talking. blue waves stand still behind."
 )
 DEMO_STEPS = 12
-LONGEST_LINE = 500  # letters of what argparse says, which repeats what it was given
+LONGEST_LINE = 500  # characters of an argparse message, which repeats the user's input
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Runs one command and returns its exit code."""
     with tolerant_streams():
         options = build_parser().parse_args(arguments)
         handler = logging.StreamHandler()
@@ -48,16 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def say(text: str, stream=None) -> None:
-    """A line for the person at the terminal."""
+    """Prints a line, to standard output by default."""
     (stream or sys.stdout).write(text + "\n")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is answered with one line."""
+    """argparse with one-line error messages."""
 
     def error(self, message: str):
         if os.environ.get("RANK", "0") != "0":
-            self.exit(NOT_DONE)  # rank 0 of the processes that torchrun started says it for all
+            self.exit(NOT_DONE)  # under torchrun, only rank 0 prints the message
         message = message if len(message) <= LONGEST_LINE else message[:LONGEST_LINE] + " ..."
         self.exit(NOT_DONE, f"error: {message} ({self.prog} --help lists the options)\n")
 
@@ -131,7 +131,7 @@ def build_parser() -> Parser:
 
 
 def shard(text: str) -> tuple[int, int]:
-    """Which of how many parts, counted from 0; people count from 1."""
+    """Parses "part/parts"; the part is counted from 1 in the text and from 0 in the result."""
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r} is no part: the parts of four are 1/4, 2/4, 3/4 and 4/4")
@@ -139,7 +139,7 @@ def shard(text: str) -> tuple[int, int]:
 
 
 class Bar:
-    """Progress on the terminal: the stages, then one bar over all steps of all clips with the time left."""
+    """Progress on the terminal: the stages, then one bar with the remaining time over all steps of all clips."""
 
     def __init__(self):
         self._bar, self._steps, self._kept = None, 0, 0
@@ -164,7 +164,7 @@ class Bar:
         self._show(clip, step + 1)
 
     def _show(self, clip: int, steps: int) -> None:
-        """So many steps of a clip are done; fewer than before where it is made again in another way."""
+        """Shows `steps` done of a clip; the count drops if a fallback restarts the clip."""
         self._bar.set_description(f"clip {clip + 1}/{self._clips}", refresh=False)
         self._bar.update(clip * self._steps + steps - self._bar.n)
 
@@ -200,7 +200,7 @@ def tell(film) -> None:
 
 
 def run_batch(given: argparse.Namespace) -> int:
-    """A line that fails is reported and skipped; the exit code says whether a film is missing at the end."""
+    """Makes the films of a batch file; reports and skips failing lines. The exit code tells if any film is missing."""
     from ..animate import animate
     from ..parallel.team import take_gpu
     from ..pipeline.networks import Networks, can_keep_all
@@ -304,7 +304,7 @@ def run_download(given: argparse.Namespace) -> None:
 
 @contextmanager
 def byte_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar of bytes, told how many are done, how many there are in all, and of which file."""
+    """A progress bar in bytes; the callback takes the bytes done, the total, and the current file's name."""
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, unit_divisor=1000) as bar:
@@ -318,6 +318,6 @@ def byte_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def entry() -> None:
-    """For `python -m hallo3_core`."""
+    """Entry point of `python -m hallo3_core`."""
     occupy_descriptors()
     sys.exit(main())

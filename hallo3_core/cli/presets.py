@@ -1,4 +1,4 @@
-"""How much quality is given for speed, in one word: bundles of options that the command line takes one by one too."""
+"""Presets: named sets of options that trade quality for speed. Each option can also be set by itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset sets; each is an option of that name, and an option that is given wins."""
+    """Values of a preset. Each field is the command-line option of that name; an explicit option overrides it."""
 
     steps: int
     sampler: str
@@ -19,8 +19,8 @@ class Preset:
 
 
 DEFAULT = "quality"
-# Fewer steps and the step cache go with the solver that adds no noise: noise needs many steps to be worked off, and is
-# change, which leaves the cache little to reuse.
+# Presets with fewer steps or the step cache use the solver that adds no noise. Removing added noise takes many steps,
+# and noise changes the output at every step, so the cache would find little to reuse.
 PRESETS = {
     "quality": Preset(50, "sde-dpmpp-2m", 0.0, 1.0, 0.0, "auto"),  # the original's
     "balanced": Preset(30, "dpmpp-2m", 0.0, 1.0, 0.05, "auto"),
@@ -29,13 +29,13 @@ PRESETS = {
 
 
 def settle(given: argparse.Namespace) -> argparse.Namespace:
-    """The options with those that were not given (None) as the preset has them."""
+    """The options, with the preset's values for those that are None."""
     chosen = asdict(PRESETS[given.preset])
     return argparse.Namespace(**vars(given) | {name: _given(given, name, chosen[name]) for name in chosen})
 
 
 def summary(given: argparse.Namespace) -> str:
-    """What a film was made with, in one line: the preset, and every option that it sets, as it was in force."""
+    """A one-line summary of a film's settings: the preset, and the effective value of every option that it sets."""
     now = settle(given)
     own = [name for name in asdict(PRESETS[given.preset]) if getattr(given, name) is not None]
     words = [f"{now.steps} steps of {now.sampler}"]

@@ -1,7 +1,7 @@
-"""The terminal's streams, which may be narrow, closed or missing: nothing that is written there stops a run.
+"""Standard output and error that never stop a run, even if they are closed, missing, or limited in encoding.
 
-A Windows console may not know the letters of a path, a pipe may be closed at its other end, and a program without a
-window (pythonw, a service) has no streams at all.
+A Windows console may be unable to encode a path, the reader of a pipe may close it, and a program without a console
+(pythonw, a service) has no streams at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 
 class Tolerant:
-    """A text stream that spells what it cannot show in ASCII, and is silent once it is gone."""
+    """A text stream that escapes characters it cannot encode, and drops all output once the stream has failed."""
 
     def __init__(self, stream: TextIO | None):
         self._stream = stream
@@ -44,18 +44,18 @@ class Tolerant:
         return getattr(stream, name)
 
     def _if_there(self, call: Callable[[], Any]) -> Any:
-        """What the call gives; None once the stream has failed, after which it is not asked again."""
+        """The call's result; None if the stream is missing or fails. A failed stream is not used again."""
         if self._stream is None:
             return None
         try:
             return call()
-        except (OSError, ValueError):  # closed at the other end, or here; a full disk
+        except (OSError, ValueError):  # closed by the reader or by us, or the disk is full
             _silence(self._stream)
             self._stream = None
 
 
 class Once(logging.Filter):
-    """Lets each message through once: a LoRA's remarks not again for every film, or for each time that it is read."""
+    """Passes each message once, so that a LoRA's notes are not repeated for every film or every read."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ class Once(logging.Filter):
 
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """Standard output and error as `Tolerant` for as long as this takes."""
+    """Wraps standard output and error in `Tolerant` inside the block."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(Tolerant, before)
     try:
@@ -82,8 +82,11 @@ def tolerant_streams() -> Iterator[None]:
 
 
 def occupy_descriptors() -> None:
-    """Give descriptors 0 to 2 to the null device where they are closed: else the next file that is opened gets one,
-    and whatever a library writes to standard error is written into it."""
+    """Opens the null device on those of descriptors 0 to 2 that are closed.
+
+    Otherwise the next opened file would get one of them, and a library that writes to standard error would write into
+    that file.
+    """
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
@@ -91,7 +94,7 @@ def occupy_descriptors() -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """What still waits in the stream goes nowhere, or Python fails at its end when it writes it."""
+    """Redirects the stream to the null device, so that Python does not fail when it flushes the buffer at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())

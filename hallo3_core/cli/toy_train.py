@@ -1,7 +1,6 @@
 """`./dev toy-train`: draws the toy world, trains every network of the toy release on it, and packs them.
 
-An interrupted run goes on where it was: the same command does it. What the stages' folder holds is no longer needed
-once the weights are packed.
+To resume an interrupted run, run the same command again. The stages' folder can be deleted once the weights are packed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..toy.learnt_release import WEIGHTS
 from ..toy.training import Plan, train_toy_release
 
 SECONDS = [name for name in Plan.names() if name.endswith("_seconds")]
-THREADS = 2  # on a CPU: more gain little at these sizes
+THREADS = 2  # on a CPU; more threads gain little at these sizes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The command `train`; what it runs is imported when it runs."""
+"""The command `train`. The training code is imported only when the command runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Many films among many workers, who know nothing of each other: a film is made by whoever claims it.
+"""Distributes films among independent workers: a worker makes the films that it claims.
 
-A claim is a locked file beside the film. The lock goes with its process, however that ends, so another worker can take
-the film over at once; workers may come and go. They have to share the folder of the films, no more.
+A claim is a locked file beside the film. The lock is released when its process ends for any reason, so another worker
+can take over the film at once. Workers can start and stop at any time; they only need to share the output folder.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ..errors import InputError
 from ..film.locking import try_lock
 from .batch import Job
 
-LOOK_AGAIN = 1.0  # seconds, while others are at work
+LOOK_AGAIN = 1.0  # seconds between attempts to get another worker's lock
 
 
 def make_films(
     jobs: Mapping[Path, Job], make: Callable[[Job, Path], Film], worker: int = 0, workers: int = 1
 ) -> Iterator[tuple[Path, Film | InputError]]:
-    """Make the films that are not there yet, as worker number `worker` of about so many: its share first, then what is
-    left of the others'. Each result is told when it is there; at the end no other worker is at one of these films.
+    """Makes the missing films as worker number `worker` of about `workers`: first its own share, then what remains of
+    the others'. Yields each result as soon as it is done; at the end, no other worker is working on these films.
 
     A film that cannot be made (`make` raises InputError) is skipped; each worker tries it once.
 
     Raises:
-        InputError: nothing can be written to the films' folder.
+        InputError: the films' folder is not writable.
     """
     for film in take(list(jobs), worker, workers):
         try:
@@ -40,10 +40,10 @@ def make_films(
 
 
 def take(films: Sequence[Path], worker: int = 0, workers: int = 1) -> Iterator[Path]:
-    """The films that this worker is to make, one after another; each is claimed until the next is asked for.
+    """Yields the films that this worker should make. Each stays claimed until the next one is requested.
 
-    First those that nobody else is making. Then the others: when their maker is done they are there, and when it has
-    died they are this worker's.
+    The first pass takes films that nobody else has claimed. The second waits for the others: if their worker finished,
+    the film exists; if it died, this worker takes over.
     """
     order = sorted(range(len(films)), key=lambda number: (number - worker) % workers)
     taken = set()
@@ -58,18 +58,18 @@ def take(films: Sequence[Path], worker: int = 0, workers: int = 1) -> Iterator[P
 
 
 def claim_file(film: Path) -> Path:
-    """The file whose lock is the claim to a film."""
+    """The file that a worker locks to claim a film."""
     return film.with_name(f".{film.name}.claim")
 
 
 @contextlib.contextmanager
 def claim(film: Path, patient: bool = False) -> Iterator[bool]:
-    """Claim a film for as long as the block lasts: whether it is ours, as it is at last for the patient.
+    """Claims a film inside the block and yields whether that succeeded; with `patient`, waits until it does.
 
-    The claim's file says for people who holds it.
+    The claim file names the process and machine that hold it, for people to read.
 
     Raises:
-        InputError: the film's folder is missing or cannot be written to.
+        InputError: the film's folder is missing or not writable.
     """
     path = claim_file(film)
     try:
@@ -80,7 +80,7 @@ def claim(film: Path, patient: bool = False) -> Iterator[bool]:
     if lock is None:
         yield False
         return
-    with contextlib.suppress(OSError):  # Windows: what is locked is not to be written to
+    with contextlib.suppress(OSError):  # Windows does not allow writing to a locked file
         path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
     try:
         yield True

@@ -1,1 +1,1 @@
-"""The official release and what is made from it: layout, detection, inspection, conversion, download, LoRA."""
+"""The official release and files made from it: layout, detection, inspection, conversion, download, LoRA."""

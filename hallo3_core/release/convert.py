@@ -1,7 +1,7 @@
-"""The official release to four safetensors files in our names, in bf16, fp16, fp32 or fp8, in little memory.
+"""Converts the official release to four safetensors files with our names, in bf16, fp16, fp32 or fp8, in little memory.
 
-A source file is mapped, and mapped anew after every gigabyte: what has been read is let go, so memory does not grow
-with the file. Files are written whole or not at all; those that are there already, from the same source, are kept.
+A source file is memory-mapped, and mapped again after every gigabyte to free the pages already read, so memory use does
+not grow with the file. Files are written completely or not at all. Existing files from the same source are kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DTYPES = {
     "fp16": torch.float16,
     "fp32": torch.float32,
     "fp8": torch.bfloat16,
-}  # of what is not rounded to eight bits
+}  # of tensors that are not rounded to fp8
 FILES = {
     "hallo3_denoiser.safetensors": (names.DENOISER,),
     "hallo3_reference_net.safetensors": (names.REFERENCE_NET,),
@@ -54,12 +54,12 @@ CONFIGS = {
 VAE_MARK = "decoder.conv_in.conv.weight"  # in either naming
 LICENCE = "Derived from CogVideoX-5B-I2V: the CogVideoX licence binds these weights. Hallo3's own code is MIT."
 CONVERTER = f"hallo3 {__version__}"
-SLICE_BYTES = 64 << 20  # of a tensor at a time
-MAPPING_BYTES = 1 << 30  # read before a file is mapped anew
+SLICE_BYTES = 64 << 20  # of one tensor, read at a time
+MAPPING_BYTES = 1 << 30  # read before a file is mapped again
 NOTHING = Changes()
 SPARE_BYTES = 64 << 20  # left free on the disk
 
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the file being written
+Progress = Callable[[int, int, str], None]  # bytes done, total bytes, the file being written
 Sorted = Mapping[str, Mapping[str, Tensor]]  # part -> name -> tensor
 
 log = logging.getLogger(__name__)
@@ -67,24 +67,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Converted:
-    """A file to be written: its tensors (part, name in the part) in order, and what its metadata will say."""
+    """A file to be written: its tensors (part, name in the part) in order, and its metadata."""
 
     path: Path
     source: Path
     tensors: tuple[tuple[str, str], ...]
     entries: tuple[Entry, ...]
     metadata: dict[str, str]
-    changes: Mapping[str, Changes] = field(default_factory=dict)  # what LoRAs change, by part
+    changes: Mapping[str, Changes] = field(default_factory=dict)  # by LoRAs, for each part
 
     @property
     def bytes(self) -> int:
         return sum(entry.bytes for entry in self.entries)
 
     def is_done(self) -> bool:
-        """Whether it is there, whole, and of the same source and kind.
+        """Whether the file exists, complete and with the same metadata (source, dtype, LoRAs).
 
         Raises:
-            InputError: the name is taken by a file that is no conversion or damaged.
+            InputError: a file of this name exists and is damaged or not a conversion.
         """
         if not self.path.exists():
             return False
@@ -106,12 +106,12 @@ def convert(
 ) -> list[Path]:
     """Converts a release folder, its transformer file or its VAE file; returns the files in `target`, new and kept.
 
-    `dtype` is bf16, fp16, fp32 or fp8 (the blocks' matrices in fp8, the rest in bf16). `merges` are LoRAs that
-    the weights take in. `free` tells the room at a folder.
+    `dtype` is bf16, fp16, fp32 or fp8 (the blocks' matrices in fp8, the rest in bf16). `merges` are LoRAs to merge into
+    the weights. `free` returns the free bytes at a folder.
 
     Raises:
-        InputError: the source is unfit or incomplete, the disk is too full, fp16 cannot hold a weight, a name in
-            `target` is taken, or what was written does not read back.
+        InputError: the source is unsuitable or incomplete, the disk is too full, a weight overflows fp16, another file
+            has a name needed in `target`, or a written file fails verification.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
@@ -136,10 +136,10 @@ def convert(
 
 
 def plan_conversion(source: Path, target: Path, dtype: str, merges: Sequence[Merge] = ()) -> list[Converted]:
-    """What there is to write, in full: no value has been read yet.
+    """Lists the files to write, with all their entries, before any value is read.
 
     Raises:
-        InputError: no part of the model in the source, a part incomplete, or weights that are in fp8 already.
+        InputError: the source holds no part of the model, a part is incomplete, or weights are already in fp8.
     """
     origin: dict[str, Path] = {}
     parts: dict[str, Mapping[str, Tensor]] = {}
@@ -179,10 +179,10 @@ def _read_sorted(path: Path) -> Parts:
 
 
 def _checked(parts: Parts, path: Path) -> Sorted:
-    """The parts, if each is complete and of the right shapes. No value is read for that.
+    """Checks that each part is complete and has the right shapes, without reading values, and returns the parts.
 
     Raises:
-        InputError: a part is incomplete or in fp8 already.
+        InputError: a part is incomplete or already in fp8.
     """
     if parts.unknown:
         log.warning("%s: %d unknown tensors left out (%s, ...)", path, len(parts.unknown), parts.unknown[0])
@@ -217,10 +217,10 @@ def _plan_file(path: Path, parts: Sorted, source: Path, dtype: str) -> Converted
 
 
 def _with_changes(file: Converted, present: Sorted, parts: Sorted, merges: Sequence[Merge]) -> Converted:
-    """The file with what the LoRAs change in it; the VAE has none of it.
+    """Adds the LoRAs' changes to a file; LoRAs do not change the VAE.
 
     Raises:
-        InputError: a LoRA that does not fit, or no denoiser to match its names with.
+        InputError: a LoRA does not fit, or the source has no denoiser to match its names with.
     """
     networks = present.keys() & CONFIGS.keys()
     if not networks:
@@ -234,14 +234,14 @@ def _with_changes(file: Converted, present: Sorted, parts: Sorted, merges: Seque
 
 
 def _config(part: str, tensors: Mapping[str, Tensor]) -> dict:
-    """The sizes that the shapes tell, for those who read metadata: nothing here needs them."""
+    """The network's sizes, from its shapes. Written to the metadata for other programs; nothing here reads them."""
     sizes = asdict(CONFIGS[part].from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
     sizes.pop("conditioning", None)
     return sizes
 
 
 def _conditioning(source: Path) -> dict[str, str]:
-    """How the denoiser reads its conditions, where that is not the released way."""
+    """The metadata on how the denoiser reads its conditions, if that differs from the release."""
     return {name: value for name, value in read_metadata(source).items() if name == METADATA}
 
 
@@ -250,7 +250,7 @@ def _written_name(part: str, name: str) -> str:
 
 
 def _entries(name: str, shape: tuple[int, ...], dtype: str) -> list[Entry]:
-    """What stands in the file for one tensor: itself, or its fp8 form in three."""
+    """The file's entries for one tensor: the tensor itself, or the three tensors of its fp8 form."""
     if dtype != "fp8" or not is_rounded(name):
         return [Entry(name, DTYPES[dtype], shape)]
     layer = name.removesuffix("weight")
@@ -262,14 +262,14 @@ def _entries(name: str, shape: tuple[int, ...], dtype: str) -> list[Entry]:
 
 
 def _pieces(file: Converted, dtype: torch.dtype, rounded: bool) -> Iterator[Tensor]:
-    """The values of a file's tensors in order, never more than `MAPPING_BYTES` and one slice in memory."""
+    """Yields the values of a file's tensors in order, with at most `MAPPING_BYTES` and one slice in memory."""
     mapped: Sorted | None = None
     read = 0
     for part, name in file.tensors:
         begin, rows = 0, 1
         while begin < rows:
             if mapped is None or read >= MAPPING_BYTES:
-                mapped, read = None, 0  # let go first: two mappings at once would be twice the memory
+                mapped, read = None, 0  # free first: two mappings would take twice the memory
                 mapped = _read_sorted(file.source).tensors
             tensor = mapped[part][name]
             tensor = tensor if tensor.ndim else tensor[None]
@@ -292,10 +292,10 @@ def _pieces(file: Converted, dtype: torch.dtype, rounded: bool) -> Iterator[Tens
 
 
 def _cast(values: Tensor, dtype: torch.dtype, label: str) -> Tensor:
-    """A copy in `dtype`. NaN and infinity are kept, and told.
+    """A copy in `dtype`. NaN and infinity are kept, with a warning.
 
     Raises:
-        InputError: a finite value that `dtype` cannot hold.
+        InputError: a finite value overflows `dtype`.
     """
     cast = values.to(dtype, copy=True)
     if not torch.isfinite(largest_magnitude(cast)):

@@ -1,4 +1,4 @@
-"""What files are: one file, shards that belong together, or all of a folder. A file's own name says nothing here."""
+"""Identifies model files by their content, never by name: one file, the shards of a model, or a whole folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TENSOR_FORMATS = (Format.SAFETENSORS, Format.TORCH)
 
 @dataclass(frozen=True)
 class Place:
-    """A file, or the shards of one model, and what it is. For shards `path` is their index."""
+    """A file, or the shards of one model, with its kind. For shards, `path` is their index."""
 
     path: Path
     found: Found
@@ -27,7 +27,7 @@ class Place:
 
 
 def identify_file(path: Path | str) -> Place:
-    """What one file is; a shard index stands for its shards. A file that cannot be read is `Kind.BROKEN`, with why.
+    """Identifies one file; an index stands for its shards. An unreadable file is `Kind.BROKEN`, with the reason.
 
     Raises:
         InputError: no such file.
@@ -44,16 +44,16 @@ def identify_file(path: Path | str) -> Place:
             return _sharded(path, weights)
         if kind in (Format.TEXT, Format.OTHER):
             return Place(path, Found(Kind.UNKNOWN, kind.value), {}, (path,))
-        read_header(path)  # old or bare pickles, GGUF, nothing at all: refused with the reason
+        read_header(path)  # old or bare pickles, GGUF, empty files: rejected with the reason
     except (InputError, ValueError, OSError) as error:
         return Place(path, Found(Kind.BROKEN, str(error).removeprefix(f"{path}: ")), {}, (path,))
     raise AssertionError(f"{path}: {kind} was read after all")
 
 
 def find_files(path: Path | str) -> list[Place]:
-    """Every model file of a release, a ComfyUI models folder or any other folder, or the one file, and what it is.
+    """Identifies every model file in a folder (a release, a ComfyUI models folder or any other), or a single file.
 
-    Texts, pictures and the like are skipped; shards that an index names count as one model.
+    Other files, such as texts and pictures, are skipped. Shards listed in an index count as one model.
 
     Raises:
         InputError: no such file or folder.
@@ -69,10 +69,10 @@ def find_files(path: Path | str) -> list[Place]:
 
 
 def expect(path: Path | str, part: str) -> Found:
-    """What the file is, if it holds `part` (a key of `LABELS`).
+    """Identifies a file that must hold `part` (a key of `LABELS`).
 
     Raises:
-        InputError: it does not, or cannot be read; says what it is instead.
+        InputError: it does not, or cannot be read; the message says what the file is instead.
     """
     path = model_file(Path(path))
     found = identify_file(path).found
@@ -87,7 +87,7 @@ def expect(path: Path | str, part: str) -> Found:
 
 
 def _sharded(index: Path, weights: Mapping[str, str]) -> Place:
-    """Shards as one model: each must be there and hold what the index says."""
+    """Identifies shards as one model; each must exist and hold the tensors that the index assigns to it."""
     files = tuple(files_of(index))
     header: dict[str, Entry] = {}
     for file in files:
@@ -98,7 +98,7 @@ def _sharded(index: Path, weights: Mapping[str, str]) -> Place:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Ordinary files under a folder; links are followed, none of it twice, nothing hidden."""
+    """Regular files under a folder. Follows links, visits nothing twice, and skips hidden files and folders."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)

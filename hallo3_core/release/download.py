@@ -1,6 +1,6 @@
-"""The official release from the Hugging Face hub: only the files that are used, when a person asks, and never else.
+"""Downloads the official release from the Hugging Face hub: only the files that are used, and only on request.
 
-Sizes and licences are told before anything is fetched; what has been fetched is compared with the hub's checksums.
+Sizes and licences are shown before the download. Downloaded files are checked against the hub's checksums.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TAG = "1"  # of the released transformers; `hallo3/latest` says the same
 SPARE_BYTES = 256 << 20  # left free on the disk
 READ_BYTES = 16 << 20
 
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the file being fetched
+Progress = Callable[[int, int, str], None]  # bytes done, total bytes, the file being fetched
 
 log = logging.getLogger(__name__)
 
 
 class Hub(Protocol):
-    """The two calls of huggingface_hub that are used."""
+    """The two functions of huggingface_hub that are used."""
 
     def model_info(self, repo_id: str, *, files_metadata: bool): ...
 
@@ -38,9 +38,9 @@ class Hub(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """Files of the release that belong together; sizes are approximate until the hub has told them.
+    """Files of the release that belong together. `bytes` is approximate; exact sizes come from the hub.
 
-    needed: names that must be there; also: patterns of what comes along if it is there.
+    needed: required file names; also: patterns of files that are fetched too if they exist.
     """
 
     name: str
@@ -58,7 +58,7 @@ PARTS = (
     Part(
         "transformers",
         "denoiser, reference network, projectors",
-        29_100_000_000,  # 14.55 G parameters of two bytes
+        29_100_000_000,  # 14.55 G parameters, two bytes each
         "CogVideoX licence, derived weights; code MIT",
         (f"{TRANSFORMER_FOLDER}/{TAG}/{TRANSFORMER_FILE}",),
         (f"{TRANSFORMER_FOLDER}/latest",),
@@ -67,7 +67,7 @@ PARTS = (
     Part(
         "text",
         "T5 v1.1 XXL encoder: the prompt",
-        9_530_000_000,  # 4.76 G parameters of two bytes
+        9_530_000_000,  # 4.76 G parameters, two bytes each
         "Apache-2.0",
         (f"{TEXT_FOLDER}/config.json", f"{TEXT_FOLDER}/spiece.model"),
         (f"{TEXT_FOLDER}/*.json", f"{TEXT_FOLDER}/*.safetensors"),
@@ -93,14 +93,14 @@ PARTS = (
         66_800_000,
         "not stated, UVR community model",
         ("audio_separator/Kim_Vocal_2.onnx",),
-        ("audio_separator/*.json",),  # the separator library's own lists, where the release has them
+        ("audio_separator/*.json",),  # the separator library's model lists, if the release has them
     ),
 )
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A file on the hub; sha256 is None for the small ones, which the hub keeps without."""
+    """A file on the hub; sha256 is None for small files, for which the hub stores none."""
 
     name: str
     bytes: int
@@ -108,10 +108,10 @@ class _Wanted:
 
 
 def plan(names: Sequence[str] | None = None) -> tuple[Part, ...]:
-    """The parts of these names; all without names.
+    """The parts with these names, or all parts if there are no names.
 
     Raises:
-        InputError: a name that is none of them.
+        InputError: an unknown name.
     """
     known = {part.name: part for part in PARTS}
     for name in names or ():
@@ -121,8 +121,8 @@ def plan(names: Sequence[str] | None = None) -> tuple[Part, ...]:
 
 
 def plan_text(names: Sequence[str] | None = None, folder: Path | str | None = None) -> str:
-    """What would be fetched, for a person to read before it is: sizes, licences, and the room in `folder`. Needs no
-    network."""
+    """A table of what would be downloaded, for the user to read first: sizes, licences, and free space in `folder`.
+    Works offline."""
     parts = plan(names)
     lines = [f"{'part':<13} {'about':>9}  what for; licence"]
     lines += [f"{p.name:<13} {p.bytes / 1e9:6.2f} GB  {p.purpose}; {p.licence}" for p in parts]
@@ -140,12 +140,13 @@ def download(
     hub: Hub | None = None,
     free: Callable[[Path], int | None] = free_bytes,
 ) -> list[Path]:
-    """Fetch parts of the release into `folder`, in its own layout; what is there and whole stays, and what was begun is
-    resumed. Returns the files.
+    """Downloads parts of the release into `folder`, in the release's layout, and returns the files.
+
+    Complete files are kept, and partial downloads resume.
 
     Raises:
         InputError: huggingface_hub is not installed, no network, the disk is too full, the release on the hub lacks a
-            file, or a file does not have the hub's checksum.
+            file, or a file does not match the hub's checksum.
     """
     parts, folder = plan(names), Path(folder)
     hub = hub or require("huggingface_hub", "huggingface_hub", "downloading the release")
@@ -169,10 +170,10 @@ def download(
 
 
 def _wanted(hub: Hub, parts: Sequence[Part]) -> tuple[str, list[_Wanted]]:
-    """The release's present revision, and the files of `parts` in it."""
+    """The release's current revision, and the files of `parts` in it."""
     try:
         release = hub.model_info(REPOSITORY, files_metadata=True)
-    except Exception as error:  # of many kinds: the network's, the HTTP library's, the hub's own
+    except Exception as error:  # of many types: from the network, the HTTP library, or the hub's client
         raise InputError(_unreachable(error)) from error
     files = {file.rfilename: file for file in release.siblings}
     missing = [name for part in parts for name in part.needed if name not in files]

@@ -1,4 +1,4 @@
-"""Which tensors a network must have, worked out from the sizes that its tensors tell: what is missing gets a name."""
+"""The tensors that a network must have, derived from the sizes of those it has, so that missing ones can be named."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..weights.kinds import TRANSFORMER_PARTS, WAV2VEC
 from ..weights.parts import TEXT, VAE, Parts, build
 from ..weights.vae_names import LOSS, in_diffusers_names, to_original
 
-# What quantised files keep beside a weight; only its layer reads it.
+# Extra tensors that quantised files store per weight; only the weight's own layer reads them.
 SCALES = (f".{fp8.MARK}", f".{fp8.SCALE}", ".scale_weight", ".scale_input", ".input_scale")
 SCALED_MARK = "scaled_fp8"
 SHARED, EMBEDDED = "shared.weight", "encoder.embed_tokens.weight"
 
 
 class Fit:
-    """How a part's tensors compare with what its network must have.
+    """Result of comparing a part's tensors with those that its network must have.
 
     missing and misshapen: lines that name tensors; unknown: names; unused: name -> why it is not needed.
     """
@@ -33,7 +33,7 @@ class Fit:
         self.unused: dict[str, str] = {}
 
     def compare(self, found: Mapping[str, Shape], expected: Mapping[str, Shape | None]) -> None:
-        """Set a part's shapes against those expected; None: any shape."""
+        """Compares a part's shapes with the expected ones; None: any shape."""
         self.missing += sorted(expected.keys() - found.keys())
         for name, shape in found.items():
             if name not in expected:
@@ -44,11 +44,12 @@ class Fit:
 
 
 def fit(part: str, tensors: Mapping[str, Tensor]) -> Fit:
-    """Compare one part's tensors (this project's names for the four parts of the transformer file, else the file's)
-    with its network's. Face models and LoRAs have no fixed list.
+    """Compares one part's tensors with those of its network. Face models and LoRAs have no fixed list.
+
+    The four parts of the transformer file are in our names, all others in the file's.
 
     Raises:
-        InputError: a tensor that tells a size is missing.
+        InputError: a tensor that determines a size is missing.
     """
     result = Fit()
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -117,8 +118,8 @@ def _fit_wav2vec(result: Fit, found: dict[str, Shape]) -> None:
     position = f"{prefix}encoder.pos_conv_embed.conv."
     count = _count(own, convolutions)
     expected |= {f"{convolutions}{n}.conv.weight": None for n in range(count)}
-    # Biases and norms of the convolutions differ among the models of this name; the position weights are one
-    # tensor or a length and a direction, under two names.
+    # wav2vec models differ in the biases and norms of their convolutions. The position weights are one tensor, or a
+    # magnitude and a direction (weight normalisation), which have two spellings.
     free = {n for n in own if n.startswith((convolutions, position)) and n not in expected}
     pairs = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
     if not any({position + n for n in pair} <= own.keys() for pair in (*pairs, ("weight",))):
@@ -148,6 +149,6 @@ def _wav2vec(layers: int, width: int, channels: int) -> Iterator[tuple[str, Shap
 
 
 def _count(found: Collection[str], prefix: str) -> int:
-    """How many numbered things follow `prefix`: the highest number tells, but never more than there are names."""
+    """Number of indexed names after `prefix`: the highest index plus one, but at most the number of names."""
     numbers = {name.removeprefix(prefix).partition(".")[0] for name in found if name.startswith(prefix)}
     return min(1 + max((int(n) for n in numbers if n.isdecimal() and len(n) < 9), default=-1), len(found))

@@ -1,4 +1,4 @@
-"""What a file, a folder or a list of tensors holds, what it lacks, and whether this pack can use it."""
+"""Reports what a file, a folder or a list of tensors holds, what is missing, and whether this pack can use it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ..weights.torch_pickle import DTYPES
 from .detect import Place, find_files
 from .expected import fit
 
-FILM_PARTS = (*TRANSFORMER_PARTS, VAE, TEXT, WAV2VEC, FACE_DETECTOR, FACE_RECOGNISER)  # what making a film takes
-STRICT_PARTS = (*TRANSFORMER_PARTS, VAE)  # the networks that are filled by name, and take no tensor too many
-SMALL = 1 << 29  # bytes: the values of files up to this size are looked at unasked
-SLICE = 1 << 22  # values looked at at once
+FILM_PARTS = (*TRANSFORMER_PARTS, VAE, TEXT, WAV2VEC, FACE_DETECTOR, FACE_RECOGNISER)  # needed to make a film
+STRICT_PARTS = (*TRANSFORMER_PARTS, VAE)  # networks that are filled by name and accept no extra tensors
+SMALL = 1 << 29  # bytes: values of files up to this size are checked by default
+SLICE = 1 << 22  # values checked at once
 MANIFEST_LIMIT = 64 << 20  # bytes
-SHOWN = 8  # names of a long list that the text shows; the JSON has all
+SHOWN = 8  # names of a long list shown in the text; the JSON has all
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PartReport:
 
 @dataclass
 class FileReport:
-    """One file, or the shards of one model. `missing` and `unknown` name tensors; `unused` says why each is."""
+    """One file, or the shards of one model. `missing` and `unknown` name tensors; `unused` also gives reasons."""
 
     path: str
     kind: str
@@ -57,14 +57,17 @@ class FileReport:
 
     @property
     def usable(self) -> bool:
-        """Whether the pack can use it: it holds a part, and every part that it holds is whole."""
+        """Whether the pack can use the file: it holds at least one part, and all its parts are complete."""
         return bool(self.parts) and not self.missing and not self.faults
 
 
 @dataclass
 class Report:
-    """is_release: a folder with one of the two transformers, which is expected to hold all that a film needs;
-    lacking: the parts of it that no usable file holds."""
+    """The report on everything found at a path.
+
+    is_release: the folder has one of the two transformers, so it should hold all that a film needs;
+    lacking: the needed parts that no usable file holds.
+    """
 
     path: str
     files: list[FileReport]
@@ -73,7 +76,11 @@ class Report:
 
     @property
     def usable(self) -> bool:
-        """Whether the pack can use what is here: all that a film needs, or, of what is no release, each part."""
+        """Whether the pack can use what was found.
+
+        A release must have all that a film needs. Otherwise, at least one file must hold parts of the model, and all
+        such files must be usable.
+        """
         if self.is_release:
             return not self.lacking
         relevant = [file for file in self.files if file.parts or file.faults]
@@ -83,7 +90,7 @@ class Report:
         return report_text(self)
 
     def as_json(self) -> str:
-        """All of it, as JSON."""
+        """The whole report as JSON."""
         content = asdict(self) | {"usable": self.usable}
         for entry, file in zip(content["files"], self.files, strict=True):
             entry["usable"] = file.usable
@@ -91,12 +98,12 @@ class Report:
 
 
 def inspect(path: Path | str, values: bool | None = None) -> Report:
-    """Look at a model file, a folder, or a JSON list of tensors (`{"tensors": {name: {"shape", "dtype"}}}`).
+    """Inspects a model file, a folder, or a JSON list of tensors (`{"tensors": {name: {"shape", "dtype"}}}`).
 
-    `values`: look for NaN and infinity, which reads every byte; None: in small files only.
+    `values`: check for NaN and infinity, which reads every byte; None: in small files only.
 
     Raises:
-        InputError: no such path, a folder without model files, or a list of tensors that is none.
+        InputError: no such path, a folder without model files, or a malformed list of tensors.
     """
     path = Path(path)
     manifest = None if path.is_dir() or format_of(path) is not Format.TEXT else _manifest(path)
@@ -112,7 +119,7 @@ def inspect(path: Path | str, values: bool | None = None) -> Report:
 
 
 def report_text(report: Report) -> str:
-    """The report as a table for people."""
+    """The report as a readable table."""
     width = max(len(file.path) for file in report.files)
     kinds = max(len(file.kind) for file in report.files)
     lines = [f"{'file':<{width}}  {'what it is':<{kinds}}  {'tensors':>7}  {'size':>9}  usable  types"]
@@ -130,7 +137,7 @@ def report_text(report: Report) -> str:
 
 
 def size_text(count: int) -> str:
-    """Bytes for people, in powers of ten as disks are sold."""
+    """A size in bytes as readable text, in powers of ten as disk makers count."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.2f} {unit}"
@@ -191,7 +198,7 @@ def _summary(shown: str, place: Place, size: int) -> FileReport:
 
 
 def _account(report: FileReport, tensors: Mapping[str, Tensor]) -> None:
-    """Every tensor of a usable file: its part, or why it is not needed, or that it is unknown."""
+    """Accounts for every tensor of a usable file: it belongs to a part, is not needed for a reason, or is unknown."""
     if not report.parts:
         return
     try:
@@ -232,7 +239,7 @@ def _sort(report: FileReport, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """A warning if any value is NaN or infinite; a slice at a time, so that nothing large is copied."""
+    """A warning if any value is NaN or infinite. Checks one slice at a time to avoid large copies."""
     spoilt = []
     for name, tensor in tensors.items():
         flat = tensor.reshape(-1) if tensor.is_floating_point() else tensor.new_empty(0)
@@ -243,7 +250,7 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _manifest(path: Path) -> dict[str, Entry] | None:
-    """The list of tensors in a JSON file; None if it is a JSON file of another kind."""
+    """The list of tensors in a JSON file; None if the file holds some other JSON."""
     if path.stat().st_size > MANIFEST_LIMIT:
         return None
     try:

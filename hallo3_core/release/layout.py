@@ -1,4 +1,4 @@
-"""The official release's folder: where each network lies in it, loaded when it is needed and not before."""
+"""Layout of the official release's folder, with lazy loading of its networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONVERTED_FILES = "hallo3_*.safetensors"
 
 
 class Release:
-    """The networks of one release folder. Files are mapped; a network's tensors are read when it is asked for."""
+    """The networks of one release folder. Files are memory-mapped; tensors are read when a network is requested."""
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
@@ -38,7 +38,7 @@ class Release:
 
     @property
     def engine_file(self) -> Path:
-        """The transformers' file: `<folder>/hallo3/<tag>/...`, where the text file `latest` holds the tag.
+        """The transformer file: `<folder>/hallo3/<tag>/...`, where the text file `latest` holds the tag.
 
         Raises:
             InputError: no tag, or no such file.
@@ -60,7 +60,7 @@ class Release:
     ) -> nn.Module:
         """Denoiser, reference network, audio or face projector, by the names in `names.py`.
 
-        in_fp8: the blocks' matrices are rounded, unless they are already.
+        in_fp8: round the blocks' matrices, unless they are in fp8 already.
         """
         parts = self.transformers()
         if in_fp8 and part in parts.tensors:
@@ -68,14 +68,14 @@ class Release:
         return load(parts, part, attention=attention, device=device, dtype=dtype, label=self.label)
 
     def network_bytes(self, part: str, *, dtype: torch.dtype, in_fp8: bool = False) -> int:
-        """What the weights of `network` take, without reading them."""
+        """Bytes that the weights of `network` take, without reading them."""
         return sum(
             tensor.numel() * (1 if tensor.itemsize == 1 or (in_fp8 and fp8.is_rounded(name)) else dtype.itemsize)
             for name, tensor in self.transformers().tensors.get(part, {}).items()
         )
 
     def vae(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
-        """The VAE: its own file, or the copy inside the transformers' file when that file is not there."""
+        """The VAE, from its own file, or from the copy inside the transformer file if its own file is missing."""
         from ..vae.autoencoder import load_vae
 
         path = self.folder / VAE_FILE
@@ -86,16 +86,16 @@ class Release:
         raise InputError(f"{path}: missing, and {self.label} holds no VAE either")
 
     def transformers(self) -> Parts:
-        """The transformers' file, or the files that `convert` made of it, sorted by part."""
+        """The tensors of the transformer file, or of the files that `convert` made from it, sorted by part."""
         if self._engine is None:
-            parts = Parts()  # ours alone until it is whole: another thread may ask meanwhile
+            parts = Parts()  # published only when complete: another thread may call this meanwhile
             for path in self.engine_files:
                 parts.add(read_parts(path))
             self._engine = parts
         return self._engine
 
     def files(self) -> list[Path]:
-        """Every file that a network is read from; none is opened.
+        """Every file that a network is read from, without opening any.
 
         Raises:
             InputError: a folder or file of the release is missing.
@@ -108,7 +108,7 @@ class Release:
 
     @property
     def engine_files(self) -> list[Path]:
-        """Converted files count where the official one's `latest` is not there."""
+        """The official transformer file, or the converted files if they exist and the official `latest` is missing."""
         converted = sorted({model_file(path) for path in self.folder.glob(CONVERTED_FILES)})
         if converted and not (self.folder / TRANSFORMER_FOLDER / "latest").exists():
             return converted
@@ -116,7 +116,7 @@ class Release:
 
     @property
     def label(self) -> str:
-        """What messages call the transformers' file."""
+        """The transformer file's name in messages."""
         files = self.engine_files
         return str(files[0] if len(files) == 1 else self.folder / CONVERTED_FILES)
 
@@ -134,7 +134,7 @@ class Release:
 
     @property
     def vocals_file(self) -> Path:
-        """The model that parts the voice from music, which only `--vocals` needs."""
+        """The model that separates the voice from music, needed only for `--vocals`."""
         return self._path(VOCALS_FILE)
 
     def _path(self, relative: str) -> Path:

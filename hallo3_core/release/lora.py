@@ -1,6 +1,6 @@
-"""LoRAs made for CogVideoX-5B-I2V, applied to Hallo3's trunk by name: one map, which the ComfyUI node reads too.
+"""Applies LoRAs made for CogVideoX-5B-I2V to Hallo3's trunk by name, with one map that the ComfyUI node uses too.
 
-Which names are read: `lora_names.py`. A pair changes a weight by strength x alpha / rank x up @ down.
+`lora_names.py` lists the accepted names. A pair changes a weight by strength x alpha / rank x up @ down.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Target(NamedTuple):
-    """`rows` rows of one of our tensors from `start`: rows of theirs from `their_start`."""
+    """Maps `rows` rows of one of our tensors, from `start`, to rows of theirs from `their_start`."""
 
     name: str
     start: int
@@ -53,9 +53,9 @@ class Target(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """What one of our tensors gains at `target`: strength x scale x up @ down; up ``rows r``, down ``r columns``.
+    """Adds strength x scale x up @ down to one of our tensors at `target`; up ``rows r``, down ``r columns``.
 
-    magnitude: DoRA's, ``rows 1`` or ``1 columns``; bias: what the layer's bias gains, ``rows``.
+    magnitude: DoRA's, ``rows 1`` or ``1 columns``; bias: added to the layer's bias, ``rows``.
     """
 
     target: Target
@@ -68,7 +68,7 @@ class Patch(NamedTuple):
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA in our names, the keys of its file that are of no use here, and what a user should know of it."""
+    """A LoRA in our names, the keys of its file that cannot be used here, and notes for the user."""
 
     label: str
     patches: tuple[Patch, ...]
@@ -78,7 +78,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Applied:
-    """Our tensors that were changed, and the LoRA's keys that were not understood."""
+    """Names of our tensors that were changed, and the LoRA's keys that were not recognised."""
 
     names: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -91,11 +91,12 @@ def weight_shapes(config: TransformerConfig) -> dict[str, Shape]:
 
 
 def lora_targets(config: TransformerConfig) -> dict[str, tuple[Target, ...]]:
-    """A layer's name, diffusers' or ours, without prefix and `.weight` -> where its rows go in our tensors.
+    """Layer name, diffusers' or ours, without prefix and `.weight` -> where its rows go in our tensors.
 
-    Two fusions make it more than a renaming. Queries, keys and values are one matrix here. And a layer's modulation is
-    one matrix, in which video's six vectors (shift, scale, gate of attention, then of the MLP) stand before text's,
-    while diffusers has attention's six (video's three, text's three) and the MLP's six in two.
+    Two fused matrices make this more than a renaming. Queries, keys and values are one matrix here. A layer's
+    modulation is also one matrix: the video's six vectors (shift, scale, gate of attention, then of the MLP), then the
+    text's six. Diffusers has two matrices, one for attention and one for the MLP, each with the video's three vectors,
+    then the text's three.
     """
     shapes, d = weight_shapes(config), config.hidden
     targets = {name.removesuffix(".weight"): (Target(name, 0, shape[0]),) for name, shape in shapes.items()}
@@ -115,10 +116,10 @@ def lora_targets(config: TransformerConfig) -> dict[str, tuple[Target, ...]]:
 
 
 def read_lora(path: Path | str, config: TransformerConfig) -> Lora:
-    """Read a LoRA file for a denoiser of these sizes, with the settings that PEFT leaves beside it.
+    """Reads a LoRA file for a denoiser of these sizes, with the settings that PEFT saves beside it.
 
     Raises:
-        InputError: no such file, damaged, made for another model, or of a kind that cannot be applied.
+        InputError: no such file, damaged, made for another model, or of a type that cannot be applied.
     """
     metadata = read_metadata(path) | settings_beside(Path(path))
     return match_lora(read_tensors(path), config, label=str(path), metadata=metadata)
@@ -127,11 +128,11 @@ def read_lora(path: Path | str, config: TransformerConfig) -> Lora:
 def match_lora(
     tensors: Mapping[str, Tensor], config: TransformerConfig, *, label: str, metadata: Mapping[str, str]
 ) -> Lora:
-    """Find the place of each pair in the denoiser. A layer with tensors that are not understood is not touched but
-    listed; those of the other networks (`lora_parts.py`) are skipped.
+    """Matches each pair to a weight of the denoiser. A layer with unrecognised tensors is left alone and listed;
+    layers of the other networks (`lora_parts.py`) are skipped.
 
     Raises:
-        InputError: nothing in it fits this model, or what fits by name has another size.
+        InputError: nothing in the file fits this model, or a layer matches by name but not in size.
     """
     own = {key: tensor for key, tensor in tensors.items() if part_of(key) == names.DENOISER}
     lora = match_pairs(own, lora_targets(config), weight_shapes(config), label=label, metadata=metadata)
@@ -151,10 +152,10 @@ def match_pairs(
     label: str,
     metadata: Mapping[str, str],
 ) -> Lora:
-    """The pairs of the layers in `targets`, whose weights have these `shapes`.
+    """Matches pairs to the layers in `targets`, whose weights have these `shapes`.
 
     Raises:
-        InputError: what fits by name has another size.
+        InputError: a layer matches by name but not in size.
     """
     pairs, unknown = sorted_pairs(tensors, targets)
     ranks = {len(tensors[keys["down"]]) for keys in pairs.values()}
@@ -168,7 +169,7 @@ def match_pairs(
         scale = scales.scale(stem, len(down), alpha)
         magnitude = tensors[keys["magnitude"]] if "magnitude" in keys else None
         if magnitude is not None and by_column(magnitude, len(up)) and len(targets[stem]) > 1:
-            unknown += keys.values()  # its norm spans rows that are apart here
+            unknown += keys.values()  # its norm spans rows that are not contiguous in our tensor
             continue
         bias = sum(
             tensors[keys[role]].float() * factor for role, factor in (("up bias", scale), ("bias", 1)) if role in keys
@@ -191,14 +192,13 @@ def match_pairs(
 
 
 def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
-    """Change the weights of the LoRA's network, computed in float32 and kept in their own dtype; what is unknown is
-    logged.
+    """Applies a LoRA to a network's weights, computed in float32 and stored in their own dtype. Logs unknown keys.
 
-    A weight in fp8 would round most of a LoRA away: such a layer becomes an ordinary one in the dtype of its
-    bias, twice as large.
+    Rounding to fp8 would lose most of a LoRA, so an fp8 layer becomes an ordinary one in the dtype of its bias, twice
+    as large.
 
     Raises:
-        InputError: a strength that is no number.
+        InputError: a strength that is NaN or infinite.
     """
     if not math.isfinite(strength):
         raise InputError(f"{lora.label}: strength {strength}, expected a number such as 1")
@@ -227,9 +227,9 @@ def apply_lora(module: nn.Module, lora: Lora, strength: float = 1.0) -> Applied:
 
 
 def change_of(rows: Tensor, patch: Patch) -> Tensor:
-    """What a patch adds to rows ``o i`` of a weight at full strength, float32.
+    """The change that a patch makes to rows ``o i`` of a weight at strength 1, in float32.
 
-    With magnitudes it is DoRA (arXiv:2402.09353): the sum, scaled to these norms of its rows or columns.
+    With magnitudes it is DoRA (arXiv:2402.09353): the rows or columns of the sum are rescaled to these norms.
     """
     change = patch.scale * (patch.up.to(rows.device, torch.float32) @ patch.down.to(rows.device, torch.float32))
     if patch.magnitude is None:
@@ -246,7 +246,7 @@ def _shift(layer: nn.Module, patch: Patch, strength: float) -> None:
 
 
 def by_column(magnitude: Tensor, rows: int) -> bool:
-    """Whether magnitudes belong to columns, ``1 i``, as LyCORIS may have it; else to rows: ``o``, ``o 1``."""
+    """Whether magnitudes are per column, ``1 i``, as LyCORIS may store them, rather than per row, ``o`` or ``o 1``."""
     return magnitude.ndim == 2 and len(magnitude) == 1 and rows > 1
 
 
@@ -262,7 +262,7 @@ def _check_sizes(
 
 
 def _widened(module: nn.Module, name: str) -> nn.Linear:
-    """Replace the scaled layer of this name by an ordinary one of the same weight, in float32 for now."""
+    """Replaces the fp8 layer of this name with an ordinary one of the same weight, in float32 for now."""
     scaled = module.get_submodule(name)
     linear = nn.Linear(scaled.in_features, scaled.out_features, device="meta")
     linear.weight = nn.Parameter(scaled.full_weight(torch.float32), requires_grad=False)

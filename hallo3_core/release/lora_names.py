@@ -1,8 +1,9 @@
-"""The names under which LoRAs come: which layer of the model a key is of, and what it is there.
+"""Naming schemes of LoRA files: maps a key to its layer in the model and its role in that layer.
 
-Read are diffusers' and PEFT's (`transformer.transformer_blocks.0.attn1.to_q.lora_A.weight`, with `base_model.model.`
-before it or an adapter's name in it), kohya's (`lora_unet_transformer_blocks_0_attn1_to_q.lora_down.weight`, and with
-`lora_unet__`, `lora_transformer_`, `lycoris_`) and our own (`diffusion_model.blocks.0.mlp.up.lora_A.weight`).
+Supported are diffusers and PEFT (`transformer.transformer_blocks.0.attn1.to_q.lora_A.weight`, with or without the
+prefix `base_model.model.` and an adapter's name), kohya (`lora_unet_transformer_blocks_0_attn1_to_q.lora_down.weight`,
+also with `lora_unet__`, `lora_transformer_` or `lycoris_`) and our own
+(`diffusion_model.blocks.0.mlp.up.lora_A.weight`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from ..weights import names
 
-# Keys of other networks than the denoiser begin so, in files that this project's training wrote.
+# Prefixes of networks other than the denoiser, in files written by this project's training.
 PART_PREFIXES = {f"{part}.": part for part in (names.REFERENCE_NET, names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)}
-SHOWN = 3  # of a long list of keys
+SHOWN = 3  # keys of a long list
 _PREFIXES = (
     *("base_model_model_", "model_diffusion_model_", "diffusion_model_", "transformer_", "module_", "_orig_mod_"),
     *("lora_unet_", "lora_transformer_", "lycoris_", "lora_", "model_", "unet_", "_"),
@@ -42,19 +43,19 @@ Pairs = dict[tuple[str, str], dict[str, str]]  # (layer, adapter) -> role -> key
 
 
 def part_of(key: str) -> str:
-    """The network that a key is of, by its name in `weights/names.py`."""
+    """The network that a key belongs to, as named in `weights/names.py`."""
     return next((part for prefix, part in PART_PREFIXES.items() if key.startswith(prefix)), names.DENOISER)
 
 
 def sorted_pairs(tensors: Mapping[str, Tensor], layers: Iterable[str]) -> tuple[Pairs, list[str]]:
-    """The keys of each layer that has a pair, and those that are not understood.
+    """The keys of each layer that has a pair, and the unrecognised keys.
 
-    A layer that has other tensors beside what is understood is not understood as a whole.
+    If a layer has any unrecognised tensor, all its keys count as unrecognised.
     """
     stems = {stem.replace(".", "_"): stem for stem in layers}
     stems |= {flat.removesuffix("_0"): stem for flat, stem in stems.items() if flat.endswith("attn1_to_out_0")}
     pairs: Pairs = {}
-    shared: Pairs = {}  # what is said of a layer without an adapter's name
+    shared: Pairs = {}  # keys of a layer without an adapter's name
     unknown, spoilt = [], set()
     for key in tensors:
         stem, role, adapter = _understood(key, stems)
@@ -79,20 +80,20 @@ def sorted_pairs(tensors: Mapping[str, Tensor], layers: Iterable[str]) -> tuple[
 
 
 def shortened(keys: Sequence[str]) -> str:
-    """A list in one line, of which only the first are shown."""
+    """A one-line list of the first keys, and the number of the others."""
     rest = len(keys) - SHOWN
     return ", ".join(key[:120] for key in keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def reason(keys: Sequence[str]) -> str:
-    """Why such keys are of no use, where that can be told."""
+    """Why these keys cannot be used; empty if unknown."""
     if not any(re.search(r"lora|dora|lycoris|hada|lokr|\.diff", key) for key in keys):
-        return ""  # another kind of file altogether
+        return ""  # not a LoRA file at all
     return " ".join(text for text, form in _REASONS.items() if any(re.search(form, key) for key in keys))
 
 
 def _understood(key: str, stems: Mapping[str, str]) -> tuple[str | None, str | None, str]:
-    """The layer of a key, its role there and its adapter; None for what is not understood."""
+    """The layer of a key, its role there and its adapter; an unrecognised layer or role is None."""
     parts = key.split(".")
     for length in range(len(parts) - 1, 0, -1):
         stem = _stem("_".join(parts[:length]), stems)
@@ -106,7 +107,7 @@ def _understood(key: str, stems: Mapping[str, str]) -> tuple[str | None, str | N
 
 
 def _stem(name: str, stems: Mapping[str, str]) -> str | None:
-    """The layer of this name, dots as underscores, whatever prefixes stand before it."""
+    """The layer of a name that has underscores for dots, with any known prefixes removed."""
     seen = {name, _OLD.sub("", name)}
     waiting = list(seen)
     for candidate in waiting:

@@ -1,7 +1,8 @@
-"""LoRAs of this project's own training change the reference network and the projectors too: each network finds its own.
+"""LoRAs from this project's own training, which also change the reference network and the projectors.
 
-Their keys are our names of the layers behind the network's (`reference_net.blocks.0.self_attention.qkv.lora_A.weight`).
-A LoRA made for CogVideoX has none of them, and changes the denoiser alone.
+A key is the network's name followed by our name of the layer
+(`reference_net.blocks.0.self_attention.qkv.lora_A.weight`). A LoRA made for CogVideoX has no such keys and changes only
+the denoiser.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .lora_names import PART_PREFIXES, part_of
 
 
 def read_part_lora(path: Path | str, part: str, shapes: Mapping[str, Shape]) -> Lora:
-    """What a file has for the network `part` with parameters of these shapes; without patches where that is nothing.
+    """Reads a file's LoRA for the network `part`, whose parameters have these shapes; no patches if it has none.
 
     Raises:
         InputError: no such file, damaged, or made for a network of another size.
@@ -34,10 +35,10 @@ def read_part_lora(path: Path | str, part: str, shapes: Mapping[str, Shape]) -> 
 def apply_loras(
     module: nn.Module, part: str, loras: Sequence[tuple[Path, float]], config: TransformerConfig | None = None
 ) -> None:
-    """Change a network by all of these files, each at its strength; `config` is the denoiser's, for it alone.
+    """Applies all of these files to a network, each at its strength; `config` is the denoiser's, and used only for it.
 
     Raises:
-        InputError: a file that is no LoRA for this model, or a strength that is no number.
+        InputError: a file that is not a LoRA for this model, or a strength that is NaN or infinite.
     """
     for path, strength in loras:
         if part == names.DENOISER:

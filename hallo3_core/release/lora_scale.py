@@ -1,7 +1,7 @@
-"""By how much a LoRA's pairs count: alpha over rank, from wherever the program that trained it left alpha.
+"""The scale of a LoRA's pairs: alpha over rank, with alpha from wherever the training program stored it.
 
-Beside each pair (kohya's `.alpha`), in PEFT's settings (in a file's metadata, as diffusers saves them, or in an
-`adapter_config.json` beside the file), or as a number of its own in the metadata.
+Alpha is stored with each pair (kohya's `.alpha`), in PEFT's settings (in the file's metadata, as diffusers saves them,
+or in an `adapter_config.json` beside the file), or as a separate number in the metadata.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pathlib import Path
 from ..errors import InputError
 
 ADAPTER = "lora_adapter_metadata"  # diffusers' key in a file's metadata: PEFT's settings as JSON
-BESIDE = "adapter_config.json"  # PEFT's settings beside the file; under this name they are handed to `read_scales` too
-_NUMBERS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # in the metadata by themselves
-_LARGEST = 1 << 20  # bytes of settings
+BESIDE = "adapter_config.json"  # PEFT's settings beside the file; also the key that passes them to `read_scales`
+_NUMBERS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # separate numbers in the metadata
+_LARGEST = 1 << 20  # bytes of a settings file
 
 
 @dataclass(frozen=True)
 class Scales:
-    """What a file says of its alphas."""
+    """The alphas that a file states."""
 
     label: str
     alpha: float | None = None
     by_layer: Mapping[str, float] = field(default_factory=dict)  # the end of a layer's name -> its alpha
-    by_root: bool = False  # alpha over the root of the rank
+    by_root: bool = False  # alpha over the square root of the rank
 
     def scale(self, stem: str, rank: int, alpha: float | None) -> float:
-        """The factor of a layer's pair; `alpha` is what stands beside the pair.
+        """The factor of a layer's pair; `alpha` is the one stored with the pair, if any.
 
         Raises:
             InputError: an alpha that is NaN or infinite.
@@ -45,10 +45,10 @@ class Scales:
 
 
 def settings_beside(path: Path) -> dict[str, str]:
-    """The settings that PEFT left beside a file, if any, under the name `BESIDE`.
+    """The settings that PEFT saved beside a file, if any, under the key `BESIDE`.
 
     Raises:
-        InputError: they cannot be read.
+        InputError: the settings file cannot be read.
     """
     beside = path.parent / BESIDE
     try:
@@ -62,12 +62,12 @@ def settings_beside(path: Path) -> dict[str, str]:
 
 
 def read_scales(metadata: Mapping[str, str], ranks: set[int], label: str) -> Scales:
-    """What the metadata says of a LoRA with pairs of these ranks.
+    """Reads the alphas from the metadata of a LoRA whose pairs have these ranks.
 
-    Settings beside the file are another LoRA's if they name another rank.
+    Settings beside the file that state a different rank belong to another LoRA and are ignored.
 
     Raises:
-        InputError: settings that are damaged, or that this does not follow.
+        InputError: settings that are damaged or not supported.
     """
     for name in (ADAPTER, BESIDE, *(key for key in metadata if key not in (ADAPTER, BESIDE))):
         settings = _settings(metadata.get(name, ""), label, strict=name in (ADAPTER, BESIDE))
@@ -92,7 +92,7 @@ def read_scales(metadata: Mapping[str, str], ranks: set[int], label: str) -> Sca
 
 
 def _settings(text: str, label: str, strict: bool) -> dict:
-    """An adapter's settings as JSON; empty for a text that is something else, unless it must be settings."""
+    """Parses an adapter's settings from JSON. Other text gives no settings or, if `strict`, an InputError."""
     if not text or not (strict or text.lstrip().startswith("{")) or len(text) > _LARGEST:
         return {}
     try:

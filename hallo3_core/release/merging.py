@@ -1,4 +1,4 @@
-"""LoRAs merged into weights as they are written: what `apply_lora` does to a network, some rows at a time."""
+"""Merges LoRAs into weights while they are written: like `apply_lora`, but a few rows at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .lora_parts import read_part_lora
 
 
 class Merge(NamedTuple):
-    """A LoRA's file, and how strongly it counts."""
+    """A LoRA file and its strength."""
 
     path: Path
     strength: float
@@ -28,7 +28,7 @@ class Merge(NamedTuple):
 
 @dataclass(frozen=True)
 class Changes:
-    """What a network's weights gain: patches with their strengths by our name of the weight, or of a bias."""
+    """Changes to a network: patches with their strengths, by our name of the weight or bias."""
 
     weights: dict[str, list[tuple[Patch, float]]] = field(default_factory=dict)
     biases: dict[str, list[tuple[Patch, float]]] = field(default_factory=dict)
@@ -44,12 +44,12 @@ class Changes:
         return name in self.weights or name in self.biases
 
     def needs_whole(self, name: str) -> bool:
-        """Whether a weight's rows cannot be changed one without the other: DoRA whose norms are of columns."""
+        """Whether a weight can only be changed as a whole, because a DoRA patch has column norms."""
         patches = [patch for patch, _ in self.weights.get(name, ()) if patch.magnitude is not None]
         return any(by_column(patch.magnitude, patch.target.rows) for patch in patches)
 
     def apply(self, name: str, rows: Tensor, begin: int) -> Tensor:
-        """Rows ``n ...`` of a tensor, from number `begin` on, with what they gain; float32, a copy."""
+        """A float32 copy of rows ``n ...`` of a tensor, starting at row `begin`, with the changes added."""
         values = rows.to(torch.float32, copy=True)
         for patch, strength in self.weights.get(name, ()):
             if part := _overlap(patch, begin, len(values)):
@@ -66,10 +66,10 @@ class Changes:
 def read_changes(
     merges: Sequence[Merge], part: str, tensors: Mapping[str, Tensor], config: TransformerConfig
 ) -> Changes:
-    """What the files change in a network with these tensors; `config` is the denoiser's.
+    """Reads the files' changes to a network with these tensors; `config` is the denoiser's.
 
     Raises:
-        InputError: a file that is no LoRA for this model, or a strength that is NaN or infinite.
+        InputError: a file that is not a LoRA for this model, or a strength that is NaN or infinite.
     """
     changes = Changes()
     for path, strength in merges:
@@ -82,12 +82,13 @@ def read_changes(
 
 
 def merge_text(merges: Sequence[Merge]) -> str:
-    """For a file's metadata: which LoRAs it holds."""
+    """The merged LoRAs (name, strength, digest), for a file's metadata."""
     return ", ".join(f"{path.name}:{strength:g} {file_digest(path)[:16]}" for path, strength in merges)
 
 
 def _overlap(patch: Patch, begin: int, count: int) -> tuple[slice, slice] | None:
-    """Which of `count` rows from `begin` a patch changes, counted from `begin`; and which of its own rows those are."""
+    """The rows that a patch changes among `count` rows from `begin`: counted from `begin`, and as the patch's own rows;
+    None if there are none."""
     start, stop = max(begin, patch.target.start), min(begin + count, patch.target.start + patch.target.rows)
     if start >= stop:
         return None
@@ -95,7 +96,7 @@ def _overlap(patch: Patch, begin: int, count: int) -> tuple[slice, slice] | None
 
 
 def _rows_of(patch: Patch, rows: slice) -> Patch:
-    """The patch of some of its rows alone."""
+    """The patch restricted to some of its rows."""
     magnitude = patch.magnitude
     if magnitude is not None and not by_column(magnitude, patch.target.rows):
         magnitude = magnitude[rows]

@@ -1,1 +1,1 @@
-"""Reading and writing weight files safely: their names, parts and kinds; nothing in a file is ever run."""
+"""Reads and writes weight files safely, and identifies their names, parts and kinds. Never runs code from a file."""

@@ -1,5 +1,4 @@
-"""The `config.json` beside a model's weights: read as plain values, with sizes checked before anything is built from
-them."""
+"""Reads the `config.json` beside a model's weights as plain values and checks its sizes before anything is built."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ def read_config(path: Path, kind: str, remedy: str) -> dict:
     for name, value in content.items():
         for number in value if isinstance(value, list) else [value]:
             limit = MOST_LAYERS if name in LAYERS else LARGEST
-            if isinstance(number, int | float) and not abs(number) <= limit:  # NaN is not either
+            if isinstance(number, int | float) and not abs(number) <= limit:  # also true for NaN
                 raise InputError(f"{path}: {name[:40]!a} is more than {limit:,}, which no such model has. {remedy}")
         if isinstance(value, list) and len(value) > MOST_LAYERS:
             raise InputError(f"{path}: {name[:40]!a} has {len(value):,} entries, which no such model has. {remedy}")

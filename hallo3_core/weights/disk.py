@@ -1,4 +1,4 @@
-"""What a disk can be asked for, where not every disk answers: network and user-space ones lack some of it."""
+"""Disk operations that some file systems, such as network and user-space ones, do not fully support."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-# Of a call that a file system does not have; ENOLCK: its lock service is not there.
+# Errors of calls that a file system does not support; ENOLCK: its lock service is missing.
 MISSING = frozenset(
     getattr(errno, name)
     for name in ("ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL", "ENOLCK", "ENOTTY", "EPROTONOSUPPORT", "EROFS")
@@ -17,7 +17,7 @@ MISSING = frozenset(
 
 
 def to_disk(file: IO[bytes]) -> None:
-    """What was written to an open file, onto the disk, as far as the disk can be asked to.
+    """Flushes an open file to the disk, as far as the file system supports that.
 
     Raises:
         OSError: the disk is full or fails.
@@ -31,7 +31,7 @@ def to_disk(file: IO[bytes]) -> None:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Room on the disk where `folder` lies or will be made; None where the disk does not say."""
+    """Free bytes on the disk where `folder` is or will be created; None if the disk does not report them."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent

@@ -1,6 +1,6 @@
 """fp8 weights: which tensors are rounded, how, and how files name them.
 
-Only the large matrices of the blocks are rounded, with one scale a tensor; norms, biases, embeddings, tables, the
+Only the large matrices of the blocks are rounded, with one scale per tensor; norms, biases, embeddings, tables, the
 modulation, the projectors and the VAE stay in bfloat16.
 
 The scale is a power of two, so a value times its scale is exact in bfloat16 and float16: the rounding to 3 bits of
@@ -49,7 +49,7 @@ def mark(*, matmul: bool = False) -> Tensor:
 
 
 def largest_magnitude(values: Tensor) -> Tensor:
-    """Largest absolute value of a tensor that is not empty; NaN if it holds one. (By far the fastest way on a CPU.)"""
+    """Largest absolute value of a non-empty tensor; NaN if it holds one. (By far the fastest way on a CPU.)"""
     return torch.stack(torch.aminmax(values)).abs().amax()
 
 

@@ -35,7 +35,7 @@ CHOOSE_DENOISER = "Choose the Hallo3 denoiser, or run: python -m hallo3_core con
 
 
 class Kind(Enum):
-    """The kinds of files; the value is the name that tables show."""
+    """Kinds of files; the value is the name shown in tables."""
 
     TRANSFORMERS = "Hallo3 transformers (official)"
     DENOISER = "Hallo3 denoiser"
@@ -57,7 +57,7 @@ class Kind(Enum):
 class Found:
     """What a file is: `detail` completes the sentence "<file> is ...", `advice` says what to do instead of using it.
 
-    parts: which of the parts that this pack needs are in it, by the names in `LABELS`.
+    parts: the parts of this pack that the file holds, by the names in `LABELS`.
     """
 
     kind: Kind
@@ -71,15 +71,15 @@ class Found:
 
 
 def identify(header: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> Found:
-    """What a file with tensors of these names and shapes is.
+    """Identifies a file by the names and shapes of its tensors.
 
-    A denoiser that reads neither sound nor face has CogVideoX's own tensors: the metadata says that it is one.
+    A denoiser that reads neither audio nor face has exactly CogVideoX's tensors, so only the metadata identifies it.
     """
     ours = in_our_form(header)
     if metadata and METADATA in metadata and (found := _unheard(ours)):
         return found
     for rule in (_lora, _official, _converted, _cogvideox, _vae, _text_encoder, _wav2vec, _foreign):
-        found = rule(header if rule is _text_encoder else ours)  # its scales have names of their own
+        found = rule(header if rule is _text_encoder else ours)  # the text encoder's scales have their own names
         if found:
             return found
     first = ", ".join(list(header)[:3])
@@ -137,17 +137,17 @@ def _converted(header: Mapping[str, Entry]) -> Found | None:
     if "last_norm.weight" in header:
         return Found(Kind.REFERENCE_NET, f"Hallo3's reference network, {count} layers", (names.REFERENCE_NET,))
     if any(_has(header, f"blocks.0.{mark}.") for mark in _MARKS):
-        vae = (VAE,) if "decoder.conv_in.conv.weight" in header else ()  # as CheckpointSave has it
+        vae = (VAE,) if "decoder.conv_in.conv.weight" in header else ()  # as CheckpointSave writes it
         return Found(Kind.DENOISER, f"Hallo3's denoiser, {count} layers", (names.DENOISER, *vae))
     lack = "it has no audio attention (blocks.0.audio_attention missing)"
     return Found(Kind.COGVIDEOX, f"a CogVideoX transformer in this pack's naming: {lack}", advice=CHOOSE_DENOISER)
 
 
-_MARKS = ("audio_attention", "audio_tokens", "audio_adaption", "face_adaption")  # of which a denoiser has one
+_MARKS = ("audio_attention", "audio_tokens", "audio_adaption", "face_adaption")  # a denoiser has one of these
 
 
 def _unheard(header: Mapping[str, Entry]) -> Found | None:
-    """A denoiser by its metadata, whatever it reads; in either naming."""
+    """Identifies a denoiser whose metadata describes its conditioning, whatever it reads, in either naming."""
     if "video_positions" in header and "last_norm.weight" not in header:
         count = len(_numbers(header, r"modulation\.blocks\.(\d+)\.weight"))
         return Found(Kind.DENOISER, f"Hallo3's denoiser, conditioned in its own way, {count} layers", (names.DENOISER,))
@@ -172,7 +172,7 @@ def _cogvideox(header: Mapping[str, Entry]) -> Found | None:
 
 
 def _cogvideox_name(patch: Entry | None) -> str:
-    """The CogVideoX model: sizes differ in width, and image-to-video models have twice the input channels."""
+    """Name of the CogVideoX model: the width gives its size; image-to-video models have twice the input channels."""
     if patch is None or len(patch.shape) < 2:
         return "CogVideoX"
     size = {1920: "-2B", 3072: "-5B"}.get(patch.shape[0], "")
@@ -243,7 +243,7 @@ def _lora(header: Mapping[str, Entry]) -> Found | None:
 
 
 def _foreign(header: Mapping[str, Entry]) -> Found | None:
-    """Other models that users have and may confuse with this one."""
+    """Identifies other models that users may have and confuse with this one."""
     stems = {re.sub(r"^(model\.)?diffusion_model\.", "", name) for name in header}
     for probe, model in (
         ("blocks.0.self_attn.q.weight", "a Wan video transformer"),
@@ -262,7 +262,7 @@ def _foreign(header: Mapping[str, Entry]) -> Found | None:
 
 
 def identify_onnx(outline: OnnxOutline) -> Found:
-    """What an ONNX file is, by its inputs and outputs."""
+    """Identifies an ONNX file by its inputs and outputs."""
     inputs, outputs = list(outline.inputs.values()), list(outline.outputs.values())
     match inputs, outputs:
         case [(_, 3, _, _)], _ if len(outputs) == 9:

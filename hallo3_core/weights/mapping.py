@@ -1,9 +1,9 @@
-"""Tensors as views of a file mapped into memory: a value is read from disk when it is first used, and never copied.
+"""Tensors as views of a memory-mapped file: a value is read from disk when it is first used, and never copied.
 
-The mapping is read-only: a writable one, even private to the process, is charged by Windows in full against memory and
-page file, which for the release is 29 GB before the first weight is used. So nothing may be written to these tensors:
-the system ends the process that tries. The mapping is made of pieces, each of which goes when its tensors are gone.
-torch.load(mmap=True) and safetensors map a file in one piece.
+The mapping is read-only. Windows charges a writable mapping, even a private one, in full against memory and page file:
+29 GB for the release before the first weight is used. So these tensors must not be written to: the system kills a
+process that tries. A file is mapped in pieces, each of which is unmapped once its tensors are freed;
+torch.load(mmap=True) and safetensors map the whole file at once.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 
 from ..model.config import Shape
 
-MOST_DIMENSIONS = 16  # of a tensor; real ones have five
-LARGEST_COUNT = 1 << 48  # of elements; the largest of the release has a third of 2 ** 32
+MOST_DIMENSIONS = 16  # of a tensor; real ones have at most five
+LARGEST_COUNT = 1 << 48  # of elements; the release's largest tensor has a third of 2 ** 32
 NOT_MAPPABLE = (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
-PIECE = 1 << 30  # bytes; a larger tensor is a piece of its own
+PIECE = 1 << 30  # bytes; a larger tensor gets its own piece
 
 
 class Slot(NamedTuple):
     """One tensor of a file: its shape, its type, its bytes counted from the start of the file, and its strides in
-    elements where its rows do not simply follow each other."""
+    elements if it is not contiguous."""
 
     shape: Shape
     dtype: torch.dtype
@@ -38,13 +38,13 @@ class Slot(NamedTuple):
 
 
 def is_count(value: object) -> bool:
-    """Whether a header's value is a number of elements or bytes that a file may have. To be asked before any of them
-    are multiplied: integers in a header may be of any length."""
+    """Whether a header's value is a plausible number of elements or bytes. Check this before multiplying such values,
+    because integers in a header can have any length."""
     return type(value) is int and 0 <= value < LARGEST_COUNT
 
 
 def map_tensors(path: Path, slots: Mapping[str, Slot], piece: int = PIECE) -> dict[str, Tensor]:
-    """The tensors of a file, in the order of `slots`, which must lie inside the file. They must not be written to.
+    """Maps the tensors of a file, in the order of `slots`, which must lie inside the file. They must not be written to.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -66,7 +66,7 @@ def map_tensors(path: Path, slots: Mapping[str, Slot], piece: int = PIECE) -> di
 
 
 def _mapped(file: BinaryIO, start: int, stop: int) -> mmap.mmap | bytearray:
-    """A piece of the file; in memory where the file system maps none (some network and user-space ones)."""
+    """Maps a piece of the file, or reads it if the file system has no mapping (some network and user-space ones)."""
     try:
         return mmap.mmap(file.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
     except OSError as error:
@@ -82,7 +82,7 @@ def _mapped(file: BinaryIO, start: int, stop: int) -> mmap.mmap | bytearray:
 def _view(mapped: mmap.mmap | bytearray, slot: Slot, offset: int) -> Tensor:
     size = slot.stop - slot.start
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that the tensor is not writable
-        if offset % slot.dtype.itemsize:  # a writer that does not align: numbers cannot be read in place
+        if offset % slot.dtype.itemsize:  # unaligned by its writer: numbers cannot be read in place
             values = torch.frombuffer(mapped, dtype=torch.uint8, count=size, offset=offset).clone().view(slot.dtype)
         else:
             values = torch.frombuffer(mapped, dtype=slot.dtype, count=size // slot.dtype.itemsize, offset=offset)

@@ -1,4 +1,4 @@
-"""Tensor names, the official checkpoint's and ours: one map for every reader, converter and LoRA loader.
+"""Tensor names of the official checkpoint and ours: one map for every reader, converter and LoRA loader.
 
 Source: the released file's tensor list. `place` says where each official tensor goes, or why it is not used.
 """
@@ -37,7 +37,7 @@ _BLOCK = {
     "audio_attn.query": "audio_attention.query",
     "audio_attn.key_value": "audio_attention.key_value",
     "audio_attn.dense": "audio_attention.out",
-    # Not the release's: modules of other ways to read sound and face (`model/conditioning.py`), named as ours.
+    # Not in the release: modules of other ways to read audio and face (`model/conditioning.py`), under our names.
     "audio_tokens.proj": "audio_tokens.proj",
     "audio_tokens.positions": "audio_tokens.positions",
     "audio_adaption.linear": "audio_adaption.linear",
@@ -71,7 +71,7 @@ NEVER_USED = {
 
 
 class Place(NamedTuple):
-    """Where an official tensor goes: one of our parts and the name in it. If the part is UNUSED, the name is the
+    """Destination of an official tensor: one of our parts and the name in it. If the part is UNUSED, the name is the
     reason."""
 
     part: str
@@ -79,10 +79,11 @@ class Place(NamedTuple):
 
 
 def place(name: str, part: str, layers: int) -> Place | None:
-    """Where the tensor `name` of an official transformer (without its prefix) goes; None if the model has no such
+    """Destination of the tensor `name` of an official transformer (without its prefix); None if the model has no such
     tensor.
 
-    `part` is the transformer, `layers` its number of layers: the reference network's last layer ends at its first norm.
+    `part` is the transformer and `layers` its number of layers. The reference network's last layer ends at its first
+    norm.
     """
     if name in NEVER_USED:
         return Place(UNUSED, NEVER_USED[name])
@@ -115,9 +116,9 @@ def place(name: str, part: str, layers: int) -> Place | None:
 
 
 def official_names(part: str, layers: int) -> dict[str, str]:
-    """Our names of a part's tensors -> the official ones, the transformer's prefix included.
+    """Our names of a part's tensors -> the official names, including the transformer's prefix.
 
-    The learned table has one official name for the text's positions and the video's.
+    The learned positions of text and video share one official table, and so one official name.
     """
     network = REFERENCE_NET if part == REFERENCE_NET else DENOISER
     prefix = next(prefix for prefix, p in PREFIXES.items() if p == network)
@@ -138,18 +139,19 @@ def official_names(part: str, layers: int) -> dict[str, str]:
 
 
 def layer_count(names: Iterable[str]) -> int:
-    """Layers of an official transformer (names without prefix)."""
+    """Number of layers of an official transformer (names without prefix)."""
     found = (re.fullmatch(r"transformer\.layers\.(\d+)\.input_layernorm\.weight", name) for name in names)
     return 1 + max((int(m.group(1)) for m in found if m), default=-1)
 
 
 def trained_grid(shapes: Mapping[str, Shape], sines: Tensor | None) -> Grid:
-    """The grid of an official transformer, from its rotary table (``tokens head``): the first quarter of a head rotates
-    with the frame, the next part with the row. Without values (a bare list of shapes), or without the table, the
-    released 13 frames in the shape 2:3 are assumed, and must fit.
+    """The grid of an official transformer, from its rotary table (``tokens head``).
+
+    The first quarter of a head rotates with the frame, the next part with the row. Without the table or its values (a
+    bare list of shapes), the release's 13 frames and its 2:3 shape are assumed, and must fit.
 
     Raises:
-        InputError: a table that fits no grid.
+        InputError: the table fits no grid.
     """
     if ROTARY in shapes:
         tokens, head = shapes[ROTARY]
@@ -169,7 +171,7 @@ def trained_grid(shapes: Mapping[str, Shape], sines: Tensor | None) -> Grid:
 
 
 def split_positions(table: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The official learned table ``1 (m n) D``: text positions ``m D`` and video positions ``t r c D``."""
+    """Splits the official learned table ``1 (m n) D`` into text positions ``m D`` and video positions ``t r c D``."""
     text_tokens = table.shape[1] - grid.tokens
     text, video = table[0].split((text_tokens, grid.tokens))
     return text, video.unflatten(0, (grid.frames, grid.rows, grid.columns))

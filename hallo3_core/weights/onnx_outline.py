@@ -1,6 +1,7 @@
-"""Inputs and outputs of an ONNX file, read from its outermost fields: no weights are read and no package is needed.
+"""Reads the inputs and outputs of an ONNX file from its outermost fields. Reads no weights and needs no ONNX package.
 
-Source: the ONNX format's description (a protocol buffer). Fields: model 7 is the graph; graph 11 inputs, 12 outputs.
+Source: the ONNX format's description (a protocol buffer). Field 7 of the model is the graph; fields 11 and 12 of the
+graph are its inputs and outputs.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ _FIXED = {1: 8, 5: 4}  # bytes of the wire types with a fixed length
 
 
 class OnnxOutline(NamedTuple):
-    """Sizes of each input and output, by name; weights that are also listed as inputs are left out."""
+    """Sizes of each input and output, by name, without weights that are also listed as inputs."""
 
     inputs: dict[str, Sizes]
     outputs: dict[str, Sizes]
 
 
 def read_onnx_outline(path: Path) -> OnnxOutline:
-    """Inputs and outputs of an ONNX file.
+    """Reads the inputs and outputs of an ONNX file.
 
     Raises:
         ValueError: damaged, or not an ONNX file.
@@ -46,7 +47,8 @@ def read_onnx_outline(path: Path) -> OnnxOutline:
 
 
 def _value(content: mmap.mmap, start: int, stop: int) -> tuple[str, Sizes]:
-    """Name and sizes of one input or output: type (2), tensor (1), shape (2), dimensions (1), size (1)."""
+    """Name and sizes of one input or output. The sizes are at fields type (2), tensor (1), shape (2), dimensions (1),
+    size (1)."""
     sizes = []
     for tensor in _inside(content, [(start, stop)], 2, 1):
         for dimension in _inside(content, [tensor], 2, 1):
@@ -67,7 +69,7 @@ def _text(content: mmap.mmap, wanted: int, start: int, stop: int) -> str:
 
 
 def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, tuple[int, int] | None]]:
-    """Fields of a message, and where the bytes of those that have any lie."""
+    """Yields a message's fields, with the byte range of those that hold bytes."""
     for field, _, span in _walk(content, start, stop):
         yield field, span
 

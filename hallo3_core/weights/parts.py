@@ -1,4 +1,4 @@
-"""From tensors to networks: sorts a checkpoint's tensors into parts, and fills modules built without storage."""
+"""Builds networks from tensors: sorts a checkpoint's tensors into parts, and fills modules built without storage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Parts:
     """A checkpoint's tensors by part, in our names (VAE and text keep the official ones).
 
     unused: official name -> why it is not needed; unknown: names that the model does not have; conditioning: how the
-    denoiser reads its conditions, as far as its tensors do not tell that themselves.
+    denoiser reads its conditions, where its tensors alone do not determine that.
     """
 
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Parts:
 
 
 def read_parts(path: Path | str) -> Parts:
-    """The tensors of a file or of all shards of a model, mapped and sorted, and what metadata says of the denoiser.
+    """Maps and sorts the tensors of a file or of all shards of a model, and applies the denoiser's metadata.
 
     Raises:
         InputError: as `read_tensors` and `sort_tensors`, or damaged metadata.
@@ -76,7 +76,7 @@ def read_parts(path: Path | str) -> Parts:
 
 
 def with_metadata(parts: Parts, metadata: Mapping[str, str], label: str) -> Parts:
-    """The same parts, the denoiser conditioned as the metadata says.
+    """The same parts, with the denoiser's conditioning from the metadata.
 
     Raises:
         InputError: damaged metadata.
@@ -206,7 +206,7 @@ def transformer_config(parts: Parts, part: str, label: str = "checkpoint") -> Tr
 
 @contextmanager
 def _sizes_from(parts: Parts, part: str, label: str) -> Iterator[dict[str, tuple[int, ...]]]:
-    """The shapes of a part's tensors; a missing one becomes an error in the user's terms."""
+    """The shapes of a part's tensors; a missing tensor becomes an error that users can understand."""
     if part not in parts.tensors:
         raise InputError(f"{label}: has no {part.replace('_', ' ')}: it has {', '.join(parts.tensors) or 'nothing'}")
     try:
@@ -223,10 +223,10 @@ def fill(
 ) -> nn.Module:
     """Fills every parameter of `module` with its tensor, cast and moved one by one, and sets evaluation mode.
 
-    fp8 weights with a scale stay fp8, whatever `dtype`.
+    fp8 weights with a scale stay in fp8, regardless of `dtype`.
 
     Raises:
-        InputError: a tensor missing, of another shape, or left over, by name.
+        InputError: a tensor is missing, has the wrong shape, or is left over; the message names it.
     """
     expected = {name: tuple(p.shape) for name, p in module.named_parameters()}
     missing = sorted(expected.keys() - tensors.keys())
@@ -249,7 +249,7 @@ def fill(
 
 
 def _stored(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> torch.dtype | None:
-    """The dtype to keep a parameter in; None: its own. A float8 tensor without a scale is converted."""
+    """The dtype to store a parameter in; None keeps its own. A float8 tensor without a scale is converted."""
     if name.endswith("." + SCALE) or name.removesuffix("weight") + SCALE in tensors:
         return None
     return torch.bfloat16 if dtype is None and tensors[name].dtype == FLOAT8 else dtype

@@ -1,4 +1,4 @@
-"""Reading tensor files: memory-mapped, and no code in them is ever run. The content determines the format."""
+"""Reads tensor files: memory-mapped, and never running code from them. The content determines the format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Format(Enum):
 
 
 class Entry(NamedTuple):
-    """A tensor as described by a header."""
+    """A tensor as a header describes it."""
 
     shape: Shape
     dtype: torch.dtype
@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
-    """All tensors of a `.pt` or `.safetensors` file by name, mapped from disk.
+    """Maps all tensors of a `.pt` or `.safetensors` file, by name.
 
     Raises:
         InputError: no such file, neither format, damaged, without tensors, or a pickle that could run code.
@@ -59,7 +59,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 
 
 def read_header(path: Path | str) -> dict[str, Entry]:
-    """Shape and type of each tensor of a file; no value is read.
+    """Shape and type of each tensor of a file, without reading values.
 
     Raises:
         InputError: as `read_tensors`.
@@ -81,7 +81,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 
 def format_of(path: Path | str) -> Format:
-    """What kind of file this is, by its first bytes.
+    """The format of a file, by its first bytes.
 
     Raises:
         InputError: no such file, a folder, or not readable.
@@ -120,7 +120,7 @@ def format_of(path: Path | str) -> Format:
 
 
 def _read(path: Path) -> tuple[dict[str, Slot], dict[str, str]]:
-    """Where each tensor lies, and the metadata."""
+    """The location of each tensor, and the metadata."""
     found, metadata = format_of(path), {}
     match found:
         case Format.TORCH:
@@ -135,7 +135,7 @@ def _read(path: Path) -> tuple[dict[str, Slot], dict[str, str]]:
         case _:
             if found is Format.PICKLE:
                 with path.open("rb") as file:
-                    outline(file.read(torch_format.PICKLE_LIMIT), {})  # reports a name that could run code first
+                    outline(file.read(torch_format.PICKLE_LIMIT), {})  # a name that could run code is reported first
             raise ValueError(f"{found.value}, expected a safetensors file or a torch checkpoint")
     if not slots:
         raise ValueError("holds no tensors")

@@ -1,6 +1,6 @@
 """The safetensors format: its header, checked in full before anything is mapped.
 
-Layout: 8 bytes of length, that many bytes of JSON, then the values. Source: the format's description.
+Layout: 8 bytes with the header's length, the header as JSON, then the values. Source: the format's description.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..model.config import Shape
 from .mapping import LARGEST_COUNT, MOST_DIMENSIONS, Slot, is_count
 
 LENGTH_BYTES = 8
-# The format allows 100 MB. The whole file's header has 0.4 MB; a hostile one takes up to 30 times its size to parse.
+# The format allows 100 MB. The whole file's header has 0.4 MB; parsing a hostile one takes up to 30 times its size.
 HEADER_LIMIT = 16 << 20
 NAME_LIMIT = 512
 DTYPES = {
@@ -34,7 +34,7 @@ DTYPES = {
 }
 
 
-# Digits take a time that grows with the square of their number: none that is needed has more than these.
+# Parsing an integer takes time quadratic in its digits, and no valid value needs more digits than this.
 LONGEST_NUMBER = 20
 BOUNDED = dict(
     parse_int=lambda text: int(text) if len(text) <= LONGEST_NUMBER else -1,
@@ -43,10 +43,10 @@ BOUNDED = dict(
 
 
 def header_length(start: bytes, size: int) -> int:
-    """The header's length as the first 8 bytes of a file of `size` bytes tell it.
+    """The header's length, from the first 8 bytes of a file of `size` bytes.
 
     Raises:
-        ValueError: longer than the file, or than any real one.
+        ValueError: longer than the file or than any real header.
     """
     length = int.from_bytes(start[:LENGTH_BYTES], "little")
     if length > HEADER_LIMIT:
@@ -57,11 +57,11 @@ def header_length(start: bytes, size: int) -> int:
 
 
 def parse_header(text: bytes, size: int) -> tuple[dict[str, Slot], dict[str, str]]:
-    """Slots by tensor name, and the metadata, from the JSON of a file of `size` bytes. No byte may be left over,
-    missing or claimed twice.
+    """Parses the JSON header of a file of `size` bytes into slots by tensor name, and the metadata. The tensors must
+    cover every byte of the values exactly once.
 
     Raises:
-        ValueError: what is wrong, naming the tensor.
+        ValueError: the header is wrong; the message names the tensor.
     """
     try:
         content = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats, **BOUNDED)
@@ -92,7 +92,7 @@ def parse_header(text: bytes, size: int) -> tuple[dict[str, Slot], dict[str, str
 
 
 def check_name(name: str) -> str:
-    """A tensor's name, which must be fit to be shown.
+    """Checks that a tensor's name can be printed.
 
     Raises:
         ValueError: too long, or not printable.
@@ -119,7 +119,7 @@ def _slot(name: str, entry: object, values: int) -> Slot:
 
 
 def shape_text(shape: list[int] | Shape) -> str:
-    """A shape as shown in messages; numbers that no real one has are not written out."""
+    """A shape as text for messages; implausibly large numbers are not written out."""
     return "[" + ", ".join(map(_count, shape[:8])) + (", ...]" if len(shape) > 8 else "]")
 
 

@@ -1,6 +1,6 @@
-"""A model in several files, and the index that says which tensor is in which.
+"""Models in several files (shards), with an index that maps tensors to files.
 
-Whoever names one shard, or the index, means the model.
+A path to one shard or to the index stands for the whole model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INDEX_LIMIT = 16 << 20  # bytes; T5-XXL's has 20 kB
 
 
 def read_index(path: Path) -> dict[str, str] | None:
-    """Tensor to shard, if the file is a shard index."""
+    """The map from tensor to shard if the file is a shard index, else None."""
     try:
         if path.stat().st_size > INDEX_LIMIT:
             return None
@@ -29,7 +29,7 @@ def read_index(path: Path) -> dict[str, str] | None:
 
 
 def model_file(path: Path) -> Path:
-    """The index beside a file that names it as one of its shards; else the file itself."""
+    """The index in the file's folder that lists it as a shard; else the file itself."""
     for index in sorted(path.parent.glob(f"*{INDEX}")):
         if path.name in (read_index(index) or {}).values():
             return index
@@ -37,10 +37,10 @@ def model_file(path: Path) -> Path:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The shards that an index names; of another file, that file.
+    """The shards listed in an index; for any other file, the file itself.
 
     Raises:
-        InputError: a shard is missing or named outside the index's folder.
+        InputError: a shard is missing or lies outside the index's folder.
     """
     weights = read_index(path) if path.name.endswith(INDEX) else None
     if not weights:
@@ -58,10 +58,10 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read_model(path: Path) -> dict[str, Tensor]:
-    """All tensors of the model that a file is, or is a shard or the index of.
+    """Reads all tensors of a model from its only file, one of its shards, or its index.
 
     Raises:
-        InputError: as `read_tensors` and `files_of`; or a tensor that the index names is nowhere.
+        InputError: as `read_tensors` and `files_of`, or a tensor listed in the index is in no shard.
     """
     path = model_file(path)
     tensors: dict[str, Tensor] = {}

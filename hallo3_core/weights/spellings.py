@@ -1,7 +1,7 @@
-"""The forms in which this model's converted files come back from other programs, turned into ours.
+"""Normalises this model's converted files after other programs have saved them again.
 
 ComfyUI's ModelSave and CheckpointSave put `model.diffusion_model.` before our names and `first_stage_model.` before the
-VAE's. Older fp8 files keep a layer's scale as `scale_weight`, with a `scaled_fp8` beside it for the whole file.
+VAE's. Older fp8 files store a layer's scale as `scale_weight`, and mark the file with a tensor `scaled_fp8`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 
 def in_our_form(named: Mapping[str, T]) -> dict[str, T]:
-    """Tensors, or what describes them, under our names; others keep theirs. No value is read."""
+    """Renames tensors, or their descriptions, to our names and drops unneeded ones. Unknown names stay. No value is
+    read."""
     is_saved = _SAVED_MARK in named
     found = {}
     for name, value in named.items():
@@ -39,15 +40,15 @@ def in_our_form(named: Mapping[str, T]) -> dict[str, T]:
 
 
 def why_dropped(name: str) -> str | None:
-    """Why a tensor is not needed, if it is one of those that other programs add."""
+    """Why a tensor is not needed, if another program added it; else None."""
     if name.endswith(_INPUT_SCALES):
         return "a scale of activations, which are not rounded here"
     return DROPPED.get(name.removeprefix(SAVED))
 
 
 def without_odd_scales(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, in fp8 only where our layers read it: elsewhere (scales by row, other layers, other float8 types)
-    dequantised to bfloat16."""
+    """Dequantises to bfloat16 all fp8 tensors that our layers cannot read: those with scales per row, in other layers,
+    or of other float8 types."""
     found = dict(tensors)
     for name in [name for name in tensors if name.endswith("." + SCALE)]:
         layer = name.removesuffix("." + SCALE)

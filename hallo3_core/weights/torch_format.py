@@ -1,4 +1,4 @@
-"""The torch checkpoint format (`.pt`): a zip archive of one pickle, which lists the tensors, and a record for each.
+"""The torch checkpoint format (`.pt`): a zip archive with a pickle that lists the tensors, and records with the values.
 
 Source: the layout that torch.save writes, and the description of the zip format.
 """
@@ -15,18 +15,18 @@ from .mapping import Slot
 from .safetensors_format import check_name
 from .torch_pickle import Foreign, Stored, outline
 
-PICKLE_LIMIT = 8 << 20  # bytes; the whole file's has 0.5 MB. What it says takes up to 70 times as much memory
+PICKLE_LIMIT = 8 << 20  # bytes; the whole file's has 0.5 MB. Reading one takes up to 70 times its size in memory
 _log = logging.getLogger(__name__)
-_told: set[tuple[str, ...]] = set()  # a file is read more than once in a run
-WRAPPERS = ("module", "state_dict")  # keys under which training programs keep the tensors
+_told: set[tuple[str, ...]] = set()  # warnings already logged; a run reads a file more than once
+WRAPPERS = ("module", "state_dict")  # keys under which training programs store the tensors
 
 
 def read_slots(path: Path) -> dict[str, Slot]:
-    """The tensors of a checkpoint by name, and where they lie in the file. No value is read, and nothing is run.
+    """The tensors of a checkpoint by name, with their location in the file. Reads no values and runs no code.
 
     Raises:
-        ValueError: not an archive that torch.save writes, damaged, compressed, or a pickle that wants anything else
-            than tensors and inert state, by name.
+        ValueError: not an archive written by torch.save, damaged, compressed, or a pickle that asks for something other
+            than tensors and inert state; the message names it.
     """
     root, records, end = _records(path)
     pickled = records[root + "data.pkl"]
@@ -45,7 +45,7 @@ def read_slots(path: Path) -> dict[str, Slot]:
 
 
 def _records(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], int]:
-    """The folder that all records lie in, the records by name, and where the last one ends."""
+    """The folder of all records, the records by name, and the end of the last one."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries, end = archive.infolist(), archive.start_dir
@@ -70,7 +70,7 @@ def _records(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], int]:
 
 
 def _tell(path: Path, notes: list[str], made_elsewhere: list[str], tensors: int) -> None:
-    """One warning of what was skipped; where that leaves no tensors, it is the reason."""
+    """Logs one warning about everything that was skipped; if no tensors are left, raises that as the reason."""
     if notes and not tensors:
         raise ValueError(f"refused: its pickle {notes[0]}, and holds no tensors beside it")
     told = (str(path), *notes)
@@ -83,7 +83,7 @@ def _tell(path: Path, notes: list[str], made_elsewhere: list[str], tensors: int)
 
 
 def _tensors(content: object) -> tuple[dict[str, Stored], list[str]]:
-    """The tensors of the innermost table, and the names there of what other programs would make."""
+    """The tensors of the innermost table, and the names of objects there that other programs would create."""
     outer = content
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -96,7 +96,7 @@ def _tensors(content: object) -> tuple[dict[str, Stored], list[str]]:
 
 def _slot(stored: Stored, start: int) -> Slot:
     size, itemsize = 1, stored.dtype.itemsize
-    plain = []  # strides of rows that simply follow each other
+    plain = []  # strides of a contiguous tensor
     for count in reversed(stored.shape):
         plain.insert(0, size)
         size *= count
@@ -107,7 +107,7 @@ def _slot(stored: Stored, start: int) -> Slot:
 
 
 def _start(file: BinaryIO, record: zipfile.ZipInfo, end: int) -> int:
-    """Where a record's bytes start: after its own header, whose length only that header tells."""
+    """The start of a record's bytes: after the record's header, which has to be read to know its length."""
     file.seek(record.header_offset)
     local = file.read(30)
     start = record.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
@@ -117,6 +117,6 @@ def _start(file: BinaryIO, record: zipfile.ZipInfo, end: int) -> int:
 
 
 def _read(file: BinaryIO, record: zipfile.ZipInfo, end: int) -> bytes:
-    """A record's bytes. Its checksum is not asked for: torch can be told not to write one."""
+    """Reads a record's bytes. The checksum is not verified, because torch can be set not to write one."""
     file.seek(_start(file, record, end))
     return file.read(record.file_size)

@@ -1,13 +1,13 @@
-"""What the pickle of a torch checkpoint says, read without running any of it.
+"""Reads the pickle of a torch checkpoint without running any of it.
 
-A pickle is a program, and unpickling runs it. `outline` follows it as far as names, numbers and containers go and calls
-nothing: a placeholder stands for what another program's name would make. A name that runs programs is refused all the
-same, since no honest file has it. Source: the description of the instructions in Python's `pickletools`.
+A pickle is a program, and unpickling runs it. `outline` interprets only names, numbers and containers, and calls
+nothing: objects that other names would create become placeholders. A name that could run programs is still rejected,
+since no honest file has one. Source: the description of the opcodes in Python's `pickletools`.
 """
 
 from __future__ import annotations
 
-import pickletools  # nosec B403: it names instructions and runs none
+import pickletools  # nosec B403: it lists opcodes and runs none
 from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from ..model.config import Shape
 from .mapping import LARGEST_COUNT, MOST_DIMENSIONS, is_count
 
 MOST_NOTES = 20
-LONGEST_NAME = 512  # of a class or function, with its module
+LONGEST_NAME = 512  # of a class or function, including its module
 STORAGES = {
     f"torch.{name}Storage": dtype
     for name, dtype in {
@@ -38,7 +38,7 @@ UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
 DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 TENSOR, TYPED_TENSOR = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"
 PARAMETER, ORDERED = "torch._utils._rebuild_parameter", "collections.OrderedDict"
-# What training programs keep beside the tensors. None of it is made: a placeholder stands for it.
+# Objects that training programs store besides the tensors. None is created: each becomes a placeholder.
 INERT = {
     "argparse.Namespace",
     "collections.defaultdict",
@@ -58,7 +58,7 @@ INERT = {
 INERT_PACKAGES = ("deepspeed.", "sat.", "omegaconf.", "numpy.dtypes.")
 PARAMETER_WITH_STATE, OF_A_TYPE = "torch._utils._rebuild_parameter_with_state", "torch._tensor._rebuild_from_type_v2"
 _TENSORS = {*STORAGES, *UNTYPED, *DTYPES, TENSOR, TYPED_TENSOR, PARAMETER, ORDERED, PARAMETER_WITH_STATE, OF_A_TYPE}
-# Modules whose names run programs, open files or reach the network, and builtins that are not among the plain types.
+# Modules that can run programs, open files or reach the network. Builtins that are not plain types are rejected too.
 _RUNNING = frozenset(
     "os posix nt sys subprocess pty ctypes socket shutil runpy importlib imp code codeop pickle _pickle marshal io _io "
     "codecs webbrowser multiprocessing asyncio http urllib requests ftplib smtplib telnetlib tempfile signal threading "
@@ -81,7 +81,7 @@ class Stored(NamedTuple):
 class _Storage(NamedTuple):
     dtype: torch.dtype | None
     key: str
-    size: int  # in elements; in bytes where the type is not told
+    size: int  # in elements; in bytes if the type is unknown
 
 
 class _Name(NamedTuple):
@@ -89,7 +89,7 @@ class _Name(NamedTuple):
 
 
 class Foreign(dict):
-    """What a name of another program would make; what is put into it as into a table can be looked up."""
+    """Placeholder for an object that another program's name would create; it keeps items set on it like a dict."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -100,11 +100,12 @@ _PLACEHOLDER = object()
 
 
 def outline(pickled: bytes, sizes: Mapping[str, int], notes: list[str] | None = None) -> object:
-    """What a pickle holds: tensors as `Stored`, training state as placeholders. `sizes` are the records', in bytes;
-    `notes` takes what was skipped, each once.
+    """The content of a pickle: tensors as `Stored`, training state as placeholders.
+
+    `sizes` are the records' sizes in bytes; `notes` collects what was skipped, without duplicates.
 
     Raises:
-        ValueError: damaged, or it names something that runs programs.
+        ValueError: damaged, or it names something that could run programs.
     """
     notes = [] if notes is None else notes
     follower = _Follower(sizes, notes)
@@ -117,7 +118,7 @@ def outline(pickled: bytes, sizes: Mapping[str, int], notes: list[str] | None = 
 
 
 class _Follower:
-    """A pickle machine that calls nothing."""
+    """A pickle interpreter that calls nothing."""
 
     def __init__(self, sizes: Mapping[str, int], notes: list[str]):
         self.sizes, self.notes, self.result = sizes, notes, None
@@ -153,7 +154,7 @@ class _Follower:
                 self.pop_to_mark()
             case "BININT" | "BININT1" | "BININT2" | "BINFLOAT":
                 stack.append(argument)
-            case "LONG1" | "LONG4":  # one of megabytes takes its time whenever it is multiplied or looked up
+            case "LONG1" | "LONG4":  # huge integers are slow to multiply or look up
                 stack.append(argument if abs(argument) < LARGEST_COUNT else _PLACEHOLDER)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "SHORT_BINSTRING":
                 stack.append(argument)
@@ -211,7 +212,7 @@ class _Follower:
         return items
 
     def is_container(self, kind: type) -> bool:
-        """Whether the topmost value is one of `kind`; a placeholder swallows what is put into it."""
+        """Whether the top value is of type `kind`. False for placeholders, so items added to them are dropped."""
         top = self.stack[-1]
         if isinstance(top, kind):
             return True
@@ -223,7 +224,7 @@ class _Follower:
         """The name of a class or function.
 
         Raises:
-            ValueError: one that runs programs, or no name.
+            ValueError: a name that could run programs, or not a name.
         """
         if not (isinstance(module, str) and isinstance(name, str)) or len(module) + len(name) > LONGEST_NAME:
             raise ValueError("damaged: its pickle asks for something that is no name")
@@ -235,8 +236,8 @@ class _Follower:
         return _Name(full)
 
     def pairs(self, items: list) -> dict:
-        """Keys and values; those of a key that is neither text nor number are skipped: nested tuples can take for
-        ever to hash."""
+        """Keys and values as a dict. Skips keys that are neither text nor number, because nested tuples can take
+        forever to hash."""
         if len(items) % 2:
             raise IndexError
         keys = items[::2]
@@ -261,7 +262,7 @@ class _Follower:
 
 
 def _runs(full: str) -> bool:
-    """Whether a name belongs to a module that runs programs, or is a builtin that may."""
+    """Whether a name is in a module that can run programs, or is a builtin that may."""
     parts = full.split(".")
     if parts[0] == "builtins":
         return len(parts) != 2 or (parts[1] not in _PLAIN and not parts[1].endswith(("Error", "Exception", "Warning")))
@@ -269,7 +270,7 @@ def _runs(full: str) -> bool:
 
 
 def _made(callee: object, arguments: object) -> object:
-    """What torch, were it to call `callee`, would make: a tensor, a table, or something that does not matter here."""
+    """What torch would create by calling `callee`: a tensor, a table, or something irrelevant here."""
     if callee is _PLACEHOLDER or isinstance(callee, Foreign):
         return _PLACEHOLDER
     if not isinstance(callee, _Name) or not isinstance(arguments, tuple):
@@ -293,7 +294,7 @@ def _made(callee: object, arguments: object) -> object:
 
 
 def _tensor(storage: object, offset: object, shape: object, stride: object, dtype: torch.dtype | None) -> Stored:
-    """A tensor, whose elements must lie in the storage, each in a place of its own."""
+    """Describes a tensor, after checking that its elements lie in the storage and do not outnumber the storage's."""
     if not (isinstance(storage, _Storage) and all(map(_are_counts, ((offset,), shape, stride)))):
         raise ValueError("damaged: its pickle describes a tensor in a way that torch.save does not")
     dtype = storage.dtype or dtype

@@ -1,4 +1,4 @@
-"""Names of the VAE's tensors: the official release's and diffusers'.
+"""Names of the VAE's tensors in the official release and in diffusers.
 
 Source: the two tensor lists. They differ in the names of levels, blocks and resamplers, and in the decoder's order: the
 official levels are numbered by resolution (the coarsest, which runs first, is `up.3`), diffusers' in the order they
@@ -14,7 +14,7 @@ from ..errors import InputError
 
 T = TypeVar("T")
 
-LEVELS = 4  # three halvings of each side: 8 pixels to a latent one
+LEVELS = 4  # three halvings of each side: 8 pixels per latent pixel
 LOSS = "loss"  # training modules stored with the VAE: discriminator and perceptual network
 
 _TO_DIFFUSERS = {
@@ -42,10 +42,10 @@ def to_original(name: str) -> str:
 
 
 def in_diffusers_names(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Tensors (or their shapes) in either naming, by diffusers names, without those of the training loss.
+    """Renames tensors (or their shapes) from either naming to diffusers names, and drops those of the training loss.
 
     Raises:
-        InputError: one tensor under both of its names.
+        InputError: a tensor is present under both names.
     """
     renamed: dict[str, T] = {}
     for name, tensor in tensors.items():

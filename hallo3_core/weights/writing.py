@@ -1,4 +1,4 @@
-"""Writing safetensors files of any size in little memory: the header first, then the tensors in chunks.
+"""Writes safetensors files of any size in little memory: the header first, then the tensors in chunks.
 
 A file is written under a temporary name, read back and compared, and only then renamed, so a file with the final name
 is complete. Format: https://huggingface.co/docs/safetensors (eight bytes of header length, a JSON header, the values).
@@ -44,7 +44,7 @@ class Entry:
 
 
 def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
-    """Everything before the values; each tensor must start at a multiple of its item size."""
+    """The bytes before the values; each tensor must start at a multiple of its item size."""
     content: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for entry in entries:
@@ -72,8 +72,8 @@ def write_streamed(
     """Writes `pieces` (the tensors in the order of `entries`, each in one or more chunks of rows) to `path`.
 
     Raises:
-        InputError: it cannot be written or read back. After any error, `path` is unchanged.
-        ValueError: pieces do not fit the entries.
+        InputError: the file cannot be written or read back. After any error, `path` is unchanged.
+        ValueError: pieces do not match the entries.
     """
     unfinished = path.with_name(path.name + ".unfinished")
     placeholder = {**metadata, CHECKSUM: "0" * 8}
@@ -118,7 +118,7 @@ def verify(path: Path) -> None:
 
 
 def _in_order(entries: Sequence[Entry], pieces: Iterable[Tensor]) -> Iterable[memoryview]:
-    """The bytes of each chunk, checked against its entry."""
+    """Yields the bytes of each chunk, checked against its entry."""
     for entry in entries:
         missing = entry.bytes
         while missing:
