@@ -1,4 +1,4 @@
-"""The nodes: each module names its own in `NODES`, key -> (class, display name)."""
+"""The ComfyUI nodes. Each module lists its own in `NODES`, key -> (class, display name)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from . import audio, chaining, face, film, grid, loaders, reference, samples, sa
 
 MODULES = (loaders, audio, face, reference, sampling, chaining, film, grid, vocals, samples)
 
-# The host heads its panel with the error's class under the name of its module, which for a pack is a path on the disk.
+# The host shows an error's class with its module name, which for a node pack is a file path. "builtins" hides it.
 InputError.__module__ = "builtins"
 
 
 def mappings() -> tuple[dict[str, type], dict[str, str]]:
-    """What the host asks a pack for: classes and display names by key."""
+    """Node classes and display names by key, as the host expects them from a node pack."""
     nodes = {}
     for module in MODULES:
         nodes |= module.NODES
@@ -22,7 +22,7 @@ def mappings() -> tuple[dict[str, type], dict[str, str]]:
 
 
 def speaking(node: type) -> type:
-    """A node class whose warnings, and how it ended, stand on the node and not only in the log."""
+    """Makes a node class show its warnings and errors on the node as well as in the log."""
     run = getattr(node, node.FUNCTION)
 
     @wraps(run)

@@ -1,4 +1,4 @@
-"""The recording: from core's AUDIO to what the mouth follows."""
+"""Audio node: ComfyUI's AUDIO to wav2vec2 features."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from . import types
 from .words import counted
 
 LOAD = "Connect Load Audio."
-MOST_CHANNELS = 64  # more are samples
-ENCODE_BYTES = 400_000_000  # wav2vec2's convolutions at work on one piece of the sound
-SECOND_BYTES = 3_000_000  # what a second more of sound takes in its transformer
+MOST_CHANNELS = 64  # with more, the axis holds samples
+ENCODE_BYTES = 400_000_000  # activations of wav2vec2's convolutions on one chunk of audio
+SECOND_BYTES = 3_000_000  # activations of its transformer per second of audio
 
 
 def recording_of(audio: Any) -> Recording:
-    """AUDIO as the core takes it; nothing is resampled yet.
+    """Converts AUDIO to the core's `Recording`, without resampling.
 
     Raises:
         InputError: as `recording_from`.
@@ -26,15 +26,15 @@ def recording_of(audio: Any) -> Recording:
 
 
 def audio_of(recording: Recording) -> dict[str, Any]:
-    """A recording as core's AUDIO."""
+    """Converts a recording to ComfyUI's AUDIO."""
     return {"waveform": recording.waveform[None], "sample_rate": recording.rate}
 
 
 def encode(recording: Recording, wav2vec: types.Network) -> AudioFeatures:
-    """The features of a recording, by a network under the host's memory manager.
+    """Computes the features of a recording with a wav2vec2 that the host's memory manager owns.
 
     Raises:
-        InputError: not sound.
+        InputError: the recording is not valid audio.
     """
     from .host import memory
 
@@ -44,13 +44,13 @@ def encode(recording: Recording, wav2vec: types.Network) -> AudioFeatures:
 
 
 def summary(features: AudioFeatures) -> str:
-    """What was heard, for the user: a silent recording shows as 0%."""
+    """Duration and loudness of the recording, for the user. A silent recording shows as 0%."""
     heard = f"{features.recording.seconds:.2f} s, loudest sample {features.recording.heard:.0%} of full scale"
     return f"{heard}: {counted(features.frames, 'frame')}, {counted(features.clips, 'clip')}"
 
 
 class Hallo3AudioEncode:
-    """A recording to features."""
+    """Encodes a recording to wav2vec2 features."""
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (

@@ -1,4 +1,4 @@
-"""Clip after clip by hand: the end of one clip for the next, its colours, and the film so far."""
+"""Nodes for chaining clips by hand: motion frames, colour matching, and appending to the film."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from . import inputs, types
 from .images import image_of, pixels_of
 
 CATEGORY = "Hallo3/chaining"
-COUNTS = (1, MOTION_FRAMES, 4)  # the last is a number that other models were trained with
+COUNTS = (1, MOTION_FRAMES, 4)  # 4 is for models that were trained with it
 CLIP = ("IMAGE", {"tooltip": "The decoded clip, all 49 frames of it."})
 
 
 def motion_of(frames: Tensor, count: int) -> types.Motion:
-    """The last `count` frames of an IMAGE.
+    """Returns the last `count` frames of an IMAGE.
 
     Raises:
-        InputError: fewer frames than that, or a count that the model does not take.
+        InputError: too few frames, or a count that the model does not support.
     """
     if count not in COUNTS:
         raise InputError(f"count is {count}: the model takes 1 or {MOTION_FRAMES} motion frames.")
@@ -41,12 +41,12 @@ def append_clip(
     portrait: Portrait | None,
     motion_frames: int = MOTION_FRAMES,
 ) -> Tensor:
-    """The film so far, IMAGE, with the new frames of clip number `index`; the last clip ends with the sound.
+    """Appends the new frames of clip number `index` to the film so far, an IMAGE. The last clip ends with the audio.
 
-    With `portrait`, the bars of its padding are cut off.
+    With `portrait`, its padding bars are cropped off.
 
     Raises:
-        InputError: no such clip, a film of another length or size than the clips before, or not a whole clip.
+        InputError: no such clip, an incomplete clip, or a film whose length or size does not match the preceding clips.
     """
     clips = clip_count(audio.frames, motion_frames)
     if not 0 <= index < clips:
@@ -73,10 +73,10 @@ def append_clip(
 
 
 def checked_size(pixels: Tensor, portrait: Portrait) -> Tensor:
-    """Frames ``n 3 H W``, if they are of the portrait's size.
+    """Returns the frames ``n 3 H W`` if they have the portrait's size.
 
     Raises:
-        InputError: they are not.
+        InputError: they have another size.
     """
     if tuple(pixels.shape[-2:]) != portrait.framing.size:
         (height, width), (rows, columns) = pixels.shape[-2:], portrait.framing.size
@@ -112,7 +112,7 @@ class Hallo3MotionFrames:
 
 
 class Hallo3ColorMatch:
-    """A clip in the portrait's colours."""
+    """Matches a clip's colours to the portrait's."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -145,7 +145,7 @@ class Hallo3ColorMatch:
 
 
 class Hallo3AppendClip:
-    """The film, longer by a clip."""
+    """Appends a clip to the film."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (

@@ -1,4 +1,4 @@
-"""The face: where it is and whose it is."""
+"""Face node: detects the face and computes its embedding."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ LARGEST_RATIO = 4.0
 
 
 def find_face(picture: Tensor, analyser: FaceAnalyser, which: str, when_none: str, ratio: float) -> tuple[Face, Tensor]:
-    """The face of a picture ``1 3 h w`` and its mask ``h w``.
+    """Returns the face in a picture ``1 3 h w`` and its mask ``h w``.
 
     Raises:
-        InputError: no face, not the one asked for, or a ratio that is none.
+        InputError: no face, no face at the requested position, or an invalid ratio.
     """
     if not (math.isfinite(ratio) and 1 <= ratio <= LARGEST_RATIO):
         raise InputError(f"box_ratio is {ratio:g}: choose 1 (the face's box itself) to {LARGEST_RATIO:g}.")
     try:
         return embed_face(picture[0], analyser, which, when_none, ratio=ratio)
-    except InputError as error:  # what to do on the command line is of no use here
+    except InputError as error:  # its advice for the command line does not apply here
         raise InputError(str(error).replace(" (--face whole)", "")) from error
 
 
 def summary(face: Face) -> str:
-    """What was found, for the user."""
+    """Describes the detected face to the user."""
     if face.count == 0:
         return "no face found: the whole picture is the reference, without a face embedding"
     if face.count == 1:
@@ -39,7 +39,7 @@ def summary(face: Face) -> str:
 
 
 class Hallo3FaceEmbed:
-    """The face of a portrait."""
+    """Detects and embeds the face of a portrait."""
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (

@@ -1,4 +1,4 @@
-"""The film as a whole, from the first clip to the last, in constant memory."""
+"""The node that makes a whole film, all clips, in constant memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESUME_KEY = (
 
 
 class Hallo3LongVideo:
-    """A talking film as long as its recording."""
+    """Makes a film as long as its recording."""
 
     CATEGORY = "Hallo3/sampling"
     DESCRIPTION = (

@@ -1,4 +1,4 @@
-"""Many guidance scales side by side, before a long film is made with one of them."""
+"""Guidance grid node: compares many guidance scales side by side before a long film is made with one of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .inputs import settings_of
 from .words import counted
 
 MAX_CELLS = 36
-MAX_FRAMES = 4  # shown of a cell
+MAX_FRAMES = 4  # shown per cell
 
 
 def scales_of(text: str, name: str) -> list[float]:
-    """The numbers of a list such as "1, 3.5, 6", each once, in its order. `name` is the widget's, for the message.
+    """Parses a list of scales such as "1, 3.5, 6", without duplicates, in order. `name` is the widget's, for messages.
 
     Raises:
-        InputError: something in it is not a scale, or there is nothing in it.
+        InputError: an entry is not a valid scale, or the list is empty.
     """
     return _numbers(
         text, name, lambda value: 0 <= value <= LARGEST_SCALE, f"numbers from 0 to {LARGEST_SCALE:g}", "1, 3.5, 6"
@@ -33,10 +33,10 @@ def scales_of(text: str, name: str) -> list[float]:
 
 
 def frames_of(text: str) -> list[int]:
-    """The frames of a clip to show, from a list such as "12, 36".
+    """Parses the frames of a clip to show, from a list such as "12, 36".
 
     Raises:
-        InputError: not frames of a clip, none, or too many.
+        InputError: an entry is not a frame of a clip, or the list is empty or too long.
     """
     last = FRAMES_PER_CLIP - 1
     allowed = f"whole numbers from 0 to {last}, the clip's last frame"
@@ -63,10 +63,10 @@ def _numbers(text: str, name: str, allows, allowed: str, example: str) -> list[f
 
 
 def cells_of(audio: list[float], text: list[float], reference: list[float]) -> list[Scales]:
-    """All combinations, sheet by sheet and row by row.
+    """All combinations of the scales, sheet by sheet and row by row.
 
     Raises:
-        InputError: more than fit a grid that anyone looks at.
+        InputError: more than MAX_CELLS combinations.
     """
     count = len(audio) * len(text) * len(reference)
     if count > MAX_CELLS:
@@ -78,7 +78,7 @@ def cells_of(audio: list[float], text: list[float], reference: list[float]) -> l
 
 
 def sheets(cells: list[Tensor], audio: list[float], text: list[float], reference: list[float]) -> Tensor:
-    """A contact sheet for each reference scale, ``n 3 H W``: audio scales down, text scales across."""
+    """One contact sheet per reference scale, ``n 3 H W``: audio scales down, text scales across."""
     rows = [cells[i : i + len(text)] for i in range(0, len(cells), len(text))]
     return torch.stack(
         [
@@ -99,7 +99,7 @@ def _list_of_scales(default: str, what: str) -> tuple[str, dict]:
 
 
 class Hallo3GuidanceGrid:
-    """A clip with many scales, as a contact sheet."""
+    """Samples a clip with many scales and shows them as contact sheets."""
 
     CATEGORY = "Hallo3/sampling"
     DESCRIPTION = (
@@ -158,7 +158,8 @@ class Hallo3GuidanceGrid:
             scales_of(reference_cfgs, "reference_cfgs"),
         ]
         cells, shown = cells_of(*lists), frames_of(frames)
-        hardest = max(cells, key=lambda scales: scales.reference != 1)  # it needs what the others need, and the null
+        # needs everything that the other cells need, plus the null
+        hardest = max(cells, key=lambda scales: scales.reference != 1)
         settings = settings_of(steps, sampler, Guidance(hardest))
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
         bar = grid.CellBar(clips, len(cells), node_id, decodes=True)

@@ -1,4 +1,4 @@
-"""Core's IMAGE and MASK as the core's tensors, and back. What a user may connect by mistake is answered here."""
+"""Converts ComfyUI's IMAGE and MASK to the core's tensors and back, and rejects wrong inputs with a clear error."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from ..hallo3_core.inputs.face import box_mask, reference_mask
 from ..hallo3_core.inputs.image import MAX_PIXELS, check_size
 
 GREEN = (0.2, 0.9, 0.4)
-BRIGHTEST = 2.0  # corrections overshoot 1 a little and are cut off; beyond this the values have another scale
+# colour corrections overshoot 1 slightly and are clamped; larger values mean another scale, such as 0..255
+BRIGHTEST = 2.0
 
 
 def pixels_of(image: Tensor, what: str) -> Tensor:
-    """IMAGE ``n h w 3`` (or 4: laid over black) -> ``n 3 h w``, float32 in 0..1, where it is. `what` names it.
+    """IMAGE ``n h w 3`` (or 4: composited over black) -> ``n 3 h w``, float32 in 0..1, on the same device.
+
+    `what` names the input in errors.
 
     Raises:
-        InputError: another shape, nothing in it, values that are no numbers or not on a scale of 0..1.
+        InputError: wrong shape, empty, NaN or infinite values, or values not on a scale of 0..1.
     """
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or not image.numel():
         raise InputError(f"{what}: shape {list(image.shape)}, expected [frames, height, width, 3]. Connect an IMAGE.")
-    low, high = (value.item() for value in image.aminmax())  # NaN wins here
+    low, high = (value.item() for value in image.aminmax())  # aminmax propagates NaN
     if not (low >= -1 and high <= BRIGHTEST):
         raise InputError(
             f"{what}: values from {low:g} to {high:g}, expected 0 to 1. Look for the node before it that went wrong; "
@@ -32,10 +35,10 @@ def pixels_of(image: Tensor, what: str) -> Tensor:
 
 
 def portrait_of(image: Tensor) -> Tensor:
-    """The one picture of an IMAGE, ``1 3 h w`` in 0..1 on the CPU.
+    """Returns the only picture of an IMAGE, ``1 3 h w`` in 0..1 on the CPU.
 
     Raises:
-        InputError: a batch, a picture that is too small, too long or absurdly large, or not an IMAGE.
+        InputError: a batch, a picture that is too small, too elongated or absurdly large, or not an IMAGE.
     """
     if image.ndim == 4 and image.shape[0] > 1:
         raise InputError(f"portrait: a batch of {image.shape[0]} pictures, expected 1. Pick one with ImageFromBatch.")
@@ -48,10 +51,10 @@ def portrait_of(image: Tensor) -> Tensor:
 
 
 def face_mask_of(mask: Tensor, height: int, width: int) -> Tensor:
-    """MASK ``1 h w``, 1 where the face is, -> ``h w`` on the CPU.
+    """MASK ``1 h w``, 1 on the face -> ``h w`` on the CPU.
 
     Raises:
-        InputError: a batch, another size than the portrait, or nothing in it, as LoadImage gives it.
+        InputError: a batch, a size other than the portrait's, or all zeros, as LoadImage returns for opaque pictures.
     """
     if mask.ndim == 2:
         mask = mask[None]
@@ -71,7 +74,7 @@ def image_of(pixels: Tensor) -> Tensor:
 
 
 def marked(picture: Tensor, mask: Tensor, box: tuple[float, float, float, float]) -> Tensor:
-    """``1 3 h w`` as a user checks it: the box drawn in green, what `mask` ``h w`` hides at half its brightness."""
+    """Marks the face in ``1 3 h w``: draws the box in green and halves the brightness outside `mask` ``h w``."""
     height, width = mask.shape
     line = max(1, min(height, width) // 200)
     x0, y0, x1, y1 = (round(side) for side in box)

@@ -1,4 +1,4 @@
-"""Inputs that several nodes share, so that they are named and explained alike everywhere."""
+"""Inputs that several nodes share, so that names and tooltips agree everywhere."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ GUIDED_PART = {"guidance_start": GUIDANCE_START, "guidance_stop": GUIDANCE_STOP}
 
 
 def guidance_of(audio_cfg: float, text_cfg: float, reference_cfg: float, start: float, stop: float) -> Guidance:
-    """The widgets as the core's guidance."""
+    """Converts the widgets' values to the core's guidance."""
     return Guidance(Scales(reference=reference_cfg, audio=audio_cfg, text=text_cfg), start, stop)
 
 
 def settings_of(steps: int, sampler: str, guidance: Guidance) -> Settings:
-    """The widgets as the core's settings."""
+    """Converts the widgets' values to the core's settings."""
     return Settings(steps=steps, guidance=guidance, sampler=sampler)

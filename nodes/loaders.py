@@ -1,4 +1,4 @@
-"""Nodes that load: one for each network, since the host runs again all that hangs on a loader that changed."""
+"""Loader nodes, one per network: the host reruns everything downstream of a loader that changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DENOISER_DTYPE = (
 
 
 def _source(what: str) -> Source:
-    """The files of a loader, by what it loads."""
+    """The files that a loader offers, by what it loads."""
     from .host import files
     from .host.sources import Source
 
@@ -70,7 +70,7 @@ def _dropdown(what: str, tooltip: str) -> tuple[Sequence[str], dict]:
 
 
 class Hallo3ModelLoader:
-    """The denoiser with its projectors."""
+    """Loads the denoiser with its projectors."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -90,7 +90,7 @@ class Hallo3ModelLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, denoiser):
-        return True  # a file that is not there is told by `execute`, in words
+        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, denoiser, weight_dtype):
         from .host import model
@@ -99,7 +99,7 @@ class Hallo3ModelLoader:
 
 
 class Hallo3ReferenceNetLoader:
-    """The identity reference network."""
+    """Loads the identity reference network."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = "Loads the identity reference network, which looks at the portrait once; it is not needed afterwards."
@@ -117,7 +117,7 @@ class Hallo3ReferenceNetLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, reference_net):
-        return True  # a file that is not there is told by `execute`, in words
+        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, reference_net, weight_dtype):
         from .host import networks
@@ -126,7 +126,7 @@ class Hallo3ReferenceNetLoader:
 
 
 class Hallo3LoraLoader:
-    """A LoRA made for CogVideoX-5B-I2V, or one of this project's own."""
+    """Applies a LoRA made for CogVideoX-5B-I2V or trained with this project."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -159,7 +159,7 @@ class Hallo3LoraLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, lora):
-        return True  # a file that is not there is told by `execute`, in words
+        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, model, lora, strength, reference_net=None):
         from .host.lora import with_lora
@@ -168,7 +168,7 @@ class Hallo3LoraLoader:
 
 
 class Hallo3VAELoader:
-    """The video VAE, decoding as the original does."""
+    """Loads the video VAE, which decodes as the original does."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -188,7 +188,7 @@ class Hallo3VAELoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, vae_name):
-        return True  # a file that is not there is told by `execute`, in words
+        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, vae_name):
         from .host import vae
@@ -197,7 +197,7 @@ class Hallo3VAELoader:
 
 
 class Hallo3TextEncoderLoader:
-    """T5's encoder as a CLIP."""
+    """Loads T5's encoder as a CLIP."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -217,7 +217,7 @@ class Hallo3TextEncoderLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, text_encoder):
-        return True  # a file that is not there is told by `execute`, in words
+        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, text_encoder):
         from .host import clip
@@ -226,7 +226,7 @@ class Hallo3TextEncoderLoader:
 
 
 class Hallo3Wav2VecLoader:
-    """wav2vec2, which hears the recording."""
+    """Loads wav2vec2, which encodes the recording."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = "Loads wav2vec2-base-960h, which turns the recording into what the mouth follows."
@@ -243,7 +243,7 @@ class Hallo3Wav2VecLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, wav2vec):
-        return True  # a file that is not there is told by `execute`, in words
+        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, wav2vec):
         from .host import networks
@@ -252,7 +252,7 @@ class Hallo3Wav2VecLoader:
 
 
 class Hallo3FaceAnalysisLoader:
-    """The face detector and recogniser."""
+    """Loads the face detector and recogniser."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = "Loads InsightFace's detector and recogniser (their licence: non-commercial research only)."
@@ -278,7 +278,7 @@ class Hallo3FaceAnalysisLoader:
 
     @classmethod
     def VALIDATE_INPUTS(cls, face_analysis):
-        return True  # a file that is not there is told by `execute`, in words
+        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, face_analysis, provider):
         return (load_face_analyser(_source("face models").find(face_analysis), provider),)

@@ -1,4 +1,4 @@
-"""The portrait, framed as the film and looked at by the reference network."""
+"""Reference node: frames the portrait and runs the reference network on it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def make_reference(image: Tensor, mask: Tensor, vae: Any, reference_net: types.Network, plan: Framing) -> Portrait:
-    """An IMAGE and its face MASK to what sampling needs of them, on the CPU, the bank of the null included.
+    """Prepares an IMAGE and its face MASK for sampling, on the CPU, including the null's bank.
 
     Raises:
-        InputError: picture, mask or VAE that cannot serve, all told before the networks run.
+        InputError: an unusable picture, mask or VAE, reported before the networks run.
     """
     from .host.networks import run_reference_net
     from .host.vae import CoreVae
@@ -35,10 +35,10 @@ def make_reference(image: Tensor, mask: Tensor, vae: Any, reference_net: types.N
 
 
 def framing_of(image: Tensor, height: int, width: int, mode: str, reference_net: types.Network) -> Framing:
-    """How the portrait becomes the video's frame; a size that the model was not trained on gets a warning.
+    """Plans the crop or padding of the portrait to the video's size. Warns about sizes the model was not trained on.
 
     Raises:
-        InputError: a picture, size or framing that cannot serve.
+        InputError: an unusable picture, size or framing.
     """
     plan = plan_framing(*portrait_of(image).shape[-2:], height, width, mode)
     grid = reference_net.module.config.grid
@@ -54,12 +54,12 @@ def framing_of(image: Tensor, height: int, width: int, mode: str, reference_net:
 
 
 def framed_image(portrait: Portrait) -> Tensor:
-    """The portrait as it begins the film, IMAGE ``1 H W 3``."""
+    """The framed portrait with which the film begins, IMAGE ``1 H W 3``."""
     return image_of(((portrait.pixels + 1) / 2).clamp(0, 1))
 
 
 def summary(plan: Framing) -> str:
-    """The size of the video to come, for the user: without the bars of a padded portrait."""
+    """Tells the user the size of the resulting video, without the bars of a padded portrait."""
     (rows, columns), (_, _, height, width) = plan.size, plan.keep
     if plan.size == (height, width):
         return f"the video will be {width}x{height}"
@@ -70,7 +70,7 @@ def summary(plan: Framing) -> str:
 
 
 class Hallo3Reference:
-    """Who the film shows."""
+    """Prepares the identity of the film from the portrait."""
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (

@@ -1,4 +1,4 @@
-"""The project's own portrait and recording, for a first try without looking for any."""
+"""Sample inputs node: the project's own portrait and recording, for a first try."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .images import image_of
 
 
 class Hallo3SampleInputs:
-    """A portrait and a recording: one's own, or the project's."""
+    """Passes on the user's portrait and recording, or the project's samples."""
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (

@@ -1,4 +1,4 @@
-"""Nodes that sample: one clip as the original does it, and the parts for core's SamplerCustomAdvanced."""
+"""Sampling nodes: one clip as in the original, and the parts for ComfyUI's SamplerCustomAdvanced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CATEGORY = "Hallo3/sampling"
 
 
 class Hallo3SampleClip:
-    """One clip's latent, sampled by the core's own solver."""
+    """Samples one clip's latent with the core's own solver."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -64,7 +64,7 @@ class Hallo3SampleClip:
 
 
 class Hallo3Guider:
-    """The three scales for core's samplers."""
+    """Guidance with three scales, for ComfyUI's samplers."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -110,7 +110,7 @@ class Hallo3Guider:
 
 
 class Hallo3Scheduler:
-    """The original's noise levels for core's samplers."""
+    """The original's noise levels, for ComfyUI's samplers."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = "The original's noise levels, from pure noise on, for core's SamplerCustomAdvanced."

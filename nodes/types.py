@@ -1,4 +1,4 @@
-"""What travels between the nodes beside ComfyUI's own types: the sockets' names and what they carry."""
+"""Types passed between the nodes besides ComfyUI's own: socket names and the values they carry."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ WAV2VEC = "HALLO3_WAV2VEC"  # Network: its module's `model` is transformers' wav
 FACE_ANALYSIS = "HALLO3_FACE_ANALYSIS"  # hallo3_core.inputs.face.FaceAnalyser
 AUDIO = "HALLO3_AUDIO"  # hallo3_core.inputs.audio.AudioFeatures
 FACE = "HALLO3_FACE"  # hallo3_core.inputs.face.Face
-REFERENCE = "HALLO3_REFERENCE"  # hallo3_core.inputs.portrait.Portrait, on the CPU, with the bank of the null
+REFERENCE = "HALLO3_REFERENCE"  # hallo3_core.inputs.portrait.Portrait, on the CPU, with the null's bank
 MOTION = "HALLO3_MOTION"  # Motion
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network under the host's memory manager: called inside `host.memory.on_device(network)`, which yields `module`.
+    """A network owned by the host's memory manager. Call it inside `host.memory.on_device(network)`, which yields
+    `module`.
 
-    `patcher` is the host's handle of it, `dtype` what it computes in, `source` the file's name for messages.
+    `patcher` is the host's handle, `dtype` the compute dtype, `source` the file name for messages.
     """
 
     module: nn.Module
@@ -32,6 +33,6 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Last frames of the clip before, ``n 3 H W`` in 0..1, on the CPU."""
+    """Last frames of the preceding clip, ``n 3 H W`` in 0..1, on the CPU."""
 
     frames: Tensor

@@ -1,4 +1,4 @@
-"""The voice without the music."""
+"""Vocal separation node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .loaders import AUTO
 
 
 class Hallo3SeparateVocals:
-    """Voice and music apart."""
+    """Separates the voice from music."""
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
@@ -35,7 +35,7 @@ class Hallo3SeparateVocals:
 
     @classmethod
     def VALIDATE_INPUTS(cls, model):
-        return True  # a file that is not there is told by `execute`, in words
+        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, audio, model):
         from .host import vocals

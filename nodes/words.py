@@ -1,6 +1,6 @@
-"""Numbers with their nouns, as people write them."""
+"""Counts with their nouns, in singular or plural."""
 
 
 def counted(number: int, noun: str) -> str:
-    """1 frame, 75 frames."""
+    """Formats a count with its noun: 1 frame, 75 frames."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,4 +1,4 @@
-"""What several tests share: the toy release, written once, and inputs short enough for seconds."""
+"""Shared fixtures: the toy release, written once per session, and inputs short enough to run in seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import Phase, settings
 
 quick = dict(max_examples=15, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 settings.register_profile("mutants", deadline=None, **quick)  # see tests/mutation
-settings.register_profile("project", deadline=None)  # machines are shared: no test is timed
+settings.register_profile("project", deadline=None)  # no deadline, since test machines are shared
 settings.load_profile("project")
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -36,13 +36,13 @@ def portrait(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def speech() -> Path:
-    """3.6 s: 90 frames, two clips."""
+    """Speech of 3.6 s: 90 frames, two clips."""
     return ASSETS / "speech.flac"
 
 
 @pytest.fixture(scope="session")
 def short_speech(tmp_path_factory) -> Path:
-    """0.3 s at 22.05 kHz: 8 frames, one clip."""
+    """A tone of 0.3 s at 22.05 kHz: 8 frames, one clip."""
     path = tmp_path_factory.mktemp("sound") / "short.wav"
     rate = 22_050
     seconds = np.arange(int(0.3 * rate)) / rate
@@ -57,7 +57,7 @@ def short_speech(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_gradients():
-    """The test in inference mode."""
+    """Runs the test in inference mode."""
     import torch
 
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Normal noise for tests: the same for the same shape and seed."""
+"""Seeded normal noise for tests, determined by shape and seed."""
 
 from __future__ import annotations
 

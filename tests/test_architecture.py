@@ -1,4 +1,4 @@
-"""Imports point down: between the packages of the core, from the nodes to the core, and to the host in one place."""
+"""Import rules: the core's packages form layers, nodes import the core, and only one package imports the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# A package imports itself and those behind it.
+# A package may import itself and the packages listed after it.
 ORDER = (
     *("nodes", "cli", "animate", "parallel", "train", "evaluate", "data", "pipeline", "toy", "release", "film"),
     *("inputs", "vae", "weights", "runtime", "sampling", "model", "errors", "clips"),
@@ -21,7 +21,7 @@ HOST_HOME = Path("nodes/host")
 
 
 class Import(NamedTuple):
-    """An import of `module`, "hallo3_core.model.config" or "comfy.samplers", in a file of the tree."""
+    """An import in a source file; `module` is a full name such as "hallo3_core.model.config" or "comfy.samplers"."""
 
     file: Path
     line: int
@@ -32,7 +32,7 @@ class Import(NamedTuple):
 
 
 def imports_of(root: Path) -> Iterator[Import]:
-    """Every import in hallo3_core and nodes, wherever in its file it stands; relative ones by their full names."""
+    """Every import in hallo3_core and nodes, at any level of a file. Relative imports get their full names."""
     for folder in ("hallo3_core", "nodes"):
         for path in sorted((root / folder).rglob("*.py")):
             file = path.relative_to(root)
@@ -54,7 +54,7 @@ def _modules(node: ast.AST, package: tuple[str, ...]) -> list[str]:
 
 
 def room_of(module: str) -> str:
-    """The package of the order that a module of this project belongs to; of others the empty string."""
+    """The package in ORDER that a module belongs to, or "" for modules outside this project."""
     first, *others = module.removesuffix(".py").split(".")
     if first == "nodes":
         return "nodes"
@@ -66,7 +66,7 @@ def room_of_file(file: Path) -> str:
 
 
 def upward(root: Path) -> list[str]:
-    """Imports that point up in ORDER, or out of the core."""
+    """Imports that point up in ORDER or out of the core."""
     found = []
     for each in imports_of(root):
         own, other = room_of_file(each.file), room_of(each.module)
@@ -79,7 +79,7 @@ def upward(root: Path) -> list[str]:
 
 
 def circles(root: Path) -> list[list[str]]:
-    """Packages that import each other, straight or through others."""
+    """Packages that import each other, directly or indirectly."""
     reach: dict[str, set[str]] = {}
     for each in imports_of(root):
         own, other = room_of_file(each.file), room_of(each.module)
@@ -96,7 +96,7 @@ def circles(root: Path) -> list[list[str]]:
 
 
 def host_imports(root: Path) -> list[str]:
-    """Imports of ComfyUI outside the one place that may."""
+    """Imports of ComfyUI outside the package that may import it."""
     return [
         str(each)
         for each in imports_of(root)
@@ -114,7 +114,7 @@ def test_no_packages_import_each_other():
 
 def test_the_host_is_known_in_one_place():
     assert not host_imports(ROOT)
-    assert any(each.module.startswith("comfy") for each in imports_of(ROOT))  # they are seen at all
+    assert any(each.module.startswith("comfy") for each in imports_of(ROOT))  # the check finds imports at all
 
 
 def test_every_package_is_in_the_order():
@@ -125,7 +125,7 @@ def test_every_package_is_in_the_order():
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the tree that a test may spoil."""
+    """A copy of the source tree that a test may modify."""
     for folder in ("hallo3_core", "nodes"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path

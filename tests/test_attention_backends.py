@@ -1,4 +1,4 @@
-"""The choice of an attention kernel: exact ones only, the quickest of them, and what is lossy has to prove itself."""
+"""The choice of an attention kernel: the fastest exact one; lossy ones are checked against exact results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Clock:
 
 
 def in_fp8(q, k, v):
-    """What a lossy kernel does, and a milder one than most: queries and keys of 8 bits, a scale a tensor."""
+    """A mildly lossy kernel: 8-bit queries and keys with one scale per tensor."""
 
     def rounded(x):
         scale = x.abs().amax() / 127
@@ -69,7 +69,7 @@ def refuses(q, k, v):
 
 
 def fails(q, k, v):
-    raise Exception("a compiler's own error")  # of no class that could be named
+    raise Exception("a compiler's own error")  # not of a specific exception class
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_where_none_serves_none_is_chosen(sample):
 
 
 def test_the_best_of_several_runs_counts(sample):
-    """One slow run, as another program's work makes it, decides nothing."""
+    """A single slow run, for example due to another program, does not decide."""
     clock, costs = Clock(), iter([9.0, 9.0, 1.0, 1.0])  # to warm up, then three runs
 
     def uneven(q, k, v):
@@ -193,7 +193,7 @@ def test_the_sample_is_of_self_attentions_size():
     assert q.shape == (2, 4, 226 + 13 * 54, 16) and k.shape == v.shape == (2, 4, 226 + 14 * 54, 16)
 
 
-# What has to prove itself
+# Checks of lossy kernels
 
 
 def test_a_lossy_one_that_is_good_enough_stays(sample, caplog):
@@ -219,7 +219,7 @@ def test_one_that_is_not_is_replaced_with_a_warning(sample, caplog, attention):
 
 
 def test_comparing_makes_no_compiled_code_anew(sample):
-    """The count of comparisons left is nothing that code is compiled for: 14 layers are two pieces of it."""
+    """The counter of checks causes no recompilation: 14 layers compile only the code before and after the check."""
     torch._dynamo.reset()
     compiled, checked = [], Checked(in_fp8, checks=14, name="sage")
 
@@ -231,11 +231,11 @@ def test_comparing_makes_no_compiled_code_anew(sample):
     for _ in range(16):
         layer(*sample)
     torch._dynamo.reset()
-    assert len(compiled) == 2  # before and behind
+    assert len(compiled) == 2  # before and after the check
 
 
 def test_every_layer_of_the_first_evaluation_is_compared(sample, caplog):
-    """One that fails in the last layer only is found, and afterwards nothing is compared any more."""
+    """A kernel that fails only in the last layer is detected. After that, no results are compared."""
     calls = []
 
     def late(q, k, v):

@@ -1,4 +1,4 @@
-"""Audio features: pieces equal the whole, layers equal transformers' own, clips equal the plain description."""
+"""Audio features: chunked results equal unchunked ones, layers equal transformers', clips match their definition."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wav2vec(folder):
 
 @pytest.fixture
 def copy(folder, tmp_path):
-    """A copy of the toy that a test may spoil."""
+    """A copy of the toy model that a test may modify."""
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
@@ -67,7 +67,7 @@ def test_the_toy_speaks_at_a_sane_size(wav2vec):
     hidden = audio.encode_audio(voice(32_000), wav2vec).hidden
     for layer in range(LAYERS):
         assert 0.3 < hidden[:, layer].std() < 3
-        assert hidden[:, layer].std(dim=0).mean() > 0.1  # it hears: frames differ
+        assert hidden[:, layer].std(dim=0).mean() > 0.1  # frames differ, so the audio has an effect
 
 
 def test_transformers_itself_reads_the_toy_as_we_do(folder, wav2vec):
@@ -253,7 +253,7 @@ def test_loudness_does_not_matter_and_channels_are_mixed(wav2vec):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_file_in_half_precision_is_computed_in_float32(copy, dtype):
-    """Some processors compute wav2vec2's convolutions wrong in bfloat16."""
+    """Some CPUs compute wav2vec2's convolutions incorrectly in bfloat16."""
     path = copy / "model.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
     found = audio.load_wav2vec(copy)
@@ -305,8 +305,8 @@ def test_clips_are_prefix_new_frames_and_repeats(padded):
 @given(frames=st.one_of(st.integers(1, 200), st.integers(1, 2 * 3600 * 25)), share=st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
 def test_every_frame_of_a_long_film_hears_its_own_moment(frames, share):
-    """Features that are the frames' own numbers: for any length up to two hours, frame n's window has n in its middle,
-    and the two motion frames before a clip hear what they heard in the clip before."""
+    """Uses frame numbers as features. For any length up to two hours, frame n's window is centred on n, and a clip's
+    two motion frames get the same audio as in the preceding clip."""
     padded = audio.padded_frames(frames)
     assert padded % 49 == 0 and frames <= padded < frames + 49
     clip = round(share * (clip_count(frames) - 1))

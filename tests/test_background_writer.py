@@ -1,4 +1,4 @@
-"""Writing in the background: the same film, its errors where they can be seen, and nothing left behind."""
+"""Background writing: the film is the same, errors reach the caller, and no files are left behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def clips(count=3, frames=5):
 
 
 class Recorder:
-    """A writer that can be held up, and that fails at one of its clips."""
+    """A writer that can be paused and made to fail at a given clip."""
 
     def __init__(self, fails_at=None):
         self.done, self.started, self.threads = [], [], set()
@@ -95,7 +95,7 @@ def test_the_last_clips_failure_comes_out_at_the_end(tmp_path):
     ):
         film.write(clips(1)[0])
         background.write("only")
-    assert not list(tmp_path.iterdir())  # the film was given up with it
+    assert not list(tmp_path.iterdir())  # the film is discarded too
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])

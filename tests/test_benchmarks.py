@@ -1,4 +1,4 @@
-"""Every benchmark runs, at toy size and for one round, and says what it measured; the plain path is the fast one's."""
+"""Every benchmark runs one round at toy size and reports results; the plain path matches the fast path."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_scaling(capsys):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_plain_path_is_the_same_function(batch):
-    """Everything computed at each step, the portrait's tokens as queries: what the fast path must equal."""
+    """The plain path computes everything at each step, with the portrait's tokens as queries too. The results agree."""
     sizes = PRESETS["smallest"]
     with torch.inference_mode():
         networks, given = build_networks(sizes), draw_inputs(sizes)

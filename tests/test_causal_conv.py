@@ -1,4 +1,4 @@
-"""The exchanged convolution of the VAE: diffusers' numbers and caches, in pieces of any size, and names that stay."""
+"""The VAE's replaced convolution: diffusers' values, caches and tensor names, for chunks of any size."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def _inference():
 @pytest.mark.parametrize("frames", [1, 2, 3, 9])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_numbers_and_caches_are_those_of_diffusers(monkeypatch, piece, frames, kernel):
-    """Two calls, the second with what the first one left; most values come from frames that lie in two pieces."""
+    """The second call uses the first call's cache. Most outputs depend on frames from two chunks."""
     monkeypatch.setattr(causal_conv, "MAX_INPUT", piece)
     torch.manual_seed(0)
     theirs = CogVideoXCausalConv3d(4, 6, kernel, pad_mode="first")

@@ -1,4 +1,4 @@
-"""The benchmarks of choices at toy size: what they count is so, and what they compare is alike."""
+"""The choice benchmarks at toy size: their counts are correct, and the alternatives they compare agree."""
 
 from __future__ import annotations
 

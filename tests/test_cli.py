@@ -1,4 +1,4 @@
-"""The command line with the toy release: films as long as their sound, the same for a seed; one line for a mistake."""
+"""The command line on the toy release: films as long as their audio, reproducible by seed; one-line errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = ["--size", "32x48", "--steps", "2", "--device", "cpu"]
 
 @pytest.fixture(scope="session")
 def make(tiny_release, portrait, short_speech, tmp_path_factory):
-    """`make(*options)` runs animate and gives the film's frames, rate and sound."""
+    """`make(*options)` runs animate and returns the film's frames, rate and audio."""
 
     def animate(*options, image=portrait, audio=short_speech):
         output = tmp_path_factory.mktemp("film") / "film.mp4"
@@ -62,7 +62,7 @@ def test_colour_can_be_held_to_the_portrait(make, film, portrait):
 
 def test_evaluations_in_turn_make_the_same_film(make, film):
     in_turn, *_ = make("--seed", "1", "--sequential")
-    assert (film[0].int() - in_turn.int()).abs().max() <= 2  # the encoder of the file sees last-bit differences
+    assert (film[0].int() - in_turn.int()).abs().max() <= 2  # last-bit differences reach the video encoder
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Kept clips: what goes in comes out, and nothing that is damaged, or of another film, ever does."""
+"""The clip store returns clips as they were saved, and never a damaged clip or one of another film."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAN = FilmPlan("film.mp4", 3, 4, 6, INPUTS)
 
 
 def clip(number: int, motion: torch.Tensor | None) -> Clip:
-    """A clip that depends on the one before."""
+    """A clip that depends on the preceding one."""
     draw = torch.Generator().manual_seed(number)
     frames = torch.randint(0, 256, (7, 4, 6, 3), generator=draw, dtype=torch.uint8)
     before = 0 if motion is None else motion.mean()
@@ -31,7 +31,7 @@ def clip(number: int, motion: torch.Tensor | None) -> Clip:
 
 @pytest.fixture
 def open_store(tmp_path):
-    """`open_store(inputs)`: the store as a new run finds it."""
+    """`open_store(inputs)` opens the store as a new run would."""
     opened = []
 
     def make(inputs=INPUTS) -> ClipStore:
@@ -47,7 +47,7 @@ def open_store(tmp_path):
 
 @pytest.fixture
 def filled(open_store):
-    """Three clips on disk; the frames of the film."""
+    """Saves three clips and returns the film's frames."""
     return list(clip_chain(3, clip, open_store()))
 
 

@@ -26,7 +26,7 @@ def test_clips_cover_the_film_once(frames):
 
 @given(seconds=st.integers(1, 7200), rate=st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 96000, 192_000]))
 def test_sound_and_frames_do_not_drift(seconds, rate):
-    """Frame n stands at n / 25 s exactly: after hours the film ends less than one frame behind its sound."""
+    """Frame n is at exactly n / 25 s: even after hours, the film ends less than one frame after its audio."""
     samples = seconds * rate + seconds % 7
     behind = Fraction(film_frames(samples, rate), FPS) - Fraction(samples, rate)
     assert 0 <= behind < Fraction(1, FPS)
@@ -34,7 +34,7 @@ def test_sound_and_frames_do_not_drift(seconds, rate):
 
 @given(frames=st.integers(1, 2 * 3600 * FPS))
 def test_clips_overlap_by_the_motion_frames_and_end_behind_the_film(frames):
-    """Every clip samples 49 frames, of which 2 repeat the clip before; no clip more than the film needs."""
+    """Every clip samples 49 frames, 2 of which repeat the preceding clip, and there are no more clips than needed."""
     count = clip_count(frames)
     covered = count * clips.FRAMES_PER_CLIP - count * clips.MOTION_FRAMES
     assert covered - NEW_FRAMES_PER_CLIP < frames <= covered
@@ -42,7 +42,7 @@ def test_clips_overlap_by_the_motion_frames_and_end_behind_the_film(frames):
     assert stop == frames and 0 < stop - start <= NEW_FRAMES_PER_CLIP
     for clip in {0, count // 2, count - 1}:
         start, stop = clip_span(clip, frames)
-        first_sampled = start - clips.MOTION_FRAMES  # with its motion frames, a clip begins inside the one before
+        first_sampled = start - clips.MOTION_FRAMES  # with its motion frames, a clip begins inside the preceding one
         assert clip == 0 or first_sampled >= clip_span(clip - 1, frames)[0]
 
 

@@ -1,4 +1,4 @@
-"""Colour held to the portrait: a drift stays bounded, what is right stays as it is, and colours keep their meaning."""
+"""Colour correction to the portrait: drift stays bounded, correct frames are unchanged, hues are preserved."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ FRAMES = 9
 
 
 def picture(seed: int = 0) -> torch.Tensor:
-    """``1 3 H W`` in 0..1: soft blobs of colour, away from black and white so that a drift has room."""
+    """``1 3 H W`` in 0..1: soft blobs of colour, far enough from black and white to drift."""
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 5, 7, generator=draw) * 0.5 + 0.25
     return torch.nn.functional.interpolate(coarse, size=(HEIGHT, WIDTH), mode="bilinear")
 
 
 def drifting_clip(start: torch.Tensor, drift: float) -> torch.Tensor:
-    """``n 3 H W``: goes on from a frame, a little more contrast and a little redder with every frame."""
+    """``n 3 H W``: continues from a frame, with slightly more contrast and red in every frame."""
     part = torch.linspace(0, 1, FRAMES).view(-1, 1, 1, 1)
     tint = torch.tensor((1.0, 0.2, -0.5)).view(1, 3, 1, 1)
     return ((start - 0.5) * (1 + drift * part) + 0.5 + drift * part * tint).clamp(0, 1)
 
 
 def distance(frames: torch.Tensor, portrait: torch.Tensor) -> float:
-    """The largest difference of any frame's mean or deviation from the portrait's, in Oklab."""
+    """The largest difference of any frame's mean or standard deviation from the portrait's, in Oklab."""
     differences = (
         found - target
         for found, target in zip(statistics(to_oklab(frames)), statistics(to_oklab(portrait)), strict=True)
@@ -43,7 +43,7 @@ def distance(frames: torch.Tensor, portrait: torch.Tensor) -> float:
 
 
 def chain(portrait: torch.Tensor, strength: float, drift: float) -> list[torch.Tensor]:
-    """Clips that each go on from the last frame of the one before, as it was corrected."""
+    """Clips that each continue from the corrected last frame of the preceding clip."""
     clips, last = [], portrait
     for _ in range(CLIPS):
         clips.append(hold_colour(drifting_clip(last, drift), portrait * 2 - 1, WHOLE, strength))
@@ -58,13 +58,13 @@ def test_a_drift_stays_bounded(strength, drift):
     once = distance(drifting_clip(portrait, drift), portrait)
     free = [distance(clip, portrait) for clip in chain(portrait, 0, drift)]
     held = [distance(clip, portrait) for clip in chain(portrait, strength, drift)]
-    assert free[-1] > 8 * once  # without it the drift adds up
-    assert max(held) < 1.3 * once / strength  # with it, it settles where as much is taken out as comes in
-    assert max(held[CLIPS // 2 :]) < max(held[: CLIPS // 2]) + 0.1 * once  # and there it stays
+    assert free[-1] > 8 * once  # without correction the drift adds up
+    assert max(held) < 1.3 * once / strength  # with correction it settles where correction and drift balance
+    assert max(held[CLIPS // 2 :]) < max(held[: CLIPS // 2]) + 0.1 * once  # and stays there
 
 
 def test_a_corrected_chain_has_no_jumps():
-    """From clip to clip the colours move no more than from frame to frame."""
+    """Colours change no more between clips than between frames."""
     portrait = picture()
     frames = torch.cat(chain(portrait, 1.0, 0.05))
     means = statistics(to_oklab(frames))[0]
@@ -92,7 +92,7 @@ def test_a_held_clip_has_the_portraits_colours():
 
 
 def test_a_blink_is_no_drift():
-    """What one frame does differently stays, whatever the strength."""
+    """A change in a single frame is preserved at any strength."""
     portrait = picture()
     clip = portrait.repeat(25, 1, 1, 1)
     clip[12] = (clip[12] * 0.9).clamp(0, 1)
@@ -116,7 +116,7 @@ def test_the_padding_of_a_portrait_does_not_count():
 
 
 def test_noise_is_not_blown_up():
-    """A clip that went black holds nothing that a gain could bring back."""
+    """A black clip has no content for a gain to restore."""
     clip = torch.rand(3, 3, HEIGHT, WIDTH) * 0.002
     held = hold_colour(clip, picture() * 2 - 1, WHOLE, 1)
     assert held.isfinite().all()

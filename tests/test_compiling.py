@@ -1,4 +1,4 @@
-"""torch.compile of the blocks: no graph breaks, one result for all layers and clips, equal to plain running."""
+"""torch.compile of the blocks: no graph breaks, one compiled block for all layers and clips, results equal to eager."""
 
 import pytest
 import torch
@@ -32,7 +32,8 @@ def denoiser():
 
 
 def arguments(denoiser, seed):
-    """Of a step: two branches that differ in text and sound, of a portrait, a clip and a timestep of this seed."""
+    """Arguments of a step: two branches that differ in text and audio; portrait, clip and timestep depend on the
+    seed."""
     config, device = denoiser.config, denoiser.video_positions.device
 
     def noise(*shape, number):
@@ -58,9 +59,9 @@ def test_one_block_serves_all_layers_and_clips(denoiser, backend):
     plain = [denoiser(*clip) for clip in clips]
     compile_blocks(denoiser, backend)
     first = denoiser(*clips[0])
-    assert counters["stats"]["unique_graphs"] == 2  # a layer, and the last, which is shorter
+    assert counters["stats"]["unique_graphs"] == 2  # a regular layer, and the shorter last one
     assert not counters["graph_break"]
-    second = denoiser(*clips[1])  # another portrait, sentence, sound, timestep: as a second film
+    second = denoiser(*clips[1])  # another portrait, prompt, audio and timestep, as in a second film
     assert counters["stats"]["unique_graphs"] == 2
     for found, expected in zip((first, second), plain, strict=True):
         assert torch.allclose(found, expected, atol=1e-5)
@@ -68,7 +69,7 @@ def test_one_block_serves_all_layers_and_clips(denoiser, backend):
 
 @pytest.mark.parametrize("fold", [True, False])
 def test_the_whole_forward_has_no_graph_break(denoiser, fold, monkeypatch):
-    """As hosts compile a model: all of it. Face and sound folded, and plain as large models have their sound."""
+    """Compiles the whole model, as hosts do, with folded and with plain keys and values."""
     monkeypatch.setattr("hallo3_core.model.denoiser.is_worth_folding", lambda *_: fold)
     given = arguments(denoiser, 0)
     plain = denoiser(*given)
@@ -88,7 +89,7 @@ def test_a_missing_compiler_is_told_early():
 
 
 def test_a_compiler_that_knows_no_fp8_is_told_early():
-    """As Triton on cards before the RTX 40 series."""
+    """Triton behaves like this on GPUs before the RTX 40 series."""
 
     def picky(graph, inputs):
         if any(x.dtype == torch.float8_e4m3fn for x in inputs):
@@ -104,7 +105,7 @@ def test_a_compiler_that_knows_no_fp8_is_told_early():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_device_is_never_waited_for_inside_a_step(denoiser):
     given = arguments(denoiser.to("cuda"), 0)
-    denoiser(*given)  # libraries may wait while they start
+    denoiser(*given)  # libraries may wait during import
     torch.cuda.set_sync_debug_mode("error")
     try:
         denoiser(*given)

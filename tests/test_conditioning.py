@@ -1,4 +1,4 @@
-"""Variants of conditioning: each is modules and steps that the others do not have, and a file tells which it is."""
+"""Variants of audio conditioning: each has its own modules and computation, and is detected from the file."""
 
 from dataclasses import replace
 from itertools import product
@@ -75,7 +75,7 @@ def inputs(networks: Hallo3) -> dict:
 
 
 def sampled(networks: Hallo3, given: dict) -> torch.Tensor:
-    """As films are made: what is constant is computed once."""
+    """Samples as for a film: constant values are computed once."""
     denoiser, dtype = networks.denoiser, torch.float32
     bank = networks.reference_net(given["portrait"], given["text"]) if networks.reference_net else None
     conditions = Conditions(
@@ -152,7 +152,7 @@ def test_the_default_is_the_released_model():
 
 @pytest.mark.parametrize("kind", ["self", "norm"])
 def test_sound_is_heard_in_a_way_of_its_own(kind):
-    """Other sound, another result; and batches of branches with other sound each are what each is alone."""
+    """Other audio changes the result. A batch of branches with different audio equals the branches run separately."""
     networks = networks_of(Conditioning(audio=kind, face="norm"))
     given = inputs(networks)
     louder = given | {"audio": given["audio"] * 2}
@@ -174,7 +174,7 @@ def test_sound_is_heard_in_a_way_of_its_own(kind):
 
 
 def test_adaptive_norm_gives_each_frame_its_own_sound():
-    """Without self-attention between frames, a frame's sound moves that frame alone."""
+    """Without self-attention between frames, a frame's audio affects only that frame."""
     networks = networks_of(Conditioning(audio="norm"))
     denoiser, block = networks.denoiser, networks.denoiser.blocks[0]
     modulation = denoiser.modulate_steps(torch.tensor([437.0]), torch.float32).layer(0)
@@ -192,7 +192,7 @@ def test_adaptive_norm_gives_each_frame_its_own_sound():
 
 
 def test_further_tokens_know_their_frame():
-    """The same sound in two frames is two different tokens."""
+    """The same audio in two frames gives two different tokens."""
     block = networks_of(Conditioning(audio="self")).denoiser.blocks[0]
     tokens = noise(1, 1, 4, 20).expand(1, 2, -1, -1)
     keys = block.audio_keys_values(tokens).keys.detach().unflatten(2, (2, 4))

@@ -1,4 +1,4 @@
-"""Conversion: what is read back is what was there, whatever the format; and no half of a file is ever left."""
+"""Conversion: converted files hold the release's values in every format, and no partial file is ever left."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def merged(folder: Path) -> Parts:
 
 @torch.inference_mode()
 def clip_latent(folder: Path) -> Tensor:
-    """A clip of two steps, from noise inputs that are the same for every release."""
+    """Latent of a clip after two steps, from random inputs that are the same for every release."""
     release, draw = Release(folder), torch.Generator().manual_seed(0)
     network = {part: release.network(part, dtype=torch.float32) for part in TRANSFORMER_PARTS}
     vae = release.vae(dtype=torch.float32)
@@ -91,7 +91,7 @@ def clip_latent(folder: Path) -> Tensor:
     return sample_clip(ClipCalls(denoiser, run, concat, project(windows)), run, concat, noise)
 
 
-# What comes back
+# Round trips
 
 
 def test_bf16_is_the_release_bit_for_bit(release, converted):
@@ -132,7 +132,7 @@ def test_fp8_holds_the_blocks_matrices_and_nothing_else(converted):
 
 
 def test_fp8_weights_are_the_nearest_that_their_scale_allows(release, converted):
-    """A float of three mantissa bits is off by 1/16 of the value at most, or by half the smallest step near zero."""
+    """With three mantissa bits the error is at most 1/16 of the value, or half the smallest step near zero."""
     exact = sort_official(read_tensors(Release(release).engine_file)).tensors[names.DENOISER]
     model = load(merged(converted["fp8"]), names.DENOISER, dtype=torch.bfloat16)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, ScaledLinear)}
@@ -192,7 +192,7 @@ def test_slices_and_mappings_leave_no_trace(release, converted, tmp_path, monkey
 
 
 def test_a_converted_file_converts_again(converted, tmp_path):
-    """bf16 -> fp8 by way of the converted file is fp8 of the release; the other way there is none."""
+    """release -> bf16 -> fp8 equals release -> fp8. fp8 -> bf16 is rejected."""
     convert(converted["bf16"] / "hallo3_denoiser.safetensors", tmp_path, "fp8")
     found = read_tensors(tmp_path / "hallo3_denoiser.safetensors")
     expected = read_tensors(converted["fp8"] / "hallo3_denoiser.safetensors")
@@ -202,7 +202,7 @@ def test_a_converted_file_converts_again(converted, tmp_path):
         convert(converted["fp8"] / "hallo3_denoiser.safetensors", tmp_path / "again", "bf16")
 
 
-# What is never left behind
+# Partial and overwritten files
 
 
 def test_an_interruption_leaves_no_file_and_the_next_run_completes(release, converted, tmp_path):
@@ -254,7 +254,7 @@ def test_a_foreign_file_is_not_overwritten(release, converted, tmp_path):
 
 
 def test_no_source_is_overwritten_under_another_name(release, tmp_path):
-    """Each file to be written against each source, not its own alone: here the VAE's, under the projectors' name."""
+    """Every target is compared with every source: here the projectors' target is a hard link to the VAE."""
     vae = release / VAE_FILE
     os.link(vae, tmp_path / "hallo3_projectors.safetensors")
     with pytest.raises(InputError, match="its own input"):
@@ -276,7 +276,7 @@ def test_one_flipped_bit_is_found(converted, tmp_path, position):
 
 
 def test_what_does_not_read_back_gets_no_name(release, tmp_path, monkeypatch):
-    """The disk flips a bit between writing and reading back."""
+    """A bit flips on disk between writing and verification."""
     monkeypatch.setattr("hallo3_core.weights.writing._settle", flip_last_byte)
     with pytest.raises(InputError, match="checksum"):
         convert(release, tmp_path, "bf16")
@@ -289,7 +289,7 @@ def flip_last_byte(file) -> None:
     file.flush()
 
 
-# What is refused
+# Rejected inputs
 
 
 def test_an_incomplete_release_is_refused_by_name(tmp_path):

@@ -1,4 +1,4 @@
-"""Decoding beside a denoiser that takes the memory: it makes room and comes back."""
+"""Decoding when the denoiser fills the memory: the denoiser is offloaded and loaded again."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_a_smaller_mode_needs_less_and_leaves_everything_in_place(card, mode, gi
     peaks, held, cpu = [], card.held, torch.device("cpu")
 
     class Watched(torch.nn.Module):
-        """The VAE, whose peak counts without the moving to and fro."""
+        """The VAE; its peak memory is measured without the transfers before and after."""
 
         autoencoder = vae.autoencoder
 

@@ -1,4 +1,4 @@
-"""Finding: a file is what its tensors say, whatever it is called."""
+"""Detection: a file is identified by its tensors, not by its name."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_the_onnx_outline_is_what_onnx_says(release):
 
 
 def test_a_name_says_nothing(tmp_path, engine):
-    """Every file of a folder is found for what it is, under names that lie."""
+    """Every file of a folder is identified correctly despite misleading names."""
     save_file(engine, tmp_path / "vae.bin")
     torch.save({"state_dict": tiny_vae_tensors(0)}, tmp_path / "denoiser.safetensors")
     (tmp_path / "weights.pt").write_text("these are not weights, this is a note about weights\n")

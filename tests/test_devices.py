@@ -1,4 +1,4 @@
-"""What a device can and has: dtypes by a card's age, and the limit that Windows needs. Cards are told, not there."""
+"""Device capabilities: dtypes by GPU generation, and the memory limit for Windows. The GPUs are simulated."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from hallo3_core.runtime.devices import automatic_dtype, check_dtype, choose_dev
 
 @pytest.fixture
 def card(monkeypatch):
-    """`card(major)`: CUDA devices are of this compute capability."""
+    """`card(major)` gives CUDA devices this compute capability."""
 
     def of(major):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
@@ -25,7 +25,7 @@ def card(monkeypatch):
     [
         ("cpu", None, torch.float32),
         ("mps", None, torch.bfloat16),
-        ("cuda", 7, torch.float16),  # Turing: kernels for bfloat16 are missing, or slow
+        ("cuda", 7, torch.float16),  # Turing: bfloat16 kernels are missing or slow
         ("cuda:1", 8, torch.bfloat16),
         ("cuda", 12, torch.bfloat16),
     ],

@@ -1,4 +1,4 @@
-"""What the pages say exists: links, files, commands, options, nodes, inputs and workflows that they name."""
+"""Everything that the documentation names exists: links, files, commands, options, nodes, inputs and workflows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ PAGES = {
     for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "assets/README.md")
 }
 OTHERS_OPTIONS = {"--temp-directory", "--nnodes", "--nproc-per-node", "--num_processes"}  # ComfyUI's and launchers'
-OTHERS_OPTIONS |= {"--colour"}  # the one that docs/errors.md has refused
-NODES = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))  # held to the nodes by test_help
+OTHERS_OPTIONS |= {"--colour"}  # used in docs/errors.md as an example of a rejected option
+# test_help compares them with the nodes
+NODES = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))
 FOLDERS = ("assets", "benchmarks", "docs", "hallo3_core", "nodes", "tests", "web", "workflows", "subgraphs", "locales")
 
 
@@ -29,7 +30,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 
 def prose(page: str) -> str:
-    """A page without what is neither text nor a command of ours: diagrams and other programs' lines."""
+    """A page without diagrams and other programs' command lines."""
     lines = PAGES[page].replace("\\\n", " ").replace("\\|", "/").splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith("    ") or "python -m hallo3_core" in line)
 
@@ -112,7 +113,7 @@ def test_workflows_that_are_named_exist(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_tables_are_whole(page):
-    """A row of other width than its table's head would be shown shifted, or cut."""
+    """A row with more or fewer cells than the header would be shown shifted or cut."""
     for block in re.findall(r"(?:^\|.*\n)+", prose(page), re.MULTILINE):
         assert len({line.count("|") for line in block.splitlines()}) == 1, f"{page}: {block}"
 

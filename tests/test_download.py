@@ -1,4 +1,4 @@
-"""Download, from a hub written for the purpose: the needed files alone, whole, resumed, else one clear line."""
+"""Download from a fake hub: only the needed files, complete, resumable; failures give a one-line error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNUSED = {"README.md": b"read me", "wav2vec/wav2vec2-base-960h/pytorch_model.bin
 
 
 def release_files() -> dict[str, bytes]:
-    """What the hub holds: every needed file, some that come along, and some that are of no use."""
+    """Contents of the hub: all needed files, some downloaded along with them, and some unneeded ones."""
     needed = {name: f"the bytes of {name}".encode() * 50 for part in PARTS for name in part.needed}
     shards = {f"t5-v1_1-xxl/model-0000{i}-of-00002.safetensors": bytes([i]) * 300 for i in (1, 2)}
     return {**needed, **shards, "t5-v1_1-xxl/model.safetensors.index.json": b"{}", **UNUSED}
@@ -27,7 +27,7 @@ def release_files() -> dict[str, bytes]:
 
 @dataclass
 class FakeHub:
-    """The two calls of huggingface_hub, over a dictionary."""
+    """The two huggingface_hub calls that are used, backed by a dictionary."""
 
     files: dict[str, bytes] = field(default_factory=release_files)
     fetched: list[str] = field(default_factory=list)

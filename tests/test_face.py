@@ -1,4 +1,4 @@
-"""Laws of boxes, masks and the choice of a face; the toy models through InsightFace's own loader."""
+"""Boxes, masks and the choice of a face; the toy models load with InsightFace's own loader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SKIN, COOL = (0.88, 0.67, 0.55), (0.35, 0.5, 0.65)
 
 
 def paint(height, width, heads, skin=SKIN, ground=COOL):
-    """``3 h w``: ellipses (middle x, middle y, radius x, radius y) on a ground."""
+    """``3 h w``: ellipses (centre x, centre y, radius x, radius y) on a background."""
     picture = torch.tensor(ground).view(3, 1, 1).repeat(1, height, width)
     y, x = torch.arange(height).view(-1, 1) + 0.5, torch.arange(width) + 0.5
     for middle_x, middle_y, radius_x, radius_y in heads:
@@ -62,7 +62,7 @@ def test_a_grown_box_covers_the_box_and_stays_in_the_image(size, corners, ratio)
     assert left <= max(x0, 0) and right >= x1 - 1 and top <= y0 and bottom >= y1 - 1  # halves are floored
     for low, high, start, stop, side in ((left, right, x0, x1, width), (top, bottom, y0, y1, height)):
         assert 0 <= (stop - start) * ratio - (high - low) < 2
-        assert low >= 0 or high - low > side  # only one larger than the image begins before it
+        assert low >= 0 or high - low > side  # only a box larger than the image starts outside it
 
 
 @given(sizes, st.tuples(*[st.integers(-50, 350)] * 4))
@@ -236,7 +236,7 @@ def test_a_picture_of_another_layout_is_refused(analyser):
 
 @pytest.mark.parametrize("place", ["", "models", "face_analysis/models"])
 def test_models_are_found_where_a_release_keeps_them(models, tmp_path, place, monkeypatch, capfd, caplog):
-    """Nothing else in the folder is opened, nothing is fetched, nothing printed, and toys are called toys."""
+    """Opens no other file in the folder, downloads and prints nothing, and warns that toy models are toys."""
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it went to the network"))
     shutil.copytree(models, tmp_path / place, dirs_exist_ok=True)
     (tmp_path / place / "1k3d68.onnx").write_bytes(b"not needed, not opened")

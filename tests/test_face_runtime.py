@@ -1,4 +1,4 @@
-"""InsightFace, ONNX Runtime and OpenCV are taken as installed; what is missing is answered with the commands for it."""
+"""InsightFace, ONNX Runtime and OpenCV are used as installed; errors give the commands to install missing packages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PIP = "/comfy/python -m pip"
 
 
 class Installation:
-    """A folder of packages, each a module and what a package manager notes of it, which is all that this Python has."""
+    """The only packages that this Python has: each is a module with a package manager's metadata, in one folder."""
 
     def __init__(self, folder):
         self.folder = folder
 
     def add(self, package, module, code=""):
-        """`code` None: the package is noted, but its module is gone."""
+        """code: None for a package with metadata but without its module."""
         notes = self.folder / f"{package.replace('-', '_')}-1.0.dist-info"
         notes.mkdir(parents=True)
         (notes / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
@@ -56,7 +56,7 @@ class Installation:
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """An empty Python, but for its standard library and pip."""
+    """A Python with only the standard library and pip."""
     roots = {"insightface", "onnxruntime", "cv2", *NEEDS}
 
     def ours():
@@ -82,7 +82,7 @@ def message(provider="CPU"):
 
 
 def steps(told):
-    """The commands of a message, and the packages of each."""
+    """The commands in a message, with the packages of each."""
     commands = told.partition("Run ")[2].removesuffix(", and start again.").split(", then ")
     assert all(command.startswith(PIP) for command in commands), told
     return [command.removeprefix(f"{PIP} ").split() for command in commands]
@@ -97,7 +97,7 @@ def test_any_builds_serve(installed, build, opencv):
 
 @pytest.mark.parametrize("provider", face_runtime.PROVIDERS)
 def test_with_nothing_installed_everything_is_named(installed, provider):
-    """InsightFace alone and last: it asks by name for builds that would come on top of these."""
+    """InsightFace comes separately and last, since its requirements name builds that would be installed over these."""
     first, second = steps(message(provider))
     assert first == ["install", face_runtime.BUILDS[provider], "opencv-python-headless", *NEEDS.values()]
     assert second == ["install", "--no-deps", "insightface"]
@@ -133,8 +133,8 @@ def test_the_needs_of_an_older_insightface_are_told(installed):
 @pytest.mark.parametrize(
     "code",
     [
-        "raise ValueError('numpy.dtype size changed\\nmore')",  # compiled for another numpy
-        "from .thirdparty import mesh",  # a part of it is gone
+        "raise ValueError('numpy.dtype size changed\\nmore')",  # built for another numpy
+        "from .thirdparty import mesh",  # part of it is missing
         "import types; types.ModuleType('numpy').int",  # AttributeError
     ],
 )
@@ -184,7 +184,7 @@ def test_a_runtime_that_cannot_be_loaded_is_exchanged(installed):
 
 
 def test_what_is_noted_as_installed_but_gone_is_uninstalled_first(installed):
-    """Uninstalling one of two builds takes the folder that both had; pip would call the other one installed."""
+    """Uninstalling one of two builds deletes the folder they share, but pip still lists the other as installed."""
     installed.runtime().opencv(code=None).others().insightface()
     told = message()
     assert told.startswith("finding faces needs the package opencv-python-headless.")

@@ -1,7 +1,7 @@
-"""From a picture and a recording to a film's clips on a card that is not there: every tensor where it is computed with.
+"""Makes a film's clips from a picture and a recording on a fake device, and checks the device of every tensor.
 
-What a card would refuse, an operation on tensors of two devices, is refused here too; what needs values is left out:
-the face's detection, wav2vec2, and the file.
+Like a GPU, the fake device rejects operations on tensors of two devices. Steps that need values are left out: face
+detection, wav2vec2, and writing the file.
 """
 
 from types import SimpleNamespace
@@ -66,7 +66,7 @@ def test_all_is_where_it_is_computed_with(clips, way):
 
 
 def test_a_film_goes_on_in_the_smallest_ways_there_too(clips, monkeypatch):
-    """Memory runs out at both of the first ways to sample, and at all whole ways to decode."""
+    """Memory runs out in the first two sampling modes and in all untiled decoding modes."""
     full = torch.OutOfMemoryError("CUDA out of memory.")
     sample, calls = animate.sample_clip, []
 

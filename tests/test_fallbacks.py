@@ -1,4 +1,4 @@
-"""When memory runs out, or values are no numbers: what is tried, and what is said."""
+"""Fallbacks after out-of-memory errors and non-finite values, and their messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hallo3_core.vae.tiles import OVERLAP, decode_in_tiles, halves, ramps
 
 
 class Memory:
-    """Enough for modes up to this size."""
+    """Has enough memory for modes up to this size."""
 
     def __init__(self, room: int):
         self.room, self.tried = room, []
@@ -127,7 +127,8 @@ def test_the_likely_cause_is_named(dtype, guidance, with_lora, words):
 
 
 class Enlarging:
-    """A VAE whose pixels depend on one latent pixel each, in chunks as the real one: tiles must be the whole."""
+    """A VAE whose pixels each depend on one latent pixel, with the real one's chunks: tiling must not change
+    results."""
 
     def decode_chunks(self, latent):
         pixels = latent[:, :3].repeat_interleave(PIXELS, -1).repeat_interleave(PIXELS, -2)

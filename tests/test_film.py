@@ -1,4 +1,4 @@
-"""Films: what was written is there, at its time, in its colours; and nothing else is."""
+"""Film files hold exactly what was written, at the right time and in the right colours."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_frame_is_there_and_pictures_and_sound_end_together(parts, sound, 
             assert abs(stream.duration * stream.time_base - sum(parts) / 25) <= 1 / 44100
     spoken = round(44100 * min(sound, sum(parts) / 25))
     after = found.waveform[0, spoken + 2048 : round(44100 * sum(parts) / 25)]
-    assert after.abs().sum() == 0 or after.abs().max() < 0.01  # silence from where the sound is over
+    assert after.abs().sum() == 0 or after.abs().max() < 0.01  # silence after the end of the audio
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (22050, 1), (44100, 2), (48000, 2), (30000, 2), (8000, 6)])
@@ -85,7 +85,7 @@ def test_a_clap_is_seen_and_heard_at_the_same_time(tmp_path, rate, channels):
 
 
 def test_pictures_and_sound_are_in_time_after_a_minute(tmp_path):
-    """A rate that does not divide by 25, so that rounding shows: the clap of frame 1490 is heard within it."""
+    """With a sample rate not divisible by 25, so that rounding shows, the clap of frame 1490 is heard within it."""
     waveform = torch.zeros(1, 60 * 22050)
     waveform[:, round(1490 / 25 * 22050) :][:, :200] = 0.9
     with FilmWriter(tmp_path / "a.mp4", 16, 16, Recording(waveform, 22050)) as film:
@@ -112,7 +112,7 @@ def test_colours_come_back(tmp_path, colour):
     frames, _, _ = read_film(path)
     assert (frames.float().mean((0, 1, 2)) - torch.tensor(colour)).abs().max() <= 2
 
-    red, green, blue = (level / 255 for level in colour)  # and by the standard's own words
+    red, green, blue = (level / 255 for level in colour)  # and by the standard's definition
     luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     wanted = (16 + 219 * luma, 128 + 224 * (blue - luma) / 1.8556, 128 + 224 * (red - luma) / 1.5748)
     with av.open(str(path)) as container:
@@ -134,7 +134,7 @@ def test_planes_keep_the_colours_of_two_rows(seed, height, width):
 
 
 def test_the_same_frames_are_the_same_film(tmp_path):
-    """x264's fast paths are not: with them about half of these differ."""
+    """x264's fast paths are not deterministic: with them, about half of these files differ."""
     noise = torch.Generator().manual_seed(0)
     blocks = torch.randint(0, 256, (6, 3, 12, 18), generator=noise).float()
     frames = torch.nn.functional.interpolate(blocks, size=(96, 144), mode="bilinear").movedim(1, -1)
@@ -327,7 +327,7 @@ def test_memory_does_not_grow_with_the_film(tmp_path):
 
 @pytest.mark.parametrize("name", ["Talk.mp4", "talk.mp4", "TALK.MP4"])
 def test_a_name_that_is_not_there_yet_is_known_by_folder_and_letters(tmp_path, name):
-    """On disks that take capitals for small letters it will be the same file; folders are the same by any path."""
+    """On case-insensitive disks, names that differ in case are the same file; a folder is the same by any path."""
     (tmp_path / "link").symlink_to(tmp_path)
     assert identity(tmp_path / "link" / name) == identity(tmp_path / "talk.mp4")
     (tmp_path / name).write_bytes(b"")
@@ -355,7 +355,7 @@ def as_a_player_reads(planes: torch.Tensor, offset: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_chroma_stands_where_players_take_it_to_stand(turned):
-    """H.264 that does not say where: over the left of two pixels."""
+    """The default chroma location of H.264 is over the left of two pixels."""
     frame = hue_ramp().flip(1) if turned else hue_ramp()
     planes = to_planes(frame)
     left, centre = ((as_a_player_reads(planes, at) - frame).abs().mean().item() for at in (0.0, 0.5))
@@ -367,7 +367,7 @@ def test_a_film_does_not_say_otherwise_where_its_chroma_stands(tmp_path):
     path = write(tmp_path / "a.mp4", picture((200, 30, 30)))
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            assert getattr(frame, "chroma_location", 0) in (0, 1)  # unknown is left
+            assert getattr(frame, "chroma_location", 0) in (0, 1)  # unspecified means left
 
 
 def test_a_player_finds_a_keyframe_every_two_seconds(tmp_path):
@@ -381,7 +381,7 @@ def test_a_player_finds_a_keyframe_every_two_seconds(tmp_path):
 
 
 def boxes(content: bytes, *path: bytes) -> bytes:
-    """What is in a box of an mp4, by the kinds of the boxes around it."""
+    """The content of an mp4 box, found by the types of its enclosing boxes."""
     while content:
         size, kind = struct.unpack(">I4s", content[:8])
         if kind == path[0]:

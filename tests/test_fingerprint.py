@@ -1,4 +1,4 @@
-"""Fingerprints: equal for what is equal, other for what is not, in words for people."""
+"""Fingerprints are equal exactly for equal inputs, and differences are described in plain words."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_file_is_told_by_size_time_and_both_ends(tmp_path):
         os.utime(path, ns=(1, 1))
         assert file_identity(path) != first
     path.write_bytes(content)
-    assert file_identity(path) != first  # another time
+    assert file_identity(path) != first  # another modification time
     assert file_identity(tmp_path / "none") == "missing"
 
 

@@ -1,4 +1,4 @@
-"""The released sizes without their weights: memory, operations and waits, counted on a card that is not there."""
+"""The released sizes without weights: memory, operations and synchronisations, counted on a fake device."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ TRAINED, SQUARE = Grid(13, 30, 45), Grid(13, 30, 30)
 
 @pytest.fixture(scope="module")
 def phases():
-    """`phases(weights)` of a clip, each counted once."""
+    """`phases(weights)` returns the counts of a clip's phases, computed once for each `weights`."""
     known = {}
 
     def count(weights):
@@ -41,12 +41,12 @@ def test_streamed_networks_fit_in_eight_gigabytes_from_the_portrait_to_the_last_
 
 
 def test_a_step_is_spared_what_is_algebra_away(phases):
-    """837 TFLOP is what two evaluations are as the original computes them."""
+    """Two model calls take 837 TFLOP in the original."""
     assert phases("resident")["steps"]["TFLOP"] / STEPS < 0.93 * 837
 
 
 def test_the_host_waits_once_a_step(phases):
-    """For the check that all values are numbers."""
+    """It waits for the check for NaN and infinity."""
     assert phases("resident")["steps"]["waits"] == STEPS
     assert phases("resident")["what is constant"]["waits"] == 0
 
@@ -148,7 +148,7 @@ def test_the_card_counts_what_is_there_and_no_longer(card):
     a = torch.empty(1000, 1000, device=card.device)
     view = a[10:]
     card.reset()
-    assert card.held == card.peak == 4_000_256  # in whole pieces
+    assert card.held == card.peak == 4_000_256  # in whole chunks
     b = a @ a
     assert card.peak == card.held == 2 * 4_000_256 and card.operations == 2 * 1000**3
     del a, b

@@ -1,4 +1,4 @@
-"""The GPU check, rehearsed on the CPU: every part answers, with the few packages that a GPU's machine may have."""
+"""The GPU check, rehearsed on the CPU: every part returns a result, even with few packages installed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rehearsed(tmp_path_factory):
 
 
 def test_every_part_answers(rehearsed):
-    kernels = ("exact attention", "attention")  # of CUDA, or of packages that are not installed: their refusal is told
+    kernels = ("exact attention", "attention")  # kernels of CUDA or of missing packages: their errors are recorded
     assert list(rehearsed) == [name for name in gpu.PARTS if name not in COMPILED]
     for name, found in rehearsed.items():
         assert len(found) > 1 and "skipped" not in found, name

@@ -1,4 +1,4 @@
-"""The networks in training: their gradients are those of the plain formulas, whatever saves memory."""
+"""The networks in training: gradients equal those of the plain formulas, also with memory-saving options."""
 
 from copy import deepcopy
 
@@ -20,7 +20,7 @@ from hallo3_core.weights import names
 from hallo3_core.weights.parts import load, sort_official
 from tests.noise import noise
 
-GRID = Grid(2, 2, 3)  # smaller than the trained one: positions are interpolated, with gradient
+GRID = Grid(2, 2, 3)  # smaller than the trained grid, so positions are interpolated, with gradients
 BATCH, STEP = 2, 437.0
 
 
@@ -41,7 +41,7 @@ def hallo3(released):
 
 
 def trained(network: Hallo3, dtype: torch.dtype = torch.float32) -> Hallo3:
-    """A copy of which every weight trains."""
+    """A copy with every weight trainable."""
     return deepcopy(network).to(dtype).requires_grad_(True)
 
 
@@ -68,7 +68,7 @@ def gradients(network: nn.Module, loss) -> dict[str, torch.Tensor]:
 
 
 def largest_difference(found, expected) -> float:
-    """Relative to a tensor's largest value, of all tensors."""
+    """Largest difference over all tensors, each relative to its tensor's largest value."""
     assert found.keys() == expected.keys()
     missing = [name for name, grad in expected.items() if (grad is None) != (found[name] is None)]
     assert not missing
@@ -80,7 +80,7 @@ def largest_difference(found, expected) -> float:
 
 
 def plain_loss(network: Hallo3, given):
-    """The original's order of things (benchmarks/plain.py): every tensor new, the portrait's tokens queries as well."""
+    """Loss computed the original's way (benchmarks/plain.py): nothing in place, portrait tokens also as queries."""
     latent, concat, _, text, portrait, face, audio = given
     bank = plain_bank(network.reference_net, portrait, text)
     networks = Networks(network.denoiser, network.audio_projector, network.face_projector)
@@ -90,7 +90,7 @@ def plain_loss(network: Hallo3, given):
 
 
 def plain_bank(network, portrait, text):
-    """The reference network's features by the same plain formulas, without further tokens."""
+    """The reference network's features by the same plain formulas, without extra tokens."""
     frame = portrait[:, :, None]
     layout = network.layout(Grid(1, GRID.rows, GRID.columns), portrait.dtype)
     video, stream = plain.embed(network, frame, Inputs(frame, frame, text, None, None, []), layout)
@@ -116,7 +116,7 @@ def test_gradients_are_the_plain_formulas_in_float64(hallo3, released):
 
 
 def test_half_precision_trains_and_stays_near(hallo3):
-    """Weights in float32 with autocast, and bfloat16 weights: in half precision, writing over a tensor would raise."""
+    """With autocast on float32 weights, and with bfloat16 weights, where an in-place write would raise an error."""
     given, config = inputs(hallo3.denoiser.config), hallo3.denoiser.config
     exact = gradients(hallo3, loss_of(hallo3(*given)))
     with torch.autocast("cpu", torch.bfloat16):
@@ -138,7 +138,7 @@ def direction(found, expected) -> float:
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_checkpointed_layers_have_equal_gradients(released, dtype, frozen):
-    """Also where only face and sound train, and the first layers' inputs carry no gradient."""
+    """Also if only audio layers are trained and the first layers' inputs need no gradient."""
     found = []
     for checkpointed in (False, True):
         network = trained(released, dtype)
@@ -157,8 +157,7 @@ def test_checkpointed_layers_have_equal_gradients(released, dtype, frozen):
 
 
 def test_a_checkpointed_layer_keeps_its_inputs_alone(hallo3):
-    """Keys and values of portrait, face and sound are computed again as well: nothing of a layer is saved but what went
-    into it."""
+    """A layer saves only its inputs. Keys and values of portrait, face and audio are recomputed too."""
 
     def kept(network) -> int:
         sizes = {}
@@ -186,7 +185,7 @@ def test_every_weight_has_a_gradient(hallo3):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_training_computes_what_inference_does(hallo3, dtype):
-    """With keys and values that were kept, folded where that is worth it; in place there and not here."""
+    """Inference caches keys and values, folds them if worthwhile, and works in place; training does none of these."""
     network = trained(hallo3, dtype)
     given = inputs(network.denoiser.config, dtype)
     live = network(*given).detach()
@@ -207,7 +206,7 @@ def test_training_computes_what_inference_does(hallo3, dtype):
 
 
 def test_folded_keys_and_values_pass_gradients_too(released):
-    """Who calls the inference methods with gradients enabled has no wrong ones."""
+    """Inference methods that are called with gradients enabled return correct gradients."""
     exact = trained(released, torch.float64)
     denoiser, config = exact.denoiser, exact.denoiser.config
     tokens = noise(1, 4, config.face).double().requires_grad_(True)

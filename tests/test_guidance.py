@@ -1,4 +1,4 @@
-"""Guidance: the chain, its weights, and that nothing of weight zero is ever run."""
+"""Guidance: the chain and its weights. Branches of weight zero are never run."""
 
 import math
 
@@ -31,7 +31,7 @@ def results(seed=0):
 
 
 def chain(v, scales):
-    """The rule as it is written in the paper's chain of differences."""
+    """Guidance as written in the paper: a chain of differences."""
     out = v[NOTHING]
     for s, low, high in zip(scales, CHAIN, CHAIN[1:], strict=False):
         out = out + s * (v[high] - v[low])
@@ -143,7 +143,7 @@ def test_scales_at_their_ends(scale):
     st.tuples(scale, scale, scale),
 )
 def test_every_step_is_guided_or_plain(steps, step, part, scales):
-    """Inside the part the chain's weights, outside one evaluation; always a sum of 1, and never a weight of 0."""
+    """Inside the guided part the chain's weights, outside it one model call. Weights add up to 1 and none is 0."""
     step %= steps
     weights = Guidance(Scales(*scales), *part).weights(step, steps)
     inside = part[0] <= step / steps < part[1]

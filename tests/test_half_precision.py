@@ -1,4 +1,4 @@
-"""Half precision on a CPU is compared with float32 before it is used; wav2vec2 never uses it."""
+"""Half precision on a CPU is checked against float32 before use; wav2vec2 never uses it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LAYERS = [
 @pytest.mark.parametrize("dtype", LIMIT)
 @pytest.mark.parametrize("call", LAYERS, ids=lambda call: type(call.layer).__name__)
 def test_a_layer_is_refused_exactly_where_its_own_results_are_wrong(call, dtype):
-    """Measured here a second time, by the layer itself, on all of its input."""
+    """Measures the error independently, with the layer itself on a full input."""
     torch.manual_seed(1)
     layer, x = call.layer.to(dtype), torch.randn(call.shape).to(dtype)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_a_layer_is_refused_exactly_where_its_own_results_are_wrong(call, dtype)
 
 @pytest.mark.parametrize("dtype", LIMIT)
 def test_what_a_cpu_is_offered_is_near_float32(tiny_release, dtype):
-    """The toy's own shapes; linear layers and attention beside the convolutions, which a run compares itself."""
+    """At the toy's shapes: the convolutions that a run checks, and also linear layers and attention."""
     Networks(Release(tiny_release), replace(OPTIONS, dtype=dtype)).check_half_precision((32, 48))
     torch.manual_seed(0)
     x, weight = torch.randn(1, 2, 104, 64).to(dtype), torch.randn(64, 64).to(dtype)
@@ -70,7 +70,7 @@ def test_what_a_cpu_is_offered_is_near_float32(tiny_release, dtype):
 def test_a_wrong_result_is_told_with_the_processor_before_anything_is_computed(
     tiny_release, portrait, short_speech, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(LIMIT, torch.bfloat16, 0.0)  # rounding alone is more
+    monkeypatch.setitem(LIMIT, torch.bfloat16, 0.0)  # rounding alone exceeds it
     film = tmp_path / "film.mp4"
     with pytest.raises(InputError) as error:
         animate(portrait, short_speech, "A person.", Release(tiny_release), film, OPTIONS)

@@ -1,4 +1,4 @@
-"""Laws of reading and framing pictures."""
+"""Reading and framing pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILM = st.integers(1, 12).map(lambda n: 16 * n)
 
 
 def unit(pixels):
-    """``h w c`` bytes to ``c h w`` in 0..1."""
+    """``h w c`` bytes -> ``c h w`` in 0..1."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
 
 
@@ -37,7 +37,7 @@ def test_lossless_pictures_are_read_as_they_are(tmp_path, suffix):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_stand_upright(tmp_path, orientation):
-    """Whatever way the camera was held, the picture read is the one that was seen."""
+    """Pictures are read upright, in any camera orientation."""
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -108,7 +108,7 @@ def test_a_moving_picture_gives_its_first_frame(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_a_cut_file_is_never_read_wrongly(tmp_path, suffix):
-    """Cut anywhere, a picture is refused; only bytes that no pixel hangs on may be missing."""
+    """A truncated picture is rejected, unless the missing bytes affect no pixel."""
     whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
     Image.fromarray(PIXELS).save(whole)
     content, refused = whole.read_bytes(), 0
@@ -149,7 +149,7 @@ def test_what_is_no_picture_is_refused(tmp_path):
     with pytest.raises(InputError, match="song.png: not a picture"):
         image.read_image(tmp_path / "song.png")
     (tmp_path / "program.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n")
-    with pytest.raises(InputError, match="not a picture"):  # a format that would start another program
+    with pytest.raises(InputError, match="not a picture"):  # a format that Pillow opens with another program
         image.read_image(tmp_path / "program.eps")
     Image.fromarray(rng.random((20, 20), dtype=np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(InputError, match="no agreed white"):
@@ -279,9 +279,9 @@ def test_bytes_do_not_hide_what_is_not_finite(bad):
 @pytest.mark.parametrize("kind", ["tiff", "jpeg", "png", "webp"])
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_a_picture_is_turned_once(tmp_path, kind, turn):
-    """Pillow 10.0 turned TIFFs by itself and left the tag that says to."""
+    """Pillow 10.0 rotated TIFFs itself but kept the orientation tag."""
     pixels = np.zeros((48, 64, 3), np.uint8)
-    pixels[:24, :32] = 255  # the upper left
+    pixels[:24, :32] = 255  # the upper left quarter
     exif = Image.Exif()
     exif[0x0112] = turn
     Image.fromarray(pixels).save(tmp_path / f"a.{kind}", exif=exif)

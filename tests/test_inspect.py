@@ -1,4 +1,4 @@
-"""Inspecting: every tensor is accounted for, and only what is whole is called usable."""
+"""`inspect` accounts for every tensor and calls only complete files usable."""
 
 from __future__ import annotations
 

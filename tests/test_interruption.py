@@ -1,4 +1,4 @@
-"""SIGTERM is answered as Ctrl-C is, for as long as a command runs."""
+"""SIGTERM is handled like Ctrl-C while a command runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line from any folder, in a Python that does not look into the current one."""
+"""The command line works from any folder, also with a Python that does not search the current folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("flags", [(), ("-I",), ("-P",), ("-s",)])
 def test_the_launcher_works_from_any_folder_and_in_isolation(tmp_path, flags):
-    """`-I` and `-P` are what ComfyUI's portable build for Windows does by a file beside its Python."""
+    """ComfyUI's portable build for Windows sets `-I` and `-P` through a file beside its Python."""
     result = run(tmp_path, *flags, str(ROOT / "hallo3.py"), "samples", str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "hallo3_speech.flac").is_file()
@@ -31,7 +31,7 @@ def test_a_mistake_is_answered_in_a_line_and_with_2(tmp_path):
 
 
 def test_it_is_another_matter_with_python_m(tmp_path):
-    """What the launcher is for."""
+    """`python -m` fails there, which is why the launcher exists."""
     assert "No module named" in run(tmp_path, "-I", "-m", "hallo3_core", "--help").stderr
 
 

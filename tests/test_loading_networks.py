@@ -1,4 +1,4 @@
-"""Networks as a film borrows them: straight to their device, let go or kept, and the same film either way."""
+"""Loading networks for a film: directly to their device, freed or kept, with the same film in each case."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONS = Options(Settings(steps=2), size=(32, 48))
 
 
 class Counting(Release):
-    """A release that notes what is loaded from it."""
+    """A release that records what is loaded from it."""
 
     def __init__(self, folder):
         super().__init__(folder)
@@ -46,7 +46,7 @@ class Counting(Release):
 
 @pytest.fixture(scope="module")
 def make(tiny_release, portrait, short_speech, tmp_path_factory):
-    """`make(options, networks)` gives a film's frames; without networks it uses its own."""
+    """`make(options, networks)` returns a film's frames; without networks it loads its own."""
 
     def film(options=OPTIONS, networks=None):
         path = tmp_path_factory.mktemp("film") / "film.mp4"
@@ -92,7 +92,7 @@ def test_a_streamed_film_is_the_same(make, plain):
 
 
 def test_what_is_streamed(tiny_release):
-    """The three networks that are large; what is streamed cannot be kept."""
+    """The three large networks are streamed; a streamed network cannot be kept."""
     networks = Networks(Release(tiny_release), replace(OPTIONS, stream=True), keep=True)
     with networks.denoiser() as denoiser, networks.part(names.REFERENCE_NET) as net, networks.text_encoder() as text:
         blocks = (denoiser.blocks, net.blocks, text.model.encoder.block)
@@ -102,7 +102,7 @@ def test_what_is_streamed(tiny_release):
 
 
 def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, plain, tiny_release, monkeypatch, caplog):
-    """The denoiser's weights fit, but not with what it computes; then the others have room."""
+    """The denoiser's weights fit, but not together with its activations. The other networks then fit."""
     release = Release(tiny_release)
     free = iter([release.network_bytes(names.DENOISER, dtype=torch.float32), 10**9, 10**9])
     monkeypatch.setattr("hallo3_core.pipeline.networks.free_bytes", lambda device: next(free))
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, pla
         ]
     assert streamed == [True, False, False]
     assert "denoiser needs 0.3 GB, cpu has 0.0 GB free: its blocks are streamed from host memory" in caplog.text
-    with networks.part(names.REFERENCE_NET) as kept:  # asks no more
+    with networks.part(names.REFERENCE_NET) as kept:  # the memory check is skipped
         assert kept is net
     monkeypatch.setattr("hallo3_core.pipeline.networks.free_bytes", lambda device: 0)
     assert torch.equal(make(networks=Networks(release, OPTIONS)), plain)
@@ -185,7 +185,7 @@ def test_room_for_all_networks_is_half_of_the_memory(tiny_release, monkeypatch):
 
 
 def test_choices_reach_the_steps(make, plain, monkeypatch):
-    """Guidance on half of the steps, and a cache: counted where they save."""
+    """Guidance on half of the steps, and a step cache: the number of model calls drops."""
     from hallo3_core.model.denoiser import Denoiser
 
     samples, forward = [], Denoiser.forward
@@ -213,7 +213,7 @@ def test_only_what_a_step_computes_with_is_there_while_sampling(make, monkeypatc
 
     monkeypatch.setattr(Denoiser, "forward", watched)
     make()
-    tables = {"text_positions", "video_positions"}  # the layout's are views of them
+    tables = {"text_positions", "video_positions"}  # those of the layout are views of them
     assert resident == {"blocks", "patch_embed", "final_norm", "head_norm", "head"} | tables
 
 
@@ -233,7 +233,7 @@ class OutOfMemoryOnce:
 
 
 def test_what_runs_out_of_memory_is_streamed_and_the_film_is_the_same(make, plain, tiny_release, monkeypatch, caplog):
-    """Each of the large networks, at work or while what is constant over the film is computed; the estimate held."""
+    """Each large network runs out of memory once, while running or while preparing constants, despite the estimate."""
 
     def blocks_are_streamed(module):
         return isinstance(module.blocks, StreamedBlocks)

@@ -1,4 +1,4 @@
-"""One owner at a time, and none left behind."""
+"""Locks have one owner at a time and leave no files behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_second_gets_nothing_until_the_first_lets_go(tmp_path):
     first.release()
     second = try_lock(tmp_path / "lock")
     assert second is not None
-    first.release()  # of one that is another's by now
+    first.release()  # of a lock that another run owns by now
     assert try_lock(tmp_path / "lock") is None
     second.release()
 
@@ -64,7 +64,7 @@ def test_a_lock_dies_with_its_process(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
 def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
-    """The owner removes the file between our opening it and locking it: we would hold a file without a name."""
+    """The owner removes the file after we open it and before we lock it, so we would lock an unlinked file."""
     original, first = locking._lock, [True]
 
     def lock(descriptor):
@@ -84,7 +84,7 @@ NO_LOCKS = ("ENOSYS", "ENOLCK", "EOPNOTSUPP", "EINVAL", "EPERM", "EIO", "EBADF",
 @pytest.mark.skipif(sys.platform == "win32", reason="locks there are another call")
 @pytest.mark.parametrize("name", NO_LOCKS)
 def test_a_disk_without_locks_is_not_another_run(tmp_path, monkeypatch, caplog, name):
-    """Lustre, some NFS and SMB: every lock is answered with an error, which is told once."""
+    """On Lustre and on some NFS and SMB disks, every lock fails. The run continues and warns once."""
 
     def flock(descriptor, operation):
         raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
@@ -109,7 +109,7 @@ def test_what_a_held_lock_answers_is(tmp_path, monkeypatch, caplog, name):
 
 
 def test_a_film_is_made_where_there_are_no_locks_and_no_syncs(tmp_path, monkeypatch):
-    """The work folder, the claim of a batch and the files in them, on a disk that can do none of it."""
+    """The work folder, a batch's claim and their files work on a disk without locks and syncs."""
 
     def lacking(*arguments):
         raise OSError(errno.ENOSYS, "Function not implemented")

@@ -1,4 +1,4 @@
-"""LoRAs: the same change of the same network, whichever names it comes in."""
+"""LoRAs change the network identically under every naming scheme."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BASE = TransformerConfig(
     face=None,
     audio=None,
 )
-LAYERS = {  # of diffusers' transformer that a LoRA may change: rows and columns
+LAYERS = {  # layers of diffusers' transformer that a LoRA may change: rows and columns
     "patch_embed.proj": (32, 8, 2, 2),
     "patch_embed.text_proj": (32, 20),
     "time_embedding.linear_1": (24, 32),
@@ -50,7 +50,7 @@ LAYERS = {  # of diffusers' transformer that a LoRA may change: rows and columns
 
 @pytest.fixture(scope="module")
 def theirs() -> nn.Module:
-    """diffusers' CogVideoX transformer at toy size, with noise for weights."""
+    """diffusers' CogVideoX transformer at toy size, with random weights."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     model = diffusers.CogVideoXTransformer3DModel(
@@ -76,7 +76,7 @@ def theirs() -> nn.Module:
 
 
 def ours_from(theirs: nn.Module) -> Denoiser:
-    """Our denoiser with their weights, biases and tables: the map of LoRAs is one of weights, too."""
+    """Our denoiser with diffusers' weights, biases and tables, mapped with the LoRA name map."""
     model, weights = Denoiser(BASE), theirs.state_dict()
     own = dict(model.named_parameters())
     for stem, targets in lora_targets(BASE).items():
@@ -149,7 +149,7 @@ def in_kohya_naming(pairs, alpha: float) -> dict[str, Tensor]:
 
 
 def merge_theirs(model: nn.Module, pairs, scale: float) -> dict[str, Tensor]:
-    """Their weights with the LoRA in: the definition, up @ down."""
+    """Merges the LoRA into diffusers' weights by definition, up @ down."""
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for stem, (up, down) in pairs.items():
         weight = weights[f"{stem}.weight"]
@@ -168,7 +168,7 @@ def test_the_trunk_is_cogvideox(theirs):
 
 @pytest.mark.parametrize("stem", [None, *LAYERS])
 def test_a_lora_changes_the_network_as_it_changes_diffusers(theirs, stem):
-    """All layers together, and each alone."""
+    """All layers together, and each separately."""
     pairs, model = make_lora([stem] if stem else LAYERS), ours_from(theirs)
     plain = run_theirs(theirs)
     merged = ours_diffusers(theirs, merge_theirs(theirs, pairs, 0.7))
@@ -209,7 +209,7 @@ def test_every_naming_is_the_same_lora(theirs):
 
 
 def test_our_own_names_reach_every_weight():
-    """face and audio attention too, which no other naming has."""
+    """Also face and audio attention, which no other naming scheme has."""
     config = TransformerConfig(**{**vars(BASE), "face": 6, "audio": 7})
     shapes = {name: shape for name, shape in weight_shapes(config).items() if len(shape) == 2}
     tensors = {}
@@ -218,7 +218,7 @@ def test_our_own_names_reach_every_weight():
         tensors |= {f"{stem}.lora_A.weight": torch.ones(1, columns), f"{stem}.lora_B.weight": torch.ones(rows, 1)}
     model = Denoiser(config)
     for parameter in model.parameters():
-        parameter.zero_()  # memory as it was found may hold NaN
+        parameter.zero_()  # uninitialised memory may hold NaN
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     applied = apply_lora(model, match(tensors, config=config), strength=0.5)
     assert set(applied.names) == shapes.keys()
@@ -227,7 +227,7 @@ def test_our_own_names_reach_every_weight():
 
 
 def test_targets_cover_each_fused_row_once():
-    """Queries, keys and values fill their matrix, and the two norms fill the modulation: no row twice, none left."""
+    """Queries, keys and values cover their matrix, and the two norms the modulation: each row exactly once."""
     targets = lora_targets(BASE)
     rows: dict[str, list[int]] = {}
     for stem in LAYERS:
@@ -260,12 +260,12 @@ def test_strength_and_alpha_scale_the_change(theirs, strength):
 
 
 def adapter(**settings) -> dict[str, str]:
-    """What diffusers leaves in a file's metadata."""
+    """LoRA settings as diffusers writes them in a file's metadata."""
     return {"lora_adapter_metadata": json.dumps({f"transformer.{name}": value for name, value in settings.items()})}
 
 
 def test_a_layer_in_fp8_holds_the_whole_lora(theirs, caplog):
-    """Rounded again it would lose most of it; so it becomes an ordinary layer."""
+    """Rounding to fp8 again would lose most of the LoRA, so the layer is dequantised."""
     pairs, model, name = make_lora(["transformer_blocks.0.ff.net.2"]), ours_from(theirs), "blocks.0.mlp.down"
     linear = model.get_submodule(name)
     rounded, scale = fp8.quantise(linear.weight)
@@ -286,8 +286,9 @@ def test_what_is_not_understood_is_listed_and_left_alone(theirs, caplog):
     tensors = in_diffusers_naming(pairs) | {
         "text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(3, 4),
         "transformer.transformer_blocks.7.attn1.to_q.lora_A.weight": torch.zeros(3, 32),
-        "transformer.transformer_blocks.0.attn1.to_v.hada_w1_a": torch.ones(32, 2),  # LoHa: not a plain pair
-        "transformer.transformer_blocks.0.ff.net.2.lora_A.weight": torch.zeros(3, 128),  # without its other half
+        # LoHa, which is not a plain up/down pair
+        "transformer.transformer_blocks.0.attn1.to_v.hada_w1_a": torch.ones(32, 2),
+        "transformer.transformer_blocks.0.ff.net.2.lora_A.weight": torch.zeros(3, 128),  # one half of a pair
     }
     model = ours_from(theirs)
     before = model.state_dict()["blocks.0.self_attention.qkv.weight"].clone()
@@ -418,7 +419,7 @@ def test_damaged_settings_beside_the_file_are_told(tmp_path, content):
 @pytest.mark.parametrize("key", ["lora_magnitude_vector", "lora_magnitude_vector.weight", "dora_scale"])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_dora_is_its_definition(theirs, stem, key, strength):
-    """W' = m (W + s B A) / |W + s B A| by rows, in the other model's own weights."""
+    """W' = m (W + s B A) / |W + s B A| per row, computed on diffusers' weights."""
     pairs = make_lora([stem])
     up, down = (half.flatten(1) for half in pairs[stem])
     weight = theirs.state_dict()[f"{stem}.weight"]

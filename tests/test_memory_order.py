@@ -1,5 +1,5 @@
-"""The VAE in channels-last order, as on CUDA: nothing is copied into another order between the first and last layer,
-and the numbers are those of the other order."""
+"""The VAE in channels-last order, as on CUDA: activations keep the order between the first and last layer, and the
+results equal those of the default order."""
 
 from dataclasses import replace
 
@@ -17,14 +17,14 @@ from hallo3_core.vae.norms import GroupNorm
 from hallo3_core.vae.resampling import Downsample, Upsample
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
-CONFIG = replace(noise_vae.CONFIG, block_out_channels=(32, 64, 64, 96), latent_channels=8)  # no moments of 32
+# so moments have other than 32 channels
+CONFIG = replace(noise_vae.CONFIG, block_out_channels=(32, 64, 64, 96), latent_channels=8)
 LATENT, PIXELS = (1, CONFIG.latent_channels, 5, 4, 6), (1, 3, 9, 32, 48)
 CHANNELS = CONFIG.block_out_channels
 
 
 class Copies(TorchDispatchMode):
-    """Notes every operation whose result is activations in another order than channels-last; of a convolution what it
-    reads."""
+    """Records every operation whose result is not channels-last, and every convolution whose input is not."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class Copies(TorchDispatchMode):
 
 @pytest.fixture
 def copies(monkeypatch):
-    """Convolutions give the order of their weights, as cuDNN's do."""
+    """Convolutions return the memory order of their weights, as in cuDNN."""
     copies = Copies()
     for kind, order in ((torch.nn.Conv2d, torch.channels_last), (torch.nn.Conv3d, CHANNELS_LAST)):
 
@@ -85,7 +85,7 @@ def test_no_activation_changes_its_order(tensors, copies):
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3), (torch.float16, 4e-4)])
 @pytest.mark.parametrize("offset", [0, 30])
 def test_the_norm_rounds_once(dtype, limit, offset):
-    """A mean of 30 deviations, more than activations have, costs float32 alone some digits."""
+    """A mean of 30 standard deviations, more than activations have, reduces precision only in float32."""
     norm = GroupNorm(4, 16, 1e-6)
     torch.manual_seed(0)
     norm.weight.data.normal_(1, 0.1), norm.bias.data.normal_()

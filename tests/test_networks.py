@@ -1,4 +1,4 @@
-"""The networks at toy sizes: what is constant may be computed once, sizes come from shapes, batches do not mix."""
+"""The networks at toy sizes: constants may be precomputed, sizes follow from shapes, batch samples do not mix."""
 
 from contextlib import contextmanager
 
@@ -70,7 +70,7 @@ def test_every_condition_is_heard(denoiser):
 
 
 def test_branches_in_one_batch_equal_one_after_another(denoiser):
-    """As guidance runs them: shared conditions stay a batch of one, others are stacked."""
+    """As in guidance: shared conditions stay a batch of one, others are stacked."""
     a, b = conditions(denoiser), conditions(denoiser, seed=50)
     x = latents()
     both = Conditions(torch.cat((a.text, b.text)), a.reference, stack([a.face, a.face]), stack([a.audio, b.audio]))
@@ -81,7 +81,7 @@ def test_branches_in_one_batch_equal_one_after_another(denoiser):
 
 
 def test_audio_is_heard_in_its_own_frame_first(denoiser):
-    """Cross-attention joins each latent frame to its own sound: without self-attention nothing else moves."""
+    """Each latent frame attends to its own audio, so without self-attention no other frame changes."""
     given, x = conditions(denoiser), latents()
     layout = denoiser.layout(GRID, torch.float32)
     video = denoiser.embed_video(torch.cat((x, x), 1), layout)
@@ -119,7 +119,7 @@ def test_the_attention_function_and_the_layers_are_arguments(parts):
 
 
 def test_text_that_ends_changes_nothing_for_the_video(denoiser):
-    """Neither its queries nor its MLP in the last block; in the reference network as well."""
+    """The last block skips the text's queries and MLP, in the reference network too."""
     given, x = conditions(denoiser), latents()
     layout = denoiser.layout(GRID, torch.float32)
     modulation = denoiser.modulate_steps(torch.tensor([500.0]), torch.float32)
@@ -132,7 +132,7 @@ def test_text_that_ends_changes_nothing_for_the_video(denoiser):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_folded_values_are_the_output_matrix_applied(denoiser, batch):
-    """Face and sound: each head's value through its part of the matrix once, the bias once."""
+    """Face and audio: each head's values are multiplied by its part of the matrix, and the bias is added once."""
     config, block = denoiser.config, denoiser.blocks[0]
     layout = denoiser.layout(GRID, torch.float32)
     video = noise(2, GRID.tokens, config.hidden)
@@ -148,7 +148,7 @@ def test_folded_values_are_the_output_matrix_applied(denoiser, batch):
 
 @contextmanager
 def parametrised_bias(attention):
-    """A bias as large as the result, so that leaving it out, or adding it once a head, is seen."""
+    """A bias as large as the result, so that omitting it or adding it per head is detected."""
     before = attention.out.bias.clone()
     attention.out.bias.add_(1)
     yield
@@ -156,7 +156,7 @@ def parametrised_bias(attention):
 
 
 def test_what_is_folded_follows_from_sizes():
-    """The released model's face is, its sound is not: 5.2 GB a clip. Many tokens would cost more than the matrix."""
+    """Folding pays off for the released model's face, but not for its audio, where it takes 5.2 GB per clip."""
     sizes = dict(vars(tiny.CONFIG), layers=42, hidden=3072, heads=48)
     released, small = (
         TransformerConfig(**sizes),
@@ -169,7 +169,7 @@ def test_what_is_folded_follows_from_sizes():
 
 
 def test_step_in_low_precision_stays_as_near(parts):
-    """Folding and scores in float32: the error of bfloat16 is no larger than with values kept plain."""
+    """With folding and float32 scores, bfloat16's error is no larger than without folding."""
     exact, low = (load(parts, names.DENOISER, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     x, errors = noise(1, GRID.tokens, exact.config.hidden), {}
     for fold in (False, True):
@@ -298,7 +298,7 @@ def test_rotation_depends_on_distance_alone():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_rotation_is_the_formula(dtype):
-    """As complex numbers (what runs) and in pairs (what the compiler sees), in place, also of a part of a tensor."""
+    """With complex numbers (eager) and in pairs (compiled), in place, also on part of a tensor."""
     grid = Grid(2, 3, 4)
     table, x = rotary_table(grid, grid, 16), noise(2, 3, 5 + grid.tokens, 16).to(dtype)
     a, b = x[:, :, 5:].double().unflatten(-1, (-1, 2)).unbind(-1)
@@ -315,7 +315,7 @@ def test_rotation_is_the_formula(dtype):
 
 @pytest.mark.parametrize("part", ["denoiser", "reference_net"])
 def test_a_missing_rotary_table_is_no_more_than_a_warning(tiny_release, caplog, part):
-    """The released grid is assumed, 13 frames of 2:3, as long as the positions fit it."""
+    """The released grid, 13 frames of 2:3, is assumed if the positions fit it."""
     from hallo3_core.release.layout import Release
     from hallo3_core.weights import names
     from hallo3_core.weights.parts import sort_tensors

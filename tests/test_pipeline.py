@@ -1,4 +1,4 @@
-"""What a clip leaves when it is decoded."""
+"""The results that remain of a decoded clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In half precision pixels are rounded once, after their geometry: rounding before it biases a picture."""
+"""In half precision, pixels are rounded once, after resizing and cropping: rounding earlier biases the picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVEL = 2 / 255
 
 
 class Watched:
-    """A VAE that keeps what it is given."""
+    """A VAE that records its inputs."""
 
     latent_channels = 16
 

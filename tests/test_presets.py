@@ -1,4 +1,4 @@
-"""Presets: what each sets, that an option of one's own wins, and that the film says what was in force."""
+"""Presets: their settings, explicit options that override them, and the settings recorded in the film."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours of a latent, fitted on a picture."""
+"""Preview colours of a latent, fitted to a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading: what is written is read back, mapped, and nothing hostile gets further than one line."""
+"""Reading: files are read back as written, memory-mapped, and malicious files get a one-line error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ tensor_tables = st.dictionaries(
 
 
 class Ran:
-    """Unpickled, it leaves a file behind."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -120,7 +120,7 @@ def test_pieces_of_the_mapping_do_not_show(tmp_path, piece):
 
 
 def test_a_header_of_any_length_is_read(tmp_path):
-    """Not every writer aligns what follows the header."""
+    """Not every writer aligns the data after the header."""
     for spaces in range(4):
         text = json.dumps({"x": slot()}).encode() + b" " * spaces
         path = tmp_path / f"{spaces}.safetensors"
@@ -136,7 +136,7 @@ def write_both(folder) -> tuple[pathlib.Path, pathlib.Path]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how files are mapped is read off /proc")
 def test_files_are_mapped_to_be_read_alone(tmp_path):
-    """A mapping that could be written to is charged whole against memory by some systems."""
+    """Some systems charge a writable mapping against memory in full."""
     for path in write_both(tmp_path):
         found = read_tensors(path)
         (line,) = [
@@ -164,7 +164,7 @@ def test_a_disk_that_maps_no_files_is_read(tmp_path, monkeypatch, reason):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
 def test_what_is_made_of_mapped_weights_is_written_to_as_ever(tiny_release, tmp_path, dtype):
-    """A LoRA's layers, and those that fp8 rounds, are copies."""
+    """Layers changed by a LoRA or rounded to fp8 are writable copies."""
     from hallo3_core.release.layout import Release
     from hallo3_core.release.lora import apply_lora, match_lora
 
@@ -333,7 +333,7 @@ def test_tensors_are_mapped_and_not_copied(tmp_path, suffix):
 
 
 def refusal(read, path) -> str:
-    """The one line that refuses the file."""
+    """Returns the one-line error for the file."""
     with pytest.raises(InputError) as error:
         read(path)
     message = str(error.value)
@@ -349,7 +349,7 @@ def archive(path, records, compression=zipfile.ZIP_STORED):
 
 
 class Made:
-    """Pickled as a call of any name with any arguments."""
+    """Pickles as a call of any name with any arguments."""
 
     def __init__(self, callee, *arguments):
         self.call = callee, arguments
@@ -359,7 +359,7 @@ class Made:
 
 
 def named(name: str, **content):
-    """A class of another program, not installed here: importable while the file is written."""
+    """A class of a program that is not installed here, importable only while the file is written."""
     module, _, kind = name.rpartition(".")
     parts = module.split(".")
     for length in range(1, len(parts) + 1):
@@ -401,7 +401,7 @@ STATE = {
 @pytest.mark.parametrize("kind", STATE)
 @pytest.mark.parametrize("place", ["beside", "inside"])
 def test_state_of_any_program_stands_beside_the_tensors(tmp_path, kind, place, protocol):
-    """Nothing of it is made; the tensors are read all the same."""
+    """None of its objects are created, and the tensors are read."""
     content = {"module": {"x": torch.tensor([1.0, 2.0])}}
     (content if place == "beside" else content["module"])["state"] = STATE[kind]()
     torch.save(content, tmp_path / "a.pt", pickle_protocol=protocol)
@@ -490,7 +490,7 @@ HEADERS = {
 @pytest.mark.parametrize("case", [*PICKLES, *HEADERS])
 @pytest.mark.parametrize("kind", [".pt", ".safetensors"])
 def test_numbers_and_names_of_any_length_cost_nothing(tmp_path, case, kind):
-    """They are bounded before any of them is multiplied, looked up or written out."""
+    """Their lengths are checked before they are multiplied, looked up or formatted."""
     if case not in (PICKLES if kind == ".pt" else HEADERS):
         pytest.skip("of the other format")
     path = tmp_path / f"a{kind}"

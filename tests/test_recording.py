@@ -1,4 +1,4 @@
-"""Recordings: what is read is what was written, what is resampled stays where it was."""
+"""Recordings are read as written, and resampling keeps the timing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_any_container_gives_back_its_sound(tmp_path, name, codec, tolerance):
     found = read_recording(write_sound(tmp_path / name, waveform, RATE, codec))
     assert (found.rate, found.name, found.waveform.dtype) == (RATE, name, torch.float32)
     assert found.waveform.shape[0] == 2 and found.samples >= RATE
-    steady = slice(0, RATE) if tolerance < 0.01 else slice(16384, RATE - 2048)  # encoders take time to settle
+    steady = slice(0, RATE) if tolerance < 0.01 else slice(16384, RATE - 2048)  # encoders need time to settle
     assert (found.waveform[:, steady] - waveform[:, steady]).abs().max() <= tolerance
 
 
@@ -154,7 +154,7 @@ def test_the_length_is_exact_and_so_are_the_frames(samples, rate):
     mono = to_mono(recording)
     assert mono.shape == (math.ceil(Fraction(samples * VOICE_RATE, rate)),)
     assert film_frames(mono.shape[0], VOICE_RATE) == recording.frames == math.ceil(Fraction(25 * samples, rate))
-    assert mono.sum() > 0  # even sound that is shorter than the filter is heard
+    assert mono.sum() > 0  # audio shorter than the filter is kept too
 
 
 def test_sound_as_wanted_passes_through_bit_for_bit():
@@ -170,14 +170,14 @@ def test_channels_are_averaged():
 
 
 def db(sound: torch.Tensor, hertz: float) -> float:
-    """How loud one frequency is in 16 kHz sound of whole seconds."""
+    """Level of one frequency in 16 kHz audio of whole seconds, in dB."""
     seconds = len(sound) / VOICE_RATE
     return 20 * math.log10(torch.fft.rfft(sound.double()).abs()[round(hertz * seconds)].item() + 1e-12)
 
 
 @pytest.mark.parametrize("layout", ["5.1", "5.1(side)", "7.1", "6.1", "3.1", "2.1", "7.1(wide)"])
 def test_rumble_does_not_drown_the_voice(tmp_path, layout):
-    """The low-frequency channel, 18 dB louder than the voice in the centre (or beside it), is left out."""
+    """The low-frequency channel, 18 dB louder than the voice in the centre (or front) channel, is left out."""
     path, names = tmp_path / "a.wav", [channel.name for channel in av.AudioLayout(layout).channels]
     waveform = torch.zeros(len(names), RATE)
     waveform[names.index("LFE")] = tone(50, RATE, size=0.8)
@@ -209,7 +209,7 @@ def test_channels_that_cancel_are_told_and_one_is_heard(caplog, gain, offset):
 
 
 def test_channels_that_differ_do_not_cancel(caplog):
-    """Independent ones, one that is empty, and one that is much softer and turned over."""
+    """Independent channels, an empty one, a softer one with inverted phase, and a delayed one."""
     draw = torch.Generator().manual_seed(0)
     voice, other = torch.randn(2, 20_000, generator=draw) * 0.1
     for channels in ((voice, other), (voice, voice * 0), (voice, -0.3 * voice), (voice, voice.roll(7))):
@@ -223,7 +223,7 @@ def test_channels_that_differ_do_not_cancel(caplog):
         torch.full((1, 30_000), 0.3),
         torch.full((2, 30_000), -0.9),
         torch.tensor([[0.2], [-0.2]]).expand(2, 30_000),
-        torch.zeros(6, 30_000).index_fill(0, torch.tensor(3), 1) * tone(40, 10_000, 3.0),  # low frequencies alone
+        torch.zeros(6, 30_000).index_fill(0, torch.tensor(3), 1) * tone(40, 10_000, 3.0),  # low frequencies only
     ],
 )
 @pytest.mark.parametrize("rate", [16_000, 44_100])
@@ -256,7 +256,7 @@ def test_a_click_stays_at_its_second(rate):
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100])
 def test_a_click_stays_at_its_second_for_minutes(tmp_path, rate):
-    """Through a file: what drifts by a frame in an hour would drift by a hundredth of one here, 6 samples."""
+    """Reads from a file. A drift of one frame per hour would be 6 samples here, a hundredth of a frame."""
     waveform = np.zeros(36 * rate, "<i2")
     waveform[click := 35 * rate + 7] = 20_000
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:

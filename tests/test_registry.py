@@ -1,4 +1,4 @@
-"""What would be published: the files that run and no others, in them nothing that the registry's scanners refuse."""
+"""The published archive holds only the files needed to run, without code that the registry's scanners reject."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ FORBIDDEN_MODULES = {
     *("base64", "codecs", "pip", "ensurepip", "venv", "winreg"),
 }
 FORBIDDEN_OF_OS = {"system", "popen", "environb", "putenv", "unsetenv", "fork"}
-CHANGES = {"setdefault", "update", "pop", "clear"}  # of os.environ, which may be read
+CHANGES = {"setdefault", "update", "pop", "clear"}  # methods that change os.environ; reading it is allowed
 FORBIDDEN_PREFIXES_OF_OS = ("exec", "spawn", "posix_spawn")
-NETWORK = {"huggingface_hub": "hallo3_core/release/download.py"}  # whose one caller is the user's `download`
+NETWORK = {"huggingface_hub": "hallo3_core/release/download.py"}  # used only by the user's `download` command
 DYNAMIC = "hallo3_core/errors.py"  # `require` imports an optional package by the name that its caller wrote
 
 HOST = {"torch", "numpy"}  # comes with ComfyUI, and naming it could replace a CUDA build
@@ -58,7 +58,7 @@ IGNORED = pathspec.GitIgnoreSpec.from_lines([*_lines(".gitignore"), "/.git"])
 
 
 def files(folder: Path = ROOT) -> list[str]:
-    """The files of the project, without what git ignores."""
+    """The project's files, without those that git ignores."""
     found = []
     for entry in sorted(folder.iterdir()):
         name = entry.relative_to(ROOT).as_posix()
@@ -70,7 +70,7 @@ def files(folder: Path = ROOT) -> list[str]:
 
 
 def shipped() -> list[str]:
-    """The files that the registry's archive would hold."""
+    """The files in the registry's archive."""
     left_out = pathspec.GitIgnoreSpec.from_lines(_lines(".comfyignore"))
     return [name for name in files() if not left_out.match_file(name)]
 
@@ -80,7 +80,7 @@ CODE = {name: ast.parse((ROOT / name).read_text(encoding="utf-8")) for name in S
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Top-level names of the packages that a file imports, through `require` too."""
+    """Top-level names of the packages that a file imports, also through `require`."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -93,7 +93,7 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def _constants(tree: ast.Module) -> set[str]:
-    """Names that a module gives to literal text, once and for all."""
+    """Names that a module assigns to a string literal exactly once."""
     found = set()
     for node in tree.body:
         if isinstance(node, ast.Assign):
@@ -133,7 +133,7 @@ def test_what_runs_is_published_and_what_builds_is_not():
 
 
 def unread(names: list[str]) -> list[str]:
-    """Those that no running pack reads, pictures apart."""
+    """The files that the running pack does not read, without pictures."""
     return [name for name in names if not READ.match_file(name) and Path(name).suffix not in PICTURES]
 
 
@@ -144,14 +144,14 @@ def test_little_is_published_that_is_not_read():
 
 
 def test_what_a_tool_left_behind_counts_as_unread():
-    """Measurements, weights, archives: whatever name and place they have."""
+    """Measurements, weights and archives count, whatever their name and folder."""
     strays = [".coverage", "coverage.xml", "hallo3_core/weights/model.safetensors", "nodes/dump.json", "dist/pack.zip"]
     assert unread(strays) == strays
     assert not unread(["hallo3_core/model/denoiser.py", "locales/en/main.json", "workflows/hallo3_long_video.json"])
 
 
 def test_what_is_published_works_by_itself(tmp_path):
-    """The archive alone: the pack is imported from it, and the command line finds what it needs."""
+    """From the archive alone, the pack can be imported and the command line finds what it needs."""
     pack = tmp_path / "custom_nodes" / "hallo3"
     for name in SHIPPED:
         (pack / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""No code from data: nothing that the pack calls could run what a file says. What it keeps for itself is private."""
+"""The pack calls nothing that could run code from a data file, and its own files are private."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hallo3_core.film.work_folder import WorkFolder
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("hallo3_core", "nodes") for path in (ROOT / folder).rglob("*.py"))
 BUILTINS = {"eval", "exec", "compile", "__import__", "breakpoint", "input"}
-# Dotted names whose call reads code, or hands data to a program that might take it for code.
+# Dotted names of functions that execute code or pass data to a program that might execute it.
 CALLS = (
     *("pickle.", "_pickle.", "cloudpickle.", "dill.", "joblib.", "marshal.", "shelve.", "yaml.", "runpy.", "code."),
     *("torch.load", "torch.jit.", "torch.hub.", "torch.serialization.", "torch.package."),
@@ -26,7 +26,7 @@ KEYWORDS = {("trust_remote_code", True), ("allow_pickle", True), ("weights_only"
 
 
 def imported(tree: ast.Module) -> dict[str, str]:
-    """Local name -> dotted name of what it stands for."""
+    """Local name -> dotted name of the import."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -39,7 +39,7 @@ def imported(tree: ast.Module) -> dict[str, str]:
 
 
 def faults(source: str) -> list[str]:
-    """What a source file calls of the lists above."""
+    """Calls in a source file to functions in the lists above."""
     tree = ast.parse(source)
     names, found = imported(tree), []
     for node in ast.walk(tree):
@@ -53,7 +53,7 @@ def faults(source: str) -> list[str]:
         for keyword in node.keywords:
             if isinstance(keyword.value, ast.Constant) and (keyword.arg, keyword.value.value) in KEYWORDS:
                 found.append(f"{node.lineno}: {keyword.arg}={keyword.value.value}")
-        # `require` imports by name: what it may bring is what may be imported
+        # `require` imports by name, so the same names are allowed as for imports
         if full.endswith("require") and isinstance(node.args[0], ast.Constant):
             found += [f"{node.lineno}: {node.args[0].value}"] if f"{node.args[0].value}.".startswith(CALLS) else []
     return found

@@ -1,4 +1,4 @@
-"""Solvers and schedule: laws that hold whatever the network says."""
+"""Solvers and schedule: laws that hold for any network."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_a_network_that_knows_the_answer_gives_it(sampler, steps):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_state_keeps_the_noise_level_of_its_step(sampler):
-    """With x0 = 0 the state is noise alone, of variance 1 - a^2, for a network that knows x0."""
+    """With a network that predicts x0 = 0 exactly, the state is pure noise of variance 1 - a^2."""
     noise, schedule = torch.Generator().manual_seed(1), make_schedule(10)
     levels = []
 
@@ -64,7 +64,7 @@ def test_the_state_keeps_the_noise_level_of_its_step(sampler):
 
 @pytest.mark.parametrize("sampler", [DDIM, DPMPP_2M])
 def test_the_state_of_a_deterministic_solver_is_the_answer_and_its_noise(sampler):
-    """For a network that knows x0, the state at every step is ``a x0 + sqrt(1 - a^2) noise``, of the first noise."""
+    """With a network that predicts x0 exactly, every state is ``a x0 + sqrt(1 - a^2) noise`` with the initial noise."""
     answer, noise = torch.linspace(-2, 2, 24), torch.randn(24, generator=torch.Generator().manual_seed(3))
     schedule, states = make_schedule(9), []
 
@@ -147,4 +147,4 @@ def test_no_such_seed(seed):
 def test_only_the_stochastic_solver_asks_for_noise():
     asked = []
     sample(torch.zeros(3), make_schedule(5), lambda x, i: x, SDE_DPMPP_2M, lambda i: asked.append(i) or torch.zeros(3))
-    assert asked == [0, 1, 2, 3]  # never for the last step
+    assert asked == [0, 1, 2, 3]  # not for the last step

@@ -1,4 +1,4 @@
-"""The sample portrait and speech reach a folder under the names that workflows ask for, and harm nothing there."""
+"""The sample portrait and speech are copied under the names that workflows use, and overwrite nothing."""
 
 from __future__ import annotations
 

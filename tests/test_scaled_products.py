@@ -1,4 +1,4 @@
-"""Products in fp8, as torch computes them on the CPU: the right ones, and as exact as eight bits can be."""
+"""fp8 matmuls, as torch computes them on the CPU: correct, and as accurate as fp8 allows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def relative(found, exact):
 @pytest.mark.parametrize("bias", [True, False])
 @torch.inference_mode()
 def test_it_is_the_product_of_the_rounded(bias):
-    """Beyond the rounding of inputs and weights nothing is lost but the result's own rounding to bfloat16."""
+    """Besides the rounding of inputs and weights, the only error is the rounding of the result to bfloat16."""
     product, x = layer(bias=bias), noise(2, 5, 64, seed=2).bfloat16()
     rows, scale = round_rows(x.flatten(0, 1))
     exact = (rows.float() * scale) @ product.full_weight(torch.float32).T
@@ -80,7 +80,7 @@ def test_rows_come_back_and_zeros_stay():
 
 @torch.inference_mode()
 def test_scales_are_the_smallest_powers_of_two_that_hold_a_row():
-    """So dividing is exact, and no device rounds a scale otherwise; of sizes on both sides of 448's powers of two."""
+    """Powers of two divide exactly, alike on all devices. Rows on both sides of 448 times powers of two are tested."""
     largest = torch.tensor([448, 450, 446, 3.5, 3.515625, 1e-3, 1e-20, 1e20, 1.0, 0.875]).bfloat16()
     rows, scale = round_rows(largest[:, None] * torch.tensor([1.0, -0.5]).bfloat16())
     expected = torch.exp2(torch.ceil(torch.log2(largest.double() / 448)))

@@ -1,4 +1,4 @@
-"""How exact the networks' shortcuts are in half precision: folded rows, norm and rotation in one, convolved pairs."""
+"""Accuracy of the networks' shortcuts in half precision: folded rows, fused norm and rotation, convolved pairs."""
 
 import copy
 
@@ -19,7 +19,7 @@ GRID = Grid(3, 2, 4)
 @pytest.mark.parametrize("bias", [0.0, 0.3, 1.0, 3.0])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 2e-3), (torch.float16, 3e-4)])
 def test_a_large_bias_costs_folded_rows_nothing(bias, dtype, limit):
-    """At the released heads and widths, the part of the error that all tokens share, which no averaging takes away.
+    """Limits the error that all tokens share, which averaging does not remove, at the released heads and widths.
 
     Measured in bfloat16 with 512 queries, in percent of the branch without its bias, by the bias's size relative to it:
 
@@ -61,7 +61,7 @@ def fold_errors(bias, dtype, width=3072, heads=48, queries=64):
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 2e-3), (torch.float16, 2.5e-4)])
 @pytest.mark.parametrize("text", [0, 5])
 def test_norm_and_rotation_in_one_are_rounded_once(dtype, limit, text):
-    """CUDA's way for half precision, here on a CPU; nearer than one after the other, from a view as from its copy."""
+    """CUDA's half-precision path, on a CPU: more accurate than two operations, and equal for a view and its copy."""
     rotary = rotary_table(GRID, GRID, 64)
     norm = torch.nn.LayerNorm(64, eps=1e-6)
     norm.weight.data.normal_(1, 0.1), norm.bias.data.normal_(0, 0.1)

@@ -1,4 +1,4 @@
-"""A long film holds no more memory, files or tensors in its last clips than in its tenth."""
+"""A long film uses no more memory, files or tensors in its last clips than in its tenth."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ CLIPS = 30
 
 
 def test_thirty_clips_leave_nothing_behind():
-    """In a process of its own: memory is the process's. Tensors are counted too, since a clip's are too small here to
-    be told by memory alone."""
+    """Runs in a separate process, to measure its memory, and counts tensors, which are too small here to show in it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "benchmarks" / "soak.py"), "--clips", str(CLIPS)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -22,7 +21,7 @@ def test_thirty_clips_leave_nothing_behind():
     found = json.loads(done.stdout)
     assert found["clips"] == CLIPS
     grown = found["fewest tensors in the last ten"] - found["fewest tensors in the ten clips behind it"]
-    assert grown < 5  # one that each clip left would be ten
+    assert grown < 5  # a leak of one per clip would be ten
     assert found["most handles"] <= found["handles after the tenth"] + 2
-    # A clip's frames in the background writer's hands make single readings higher: the film as a whole must not grow.
+    # Frames held by the background writer raise single readings, so only growth over the whole film counts.
     assert found["growth in percent"] < 10

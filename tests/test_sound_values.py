@@ -1,4 +1,4 @@
-"""Sound in odd clothes is the same sound, and what cannot be told is refused in one line."""
+"""Audio in unusual layouts and types is read correctly; ambiguous input gets a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exchanged norm of the VAE's decoder: diffusers' numbers, names and nothing left in the caches."""
+"""The replaced norm of the VAE's decoder: diffusers' values and names, and nothing left in the caches."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 @pytest.mark.parametrize(("latent", "activation"), [(1, 1), (3, 3), (3, 5), (3, 9), (2, 2), (2, 4), (2, 8), (5, 17)])
 @pytest.mark.parametrize("scale", [1, 2, 8])
 def test_the_numbers_are_those_of_diffusers(latent, activation, scale):
-    """At every size that the decoder meets; the first of an odd number of frames stands alone."""
+    """At every size in the decoder. With an odd number of frames, the first is handled separately."""
     torch.manual_seed(0)
     theirs = CogVideoXSpatialNorm3D(8, 4, groups=2)
     ours = SpatialNorm(theirs.norm_layer, theirs.conv_y, theirs.conv_b)

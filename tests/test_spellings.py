@@ -1,4 +1,4 @@
-"""What other programs make of the converted files is read as what it was, and `inspect` and the loaders agree."""
+"""Converted files that other programs rewrote are still identified; `inspect` and the loaders agree."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_checkpoint_save_holds_both(converted, tmp_path):
 
 @pytest.fixture
 def sharded(converted, tmp_path):
-    """A folder of converted files, the denoiser in two shards and an index."""
+    """A folder of converted files, with the denoiser in two shards and an index."""
     for path in converted["bf16"].iterdir():
         shutil.copy(path, tmp_path)
     tensors, weights = load_file(tmp_path / NAME), {}

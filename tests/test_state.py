@@ -1,4 +1,4 @@
-"""Nothing is kept between films: A, B, A gives the first again, whatever B was and however it ended."""
+"""No state is kept between films: in A, B, A the third equals the first, whatever B was and however it ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = Options(settings=Settings(steps=2), size=(16, 16), seed=3)
 
 @pytest.fixture(scope="module")
 def style(tmp_path_factory) -> Path:
-    """A LoRA strong enough to be seen."""
+    """A LoRA strong enough to change the film visibly."""
     stem = "transformer.transformer_blocks.0.attn1.to_v"
     noise = torch.Generator().manual_seed(0)
     pair = {f"{stem}.lora_A.weight": torch.randn(4, 64, generator=noise), f"{stem}.lora_B.weight": torch.ones(64, 4)}
@@ -35,7 +35,7 @@ def style(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make(portrait, short_speech, tmp_path):
-    """`make(release, options, progress)`: the bytes of a film."""
+    """`make(release, options, progress)` returns the bytes of a film."""
 
     def film(release: Release, options: Options = SMALL, progress: Progress | None = None) -> bytes:
         output = tmp_path / f"{threading.get_ident()}.mp4"
@@ -56,7 +56,7 @@ class Stop(Progress):
 
 
 def others(style: Path) -> dict[str, tuple[Options, Progress | None]]:
-    """Films between two others, by how they differ or end."""
+    """Films to make in between, named by how they differ or end."""
     return {
         "another seed": (replace(SMALL, seed=4), None),
         "a LoRA": (replace(SMALL, loras=((style, 1.0),)), None),
@@ -73,7 +73,7 @@ def others(style: Path) -> dict[str, tuple[Options, Progress | None]]:
 
 
 def test_a_film_after_any_other_is_the_first_again(tiny_release, make, style):
-    """One release object for all, as `batch` has it: its files are mapped once and shared."""
+    """All films share one release object, as in `batch`: its files are memory-mapped once."""
     release = Release(tiny_release)
     first = make(release)
     for name, (options, progress) in others(style).items():
@@ -126,7 +126,7 @@ def test_two_films_in_two_threads_do_not_disturb_each_other(tiny_release, make, 
 
 
 def test_a_batch_makes_the_films_that_single_runs_make(tiny_release, portrait, short_speech, tmp_path):
-    """A, B, A, with a line between that cannot be made."""
+    """A, B, A, with a failing line in between."""
     lines = [
         f"A person talks.@@{portrait}@@{short_speech}",
         f"Someone else by the sea.@@{portrait}@@{short_speech}",
@@ -144,7 +144,7 @@ def test_a_batch_makes_the_films_that_single_runs_make(tiny_release, portrait, s
 
 
 def test_modules_of_the_engine_keep_nothing(tiny_release, make):
-    """No module's globals change while a film is made."""
+    """No module's globals change during a film."""
     import sys
 
     release = Release(tiny_release)

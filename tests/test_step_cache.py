@@ -1,4 +1,4 @@
-"""Step caching: what it carries on and how far, what it may not skip, and off is off."""
+"""Step cache: what it extrapolates and how far, which steps it must not skip, and that off means off."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hallo3_core.sampling.step_cache import IN_A_ROW, StepCache
 
 
 class Counted:
-    """A network that notes when it is asked."""
+    """A network that records the steps at which it is called."""
 
     def __init__(self, function):
         self.function, self.steps = function, []
@@ -31,7 +31,7 @@ class Counted:
 
 
 class Held:
-    """x0 of the last computed step again in the steps `skipped`: what extrapolation must be better than."""
+    """Baseline that extrapolation must beat: repeats x0 of the last computed step in the steps `skipped`."""
 
     def __init__(self, skipped, predict_clean, *_):
         self.skipped, self.predict, self.clean = skipped, predict_clean, None
@@ -51,7 +51,7 @@ def steady(x, step):
 
 
 def run(network, steps, threshold, rule=lambda step: None):
-    """Every x0 of a run whose states are noise."""
+    """Returns every x0 of a run on random states."""
     cached = StepCache(network, make_schedule(steps), threshold, rule)
     return [cached(noise(4, seed=step), step) for step in range(steps)]
 
@@ -72,7 +72,7 @@ def test_an_x0_linear_in_log_snr_is_carried_on_exactly(sampler):
 @pytest.mark.parametrize("sampler", [DDIM, DPMPP_2M])
 @pytest.mark.parametrize("steps", [20, 30, 50])
 def test_an_ideal_denoisers_film_is_nearer_than_with_x0_held(sampler, steps):
-    """For the same skipped steps, and about half of all: the exact denoiser of 64 Gaussians in 512 dimensions."""
+    """With the exact denoiser of 64 Gaussians in 512 dimensions, on the same skipped steps, about half of all."""
     settings = Settings(steps, Guidance(), sampler, cache=0.05)
     carried, held = [], []
     for seed in range(3):
@@ -93,7 +93,7 @@ def test_an_ideal_denoisers_film_is_nearer_than_with_x0_held(sampler, steps):
 
 @given(threshold=st.floats(0, 0.9), jump=st.floats(0, 2), seed=st.integers(0, 99), steps=st.integers(1, 40))
 def test_a_skipped_step_is_bounded_in_movement_and_number(threshold, jump, seed, steps):
-    """Whatever the network says: within the threshold of the last computed x0, first and last computed."""
+    """For any network, x0 stays within the threshold of the last computed one; first and last step are computed."""
     network = Counted(lambda x, step: noise(4, seed=1000) + jump * noise(4, seed=100 * seed + step))
     found = run(network, steps, threshold)
     computed = network.steps
@@ -101,11 +101,11 @@ def test_a_skipped_step_is_bounded_in_movement_and_number(threshold, jump, seed,
     assert all(after - before <= IN_A_ROW + 1 for before, after in zip(computed, computed[1:], strict=False))
     for step in set(range(steps)) - set(computed):
         start = found[max(i for i in computed if i < step)]
-        assert (found[step] - start).norm() <= (threshold + 1e-12) * start.norm()  # and rounding
+        assert (found[step] - start).norm() <= (threshold + 1e-12) * start.norm()  # plus rounding
 
 
 def test_what_is_skipped_hangs_on_x0_alone():
-    """So ranks, which gather the same velocities, decide alike."""
+    """All ranks gather the same velocities, so they make the same decisions."""
     asked = []
     for seed in (0, 1):
         network = Counted(lambda x, step: torch.linspace(-1, 1, 4) * (1 + 1 / (1 + step)))
@@ -117,7 +117,7 @@ def test_what_is_skipped_hangs_on_x0_alone():
 
 
 def test_no_more_than_two_in_a_row():
-    """And pure noise, the first step, makes no line with the second."""
+    """The first step, from pure noise, is not used for extrapolation with the second."""
     network = Counted(steady)
     run(network, 12, 0.01)
     assert network.steps == [0, 1, 2, 5, 8, 11]
@@ -130,7 +130,7 @@ def test_a_threshold_of_nothing_skips_nothing():
 
 
 def test_steps_of_another_rule_are_computed():
-    """x0 of guided steps says nothing about one without guidance: two are computed before one is skipped."""
+    """x0 of guided steps does not predict unguided ones, so two unguided steps are computed before one is skipped."""
     network = Counted(lambda x, step: torch.ones(4) * (1 if step < 6 else 3))
     found = run(network, 10, 0.5, rule=lambda step: step < 6)
     assert network.steps == [0, 1, 2, 5, 6, 7, 9]
@@ -151,7 +151,7 @@ def test_few_steps_are_all_computed(steps):
 
 
 def test_fresh_noise_leaves_less_to_skip():
-    """Why presets pair the cache with a solver that adds none."""
+    """This is why presets combine the cache with a solver that adds no noise."""
     schedule, skipped = make_schedule(30), {}
     for sampler in (DDIM, SDE_DPMPP_2M):
         cached = StepCache(lambda x, step: 0.5 * x.tanh(), schedule, 0.1)

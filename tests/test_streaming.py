@@ -1,4 +1,4 @@
-"""Streaming: the same values as a resident model, and never more than two blocks on the device."""
+"""Streaming: the same results as a resident model, and at most two blocks on the device."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_streamed_model_computes_what_a_resident_one_does(model):
 
 
 class Watched(PlainTransfer):
-    """Records what is copied, and delivers as late as allowed: a copy is complete only after `wait`."""
+    """Records copies and completes them as late as allowed, in `wait`."""
 
     def __init__(self):
         self.sent, self.waiting = [], []
@@ -82,7 +82,7 @@ class Watched(PlainTransfer):
     def start(self, slot, packed):
         self.wait()
         self.sent.append(packed)
-        slot.fill_(255)  # the old content is gone from here on
+        slot.fill_(255)  # the old content is overwritten from here on
         self.waiting.append((slot, packed))
 
     def wait(self):
@@ -111,7 +111,7 @@ def test_one_block_is_loaded_and_the_next_is_copied():
             assert block is blocks[i] and resident(blocks) == [i]
             assert all(torch.equal(p, q) for p, q in zip(block.parameters(), own[i], strict=True))
             sent = [packed.index(p.data_ptr()) for p in transfer.sent]
-            assert sent == [n % 5 for n in range(5 * turn + i + 2)]  # each once, in order, one ahead
+            assert sent == [n % 5 for n in range(5 * turn + i + 2)]  # each block once, in order, one ahead
             assert len(stream.slots) == 2
     stream.close()
     assert resident(blocks) == []
@@ -149,7 +149,7 @@ def test_a_block_that_is_not_lent_cannot_be_used():
 
 
 def test_only_blocks_stay_behind_when_the_model_moves():
-    """On the meta device for a card: what is needed at every step is there, and of the blocks nothing."""
+    """The meta device stands in for a GPU: everything needed at every step is on it, and no block is."""
     with streamed(plain(), "meta") as denoiser:
         assert all(p.is_meta for p in denoiser.parameters())
         assert not [name for name, _ in denoiser.named_parameters() if name.startswith("blocks.")]
@@ -184,7 +184,7 @@ def test_other_networks_are_streamed_by_the_name_of_their_blocks(tiny_release):
 
 
 def test_a_compiled_block_is_not_compiled_again():
-    """Every lending brings new parameters, of the same sizes: after a first evaluation there is nothing to compile."""
+    """Each load creates new parameters of the same sizes, so nothing recompiles after the first model call."""
     torch._dynamo.reset()
     expected, denoiser = evaluate(plain()), plain()
     for block in denoiser.blocks:

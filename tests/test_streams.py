@@ -1,4 +1,4 @@
-"""A film is made, and its exit code is 0, whatever becomes of what is said meanwhile."""
+"""The film is made, with exit code 0, even if stdout or stderr cannot be written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def film(words) -> Path:
 
 
 class Closed(io.StringIO):
-    """A pipe whose reader is gone."""
+    """A pipe without a reader."""
 
     def write(self, *text):
         raise BrokenPipeError(32, "Broken pipe")
@@ -110,7 +110,7 @@ def test_what_no_encoding_holds_is_spelt(capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are closed by a shell")
 @pytest.mark.parametrize("how", [">&- 2>&- <&-", "2>&1 | head -c 1"])
 def test_a_process_with_such_streams_makes_its_film_and_ends_well(words, how):
-    """A closed descriptor must not become the film's, to which FFmpeg's own words would be written."""
+    """The film must not reuse a closed stdout or stderr descriptor, or FFmpeg's messages would be written into it."""
     quoted = " ".join(f"'{word}'" for word in [sys.executable, "-m", "hallo3_core", *words])
     script = f"set -o pipefail; {quoted} {how}"
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "OMP_NUM_THREADS": "1"}
@@ -129,7 +129,7 @@ def test_a_message_is_written_once_and_others_each():
 
 
 def test_a_film_of_silence_says_so_once(words, tmp_path, caplog):
-    """It is read, heard and written: three places that look at the sound."""
+    """Reading, encoding and writing each check the audio, but only one warning appears."""
     with wave.open(str(tmp_path / "hush.wav"), "wb") as file:
         file.setparams((2, 2, 16_000, 0, "NONE", ""))
         file.writeframes(bytes(12_800))

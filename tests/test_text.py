@@ -1,4 +1,4 @@
-"""Laws of the text encoder at toy size: tokens, cutting, padding that takes part, and what is refused."""
+"""The text encoder at toy size: tokens, truncation, unmasked padding, and rejected inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the VAE at toy size: names, loading, the posterior, and decoding chunk by chunk."""
+"""The VAE at toy size: names, loading, the posterior, and decoding in chunks."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_cudnns_order_of_weights_changes_nothing(vae, tensors):
 
 
 def test_encoding_is_one_call(vae):
-    """Group norms see all frames: diffusers' own encode, which sees 8 at a time, comes to something else."""
+    """Group norms cover all frames, so the result differs from diffusers' encode, which takes 8 frames at a time."""
     frames = pixels(17)
     assert vae.moments(frames).shape == (1, 2 * CONFIG.latent_channels, 5, 2, 3)
     assert same(vae.moments(frames), vae.autoencoder.encoder(frames)[0])

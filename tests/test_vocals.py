@@ -1,4 +1,4 @@
-"""The voice alone is what the model hears, and the whole sound is what the film keeps."""
+"""The model gets only the separated voice, and the film keeps the full audio."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def release(tiny_release, tmp_path):
 
 @pytest.fixture
 def library(monkeypatch):
-    """A library whose idea of a voice is a tone of 300 Hz, as long as what it is given: stereo at 44.1 kHz."""
+    """A fake library that returns a 300 Hz tone as the voice, as long as its input, in stereo at 44.1 kHz."""
     heard = []
 
     class Separator:

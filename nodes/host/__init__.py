@@ -1,1 +1,1 @@
-"""The only code that knows ComfyUI: its models, memory, folders, progress and server."""
+"""The only code that imports ComfyUI: its models, memory, folders, progress and server."""

@@ -1,9 +1,9 @@
-"""The host's attention behind the core's function: as the host was started (PyTorch, xformers, sage, flash), or as a
-node replaced it.
+"""The host's attention as the core's attention function: the backend the host was started with (PyTorch, xformers,
+sage, flash), or a node's replacement.
 
-SageAttention rounds queries and keys to 8 bits. The mean of the keys is taken off first: it moves all scores of a query
-by the same number, which the softmax takes out again, and leaves the 8 bits to what differs. (The host asks sage not to
-do so itself.) A run's first results are compared with the exact ones, as on the command line.
+SageAttention rounds queries and keys to 8 bits. The mean of the keys is subtracted first. That shifts all scores of a
+query by the same amount, which the softmax cancels, and the 8 bits then resolve only the differences. (The host turns
+off sage's own smoothing.) A run's first results are compared with exact ones, as on the command line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ...hallo3_core.model.attention import Attention, JointAttention, KeysValues, attend_here
 from ...hallo3_core.runtime.attention_backends import SAGE, Checked, for_long_keys
 
-OVERRIDE = "optimized_attention_override"  # in transformer_options: a node's own function
+OVERRIDE = "optimized_attention_override"  # key in transformer_options: a node's own attention function
 
 
 def optimized(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
@@ -25,18 +25,19 @@ def optimized(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
     return optimized_attention(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True, **options)
 
 
-host_attention = for_long_keys(optimized)  # the few keys of face and sound are left to torch, as on the command line
+# face and audio attention, with few keys, use torch's, as on the command line
+host_attention = for_long_keys(optimized)
 
 
 class RunAttention:
-    """Self-attention of text and video in one run; it remembers whether a lossy function served."""
+    """Self-attention of text and video in one run. Keeps track of whether a lossy function was accurate enough."""
 
     def __init__(self, layers: int):
-        """layers: of the network, each of which is compared once."""
+        """layers: number of the network's layers; each is compared once."""
         self._layers, self._options, self._checked = layers, {}, None
 
     def joint(self, transformer_options: dict) -> JointAttention:
-        """By a node's own function where there is one, else by the host's."""
+        """Returns a node's own function if there is one, else the host's."""
         is_replaced = OVERRIDE in transformer_options
         if is_replaced and not is_sage(transformer_options[OVERRIDE]):
             return _joint(lambda q, k, v: optimized(q, k, v, transformer_options=transformer_options))
@@ -52,7 +53,7 @@ class RunAttention:
 
 
 def is_sage(function: Any) -> bool:
-    """Whether a node's function is SageAttention's, or calls it."""
+    """Whether a node's function is SageAttention or calls it."""
     inner = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     return any(SAGE in getattr(each, "__qualname__", "").lower() for each in (function, *inner))
 

@@ -1,4 +1,4 @@
-"""Reading a network's file or release for the host, by the core's own detection."""
+"""Reads a network's file or release for the host, using the core's detection."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PROJECTORS_FILE = "hallo3_projectors.safetensors"
 
 
 def read_engine(path: Path, part: str, *, with_projectors: bool = False) -> Parts:
-    """The tensors of a release folder, an official file, a converted one, or one that ModelSave wrote.
+    """Reads the tensors of a release folder, an official file, a converted file, or a file from ModelSave.
 
-    Files of the denoiser alone take the projectors from the file of that name beside them.
+    If a file holds only the denoiser, the projectors come from PROJECTORS_FILE in the same folder.
 
     Raises:
-        InputError: the file is something else, by name; or the projectors are nowhere.
+        InputError: the file holds something else, which the message names, or there are no projectors.
     """
     if path.is_dir():
         return Release(path).transformers()
@@ -39,7 +39,7 @@ def read_engine(path: Path, part: str, *, with_projectors: bool = False) -> Part
 
 
 def _projectors_of(parts: Parts, label: str) -> set[str]:
-    """Those that the denoiser needs: a network without sound or face has no use for theirs."""
+    """Names of the projectors that the denoiser needs. Without audio or face attention, it does not need theirs."""
     config = transformer_config(parts, names.DENOISER, label)
     needed = {names.AUDIO_PROJECTOR: config.audio, names.FACE_PROJECTOR: config.face}
     return {name for name, width in needed.items() if width}

@@ -1,6 +1,6 @@
-"""The CLIP: T5's encoder of any size in the host's own network, with the core's tokenizer.
+"""The CLIP: a T5 encoder of any size in the host's network, with the core's tokenizer.
 
-Core's loader knows T5-XXL alone, and reads `(word:1.3)` as emphasis, which the original does not.
+ComfyUI's loader only supports T5-XXL and reads `(word:1.3)` as emphasis, which the original does not.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ...hallo3_core.weights.parts import TEXT
 from ...hallo3_core.weights.reading import read_tensors
 from .messages import speaking
 
-KEY = "t5xxl"  # how the host calls this family, whatever its size
+KEY = "t5xxl"  # the host's name for T5 encoders of any size
 SIZES = ("d_ff", "d_kv", "d_model", "num_heads", "num_layers", "vocab_size")
 MARK = "encoder.block.0.layer.0.SelfAttention.q.weight"
 EMBEDDING = "shared.weight"
 
 
 class TextModel(comfy.sd1_clip.SD1ClipModel):
-    """The host's T5 without attention mask: the padding takes part, as in training."""
+    """The host's T5 without an attention mask: padding tokens are attended to, as in training."""
 
     def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006 (the host's signature)
         super().__init__(
@@ -41,27 +41,27 @@ class TextModel(comfy.sd1_clip.SD1ClipModel):
 
 
 class TextTokens:
-    """The core's tokenizer as the host calls one: always 226 tokens, all of weight 1."""
+    """The core's tokenizer behind the host's interface: always 226 tokens, all of weight 1."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list]:
-        with speaking():  # core's node runs this: an empty or over-long prompt stands on it
+        with speaking():  # runs inside CLIPTextEncode, which then shows the warning about an empty or over-long prompt
             tokens = self.tokenizer.tokens(text, TEXT_TOKENS)
         return {KEY: [[(token, 1.0, 0) if return_word_ids else (token, 1.0) for token in tokens]]}
 
     def state_dict(self) -> dict:
-        """Nothing is saved with a model: the tokenizer is a file of its own."""
+        """Empty: the tokenizer is a separate file and is not saved with a model."""
         return {}
 
 
 def load_clip(path: Path) -> Any:
-    """The CLIP of a T5 folder (one file or shards, its own tokenizer), or of one file in T5's names, which may be a
-    whole T5; for a file the host's T5 tokenizer serves.
+    """Loads the CLIP of a T5 folder (one file or shards, with its tokenizer), or of one file with T5's tensor names,
+    which may hold a whole T5. A single file uses the host's T5 tokenizer.
 
     Raises:
-        InputError: no T5 encoder, or tensors that do not fit each other.
+        InputError: not a T5 encoder, or tensors whose shapes do not match.
     """
     folder = path if path.is_dir() else Path(comfy.text_encoders.sd3_clip.__file__).parent / "t5_tokenizer"
     if not path.is_dir():
@@ -89,7 +89,7 @@ def load_clip(path: Path) -> Any:
 
 
 def read_sizes(tensors: dict[str, Tensor], path: Path) -> dict[str, int]:
-    """The encoder's sizes, from its tensors and not from what a text file says.
+    """Reads the encoder's sizes from its tensors, not from a config file.
 
     Raises:
         InputError: not a T5 v1.1 encoder.

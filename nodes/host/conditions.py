@@ -1,4 +1,4 @@
-"""The conditions of a film and of a clip as the host's samplers carry them: on the device, shared by all steps."""
+"""Conditions of a film and of a clip for the host's samplers: on the device, shared by all steps."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .attention import RunAttention
 
 @dataclass(frozen=True, eq=False)
 class ClipInputs:
-    """What a clip is made of, on the CPU.
+    """Inputs of one clip, on the CPU.
 
-    text ``1 m w``, bank a layer each ``1 n D``, face tokens ``1 n c``, audio tokens ``1 t n c``, concat the scaled
-    conditioning latent ``1 16 t h w``; None of what the denoiser does not read.
+    text ``1 m w``, bank ``1 n D`` per layer, face tokens ``1 n c``, audio tokens ``1 t n c``, concat the scaled
+    conditioning latent ``1 16 t h w``. None for inputs that the denoiser does not read.
     """
 
     text: Tensor
@@ -43,14 +43,14 @@ class ClipInputs:
 
 
 class FilmCache:
-    """The conditions of a film, computed with its first clip and kept in host memory between clips."""
+    """A film's conditions, computed with its first clip and kept in CPU memory between clips."""
 
     def __init__(self):
         self._key: tuple | None = None
         self._kept: FilmConditions | None = None
 
     def get(self, key: tuple, device: torch.device, make: Callable[[], FilmConditions]) -> FilmConditions:
-        """Those of this key on the device; another key than before makes them anew."""
+        """Returns the conditions for `key` on the device, and recomputes them with `make` if the key has changed."""
         if key == self._key:
             return moved(self._kept, device)
         made = make()
@@ -60,16 +60,16 @@ class FilmCache:
 
 @dataclass(eq=False)
 class HostClip:
-    """A clip's conditions as the host carries them; batches of branches are put together once, not every step."""
+    """A clip's conditions for the host's samplers. Batches of branches are joined once, not at every step."""
 
     conditions: ClipConditions
     attention: RunAttention
-    step: int | None = None  # the one that is computed; the guider keeps it
+    step: int | None = None  # the current one, set by the guider
     _batches: dict[tuple[Branch, ...], Conditions] = field(default_factory=dict)
     _elsewhere: dict[torch.device, HostClip] = field(default_factory=dict)
 
     def of(self, branches: tuple[Branch, ...], step: int | None = None) -> ModelCall:
-        """One sample for each of `branches`, in this order, at this step (None: the one the guider is at)."""
+        """Model inputs with one sample per branch, in this order, at this step (None: the guider's current step)."""
         step = self.step if step is None else step
         if branches not in self._batches:
             self._batches[branches] = self.conditions.join(branches)
@@ -79,7 +79,7 @@ class HostClip:
         return ModelCall(self._batches[branches], film.layout, modulation, self, branches, step)
 
     def on(self, device: torch.device) -> HostClip:
-        """The same on another device, for the host may compute branches on several; copied once a clip."""
+        """The same clip on another device, copied once per clip: the host may compute branches on several devices."""
         if device == self.conditions.film.layout.video.device:
             return self
         if device not in self._elsewhere:
@@ -89,18 +89,21 @@ class HostClip:
 
 @dataclass(frozen=True, eq=False)
 class ModelCall:
-    """What one call of the network gets beside latent and timestep. All is there before the call, which may be compiled
-    code; the rest says where it comes from."""
+    """Inputs of one model call besides latent and timestep.
+
+    Conditions, layout and modulation are computed before the call, which may run compiled code. The other fields record
+    where they come from.
+    """
 
     conditions: Conditions
     layout: Layout
-    modulation: Modulation | None  # of this step; None: not known beforehand
+    modulation: Modulation | None  # of this step; None if it cannot be computed in advance
     clip: HostClip
     branches: tuple[Branch, ...]
     step: int | None
 
     def to(self, device: torch.device | str) -> ModelCall:
-        """On another device: the host asks so when it computes branches on several."""
+        """The same call on another device. The host uses this when it computes branches on several devices."""
         return self.clip.on(torch.device(device)).of(self.branches, self.step)
 
 
@@ -112,10 +115,10 @@ def prepare_film(
     dtype: torch.dtype,
     device: torch.device,
 ) -> FilmConditions:
-    """Everything that the clips of a film share, of any one's inputs. timesteps: those of the run's steps, ``n``.
+    """Prepares what all clips of a film share, from the inputs of any one clip. timesteps: of the run's steps, ``n``.
 
-    The denoiser has to be loaded: its LoRAs take part. Where it is loaded in part, its weights do not tell the `device`
-    to compute on: that is the patcher's.
+    The denoiser must be loaded, so that its LoRAs are applied. `device` is the patcher's: a partially loaded denoiser
+    has weights on other devices too.
 
     Raises:
         InputError: text or a latent of a shape that the denoiser cannot take.
@@ -136,14 +139,14 @@ def prepare_film(
 
 
 def prepare_clip(denoiser: Denoiser, inputs: ClipInputs, film: FilmConditions) -> HostClip:
-    """Everything that the steps of a clip share."""
+    """Prepares what all steps of a clip share."""
     return HostClip(clip_conditions(denoiser, film, inputs.audio.given), RunAttention(denoiser.config.layers))
 
 
 def prepare_text(
     denoiser: Denoiser, text: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> HostClip:
-    """Text alone, as core's samplers give it: the transformer without portrait, face and sound.
+    """Prepares text-only conditions for ComfyUI's own samplers: no portrait, face or audio.
 
     Raises:
         InputError: text or a latent of a shape that the denoiser cannot take.
@@ -155,7 +158,7 @@ def prepare_text(
 
 
 class BranchCond(comfy.conds.CONDRegular):
-    """Carries conditions through the host's batching untouched: never copied, compared by identity, joined by name."""
+    """Carries conditions through the host's batching: never copied, compared by identity, joined by branch."""
 
     def __init__(self, clip: HostClip, branches: tuple[Branch, ...] = (EVERYTHING,)):
         super().__init__(clip)
@@ -175,7 +178,7 @@ class BranchCond(comfy.conds.CONDRegular):
 
 
 def check_text(text: Tensor, denoiser: Denoiser) -> None:
-    """Raises InputError unless `text` is what the denoiser reads."""
+    """Raises InputError unless `text` has the shape that the denoiser reads."""
     config = denoiser.config
     if tuple(text.shape) != (1, config.text_tokens, config.text_width):
         raise InputError(
@@ -186,7 +189,7 @@ def check_text(text: Tensor, denoiser: Denoiser) -> None:
 
 
 def check_latent(shape: Sequence[int], config: TransformerConfig) -> None:
-    """Raises InputError unless a latent of this shape is what the denoiser reads."""
+    """Raises InputError unless the denoiser reads latents of this shape."""
     if len(shape) != 5 or shape[1] != config.channels:
         raise InputError(
             f"the latent has shape {list(shape)}, the denoiser takes [batch, {config.channels}, {LATENT_FRAMES}, "
@@ -201,7 +204,7 @@ def check_latent(shape: Sequence[int], config: TransformerConfig) -> None:
 
 
 def _grid(denoiser: Denoiser, shape: Sequence[int]) -> Grid:
-    """The tokens of a latent of this shape, ``b 16 t h w``."""
+    """The token grid of a latent of this shape, ``b 16 t h w``."""
     config = denoiser.config
     check_latent(shape, config)
     frames, height, width = shape[2:]
@@ -209,7 +212,7 @@ def _grid(denoiser: Denoiser, shape: Sequence[int]) -> Grid:
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """Every tensor in nested dataclasses, tuples and lists on `device`."""
+    """Moves every tensor in nested dataclasses, tuples and lists to `device`."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, tuple) and hasattr(value, "_fields"):

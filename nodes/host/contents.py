@@ -1,4 +1,4 @@
-"""What lies in the model files of the host's folders: read from their headers, once for each state of a file."""
+"""Contents of the model files in the host's folders, identified from their headers and cached until a file changes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ UNSURE = (Kind.UNKNOWN, Kind.BROKEN)
 
 
 def holds(path: Path, part: str) -> bool:
-    """Whether a file, or one of a folder's, is known to hold a part, by the names in `weights.kinds.LABELS`."""
+    """Whether a file, or a file in a folder, is known to hold a part; parts are named in `weights.kinds.LABELS`."""
     return any(part in found.parts for found in _contents(path))
 
 
 def cannot_hold(path: Path, part: str) -> bool:
-    """Whether all of it is known to be something else. What cannot be told may fit: its loader will say."""
+    """Whether the whole content is known to be something else. Unidentified files may fit; their loader checks them."""
     found = list(_contents(path))
     return bool(found) and not any(part in each.parts or each.kind in UNSURE for each in found)
 
@@ -39,7 +39,8 @@ def _contents(path: Path) -> Iterator[Found]:
 
 
 def _files(path: Path) -> list[Path]:
-    """Of a release its transformers' files and VAE; of other folders the shards' index, weights or ONNX files."""
+    """Files to identify: a release's transformers and VAE; of other folders, the shards' index, weights or ONNX
+    files."""
     if not path.is_dir():
         return [path]
     try:
@@ -55,7 +56,7 @@ def _files(path: Path) -> list[Path]:
 
 @lru_cache(REMEMBERED)
 def _identified(path: str, size: int, changed: int) -> Found:
-    """By path and state: a file that is written again is read again."""
+    """Identifies a file. Size and modification time are part of the cache key, so a changed file is read again."""
     try:
         return identify_file(path).found
     except (InputError, OSError, ValueError) as error:

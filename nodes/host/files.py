@@ -1,8 +1,8 @@
-"""Model files: what the dropdowns of the loaders offer, and the paths behind their entries.
+"""Model files: the entries of the loaders' dropdowns and the paths behind them.
 
-A name is taken only if it is offered, so no name can lead out of the model folders. `models/hallo3` is a kind of its
-own: its files are offered as `hallo3/<file>`, and a release in it (the official layout, or converted files) as a whole,
-`hallo3/<folder>/`. Other folders come from ComfyUI's list, extra_model_paths.yaml included.
+Only offered names are accepted, so no name can point outside the model folders. `models/hallo3` is a separate kind: its
+files are offered as `hallo3/<file>`, and a release in it (the official layout, or converted files) as one entry,
+`hallo3/<folder>/`. Other folders come from ComfyUI's list, including extra_model_paths.yaml.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ...hallo3_core.release.layout import CONVERTED_FILES, TRANSFORMER_FOLDER
 
 OWN_KIND = "hallo3"
 TENSOR_FILES = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
-SHARD = re.compile(r"-\d{5}-of-\d{5}\.")  # a piece of a model, which its folder offers as a whole
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")  # part of a sharded model, which is offered as a folder
 
 
 def register_folder() -> None:
-    """Tell the host of `models/hallo3`; what extra_model_paths.yaml set for it stays."""
+    """Registers `models/hallo3` with the host. Paths from extra_model_paths.yaml are kept."""
     folder_paths.add_model_folder_path(OWN_KIND, os.path.join(folder_paths.models_dir, OWN_KIND))
 
 
 def tensor_files(*kinds: str) -> dict[str, Path]:
-    """Weights files by offered name: those of the host's kinds, then those of our own folders."""
+    """Weight files by offered name: those of the host's kinds, then those in our own folders."""
     found = {}
     for kind in kinds:
         for name in folder_paths.get_filename_list(kind):
@@ -47,7 +47,7 @@ def releases() -> dict[str, Path]:
 
 
 def folders_with(marker: str, *kinds: str) -> dict[str, Path]:
-    """Folders that hold a file of the pattern `marker`, directly in a folder of one of the kinds or in our own."""
+    """Direct subfolders of the kinds' folders and of our own that hold a file matching the pattern `marker`."""
     found = {}
     for kind in (*kinds, OWN_KIND):
         prefix = f"{OWN_KIND}/" if kind == OWN_KIND else ""
@@ -59,7 +59,7 @@ def folders_with(marker: str, *kinds: str) -> dict[str, Path]:
 
 
 def face_folders() -> dict[str, Path]:
-    """Face model packs by offered name: InsightFace's own folders, and what our folders hold."""
+    """Face model packs by offered name: in InsightFace's folders and in our own."""
     found = {}
     for models in {Path(folder_paths.models_dir), *(Path(root).parent for root in _roots())}:
         for folder in _subfolders(models / "insightface" / "models"):

@@ -1,4 +1,4 @@
-"""A whole film: clip after clip through the sampler and the VAE into a file in the host's temp folder."""
+"""Makes a whole film: samples and decodes clip after clip into a file in the host's temp folder."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 
 def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: str = "") -> Path:
-    """Sample all clips of the recording into an mp4 with its sound. The file appears when it is whole; Cancel, like any
-    error, leaves none. `color_hold` is the strength of `hold_colour`; 0 is off. With a key finished clips are kept
-    until then, and the next run under that key goes on with them.
+    """Samples all clips of the recording into an mp4 with its audio. The file appears when it is complete; after Cancel
+    or an error there is none. `color_hold` is the strength of `hold_colour`; 0 is off. With a resume key, finished
+    clips are kept until the film is complete, and the next run with the same key continues from them.
 
     Raises:
-        InputError: a strength that is none, an input of another model, a full disk, or a key that is in use.
+        InputError: an invalid strength, an input made for another model, a full disk, or a key that is in use.
     """
     check_strength(color_hold)
     clips = replace(clips, film=FilmCache())
@@ -78,5 +78,5 @@ def _write(clips: ClipSampler, make: MakeClip, store: ClipStore | None, bar: Ste
 
 
 def decode(vae: Any, latent: Tensor) -> Tensor:
-    """An unscaled latent ``1 16 t h w`` by the host's VAE -> ``n 3 H W`` in 0..1, float32 on the CPU."""
+    """Decodes an unscaled latent ``1 16 t h w`` with the host's VAE -> ``n 3 H W`` in 0..1, float32 on the CPU."""
     return decode_latent(vae, latent)[0].movedim(-1, 1).float().clamp(0, 1).cpu()

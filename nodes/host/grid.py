@@ -1,4 +1,4 @@
-"""One clip with many sets of scales, for a contact sheet: what does not depend on the scales is prepared once."""
+"""Samples one clip with many sets of scales for a contact sheet. Work independent of the scales is done once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .sampling import ClipSampler
 
 
 class CellGuider(Guider):
-    """The guider of a cell: the first cell makes what all of them evaluate, and leaves it in `shared`."""
+    """The guider of one cell. The first cell prepares the conditions of all cells and stores them in `shared`."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class CellGuider(Guider):
 
 @dataclass(frozen=True, eq=False)
 class GridSampler(ClipSampler):
-    """The sampler of a film, with the inputs of one clip kept for all of its runs."""
+    """A film's sampler that keeps the inputs of one clip for all cells."""
 
     ready: ClipInputs
     all_branches: Collection[Branch]
@@ -51,7 +51,7 @@ class GridSampler(ClipSampler):
 
 
 class CellBar(StepBar):
-    """A bar over all cells: their steps, then their decoding."""
+    """Progress over all cells: their steps, then their decoding."""
 
     UNIT = "cell"
 
@@ -64,7 +64,7 @@ def sample_cells(
     frames: Sequence[int],
     bar: CellBar,
 ) -> Iterator[Tensor]:
-    """For each set of scales the chosen frames of the clip, side by side: ``3 H n*W`` in 0..1, on the CPU.
+    """Yields, for each set of scales, the chosen frames of the clip side by side: ``3 H n*W`` in 0..1, on the CPU.
 
     Raises:
         InputError: no such clip, or motion frames of another film.
@@ -74,7 +74,7 @@ def sample_cells(
     grid = GridSampler(**given, ready=clips.inputs(clip, motion), all_branches=branches, shared=[])
     settings = [replace(clips.settings, guidance=Guidance(cell)) for cell in scales]
     latents = [replace(grid, settings=cell).sample(clip, motion, bar.callback()) for cell in settings]
-    grid.shared.clear()  # the VAE comes now, and takes the denoiser's place once instead of once a cell
+    grid.shared.clear()  # all decoding happens after all sampling, so the VAE replaces the denoiser once, not per cell
     for latent in latents:
         bar.decoding()
         decoded = decode(clips.vae.vae, latent)[list(frames)]

@@ -1,4 +1,4 @@
-"""The GUIDER: three-scale guidance in the host's samplers, and never an evaluation of weight zero."""
+"""The GUIDER: three-scale guidance in the host's samplers. Branches of weight zero are never computed."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from .solver import timesteps_of
 
 
 class Guider(comfy.samplers.CFGGuider):
-    """Evaluates the branches that the scales need, and mixes them. Made for one clip; holds it on the CPU."""
+    """Computes and combines the branches that the scales need. Made for one clip, whose inputs it keeps on the CPU."""
 
     def __init__(
         self, patcher: Any, inputs: ClipInputs, guidance: Guidance, batched: bool = True, film: FilmCache | None = None
     ):
-        """batched: the model calls of a step together, as far as the host finds memory for them. film: where clips of
-        one film find what they share.
+        """batched: run the model calls of a step together, as far as memory allows. film: cache of the conditions that
+        the clips of a film share.
 
         Raises:
-            InputError: not our model, or text that it cannot read.
+            InputError: not a Hallo3 model, or text of a shape that it cannot read.
         """
         check_text(inputs.text, require_model(patcher).diffusion_model)
         super().__init__(patcher)
         self.inputs, self.guidance, self.batched, self.film = inputs, guidance, batched, film
 
     def sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs) -> Tensor:
-        """As the host's own; the clip's conditions are on the device for as long as this takes.
+        """Samples like the host's guider. The clip's conditions are on the device only during this call.
 
         Raises:
-            InputError: a latent of another size than the clip's, or what other nodes did to the model cannot work.
+            InputError: a latent of the wrong size, or a change to the model by another node that cannot work.
         """
         self._check(noise)
         check_model(self.model_patcher, self.guidance, max(1, len(sigmas) - 1))
@@ -56,12 +56,12 @@ class Guider(comfy.samplers.CFGGuider):
         only_on_device(self.model_patcher)
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        finally:  # the host leaves some of these on the object after a cancel, and the object in its cache
+        finally:  # after a cancel the host leaves some of these set, and it caches this object
             for name in ("conds", "inner_model", "loaded_models", "clip", "sigmas", "timesteps"):
                 self.__dict__.pop(name, None)
 
     def inner_sample(self, *args, **kwargs) -> Tensor:
-        """Here the model is loaded and patched: the time to prepare what all steps share."""
+        """Prepares what all steps share: at this point the model is loaded and patched."""
         branches = {branch for branch in _BRANCHES if name_of(branch) in self.conds}
         self.clip = self.prepare(branches)
         for branch in branches:
@@ -71,7 +71,7 @@ class Guider(comfy.samplers.CFGGuider):
         return super().inner_sample(*args, **kwargs)
 
     def prepare(self, branches: Collection[Branch]) -> HostClip:
-        """What the steps share, on the device."""
+        """Computes what all steps share, on the device."""
         model, exact = self.inner_model, self.timesteps
         steps = torch.tensor(exact) if exact else model.model_sampling.timestep(self.sigmas[:-1]).float()
         denoiser, dtype, device = model.diffusion_model, model.compute_dtype, self.model_patcher.load_device
@@ -84,11 +84,11 @@ class Guider(comfy.samplers.CFGGuider):
         return prepare_clip(denoiser, self.inputs, film)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006 (the host's signature)
-        """x0 of this step: the weighted sum of the branches."""
+        """Predicts x0 of this step: the weighted sum of the branches."""
         options = model_options["transformer_options"]
         sigma, sigmas = float(timestep.flatten()[0]), options["sample_sigmas"]
         step = step_of(sigma, sigmas)
-        is_on_grid = math.isclose(sigma, float(sigmas[step]), rel_tol=1e-5)  # some solvers look between two steps
+        is_on_grid = math.isclose(sigma, float(sigmas[step]), rel_tol=1e-5)  # some solvers evaluate between two steps
         self.clip.step = step if is_on_grid else None
         if self.timesteps is not None and is_on_grid:
             options = {**options, TIMESTEP: self.timesteps[step]}
@@ -99,7 +99,7 @@ class Guider(comfy.samplers.CFGGuider):
         return self._after(clean, results, weights, x, timestep, model_options)
 
     def _guided(self, weights: dict[Branch, float], x, timestep, options) -> tuple[Tensor, dict[Branch, Tensor]]:
-        """The branches and their weighted sum, or what other nodes make of them."""
+        """Returns x0 and the branches: their weighted sum, or the result of other nodes' guidance functions."""
         if len(weights) == 2 and replaces_guidance(options):
             least, most = min(weights), max(weights)
             evaluate = partial(self._evaluate, x=x, timestep=timestep, options=options)
@@ -117,7 +117,7 @@ class Guider(comfy.samplers.CFGGuider):
         return [result for group in groups for result in evaluate(self.inner_model, group, x, timestep, options)]
 
     def _after(self, clean: Tensor, results: dict[Branch, Tensor], weights, x, timestep, options: dict) -> Tensor:
-        """What other nodes want to do to the result of guidance; the host's own function would call these."""
+        """Applies other nodes' post-guidance functions, which the host's own guidance function would call."""
         least, most = min(results), max(results)
         scale = {} if len(results) > 2 else {"cond_scale": weights[most]}
         for function in options.get(AFTER, []):
@@ -136,7 +136,7 @@ class Guider(comfy.samplers.CFGGuider):
         return clean
 
     def _held(self, branches: Collection[Branch]) -> int:
-        """Bytes that the run keeps over its steps."""
+        """Bytes that the run keeps allocated across its steps."""
         model = self.model_patcher.model
         config, (_, _, frames, height, width) = model.diffusion_model.config, self.inputs.concat.shape
         grid = Grid(frames, height // config.patch, width // config.patch)
@@ -157,11 +157,11 @@ _BRANCHES = tuple(Branch(r, a, t) for r in (False, True) for a in (False, True) 
 
 
 def name_of(branch: Branch) -> str:
-    """What the host calls a branch."""
+    """The name of a branch's conditioning in the host."""
     return "hallo3_" + "".join(letter for letter, own in zip("rat", branch, strict=True) if own)
 
 
 def step_of(sigma: float, sigmas: Tensor) -> int:
-    """The step that an evaluation at `sigma` belongs to; solvers may look between two of them."""
+    """The step that a model call at `sigma` belongs to; solvers may evaluate between two steps."""
     reached = int((sigmas[:-1].double() >= sigma * (1 - 1e-6)).sum())
     return max(reached - 1, 0)

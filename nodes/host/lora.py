@@ -1,4 +1,4 @@
-"""LoRAs, made for CogVideoX or trained here, as patches of the host, which streams, undoes and stacks them."""
+"""LoRAs, made for CogVideoX or trained here, as the host's patches, which it can stream, undo and stack."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def with_lora(patcher: Any, reference_net: Network | None, path: Path, strength: float) -> tuple[Any, Network | None]:
-    """A clone of the MODEL with the LoRA added, to its projectors too, and a reference network with its part of it.
+    """Clones the MODEL, its projectors and the reference network, each with its part of the LoRA.
 
     Raises:
-        InputError: not our model, or a LoRA that touches nothing in it.
+        InputError: not a Hallo3 model, or a LoRA that changes nothing in it.
     """
     lora = read_lora(path, require_model(patcher).diffusion_model.config)
     for note in lora.notes:
@@ -48,7 +48,7 @@ def with_lora(patcher: Any, reference_net: Network | None, path: Path, strength:
 
 
 def _with_part(network: Network | None, part: str, path: Path, strength: float) -> Network | None:
-    """A network with what the LoRA has for it; itself where that is nothing."""
+    """Returns the network with its part of the LoRA, or the network itself if there is none."""
     if network is None:
         return None
     shapes = {name: tuple(tensor.shape) for name, tensor in network.module.state_dict().items()}
@@ -57,7 +57,7 @@ def _with_part(network: Network | None, part: str, path: Path, strength: float) 
 
 
 def _patched(patcher: Any, lora: Lora, strength: float, path: Path, prefix: str = "") -> Any:
-    """A clone of a network's patcher, whose names begin with `prefix`, with the LoRA's patches."""
+    """Clones a network's patcher with the LoRA's patches. `prefix` starts the names of the network's tensors."""
     clone = patcher.clone()
     own = clone.model.state_dict()
     for patch in lora.patches:
@@ -71,7 +71,7 @@ def _patched(patcher: Any, lora: Lora, strength: float, path: Path, prefix: str 
 
 
 def host_patches(patch: Patch, ndim: int, prefix: str) -> dict[tuple[str, tuple[int, int, int]], Any]:
-    """A patch as the host's: (key, (dimension, start, rows)) -> what changes there. Weight and bias count as two."""
+    """Converts a patch to the host's form: (key, (dimension, start, rows)) -> change. Weight and bias are separate."""
     target = patch.target
     rows = (0, target.start, target.rows)
     pair: dict[str, Tensor] = {

@@ -1,4 +1,4 @@
-"""The host's memory manager: networks under patchers, the layers they are built of, and dtypes."""
+"""Interface to the host's memory manager: patchers of networks, the host's layers, and dtypes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ...hallo3_core.weights.parts import Parts, build, fill
 from ..types import Network
 from .attention import host_attention
 
-TINY = 2.0**-20  # the least scale of a row: one of zeros stays zero
-EVERYTHING = 1e30  # bytes: how the host itself asks for all there is
-WHOLE = 1e32  # bytes: how it says that all of a module is to be loaded
+TINY = 2.0**-20  # smallest scale of a row, so that an all-zero row stays zero
+EVERYTHING = 1e30  # bytes: the host's own value for "free everything"
+WHOLE = 1e32  # bytes: the host's own value for "load the whole module"
 COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 FP8, FP8_MATMUL = "fp8", "fp8 matmul"
 DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, FP8: torch.bfloat16, FP8_MATMUL: torch.bfloat16}
-QUANTISED = {"mixed_ops": True}  # how the host's models say that their layers bring scales of their own
+QUANTISED = {"mixed_ops": True}  # the host's mark of models whose layers have their own scales
 
 
 log = logging.getLogger(__name__)
 
 
 class WholePatcher(comfy.model_patcher.ModelPatcher):
-    """The handle of a module of torch's layers: all of it or nothing, whatever the user's memory setting.
+    """Patcher for a module of plain torch layers: loads all of it or nothing, whatever the user's memory setting.
 
-    The host loads what fits of a module and brings the rest as it is used, which only its own layers can do. Where a
-    whole module does not fit, the host hears that memory ran out, which it has an answer to.
+    The host loads the part of a module that fits and streams the rest on use, which only its own layers support. If the
+    whole module does not fit, loading runs out of memory, and the host handles that.
     """
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
@@ -44,7 +44,7 @@ class WholePatcher(comfy.model_patcher.ModelPatcher):
 
 
 def patcher_for(module: nn.Module, *, plain: bool = False) -> Any:
-    """The host's handle of a module of the host's layers: the streaming kind where the host has it, or the `plain`."""
+    """Makes a patcher for a module of the host's layers: the streaming kind if the host has it, unless `plain`."""
     base = comfy.model_patcher.ModelPatcher
     kind = base if plain else getattr(comfy.model_patcher, "CoreModelPatcher", base)
     return kind(module, load_device=management.get_torch_device(), offload_device=management.unet_offload_device())
@@ -52,19 +52,19 @@ def patcher_for(module: nn.Module, *, plain: bool = False) -> Any:
 
 @contextmanager
 def on_device(network: Network, memory: float = 0) -> Iterator[nn.Module]:
-    """The network's module, loaded for use; `memory` bytes are left free beside it for what it computes."""
+    """Loads the network and yields its module. `memory` bytes are left free for its activations."""
     management.load_models_gpu([network.patcher], memory_required=memory)
     yield network.module
 
 
 def only_on_device(patcher: Any) -> None:
-    """All other models leave the patcher's device; the host loads each again when it is used."""
+    """Offloads all other models from the patcher's device. The host reloads each when it is used."""
     kept = [loaded for loaded in management.current_loaded_models if loaded.model and patcher.is_clone(loaded.model)]
     management.free_memory(EVERYTHING, patcher.load_device, kept)
 
 
 def hosted_part(parts: Parts, part: str, choice: str, source: str) -> Network:
-    """Build a part of a checkpoint from the host's layers and put it under a patcher.
+    """Builds a part of a checkpoint from the host's layers, with a patcher.
 
     choice: a key of `DTYPES`.
 
@@ -87,10 +87,10 @@ def hosted_part(parts: Parts, part: str, choice: str, source: str) -> Network:
 
 
 def checked(parts: Parts, part: str, source: str) -> dict[str, Tensor]:
-    """The tensors of a part, once names and shapes are known to fit: the host's own loading would only log it.
+    """Returns the tensors of a part after checking names and shapes; the host's own loading would only log mismatches.
 
     Raises:
-        InputError: they do not, or the part is missing.
+        InputError: names or shapes do not fit, or the part is missing.
     """
     tensors = dict(parts.tensors.get(part, {}))
     fill(build(parts, part), tensors, device="meta", label=f"{source}, {part.replace('_', ' ')}")
@@ -98,10 +98,10 @@ def checked(parts: Parts, part: str, source: str) -> dict[str, Tensor]:
 
 
 def prepare_weights(tensors: dict[str, Tensor], choice: str) -> tuple[dict[str, Tensor], bool]:
-    """The tensors as the choice wants them, and whether some are in fp8 with a scale.
+    """Converts the tensors to the chosen dtype. Also returns whether some are in fp8 with a scale.
 
-    "fp8" rounds what is not rounded yet; "fp8 matmul" also lets the host multiply in fp8, which rounds what goes in;
-    "bf16" and "fp16" multiply out what is rounded.
+    "fp8" quantises weights that are not in fp8 yet. "fp8 matmul" also lets the host multiply in fp8, which rounds the
+    inputs. "bf16" and "fp16" dequantise fp8 weights.
     """
     if choice not in DTYPES:
         raise InputError(f"weight dtype {choice!r}: choose one of {', '.join(DTYPES)}")
@@ -115,20 +115,20 @@ def prepare_weights(tensors: dict[str, Tensor], choice: str) -> tuple[dict[str, 
 
 
 def _mark_of(name: str, tensor: Tensor, choice: str) -> Tensor:
-    """What tells the host how to multiply; any other tensor as it is."""
+    """Replaces the tensor that tells the host how to multiply; returns any other tensor unchanged."""
     return fp8.mark(matmul=choice == FP8_MATMUL) if name.endswith("." + fp8.MARK) else tensor
 
 
 def choose_dtypes(
     tensors: Mapping[str, Tensor], choice: str, quantised: bool
 ) -> tuple[torch.dtype, torch.dtype | None]:
-    """What weights are kept in, and what to compute in where that is another (None: the same)."""
+    """Returns the dtype of the weights, and the compute dtype if it differs (None: the same)."""
     device = management.get_torch_device()
     dtype = DTYPES[choice]
     stored = max((t.dtype for t in tensors.values() if t.dtype in COMPUTE_DTYPES), key=_size, default=None)
     supported = COMPUTE_DTYPES
     if torch.float16 not in (dtype, stored) and management.should_use_bf16(device):
-        # A host that prefers fp16 (--fast) would copy all weights, and values beyond 65504 would be lost.
+        # A host that prefers fp16 (--fast) would copy all weights, and values beyond 65504 would overflow.
         supported = [each for each in COMPUTE_DTYPES if each != torch.float16]
     if dtype is None:
         parameters = sum(tensor.nelement() for tensor in tensors.values())
@@ -136,13 +136,14 @@ def choose_dtypes(
             model_params=parameters, supported_dtypes=supported, weight_dtype=None if quantised else stored
         )
     compute = management.unet_manual_cast(None if quantised else dtype, device, supported)
-    if quantised:  # 0.8's layers with scales cast weights and not biases, so what has no scale is kept as computed
+    # ComfyUI 0.8's scaled layers cast weights but not biases, so unscaled tensors are kept in the compute dtype
+    if quantised:
         dtype = compute = compute or dtype
     return dtype, compute
 
 
 def host_layers(dtype: torch.dtype, compute: torch.dtype | None, quantised: bool, choice: str = "auto") -> Any:
-    """The namespace of the host's layers (`Linear`, `LayerNorm`, ...): streaming, casting, LoRA-aware."""
+    """The namespace of the host's layers (`Linear`, `LayerNorm`, ...), which stream, cast and apply LoRAs."""
     config = SimpleNamespace(quant_config=QUANTISED if quantised else None)
     device = management.get_torch_device()
     layers = comfy.ops.pick_operations(dtype, compute, load_device=device, model_config=config)
@@ -155,14 +156,14 @@ def host_layers(dtype: torch.dtype, compute: torch.dtype | None, quantised: bool
 
 
 def _with_scaled_rows(base: type[nn.Module]) -> type[nn.Module]:
-    """The host's linear layer, which rounds its input to fp8 as it is. Here each row comes at fp8's own scale, so that
-    large values are not cut off and small ones keep their digits, as on the command line."""
+    """Subclasses the host's linear layer, which casts its input to fp8 unscaled, to scale each row to fp8's range
+    first. Large values are then not clipped and small ones keep their precision, as on the command line."""
 
     class Linear(base):
         def forward(self, x: Tensor) -> Tensor:
             is_patched = getattr(self, "weight_function", None) or getattr(self, "bias_function", None)
             if getattr(self, "layout_type", None) is None or is_patched:
-                return super().forward(x)  # not rounded; or dequantised for a LoRA, which the host adds on the way
+                return super().forward(x)  # not in fp8, or dequantised because the host adds a LoRA on the fly
             scale = (x.abs().amax(dim=-1, keepdim=True).float() / fp8.LARGEST).clamp_min(TINY).to(x.dtype)
             out = super().forward(x / scale)
             if self.bias is None:
@@ -174,14 +175,14 @@ def _with_scaled_rows(base: type[nn.Module]) -> type[nn.Module]:
 
 
 def storage(quantised: bool) -> str:
-    """Where a network is made before it gets its tensors: nowhere, but for layers with scales, which load what is not
-    rounded to the device that they were made on."""
+    """The device on which a network is built before it gets its tensors: "meta", except for scaled layers, which load
+    unquantised tensors to the device they were built on."""
     return "cpu" if quantised else "meta"
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Give the module its tensors, cast one by one; mapped ones of the right dtype are not copied. Names and shapes
-    are expected to be checked already: where the host makes weights late, it would accept any."""
+    """Assigns the tensors to the module, cast one by one; memory-mapped tensors of the right dtype are not copied.
+    Names and shapes must have been checked: a host that creates weights lazily would accept any."""
     own = {name: _kept(name, tensor, dtype) for name, tensor in tensors.items()}
     module.load_state_dict(own, strict=False, assign=True)
     module.requires_grad_(False).eval()

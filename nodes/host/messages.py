@@ -1,6 +1,6 @@
-"""What a node says to its user: one line that changes as it runs, and below it the warnings that the log gets too.
+"""Text shown on a node: a status line that changes as it runs, and below it the warnings that are also logged.
 
-The page keeps a node's text until the next one, so a run that ends early has to replace it.
+The page keeps a node's text until the next text, so a run that ends early has to replace it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import comfy.model_management as management
 
 from ...hallo3_core.errors import InputError
 
-PACK = __name__.removesuffix(".nodes.host.messages")  # the name above all of the pack's loggers
-NOTHING = " "  # the page ignores an empty text, so a blank one takes away what a node said before
+PACK = __name__.removesuffix(".nodes.host.messages")  # parent of all loggers in the pack
+NOTHING = " "  # the page ignores an empty text, so a blank one clears the earlier text
 
 _running: ContextVar[NodeText | None] = ContextVar("hallo3_running", default=None)
 
 
 class NodeText:
-    """The text of one node while it runs."""
+    """The text of one running node."""
 
     def __init__(self, node_id: str | None):
         self.node_id, self.line, self.warnings = node_id, "", []
@@ -32,19 +32,19 @@ class NodeText:
         _board.write(self)
 
     def warn(self, warning: str) -> None:
-        """The same warning counts once."""
+        """Adds a warning, unless the node already shows it."""
         if warning not in self.warnings:
             self.warnings.append(warning)
             _board.write(self)
 
 
 class _Board:
-    """What stands on the nodes. A node inside a subgraph, "12:5", also speaks on the subgraph's node, "12", which is
-    all that one sees from outside; there the warnings of all its nodes stand together."""
+    """The texts shown on all nodes. Text of a node inside a subgraph, "12:5", also appears on the subgraph's node,
+    "12", since only that is visible from outside. It shows the warnings of all nodes inside."""
 
     def __init__(self):
         self.prompt: str | None = None
-        self.texts: dict[str, NodeText] = {}  # of this run
+        self.texts: dict[str, NodeText] = {}  # by node, of the current run
         self.written: set[str] = set()  # nodes on which the page shows a text
 
     def begin(self, text: NodeText, prompt: str | None) -> None:
@@ -64,12 +64,12 @@ class _Board:
             _send("\n".join([*lines, *(f"Warning: {warning}" for warning in warnings)]), place)
 
     def replace(self, text: NodeText, line: str) -> None:
-        """A line in the place of one that stands on the node, be it an earlier run's; else nothing."""
+        """Replaces the text on the node, even an earlier run's. Does nothing if the node shows no text."""
         if text.node_id in self.written:
             text.say(line)
 
     def erase(self, text: NodeText) -> None:
-        """Take away what an earlier run left."""
+        """Clears the text that an earlier run left."""
         if text.node_id in self.written:
             _send(NOTHING, text.node_id)
 
@@ -78,7 +78,7 @@ _board = _Board()
 
 
 class _Listener(logging.Handler):
-    """Hands a node the warnings that are logged while it runs."""
+    """Passes warnings that are logged during a run on to the running node."""
 
     def __init__(self, text: NodeText):
         super().__init__(logging.WARNING)
@@ -90,9 +90,9 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def speaking(node_id: str | None = None) -> Iterator[None]:
-    """While a node runs: warnings of the pack stand on it, and so does how it ended if it did not end well.
+    """Shows the pack's warnings on the node while it runs, and why it stopped if it failed or was cancelled.
 
-    node_id None: the node that the host runs now. Inside another one of these it does nothing.
+    node_id None: the node that the host is running. A nested call does nothing.
     """
     if _running.get() is not None:
         yield
@@ -121,14 +121,14 @@ def speaking(node_id: str | None = None) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """A line on the node that runs."""
+    """Sets the status line of the running node."""
     running = _running.get()
     if running is not None:
         running.say(line)
 
 
 def show_text(text: str, node_id: str | None) -> None:
-    """A line of text on a node; where there is no server, nothing."""
+    """Sets the status line of a node. Does nothing without a server."""
     running = _running.get()
     if running is not None and running.node_id == node_id:
         running.say(text)
@@ -137,13 +137,13 @@ def show_text(text: str, node_id: str | None) -> None:
 
 
 def _places(node_id: str) -> list[str]:
-    """The node, and the subgraphs around it, which the host names before it: "12:5" -> "12:5", "12"."""
+    """The ids of the node and of its enclosing subgraphs, which are prefixes of its own: "12:5" -> "12:5", "12"."""
     parts = str(node_id).split(":")
     return [":".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 def _context() -> Any:
-    """What the host says of the node that it runs now; None: it runs none."""
+    """The host's context of the running node, or None if no node is running."""
     try:
         from comfy_execution.utils import get_executing_context
     except ImportError:

@@ -1,4 +1,4 @@
-"""The MODEL: the core's denoiser as one of the host's own, for its samplers, LoRAs, caches and memory manager."""
+"""The MODEL: wraps the core's denoiser as a host model for its samplers, LoRAs, caches and memory manager."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from .projectors import Projectors
 
 log = logging.getLogger(__name__)
 
-TIMESTEP = "hallo3_timestep"  # in transformer_options: the true timestep, where the guider knows better than the host
+TIMESTEP = "hallo3_timestep"  # in transformer_options: the exact timestep from the guider, in place of the host's
 MODEL_CALL = "hallo3"  # the network's keyword, and the key of a conditioning that carries a BranchCond
-HELD = "hallo3_held"  # another: the bytes that the run keeps over its steps
+HELD = "hallo3_held"  # key of a conditioning: bytes that the run keeps allocated across its steps
 CONCAT = "hallo3_concat"  # the key of a conditioning that carries the scaled concat latent
-PROJECTORS = "hallo3_projectors"  # an attachment
+PROJECTORS = "hallo3_projectors"  # attachment of the patcher
 TEXT_ALONE = (
     "this samples from the prompt alone, without portrait and voice, which Hallo3 was not made for: use Hallo3 Long "
     "Video or Hallo3 Sample Clip, or Hallo3 Guider with SamplerCustomAdvanced"
 )
-SOURCE = "hallo3_source"  # another: the path of the weights, and the choice of their dtype
+SOURCE = "hallo3_source"  # attachment: the path of the weights, and the chosen dtype
 
 
 class HostDenoiser(Denoiser):
-    """The denoiser under the host's calling convention: x holds noisy and concat channels, ``b 32 t h w``."""
+    """The denoiser with the host's calling convention: x holds noisy and concat channels, ``b 32 t h w``."""
 
     def __init__(self, config: TransformerConfig, storage: str, dtype: torch.dtype, device=None, operations=None):
-        # Not on the host's `device`: the checkpoint's tensors are put in place afterwards, not copied.
+        # Not on the host's `device`: the checkpoint's tensors are assigned afterwards, not copied.
         super().__init__(config, attention=host_attention, operations=operations, device=storage, dtype=dtype)
         self.dtype = dtype
 
@@ -66,7 +66,7 @@ class HostDenoiser(Denoiser):
         transformer_options = transformer_options or {}
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self._call, self, wrappers)
-        # EasyCache finds x first and the options last
+        # EasyCache expects x first and the options last
         return executor.execute(x, timesteps, kwargs[MODEL_CALL], transformer_options)
 
     def _call(self, x: Tensor, timesteps: Tensor, call: ModelCall, transformer_options: dict) -> Tensor:
@@ -86,7 +86,7 @@ class HostDenoiser(Denoiser):
 
 
 class LatentFormat(comfy.latent_formats.LatentFormat):
-    """What previews and samplers need to know of the latent."""
+    """The latent's properties, for previews and samplers."""
 
     scale_factor = LATENT_SCALE
     latent_channels = 16
@@ -95,7 +95,7 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
 
 
 class Config(comfy.supported_models_base.BASE):
-    """What the host's base class asks of a model's configuration."""
+    """The model configuration that the host's base class requires."""
 
     unet_config: dict = {}
     unet_extra_config: dict = {}
@@ -112,7 +112,7 @@ class Config(comfy.supported_models_base.BASE):
 
 
 class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
-    """v-prediction in which the velocity becomes x0 by the nearest entry of the 1000-step list, as the release does."""
+    """v-prediction that converts v to x0 with the nearest entry of the 1000-step alphas, as in the release."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -137,12 +137,12 @@ class Model(comfy.model_base.BaseModel):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """What the network computes in; newer hosts have a method for it."""
+        """The network's compute dtype; newer hosts have a method for it."""
         get = getattr(self, "get_dtype_inference", None)
         return get() if get else self.manual_cast_dtype or self.get_dtype()
 
     def extra_conds(self, **kwargs) -> dict[str, Any]:
-        """Ours where the guider put it in; else the text alone."""
+        """The guider's conditions if it set them, else conditions from the text alone."""
         check_sampling(self.model_sampling)
         conds = super().extra_conds(**kwargs)
         text = conds.pop("c_crossattn", None)
@@ -152,7 +152,7 @@ class Model(comfy.model_base.BaseModel):
         if text is None:
             raise InputError("the conditioning holds no text: connect CLIPTextEncode, or use the node Hallo3 Guider")
         check_text(text.cond, self.diffusion_model)
-        if kwargs.get("prompt_type") != "negative":  # once a run
+        if kwargs.get("prompt_type") != "negative":  # so that it is logged once per run
             with speaking():
                 log.warning(TEXT_ALONE)
         shape, device = kwargs["noise"].shape, kwargs["device"]
@@ -161,7 +161,7 @@ class Model(comfy.model_base.BaseModel):
         return conds
 
     def concat_cond(self, **kwargs) -> Tensor:
-        """The conditioning latent ``1 16 t h w``, scaled; zeros where there is none."""
+        """The scaled conditioning latent ``1 16 t h w``; zeros if there is none."""
         noise, concat = kwargs["noise"], kwargs.get(CONCAT)
         if concat is None and (image := kwargs.get("concat_latent_image")) is not None:
             concat = self.process_latent_in(image)
@@ -175,7 +175,7 @@ class Model(comfy.model_base.BaseModel):
         return concat.to(kwargs["device"])
 
     def resize_cond_for_context_window(self, cond_key: str, cond_value: Any, *args, **kwargs) -> None:
-        """Refused: the model knows 13 latent frames, each with its own sound, and no others."""
+        """Raises InputError: the model is limited to 13 latent frames, each with its own audio."""
         if cond_key == MODEL_CALL:
             raise InputError("context windows do not work with Hallo3: remove the node, long videos go clip by clip")
 
@@ -189,14 +189,14 @@ class Model(comfy.model_base.BaseModel):
         return timestep if exact is None else exact.float()
 
     def extra_conds_shapes(self, **kwargs) -> dict[str, list[int]]:
-        """What a run keeps, asked before the model is loaded and handed on to `memory_required`."""
+        """Bytes that a run keeps. The host asks before it loads the model and passes them to `memory_required`."""
         return {MODEL_CALL: [kwargs[HELD]]} if HELD in kwargs else {}
 
     def memory_required(self, input_shape, cond_shapes={}) -> float:  # noqa: B006 (the host's signature)
-        """Bytes of activations for latents of this shape, and what the run keeps as long as it is not there yet: at
-        each step the host gives the conditions' own sizes, which are 1."""
+        """Bytes of activations for latents of this shape, plus what the run keeps, unless that is already allocated: at
+        each step the host passes the conditions' own sizes, which are 1."""
         config = self.diffusion_model.config
-        check_latent(input_shape, config)  # the first that a sampler asks: a picture's latent is told here
+        check_latent(input_shape, config)  # samplers call this first, so an image's latent is rejected here
         samples, _, frames, height, width = input_shape
         grid = Grid(frames, height // config.patch, width // config.patch)
         held = max((size for (size,) in cond_shapes.get(MODEL_CALL, ())), default=0)
@@ -204,9 +204,9 @@ class Model(comfy.model_base.BaseModel):
 
 
 def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -> Any:
-    """The MODEL of a denoiser's file or release; `choice` is a key of `memory.DTYPES`.
+    """Loads the MODEL from a denoiser's file or release; `choice` is a key of `memory.DTYPES`.
 
-    The host calls this again, with `disable_dynamic`, when it needs a copy with weights of its own.
+    The host calls this again, with `disable_dynamic`, when it needs a copy with its own weights.
 
     Raises:
         InputError: not a Hallo3 denoiser, or a damaged one.
@@ -222,7 +222,7 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
     if choice == memory.FP8_MATMUL:
         config.custom_operations = memory.host_layers(dtype, compute, quantised, choice)
     model = Model(config, device=management.unet_offload_device())
-    config.unet_config["model_channels"] = sizes.hidden  # nodes such as FreeU read it before they are refused
+    config.unet_config["model_channels"] = sizes.hidden  # nodes such as FreeU read it before they are rejected
     memory.assign(model.diffusion_model, tensors, dtype)
     patcher = memory.patcher_for(model, plain=disable_dynamic)
     patcher.cached_patcher_init = (load_model, (path, choice))
@@ -232,8 +232,8 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
 
 
 def load_projectors(parts: Parts, source: str) -> Projectors:
-    """The projectors that the denoiser of a checkpoint reads, under patchers of their own: they are used before the
-    steps, not during them."""
+    """Loads the projectors that a checkpoint's denoiser reads. They have their own patchers, because they run before
+    the steps, not during them."""
     config = transformer_config(parts, names.DENOISER, source)
     audio, face = (
         memory.hosted_part(parts, part, "auto", source) if width else None
@@ -243,10 +243,10 @@ def load_projectors(parts: Parts, source: str) -> Projectors:
 
 
 def require_model(patcher: Any) -> Model:
-    """The model behind a MODEL.
+    """Returns the model of a MODEL.
 
     Raises:
-        InputError: it is not ours.
+        InputError: it is not a Hallo3 model.
     """
     if not isinstance(getattr(patcher, "model", None), Model):
         found = type(getattr(patcher, "model", patcher)).__name__
@@ -255,10 +255,10 @@ def require_model(patcher: Any) -> Model:
 
 
 def projectors_of(patcher: Any) -> Projectors:
-    """The projectors that came with a MODEL.
+    """Returns the projectors attached to a MODEL.
 
     Raises:
-        InputError: it is not ours.
+        InputError: it is not a Hallo3 model.
     """
     require_model(patcher)
     return patcher.get_attachment(PROJECTORS)

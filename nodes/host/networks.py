@@ -1,4 +1,4 @@
-"""The smaller networks under the host's memory manager: reference network and wav2vec2."""
+"""The smaller networks that the host's memory manager owns: the reference network and wav2vec2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .memory import WholePatcher, hosted_part, on_device
 
 
 class Holder(nn.Module):
-    """Holds another library's model, whose read-only `device` the host could not set."""
+    """Wraps a model of another library whose `device` is read-only, because the host sets that attribute."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -28,7 +28,7 @@ class Holder(nn.Module):
 
 
 def load_reference_net(path: Path, choice: str) -> Network:
-    """The reference network of a file or release; `choice` is a key of `memory.DTYPES`.
+    """Loads the reference network of a file or release; `choice` is a key of `memory.DTYPES`.
 
     Raises:
         InputError: not a Hallo3 reference network, or a damaged one.
@@ -37,7 +37,7 @@ def load_reference_net(path: Path, choice: str) -> Network:
 
 
 def run_reference_net(network: Network, latent: Tensor) -> list[Tensor]:
-    """``b 16 h w`` (scaled) -> the reference bank, ``b n D`` a layer, on the CPU."""
+    """Scaled latent ``b 16 h w`` -> the reference bank, ``b n D`` per layer, on the CPU."""
     config, (samples, _, h, w) = network.module.config, latent.shape
     grid = Grid(1, h // config.patch, w // config.patch)
     with on_device(network, reference_bytes(config, grid, samples, network.dtype)) as module:
@@ -46,10 +46,10 @@ def run_reference_net(network: Network, latent: Tensor) -> list[Tensor]:
 
 
 def load_wav2vec_network(path: Path) -> Network:
-    """wav2vec2 of a folder, or of a file with its config.json beside it, in float32 as the original runs it.
+    """Loads wav2vec2 from a folder, or from a file with its config.json beside it, in float32 as in the original.
 
     Raises:
-        InputError: something else, or damaged.
+        InputError: not wav2vec2, or damaged.
     """
     if not path.is_dir():
         expect(path, WAV2VEC)

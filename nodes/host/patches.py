@@ -1,4 +1,4 @@
-"""What other nodes put on a MODEL or a CONDITIONING: each is applied, or refused by the name of its node."""
+"""Changes that other nodes make to a MODEL or a CONDITIONING: applied, or rejected with the name of the node."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.sampling.guidance import Guidance
 
-# Where the host's patcher keeps them.
+# The host patcher's keys for other nodes' functions.
 CALCULATE, BEFORE = "sampler_calc_cond_batch_function", "sampler_pre_cfg_function"
 INSTEAD, AFTER = "sampler_cfg_function", "sampler_post_cfg_function"
-IN_BLOCKS = ("patches", "patches_replace")  # in transformer_options: functions by where a block of the host calls them
+# in transformer_options: functions, keyed by where the host's blocks call them
+IN_BLOCKS = ("patches", "patches_replace")
 ROPE = "rope_options"
 UNDERSTOOD = {"wrappers", "callbacks", "easycache", "optimized_attention_override", *IN_BLOCKS, ROPE}
-REPLACEABLE = ("diffusion_model", "manual_cast_dtype")  # parts of the model that compile and dtype nodes exchange
+REPLACEABLE = ("diffusion_model", "manual_cast_dtype")  # parts of the model that compile and dtype nodes replace
 
-# What a CONDITIONING can hold beside its text: what means nothing, and the node that sets it.
+# Entries of a CONDITIONING besides its text: the value that has no effect, and the node that sets it.
 NEUTRAL = {
     "start_percent": (0.0, "ConditioningSetTimestepRange"),
     "end_percent": (1.0, "ConditioningSetTimestepRange"),
@@ -46,10 +47,10 @@ log = logging.getLogger(__name__)
 
 
 def check_model(patcher: Any, guidance: Guidance, steps: int) -> None:
-    """Refuse what would be ignored, or would spoil the result.
+    """Rejects changes that would be ignored or would spoil the result.
 
     Raises:
-        InputError: names the node.
+        InputError: such a change; the message names the node.
     """
     for name, value in getattr(patcher, "object_patches", {}).items():
         if not name.startswith(REPLACEABLE):
@@ -76,13 +77,13 @@ def check_model(patcher: Any, guidance: Guidance, steps: int) -> None:
 
 
 def check_sampling(sampling: Any) -> None:
-    """Raises InputError unless the noise levels are the model's own."""
+    """Raises InputError unless the noise levels are those of the model."""
     if not hasattr(sampling, "hallo3_alphas"):
         _refuse(owner(sampling), "it changes the noise levels, and Hallo3 knows its own alone")
 
 
 def check_blocks(transformer_options: Mapping[str, Any]) -> None:
-    """Raises InputError where a node wants to change what happens inside the blocks; the model has no such places."""
+    """Raises InputError if a node changes the inside of the blocks, where this model has no hooks."""
     for group in IN_BLOCKS:
         for function in _functions(transformer_options.get(group)):
             _refuse(owner(function), "it changes the blocks of the host's own models, which Hallo3 does not have")
@@ -91,10 +92,10 @@ def check_blocks(transformer_options: Mapping[str, Any]) -> None:
 
 
 def check_conditioning(extra: Mapping[str, Any]) -> None:
-    """Refuse what stands beside the text and would be ignored: times, areas, masks, control networks.
+    """Rejects entries besides the text that would be ignored: times, areas, masks, control networks.
 
     Raises:
-        InputError: names the node.
+        InputError: such an entry; the message names the node.
     """
     for key, value in extra.items():
         if key in NEUTRAL:
@@ -106,7 +107,7 @@ def check_conditioning(extra: Mapping[str, Any]) -> None:
 
 
 def replaces_guidance(options: Mapping[str, Any]) -> bool:
-    """Whether a node does something in guidance's place, with two branches."""
+    """Whether a node replaces guidance with a function of two branches."""
     return any(True for _ in _pairwise(options))
 
 
@@ -120,9 +121,11 @@ def guide_pair(
     timestep: Tensor,
     options: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x0 of a step of two branches, and the branches' own (cond, uncond): other nodes' functions, in the host's order.
+    """Applies other nodes' guidance functions, in the host's order, to a step with two branches.
 
-    The host counts noise up to 1e5, so differences to `x` are taken in float64 where the device has it.
+    Returns x0 of the step and of both branches (cond, uncond).
+
+    The host's noise levels reach 1e5, so differences to `x` are computed in float64 if the device supports it.
     """
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     shared = {"conds": [cond, uncond], "input": x, "sigma": timestep, "model": model, "model_options": options}
@@ -141,8 +144,8 @@ def guide_pair(
 
 
 class AfterGuidance(dict):
-    """What a function that changes the result of guidance is given. With more than two branches no single scale exists:
-    who asks for it is refused."""
+    """Arguments of a post-guidance function. With more than two branches there is no single scale, so a function that
+    reads `cond_scale` is rejected."""
 
     def __init__(self, told: Mapping[str, Any], function: Callable):
         super().__init__(told)
@@ -158,10 +161,10 @@ class AfterGuidance(dict):
 
 
 def owner(thing: Any) -> str:
-    """The node that made a function or class: what stands first in its name."""
+    """The node that defined a function or class: the first part of its qualified name."""
     inner = [cell.cell_contents for cell in getattr(thing, "__closure__", None) or () if callable(cell.cell_contents)]
     name = getattr(thing, "__qualname__", None) or type(thing).__qualname__
-    if name.startswith("ModelPatcher.") and inner:  # the host's wrapping of an older form
+    if name.startswith("ModelPatcher.") and inner:  # the host's wrapper of functions with an older signature
         return owner(inner[0])
     return name.partition(".")[0]
 
@@ -192,6 +195,6 @@ def _functions(value: Any) -> Iterator[Any]:
 
 
 def _words(function: Any) -> set[str]:
-    """Names and texts in a function's code."""
+    """Names and string constants in a function's code."""
     code = getattr(function, "__code__", None)
     return set() if code is None else {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}

@@ -1,4 +1,4 @@
-"""The latent's preview: the host's own, with colours fitted on the portrait and the VAE at hand."""
+"""Latent previews: the host's, with colours fitted to the portrait and the loaded VAE."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .vae import CoreVae
 
 
 class PortraitColours(LatentFormat):
-    """A latent format that knows its colours. They cost the VAE a picture, so they are fitted when a previewer asks for
-    them: not where the user has previews off."""
+    """A latent format with fitted preview colours. Fitting encodes one picture, so it happens only when a previewer
+    asks, never with previews off."""
 
     def __init__(self, vae: CoreVae, portrait: Tensor):
         """portrait: ``1 3 H W`` in -1..1."""
@@ -29,7 +29,7 @@ class PortraitColours(LatentFormat):
 
     @property
     def latent_rgb_factors(self) -> list[list[float]]:
-        """A row for each channel: what it adds to red, green and blue, which are -1..1."""
+        """One row per latent channel: its weights for red, green and blue in -1..1."""
         return self._fitted[0].T.tolist()
 
     @property

@@ -1,4 +1,4 @@
-"""Progress on the canvas: the bar, the preview of the latent, a line for each phase with the time left, and Cancel."""
+"""Progress on the canvas: the bar, latent previews, a status line with the time left, and Cancel."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .messages import show_text
 from .preview import PortraitColours
 from .sampling import ClipSampler
 
-DECODE_STEPS = 3  # what decoding a clip counts for on the bar, and takes as long as none has been timed
+DECODE_STEPS = 3  # decoding a clip counts as this many steps on the bar, and in the time left until one is timed
 
 
 class StepBar:
-    """One bar over all clips: their steps and, where the node decodes them too, their decoding. Each step shows the
-    latent as the user's preview setting has it, and is a moment at which Cancel takes effect."""
+    """One bar over all clips: their steps and, if the node decodes them, their decoding. Each step previews the latent
+    according to the user's setting, and Cancel takes effect between steps."""
 
     UNIT = "clip"
 
     def __init__(self, sampler: ClipSampler, clips: int = 1, node_id: str | None = None, *, decodes: bool = False):
-        """Over so many clips of the sampler's steps."""
+        """clips: number of clips, each with the sampler's steps."""
         self._steps, self._clips, self._node_id = sampler.settings.steps, clips, node_id
         self._decode = DECODE_STEPS if decodes else 0
         self._total = (self._steps + self._decode) * clips
@@ -36,7 +36,7 @@ class StepBar:
         self._sampling.start()
 
     def step(self, clean: Tensor) -> None:
-        """One step more is done; `clean` is its x0, ``b 16 t h w``, scaled.
+        """Reports a finished step; `clean` is its x0, ``b 16 t h w``, scaled.
 
         Raises:
             the host's exception for Cancel.
@@ -52,31 +52,31 @@ class StepBar:
         self._update(preview)
 
     def decoding(self) -> None:
-        """The next clip's latent is turned into frames now."""
+        """Reports that decoding of the next clip has started."""
         self._decoding.start()
         self._say(self._decoded, "decoding")
 
     def decoded(self) -> None:
-        """The clip's frames are there."""
+        """Reports that the clip is decoded."""
         self._decoded += 1
         self._decoding.lap()
         self._sampling.start()
         self._update()
 
     def kept(self, clip: int) -> None:
-        """A clip is there from an earlier run."""
+        """Reports a clip that an earlier run has finished."""
         self._done += self._steps
         self._decoded += 1
         show_text(f"{self.UNIT} {clip + 1} of {self._clips} is there from an earlier run", self._node_id)
         self._update()
 
     def again(self, reason: str) -> None:
-        """The steps of this clip are done once more."""
+        """Reports that the steps of this clip start over, and why."""
         self._done -= self._done % self._steps
         show_text(reason, self._node_id)
 
     def callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
-        """The form in which the host's samplers report."""
+        """Returns `step` with the signature of a host sampler's callback."""
         return lambda step, clean, x, steps: self.step(clean)
 
     def _update(self, preview=None) -> None:
@@ -88,7 +88,7 @@ class StepBar:
         show_text(f"{where}{phase}, {span(self._left())} left", self._node_id)
 
     def _left(self) -> float:
-        """Seconds."""
+        """Estimated seconds left."""
         left = self._sampling.mean * (self._steps * self._clips - self._done)
         if self._decode:
             guess = self._decode * self._sampling.mean
@@ -97,7 +97,7 @@ class StepBar:
 
 
 class _Watch:
-    """How long something takes on average."""
+    """Measures mean durations."""
 
     def __init__(self):
         self.seconds, self.laps, self._start = 0.0, 0, time.monotonic()
@@ -115,7 +115,7 @@ class _Watch:
 
 
 def span(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any: 0:07, 12:30, 1:02:03."""
+    """Formats a duration in minutes and seconds, with hours if needed: 0:07, 12:30, 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""Sound and face to the tokens that the denoiser reads, before its steps begin."""
+"""Projects audio and face to the tokens that the denoiser reads, before its steps begin."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .memory import on_device
 
 @dataclass(frozen=True, eq=False)
 class Projectors:
-    """The two small networks that belong to a denoiser, None where it reads no sound or no face. They are loaded for a
-    moment, and share no memory with it. `motion_frames` is how many frames its clips repeat."""
+    """The two small networks that belong to a denoiser; None if it does not read audio or a face. They are loaded only
+    while they run, separately from the denoiser. `motion_frames` is the number of frames that a clip repeats."""
 
     audio: Network | None
     face: Network | None
     motion_frames: int = MOTION_FRAMES
 
     def clips(self, features: AudioFeatures) -> int:
-        """Clips that the denoiser makes of the recording."""
+        """Number of clips that the denoiser makes for the recording."""
         return clip_count(features.frames, self.motion_frames)
 
     def audio_tokens(self, features: AudioFeatures, clip: int) -> Tensor | None:
-        """What the clip hears, ``1 t n c`` on the CPU.
+        """Audio tokens of the clip, ``1 t n c`` on the CPU.
 
         Raises:
-            InputError: features of another wav2vec2, or no such clip.
+            InputError: features from the wrong wav2vec2, or no such clip.
         """
         self._check(features)
         if not 0 <= clip < (clips := self.clips(features)):
@@ -42,12 +42,12 @@ class Projectors:
         return self._project_audio(clip_audio(features, clip, self.motion_frames))
 
     def null_audio_tokens(self, features: AudioFeatures) -> Tensor | None:
-        """What the denoiser takes for no sound, ``1 t n c``: silence is not zero behind the projector."""
+        """Audio tokens of the null, ``1 t n c``: the projection of zero features, which is not zero."""
         self._check(features)
         return self._project_audio(torch.zeros_like(clip_audio(features, 0)))
 
     def face_tokens(self, face: Face) -> Tensor | None:
-        """``1 n c`` on the CPU."""
+        """Face tokens ``1 n c`` on the CPU, or None if the denoiser reads no face."""
         if self.face is None:
             return None
         with on_device(self.face) as projector:

@@ -1,4 +1,4 @@
-"""Where the finished clips of a long film lie in the host's output folder, and what makes it the same film."""
+"""Resuming a long film: the folder of its finished clips in the host's output, and the inputs that identify it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ SAMPLES = 64  # of each tensor of weights or of a patch
 
 
 def folder_of(key: str) -> Path:
-    """The folder of a user's key, directly in our folder in the host's output: letters, digits, `-` and `_` stay; a
-    key with anything else, or a long one, becomes its start and a hash, so that no two keys share a folder."""
+    """The folder of a user's key, directly in our folder in the host's output.
+
+    Letters, digits, `-` and `_` are kept. A key that is long or has other characters becomes its start plus a hash, so
+    that no two keys share a folder.
+    """
     name = re.sub(r"[^A-Za-z0-9_-]", "_", key)[:LONGEST_KEY]
     if name != key:
         name = f"{name}-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:8]}"
@@ -31,7 +34,7 @@ def folder_of(key: str) -> Path:
 
 
 def inputs_of(clips: ClipSampler, color_hold: float) -> Inputs:
-    """Everything that the clips depend on. What networks computed counts by samples: see `about`."""
+    """Everything that the clips depend on. Network outputs are compared by samples: see `about`."""
     portrait, recording = clips.portrait, clips.features.recording
     banks = [*(portrait.bank or ()), *(portrait.null_bank or ())]
     return {
@@ -52,8 +55,11 @@ def inputs_of(clips: ClipSampler, color_hold: float) -> Inputs:
 
 
 def model_inputs(patcher: Any) -> Inputs:
-    """A MODEL: its files, the patches on its weights (LoRAs, merges) by samples, and what other nodes set on it, by
-    the names of functions and classes and by plain values: two functions of one name cannot be told apart."""
+    """What identifies a MODEL: its files, samples of its weights' patches (LoRAs, merges), and other nodes' options.
+
+    Options count by the names of functions and classes and by plain values, so two functions with the same name are not
+    distinguished.
+    """
     path, choice = patcher.get_attachment(SOURCE)
     files = Release(path).engine_files if path.is_dir() else [path, path.with_name(PROJECTORS_FILE)]
     return {
@@ -65,7 +71,7 @@ def model_inputs(patcher: Any) -> Inputs:
 
 
 def spell(value: Any) -> str:
-    """A hash of nested values, whose tensors count by shape and samples."""
+    """Hashes nested values; tensors count by shape and samples."""
     return digest(_words(value))
 
 

@@ -1,4 +1,4 @@
-"""The host's input folder, where LoadImage and LoadAudio look."""
+"""The host's input folder, from which LoadImage and LoadAudio read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import folder_paths
 
 
 def input_folder() -> Path:
-    """The folder, made if it is not there yet."""
+    """Returns the folder, and creates it if needed."""
     folder = Path(folder_paths.get_input_directory())
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def shown(picture: Path) -> dict[str, Any]:
-    """A picture of the input folder, for the page to show on the node."""
+    """The UI output that makes the page show a picture of the input folder on the node."""
     return {"images": [{"filename": picture.name, "subfolder": "", "type": "input"}]}

@@ -1,4 +1,4 @@
-"""A clip from what the nodes give: the core's pipeline, in the same order, by the host's means."""
+"""Samples a clip from the nodes' inputs: the core's pipeline, in the same order, on the host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Report = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, steps
 
 @dataclass(frozen=True, eq=False)
 class ClipSampler:
-    """What all clips of a film share, checked before any long work; see `prepare_sampler`."""
+    """Everything that all clips of a film share, checked before any long work; see `prepare_sampler`."""
 
     patcher: Any
     projectors: Projectors
@@ -47,11 +47,11 @@ class ClipSampler:
     null_audio: Tensor | None
     settings: Settings
     seed: int
-    film: FilmCache | None = field(default=None, kw_only=True)  # where several clips find what they share
+    film: FilmCache | None = field(default=None, kw_only=True)  # cache of the conditions that several clips share
 
     @property
     def count(self) -> int:
-        """Clips of the film."""
+        """Number of clips in the film."""
         return self.projectors.clips(self.features)
 
     @property
@@ -59,7 +59,7 @@ class ClipSampler:
         return self.projectors.motion_frames
 
     def inputs(self, clip: int, motion: Motion | None) -> ClipInputs:
-        """Everything that clip number `clip` is made of; `motion` is the end of the one before, None at the start.
+        """Prepares the inputs of clip number `clip`; `motion` is the end of the preceding clip, None at the start.
 
         Raises:
             InputError: no such clip, or motion frames of another film.
@@ -78,12 +78,12 @@ class ClipSampler:
         )
 
     def guider(self, clip: int, motion: Motion | None) -> Guider:
-        """What evaluates the steps of a clip; raises as `inputs`."""
+        """Makes the guider that runs the steps of a clip; raises like `inputs`."""
         inputs, settings = self.inputs(clip, motion), self.settings
         return Guider(self.patcher, inputs, settings.guidance, settings.batched, self.film)
 
     def sample(self, clip: int, motion: Motion | None, report: Report | None = None) -> Tensor:
-        """The clip's latent ``1 16 t h w``, unscaled, on the host's intermediate device.
+        """Samples the clip's latent ``1 16 t h w``, unscaled, on the CPU.
 
         Raises:
             InputError: as `inputs`.
@@ -118,10 +118,10 @@ def prepare_sampler(
     settings: Settings,
     seed: int,
 ) -> ClipSampler:
-    """Check everything that can be told before sampling, and project what all clips share.
+    """Checks everything that can be checked before sampling, and projects what all clips share.
 
     Raises:
-        InputError: a setting, or an input of another model.
+        InputError: an invalid setting, or an input made for another model.
     """
     branches = settings.branches()
     check_seed(seed)
@@ -153,11 +153,10 @@ def prepare_sampler(
 
 
 def text_of(conditioning: list) -> Tensor:
-    """The text ``1 m w`` of a CONDITIONING.
+    """Returns the text ``1 m w`` of a CONDITIONING.
 
     Raises:
-        InputError: several conditionings combined, or limits on when and where the text counts, which this model has
-            no use for.
+        InputError: combined conditionings, or a text limited to a time or area: the model supports neither.
     """
     if len(conditioning) != 1:
         raise InputError(
@@ -170,10 +169,10 @@ def text_of(conditioning: list) -> Tensor:
 
 
 def motion_pixels(motion: Motion, portrait: Portrait, expected_count: int = MOTION_FRAMES) -> Tensor:
-    """``2 3 H W`` in 0..1, or as many as the model takes; a single frame stands still for all of them.
+    """Returns motion frames ``n 3 H W`` in 0..1, n as the model takes, by default 2. A single frame is repeated.
 
     Raises:
-        InputError: frames of another size than the film, or another number.
+        InputError: frames whose size is not the film's, or a wrong number of frames.
     """
     count, _, height, width = motion.frames.shape
     expected = tuple(portrait.pixels.shape[-2:])
@@ -188,7 +187,7 @@ def motion_pixels(motion: Motion, portrait: Portrait, expected_count: int = MOTI
 
 
 def cost(settings: Settings, clips: int = 1) -> str:
-    """What sampling so many clips costs, for the user."""
+    """Describes the cost of sampling this many clips to the user."""
     counts = [len(settings.guidance.weights(step, settings.steps)) for step in range(settings.steps)]
     each = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
     noun = "model call" if each == "1" else "model calls"

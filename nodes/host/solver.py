@@ -1,4 +1,4 @@
-"""The core's solvers as a SAMPLER, and its schedule as SIGMAS."""
+"""The core's solvers as the host's SAMPLER, and its schedule as SIGMAS."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ...hallo3_core.sampling.noise import ClipNoise
 from ...hallo3_core.sampling.sampler import sample
 from ...hallo3_core.sampling.schedule import TRAINING_STEPS, Schedule, nearest, step_timesteps, zero_terminal_alphas
 
-# What stands for pure noise: the host divides by a = 1 / sqrt(1 + sigma^2), so a cannot be 0. At 1e5 it is 0 to all
-# that matters, and core's samplers, whose state is this large in float32, keep the digits of the next level (at 1e8
-# they lose as much as half the result).
+# Sigma of pure noise: the host divides by a = 1 / sqrt(1 + sigma^2), so a cannot be 0. At 1e5 it is close enough to
+# 0, and ComfyUI's samplers, whose state is this large in float32, keep enough precision for the next level (at 1e8
+# they lose up to half the result).
 PURE_NOISE = 1e5
 
 
 def sigmas_of(schedule: Schedule) -> Tensor:
-    """The schedule as the host counts: sqrt(1 - a^2) / a, N + 1 values that end in 0."""
+    """Converts the schedule to the host's sigmas, sqrt(1 - a^2) / a: N + 1 values that end in 0."""
     return torch.tensor([PURE_NOISE if a == 0 else math.sqrt(1 - a * a) / a for a in schedule.alphas])
 
 
 def timesteps_of(sigmas: Tensor) -> list[int] | None:
-    """The timestep of each step, if the noise levels are those of one of our schedules or a piece of one; else None.
+    """The timestep of each step if the sigmas are one of our schedules or a part of one, else None.
 
-    The host would take the nearest of its 1000 levels, but a schedule of N steps is rescaled within itself.
+    The host would take the nearest of its 1000 levels, but a schedule of N steps is rescaled on its own.
     """
     alphas = torch.rsqrt(1 + sigmas[:-1].double().cpu() ** 2).numpy()
     for steps in range(len(alphas), TRAINING_STEPS + 1):
@@ -42,10 +42,10 @@ def timesteps_of(sigmas: Tensor) -> list[int] | None:
 
 
 def last_part(sigmas: Tensor, part: float) -> Tensor:
-    """The end of a run: `part` of its steps (more than 0, at most 1), one at the least.
+    """The end of a run: the last `part` of its steps, a fraction above 0 and at most 1, at least one step.
 
     Raises:
-        InputError: no such part.
+        InputError: `part` is out of range.
     """
     if not 0 < part <= 1:
         raise InputError(f"part is {part:g}: choose more than 0, at most 1 (all steps)")
@@ -54,7 +54,7 @@ def last_part(sigmas: Tensor, part: float) -> Tensor:
 
 
 class ExactSolver(comfy.samplers.Sampler):
-    """Runs the core's solver on the host's model, in VP form and with the core's own noise."""
+    """Runs the core's solver on the host's model, in variance-preserving form and with the core's own noise."""
 
     def __init__(self, schedule: Schedule, name: str, noise: ClipNoise):
         """name: one of SAMPLERS."""
@@ -71,7 +71,7 @@ class ExactSolver(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        """From `noise`, which is the state to start from, to a clean latent ``b 16 t h w``."""
+        """Denoises `noise`, the initial state, to a clean latent ``b 16 t h w``."""
         if denoise_mask is not None:
             raise InputError("a noise mask cannot be used with this sampler: remove it from the latent")
         steps = len(self.schedule)

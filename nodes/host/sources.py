@@ -1,4 +1,4 @@
-"""Which files a loader offers, which one "auto" takes, and what is said when there is none."""
+"""Files that a loader offers, the one that "auto" takes, and the error if there is none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .files import OWN_KIND
 from .messages import say
 
 AUTO = "auto"
-NOTHING = "none found"  # an empty dropdown would be refused without a word of why
-USUAL = f"{OWN_KIND}/release/"  # where the documentation puts the official release
+NOTHING = "none found"  # the host would reject an empty dropdown without a reason
+USUAL = f"{OWN_KIND}/release/"  # the documented location of the official release
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 class Source:
     """The files of one loader.
 
-    what, where: for messages, such as "denoiser" and "models/diffusion_models"; part: what a file has to hold, by the
-    names in `weights.kinds.LABELS`, "" where the entries are all of that kind; entries: all files that may, by the name
-    on offer; has_auto: whether "auto" chooses.
+    what, where: for messages, such as "denoiser" and "models/diffusion_models"; part: the part that a file must hold,
+    named as in `weights.kinds.LABELS`, or "" to accept all entries; entries: all candidate files by offered name;
+    has_auto: whether "auto" is offered.
     """
 
     what: str
@@ -37,16 +37,16 @@ class Source:
     has_auto: bool = True
 
     def offered(self) -> Sequence[str]:
-        """The entries of the dropdown: what may fit. A file that is known to hold something else is left out."""
+        """Entries of the dropdown: files that may fit. Files known to hold something else are left out."""
         names = sorted(n for n, path in self.entries().items() if not self.part or not cannot_hold(path, self.part))
         return [AUTO, *names] if self.has_auto else names or [NOTHING]
 
     def find(self, name: str) -> Path:
-        """The file of an entry. "auto" takes the release in its usual place, else the first that fits; so does the name
-        of a folder that is not there, as workflows have it that were made elsewhere.
+        """Returns the file of an entry. "auto" takes the release in its usual place, else the first file that fits. A
+        missing folder's name, as in workflows from another machine, counts as "auto".
 
         Raises:
-            InputError: there is none, or not that one (any more).
+            InputError: no file fits, or the named file does not exist (any more).
         """
         entries = self.entries()
         if name in entries:

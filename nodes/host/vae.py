@@ -1,4 +1,4 @@
-"""The VAE: the core's behind the host's class, and any CogVideoX VAE of the host behind the core's interface."""
+"""The VAE: the core's as a host VAE, and any CogVideoX VAE of the host with the core's interface."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _host = comfy.sd.VAE
 
 
 class FirstStage(nn.Module):
-    """The core's VAE as the host calls it; stops between two chunks when the user cancels."""
+    """The core's VAE with the host's calling convention. Cancel takes effect between chunks."""
 
     def __init__(self, vae: VideoVae):
         super().__init__()
@@ -42,7 +42,7 @@ class FirstStage(nn.Module):
         return self.vae.encode(pixels)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """``b 16 t h w`` -> ``b 3 (4 t - 3) H W``, about -1..1, by the release's chunks"""
+        """``b 16 t h w`` -> ``b 3 (4 t - 3) H W``, about -1..1, in the release's chunks"""
         chunks = []
         for chunk in self.vae.decode_chunks(latent):
             management.throw_exception_if_processing_interrupted()
@@ -51,28 +51,28 @@ class FirstStage(nn.Module):
 
 
 class HostVae(comfy.sd.VAE):
-    """The core's VAE for core's nodes: whole clips as the release does them, tiles where memory is short."""
+    """The core's VAE for ComfyUI's nodes: whole clips as in the release, tiles if memory is short."""
 
     def __init__(self, vae: VideoVae):
         with _no_word_of_missing_weights():
-            super().__init__(sd={})  # the host's defaults, whatever this version has; what follows is ours
+            super().__init__(sd={})  # sets this host version's defaults; the rest overrides them
         self.latent_dim, self.latent_channels = 3, vae.latent_channels
         self.upscale_ratio = (lambda t: max(0, 4 * t - 3), PIXELS, PIXELS)
         self.downscale_ratio = (lambda t: max(0, (t + 3) // 4), PIXELS, PIXELS)
         self.upscale_index_formula = self.downscale_index_formula = (4, PIXELS, PIXELS)
-        self.crop_input = False  # it would cut the time of 5-D input too; `_checked` asks for multiples of 16
+        self.crop_input = False  # it would also crop the time axis of 5-D input
         self.memory_used_encode, self.memory_used_decode = encode_memory, decode_memory
         self.device, self.output_device = management.vae_device(), management.intermediate_device()
         self.vae_dtype = management.vae_dtype(self.device, [torch.bfloat16, torch.float32])
         self.first_stage_model = FirstStage(vae).to(self.vae_dtype).eval()
         if self.device.type == "cuda":
             channels_last(vae)
-        self.patcher = WholePatcher(  # diffusers' layers are torch's
+        self.patcher = WholePatcher(  # diffusers uses torch's layers
             self.first_stage_model, load_device=self.device, offload_device=management.vae_offload_device()
         )
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
-        """As the host's, and in float32 where fp16 was too small for the values within."""
+        """Like the host's, but repeats the call in float32 if activations overflow in fp16."""
         with speaking():
             return in_float32_if_need_be(self, partial(_host.encode, self), pixel_samples)
 
@@ -96,7 +96,7 @@ class HostVae(comfy.sd.VAE):
 
 @contextmanager
 def _no_word_of_missing_weights() -> Iterator[None]:
-    """The host warns of a VAE that is made without weights; ours get theirs a moment later."""
+    """Suppresses the host's warning about a VAE without weights; ours get their weights right after."""
 
     def passes(record: logging.LogRecord) -> bool:
         return "No VAE weights detected" not in record.getMessage()
@@ -110,26 +110,26 @@ def _no_word_of_missing_weights() -> Iterator[None]:
 
 
 def in_float32_if_need_be(vae: Any, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-    """What a host's VAE makes of a tensor. If fp16 makes NaN of numbers, as on GPUs without bf16, it does it again in
-    float32, and from then on."""
+    """Runs a host VAE on a tensor. If fp16, used on GPUs without bf16, turns finite input into NaN or infinity, repeats
+    the call in float32 and keeps the VAE in float32."""
     found = work(given)
     if vae.vae_dtype != torch.float16 or found.isfinite().all() or not given.isfinite().all():
         return found
     log.warning("the VAE gave NaN in fp16: it works in float32 from here on, which takes twice the memory")
     vae.vae_dtype = torch.float32
     vae.first_stage_model.float()
-    vae.patcher.size = 0  # the host counts it again
+    vae.patcher.size = 0  # makes the host compute the size again
     return work(given)
 
 
 def encode_memory(shape: tuple[int, ...], dtype: torch.dtype) -> float:
-    """Bytes to encode ``b 3 t H W``."""
+    """Bytes needed to encode ``b 3 t H W``."""
     batch, _, frames, height, width = shape
     return batch * encode_bytes(frames, height, width, dtype)
 
 
 def decode_memory(shape: tuple[int, ...], dtype: torch.dtype) -> float:
-    """Bytes to decode ``b 16 t h w``: what the VAE needs, and all frames twice, in chunks and joined."""
+    """Bytes needed to decode ``b 16 t h w``: the VAE's activations, and all frames twice, as chunks and joined."""
     batch, _, frames, height, width = shape
     height, width = PIXELS * height, PIXELS * width
     pictures = 2 * 3 * (4 * frames - 3) * height * width * dtype.itemsize
@@ -137,10 +137,10 @@ def decode_memory(shape: tuple[int, ...], dtype: torch.dtype) -> float:
 
 
 def load_host_vae(path: Path) -> HostVae:
-    """The VAE of a file (release, converted or diffusers naming) or of a release folder.
+    """Loads the VAE of a file (release, converted or diffusers naming) or of a release folder.
 
     Raises:
-        InputError: no CogVideoX VAE in it.
+        InputError: it holds no CogVideoX VAE.
     """
     if path.is_dir():
         return HostVae(Release(path).vae())
@@ -151,17 +151,17 @@ def load_host_vae(path: Path) -> HostVae:
 
 
 def decode(vae: Any, latent: Tensor) -> Tensor:
-    """Unscaled ``1 16 t h w`` -> ``1 n H W 3`` in 0..1, by ours or any other VAE of the host."""
+    """Unscaled ``1 16 t h w`` -> ``1 n H W 3`` in 0..1, with any VAE of the host."""
     return in_float32_if_need_be(vae, vae.decode, latent)
 
 
 class CoreVae:
-    """A VAE of the host with the core's interface: loaded by the host whenever it is called."""
+    """A VAE of the host with the core's interface. The host loads it on each call."""
 
     def __init__(self, vae: Any):
         """
         Raises:
-            InputError: a VAE of another family.
+            InputError: not a CogVideoX VAE.
         """
         stage = type(getattr(vae, "first_stage_model", None)).__name__
         if not isinstance(vae, HostVae) and "CogVideoX" not in stage:

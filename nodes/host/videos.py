@@ -1,7 +1,7 @@
-"""Videos in the host's temp folder: which of them the host still hands out, and which of these are gone.
+"""Videos in the host's temp folder: tracks those that the host has cached, and detects deleted files.
 
-The host keeps a node's result until an input changes. A result that names a file outlives the file where somebody
-empties the temp folder, and could then not be had again.
+The host caches a node's result until an input changes. If the temp folder is emptied, a cached result points to a
+missing file, and without this module the node would not run again.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from weakref import WeakKeyDictionary
 import folder_paths
 from comfy_api.latest import InputImpl
 
-_made: WeakKeyDictionary[Any, tuple[str, Path]] = WeakKeyDictionary()  # VIDEO -> the node that made it, and its file
-_lost: dict[str, int] = {}  # node -> how many of its videos went while the host kept them
+_made: WeakKeyDictionary[Any, tuple[str, Path]] = WeakKeyDictionary()  # VIDEO -> the node that made it, its file
+_lost: dict[str, int] = {}  # node -> number of its videos that were deleted while cached
 
 
 def temp_video() -> Path:
-    """A name for a video in the host's temp folder, never the same twice: results of earlier runs may be in use."""
+    """Returns a unique path for a video in the host's temp folder: earlier results may still be in use."""
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
     return Path(folder) / f"hallo3_{secrets.token_hex(8)}.mp4"
 
 
 def video_of(path: Path, node_id: str | None = None) -> Any:
-    """A video file as the host's VIDEO, made by a node."""
+    """Wraps a node's video file as the host's VIDEO."""
     video = InputImpl.VideoFromFile(str(path))
     _made[video] = (str(node_id), path)
     return video
 
 
 def losses(node_id: str | None) -> int:
-    """A number that changes when a video of the node is gone that the host would hand out again."""
+    """A number that changes when a cached video of the node has been deleted."""
     for video, (node, path) in list(_made.items()):
         if node == str(node_id) and not path.is_file():
             del _made[video]

@@ -1,4 +1,4 @@
-"""Where the models lie that part a voice from music."""
+"""Finds the models that separate a voice from music."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import folder_paths
 from .files import OWN_KIND
 from .sources import Source
 
-FOLDER = "audio_separator"  # as the release calls it
+FOLDER = "audio_separator"  # the release's name for it
 
 
 def separators() -> dict[str, Path]:
-    """ONNX models of voices by offered name: anywhere in models/hallo3, and in models/audio_separator."""
+    """ONNX vocal models by offered name: anywhere in models/hallo3 and in models/audio_separator."""
     roots = [(OWN_KIND, Path(root)) for root in folder_paths.get_folder_paths(OWN_KIND)]
     roots.append((FOLDER, Path(folder_paths.models_dir) / FOLDER))
     found = {}

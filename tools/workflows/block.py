@@ -1,4 +1,4 @@
-"""The subgraph that ships, and that the quick start is built around: the inside of `hallo3_long_video` as one node."""
+"""The shipped subgraph, which the quick start uses: the inside of `hallo3_long_video` as one node."""
 
 NAME = "Hallo3 portrait and recording to video"
 DESCRIPTION = "A portrait, a recording and a prompt become a talking video, as long as the recording."
@@ -15,8 +15,8 @@ FIELDS = [
     ["Hallo3LongVideo", "color_hold"],
     ["Hallo3LongVideo", "resume_key"],
 ]
-PREVIEW = "Hallo3LongVideo"  # whose picture is shown outside while it runs; its text is, too
+PREVIEW = "Hallo3LongVideo"  # the block shows this node's preview and text while it runs
 
-# Nodes that a person links to it, and the slots.
+# Nodes that the user connects to the block, and the slots.
 GIVERS = [["LoadImage", "IMAGE", "image"], ["LoadAudio", "AUDIO", "audio"]]
 TAKER = ["film", "SaveVideo", "video"]

@@ -1,4 +1,4 @@
-"""What the page is told of nodes: ours by themselves, core's as they were recorded from a host."""
+"""Node declarations for the page: ours from the classes, ComfyUI's own as recorded from a running host."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CORE = Path(__file__).with_name("core_nodes.json")
 
 
 def put_release(models: Path, source: Path) -> None:
-    """The toy release under the name that the workflows use, with a voice separator that is none."""
+    """Copies the toy release to the name that the workflows use, with an empty file as the vocal separation model."""
     folder = shutil.copytree(source, models / RELEASE, dirs_exist_ok=True)
     (folder / "audio_separator").mkdir(exist_ok=True)
     (folder / "audio_separator" / "Kim_Vocal_2.onnx").touch()
 
 
 def declarations(nodes: Mapping[str, type], titles: Mapping[str, str]) -> dict[str, Any]:
-    """As /object_info answers."""
+    """Node declarations in the format of /object_info."""
     return json.loads(CORE.read_text()) | {key: _entry(key, node, titles[key]) for key, node in nodes.items()}
 
 

@@ -1,6 +1,6 @@
-"""A workflow as one writes it down: nodes with their values and links, in columns, in stages. Positions are computed.
+"""Declarative workflows: nodes with values and links, in columns and stages. Positions are computed.
 
-The page makes the workflow of it (`tests/browser`), so that files are what ComfyUI itself saves.
+ComfyUI's page builds the workflow from this (`tests/browser`), so the files are what ComfyUI itself saves.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TITLE, GAP, PADDING = 30, 30, 24  # of a node and of a stage, in the canvas's pixels
+TITLE, GAP, PADDING = 30, 30, 24  # of nodes and stages, in canvas pixels
 STAGE_TITLE, STAGE_GAP, LANE = 44, 44, 26
 TALL = {
     "Hallo3SampleInputs": 300,
@@ -26,18 +26,19 @@ SPEAKING = {
     *("Hallo3AudioEncode", "Hallo3FaceEmbed", "Hallo3Reference"),
     *("Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid"),
 }
-BELOW = -1  # as the place of a dot of its own: below everything
+BELOW = -1  # `at` of a dot that stands alone: below everything
 PREVIEWED = {"Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid", "SamplerCustomAdvanced"}
-PICTURE = 100  # what a preview of the latent takes, beside its own height of two thirds of the node's width
-LINE = 74  # what a node grows by when it has told its result
-ROW, ITEM, HEADING, EDGE = 17, 27, 42, 50  # of a note's text: a line, one of a list, a title, and what is around it all
-LETTER = 5.2  # how wide, on average
-BYPASSED = 4  # the page's number for it
+PICTURE = 100  # extra height of a latent preview, besides the picture's own height of two thirds of the node's width
+LINE = 74  # extra height of a node that shows its result as text
+# heights in a note: a text line, a list item, a heading, and the margin around all
+ROW, ITEM, HEADING, EDGE = 17, 27, 42, 50
+LETTER = 5.2  # average width of a letter
+BYPASSED = 4  # the page's value of a node's mode
 
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a node, to be an input of another."""
+    """One output of a node, to link to another node's input."""
 
     node: Node
     name: str
@@ -45,7 +46,7 @@ class Output:
 
 @dataclass(eq=False)
 class Dot:
-    """A point that links from an output pass on their way, so that they run beside nodes and not behind them."""
+    """A reroute point for an output's links, so that they run beside nodes and not behind them."""
 
     source: Output | Dot
     drop: int = 0
@@ -55,24 +56,24 @@ class Dot:
 
 @dataclass(eq=False)
 class Node:
-    """A node: `inputs` hold what is linked (`Output`) and what its widgets show, by name."""
+    """A node. `inputs` maps names to links (`Output`) and to the widgets' values."""
 
     kind: str
     inputs: dict[str, Any] = field(default_factory=dict)
     width: int = 280
-    height: int | None = None  # None: what its slots and widgets need
+    height: int | None = None  # None: as its slots and widgets need
     title: str | None = None
     models: Sequence[Mapping[str, str]] = ()
     colour: str | None = None
     bypassed: bool = False
-    drop: int = 0  # left free above it
-    at: int | None = None  # how far below the top of its column, instead of below the one above
+    drop: int = 0  # free space above it
+    at: int | None = None  # offset from the top of its column, instead of below the preceding node
 
     def __getitem__(self, output: str) -> Output:
         return Output(self, output)
 
     def room(self, declared: Mapping[str, Any]) -> tuple[int, int]:
-        """Its height, and what it takes at most in either of the two ways in which the page draws nodes."""
+        """Returns its height, and the most space it takes in either of the page's two node renderers."""
         if self.kind == "MarkdownNote" and not self.height:
             height = note_height(self.inputs["text"], self.width)
             return height, height
@@ -100,18 +101,18 @@ class Stage:
     columns: Sequence[Sequence[Node | Dot]]
     colour: str = "#3f789e"
     drop: int = 0
-    at_right: bool = False  # in a stage that is widened, its nodes stand at its end
+    at_right: bool = False  # right-align the nodes if the stage is widened
 
 
 @dataclass(eq=False)
 class Drawing:
-    """A workflow: columns of stages, or of nodes and dots in none, from left to right."""
+    """A workflow: columns of stages, or of nodes and dots outside a stage, from left to right."""
 
     name: str
     columns: Sequence[Sequence[Stage | Node | Dot]]
 
     def layout(self, declared: Mapping[str, Any]) -> dict[str, Any]:
-        """What the page draws: nodes with ids and places, links, dots, groups. `declared`: the host's /object_info."""
+        """What the page draws: nodes with ids and positions, links, dots, groups. declared: the host's /object_info."""
         placed, groups, low, x = {}, [], {}, 0
         for column in self.columns:
             y, width, own, ends = 0, 0, [], {}
@@ -130,7 +131,7 @@ class Drawing:
                     below = GAP
                 placed |= found
                 width, y = max(width, size[0]), y + size[1] + below
-            for group in own:  # stages below each other are as wide as the widest
+            for group in own:  # all stages of a column get the width of the widest
                 group["bounding"][2] = width
             for part, end in ends.items():
                 (left, top), size = placed[part]
@@ -152,7 +153,7 @@ class Drawing:
 
 
 def note_height(text: str, width: int) -> int:
-    """What a note needs to show its text whole, and not more."""
+    """The height that a note needs to show all of its text."""
     height = EDGE
     for paragraph in text.strip().split("\n\n"):
         for line in _joined(paragraph):
@@ -165,7 +166,7 @@ def note_height(text: str, width: int) -> int:
 
 
 def _joined(paragraph: str) -> list[str]:
-    """The lines of a paragraph as they are shown: those of a list and of a heading stand for themselves."""
+    """The lines of a paragraph as shown: wrapped lines are joined; list items and headings stay separate."""
     lines: list[str] = []
     for line in paragraph.split("\n"):
         if lines and not line.startswith(("* ", "#")) and not line[:2].rstrip(".").isdigit():
@@ -193,7 +194,7 @@ def _place_stage(stage: Stage, x: int, y: int, declared) -> tuple[dict, tuple[in
 
 
 def _place_column(column: Sequence[Node | Dot], x: int, y: int, declared) -> tuple[dict, tuple[int, int]]:
-    """Place and size of each, and the size of the column; its nodes are as wide as the widest."""
+    """Position and size of each part, and the size of the column. All nodes get the width of the widest."""
     placed, top, bottom, width = {}, y, y, max(part.width for part in column)
     for part in column:
         top = top + part.drop if part.at is None else y + part.at
@@ -214,7 +215,7 @@ def _is_link(value: Any) -> bool:
 
 
 def _link(value: Output | Dot, node: Node, name: str, ids: Mapping) -> list:
-    """From node, its output, to node, its input, and the dots between."""
+    """A link: source node, output, target node, input, and the dots between."""
     dots = []
     while isinstance(value, Dot):
         dots.insert(0, ids[value])

@@ -1,4 +1,4 @@
-"""The workflows that ship, one function each."""
+"""The shipped workflows, one function each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPS = """
 3. **Your voice**: select Load Audio, Ctrl+B, choose clear speech of any length, without music.
 4. **The prompt**: one sentence about person and place. It steers background, light and gestures.
 """
-TOP, LANES = 270, 890  # where a sampling stage begins, and how far below its title wires pass under its nodes
+TOP, LANES = 270, 890  # top of a sampling stage; distance below its title of the links that pass under its nodes
 
 
 def guide(text: str) -> Node:
@@ -41,7 +41,7 @@ def guide(text: str) -> Node:
 
 
 def under_all(output: Output) -> tuple[Dot, Dot]:
-    """The two ends of a wire that runs below all stages."""
+    """The two ends of a link that runs below all stages."""
     left = Dot(output, at=BELOW)
     return left, Dot(left, at=BELOW)
 
@@ -109,7 +109,7 @@ clip before, and the bars of a padded portrait. **Create Video** joins 25 frames
 
 
 def chained_clips() -> Drawing:
-    """Two rows of nodes with a bundle of wires between them that serves both."""
+    """Two rows of nodes that share a bundle of links between them."""
     own = given()
     far, sound = under_all(own["sound"])
     inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
@@ -334,7 +334,7 @@ opens it: inside are the stages, as in **hallo3_long_video**.
 
 
 def quick_start() -> dict:
-    """What one opens first: the block with what goes in and comes out. Where `canvas.js` puts the nodes, by kind."""
+    """The first workflow to open: the block with its inputs and output. Positions for `canvas.js`, by node type."""
     width, height = 540, note_height(QUICK_START, 540)
     top = height + 3 * GAP
     inputs = [0, top, width, 44 + 30 + 330 + 60 + 136 + 24]

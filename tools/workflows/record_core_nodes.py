@@ -1,9 +1,9 @@
-"""Record what a running ComfyUI declares of the core nodes that the workflows use, into core_nodes.json.
+"""Records the declarations of ComfyUI's core nodes that the workflows use, from a running host, in core_nodes.json.
 
     python tools/workflows/record_core_nodes.py http://127.0.0.1:8188
 
-Names, types, ranges and choices are kept, no prose. The input folder has to hold the two sample inputs and nothing
-else, since LoadImage and LoadAudio list it.
+Names, types, ranges and choices are kept; tooltips are not. The input folder must hold the two sample inputs and
+nothing else, since LoadImage and LoadAudio list its files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def without_prose(value):
 
 
 def used() -> set[str]:
-    """The kinds of all nodes in the workflows that are not ours."""
+    """Types of all nodes in the workflows that are not ours."""
     kinds = set()
     for path in (WORKFLOWS / "api").glob("*.json"):
         kinds |= {node["class_type"] for node in json.loads(path.read_text()).values()}

@@ -1,4 +1,4 @@
-"""The stages that the workflows share, named as the paper names them, with the files that they read."""
+"""The stages that the workflows share, named as in the paper, with the files that they read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MODELS = """
 The official release (40 GB) belongs in **models/hallo3/release** of ComfyUI: run **python hallo3.py download FOLDER**
 in this pack's folder. The loaders' **auto** finds it, also under another name or converted.
 """
-SLOT = TITLE + 14  # how far below its top a node has its first input
+SLOT = TITLE + 14  # distance from a node's top to its first input
 AUTO = "auto"  # the loaders' choice: the release in models/hallo3
-RELEASE = "hallo3/release/"  # what the loaders offer for the official release in models/hallo3/release
+RELEASE = "hallo3/release/"  # the loaders' entry for the official release in models/hallo3/release
 PORTRAIT, SPEECH = "hallo3_portrait.jpg", "hallo3_speech.flac"  # in ComfyUI's input folder
 PROMPT = "A person sits in a quiet room and talks to the camera, in soft daylight, with small natural head movements."
 
-GUIDE, TOUCH = "#432", "#232"  # notes; what a user is to change
-WHO, HEARD, SAID, MADE, SHOWN = "#8a5a83", "#3f789e", "#4b7d5c", "#a1683c", "#5f6b7a"  # the stages' frames
+GUIDE, TOUCH = "#432", "#232"  # colours of notes, and of nodes for the user to change
+WHO, HEARD, SAID, MADE, SHOWN = "#8a5a83", "#3f789e", "#4b7d5c", "#a1683c", "#5f6b7a"  # colours of the stages' frames
 GIVEN = "#7a7a4a"
 
 TRANSFORMER_FILES = ("hallo3/1/mp_rank_00_model_states.pt", "hallo3/latest")
@@ -41,7 +41,7 @@ VOCAL_FILES = ("Kim_Vocal_2.onnx", "download_checks.json", "mdx_model_data.json"
 
 
 def links(folder: str, *files: str) -> list[dict[str, str]]:
-    """Where files of the release are, and where in the models folder they belong."""
+    """Download links of release files, with their location in the models folder."""
     names = [f"{folder}/{file}" if folder else file for file in files]
     url = f"https://huggingface.co/{REPOSITORY}/resolve/main"
     return [{"name": f"release/{name}", "url": f"{url}/{name}", "directory": "hallo3"} for name in names]
@@ -53,7 +53,7 @@ def note(text: str, width: int = 280, title: str = "Note") -> Node:
 
 @dataclass(eq=False)
 class Part:
-    """A stage with what it hands on, by name."""
+    """A stage with its outputs by name."""
 
     stage: Stage
     gives: dict[str, Output | Dot]
@@ -63,7 +63,7 @@ class Part:
 
 
 def given() -> Part:
-    """A portrait and a recording: the samples, until the bypassed loaders of one's own are switched on."""
+    """Portrait and recording: the samples, unless the user enables the bypassed loaders."""
     picture = Node("LoadImage", {"image": PORTRAIT}, 250, title="Load Image: your portrait", bypassed=True)
     sound = Node("LoadAudio", {"audio": SPEECH}, 250, title="Load Audio: your voice", bypassed=True)
     inputs = {"image": picture["IMAGE"], "audio": sound["AUDIO"]}
@@ -73,7 +73,7 @@ def given() -> Part:
 
 
 def video_transformer(weight_dtype: str = "auto", lora: bool = False) -> Part:
-    """The model; with `lora`, through a LoRA's loader that is bypassed."""
+    """The model; with `lora`, behind a bypassed LoRA loader."""
     inputs = {"denoiser": AUTO, "weight_dtype": weight_dtype}
     loader = Node("Hallo3ModelLoader", inputs, 280, models=links("", *TRANSFORMER_FILES))
     columns = [[note(MODELS, 280 if lora else 600, "Models")], [loader]]
@@ -93,7 +93,7 @@ def prompt(loader: Node, text: str, title: str | None = None, height: int = 120)
 
 
 def said(text: str = PROMPT) -> Part:
-    """The prompt, ready for sampling."""
+    """Encodes the prompt for sampling."""
     loader = text_encoder()
     words = prompt(loader, text)
     stage = Stage("Text: what the scene shows", [[loader], [words]], SAID)
@@ -101,7 +101,7 @@ def said(text: str = PROMPT) -> Part:
 
 
 def heard(sound: Output) -> Part:
-    """The recording, ready for sampling; its wire runs above the loader."""
+    """Encodes the recording for sampling. Its link runs above the loader."""
     over = Dot(sound, at=SLOT)
     loader = Node("Hallo3Wav2VecLoader", {"wav2vec": AUTO}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES), at=SLOT + 14)
     features = Node("Hallo3AudioEncode", {"audio": over, "wav2vec": loader["wav2vec"]}, 320)
@@ -110,7 +110,7 @@ def heard(sound: Output) -> Part:
 
 
 def heard_apart(sound: Output) -> Part:
-    """The recording with its voice parted from the music: the voice is what the mouth follows."""
+    """Separates the voice from the music and encodes the voice, which the mouth follows."""
     inputs = {"audio": sound, "model": AUTO}
     parted = Node("Hallo3SeparateVocals", inputs, models=links("audio_separator", *VOCAL_FILES))
     loader = Node("Hallo3Wav2VecLoader", {"wav2vec": AUTO}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES))
@@ -122,7 +122,7 @@ def heard_apart(sound: Output) -> Part:
 
 
 def seen(picture: Output, weight_dtype: str = "auto") -> Part:
-    """The portrait, ready for sampling. Its wires run above the nodes, and the VAE's below all."""
+    """Prepares the portrait for sampling. Its links run above the nodes, the VAE's below all."""
     top = 36
     left, high = Dot(picture, at=top + SLOT), Dot(picture, at=16)
     over = Dot(high, at=16)
@@ -148,7 +148,7 @@ def seen(picture: Output, weight_dtype: str = "auto") -> Part:
 
 @dataclass(eq=False)
 class Scene:
-    """All that a video is made from: the left half of the workflows."""
+    """All inputs of a video: the left half of the workflows."""
 
     stages: list[Stage]
     gives: dict[str, Output | Dot]
@@ -158,7 +158,7 @@ class Scene:
 
     @property
     def conditions(self) -> dict[str, Output | Dot]:
-        """What a sampler is linked to."""
+        """The inputs of a sampler."""
         return {name: self[name] for name in ("model", "text", "vae", "audio", "face", "reference")}
 
 
@@ -167,7 +167,7 @@ def scene(*parts: Part) -> Scene:
 
 
 def lane(outputs: Iterable[Output | Dot], at: int) -> list[Dot]:
-    """Dots for links from these, one below the other."""
+    """Dots for links from these outputs, one below the other."""
     return [Dot(output, at=at + LANE * i) for i, output in enumerate(outputs)]
 
 

@@ -21,7 +21,7 @@ VIDEOS = (".mp4", ".mov", ".webm")
 
 
 def thumbnail(frames: Sequence[Image.Image]) -> Image.Image:
-    """800 x 500 pixels: one frame fills them, more are a large one and a column of small ones.
+    """Makes an 800 x 500 picture: a single frame fills it; more become a large one and a column of small ones.
 
     Raises:
         ValueError: no frame, or more than four.
@@ -40,7 +40,7 @@ def thumbnail(frames: Sequence[Image.Image]) -> Image.Image:
 
 
 def read_frames(paths: Sequence[Path]) -> list[Image.Image]:
-    """The pictures, or four of a video, evenly spread."""
+    """Reads the pictures, or four frames of a video, evenly spaced."""
     if len(paths) == 1 and paths[0].suffix.lower() in VIDEOS:
         from hallo3_core.film.writer import read_film
 
