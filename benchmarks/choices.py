@@ -1,9 +1,9 @@
-"""What a clip costs by each choice of speed for quality, in turn with the lossless way: evaluations, time, difference.
+"""The cost of a clip under each speed/quality setting, against the lossless one: model calls, time, difference.
 
     python benchmarks/choices.py [--sizes toy|cpu-medium|full] [--device cpu] [--dtype float32] [--runs 5]
 
-The weights are noise. What is skipped, what it saves and how far the latent moves are facts of these networks; how a
-film looks with the released weights cannot be told from them. The last line is JSON.
+The weights are random. Skipped calls, savings and the latent's change hold for these networks only; they do not show
+how a video looks with the released weights. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LOSSLESS, FEWER = "lossless", "50 steps of dpmpp-2m"
 
 @dataclass(frozen=True)
 class Choice:
-    """Settings, and what they are compared with (None: nothing, for the noise or the film is another)."""
+    """Settings, and the choice to compare with (None if the noise or the film differs, so there is none)."""
 
     settings: Settings
     against: str | None = None
@@ -49,7 +49,7 @@ class Choice:
 
 
 def choices() -> dict[str, Choice]:
-    """All that is measured, by name; the first is the lossless way."""
+    """All measured choices by name; the first is lossless."""
     plain, deterministic = Settings(), Settings(sampler=DPMPP_2M)
     found = {
         LOSSLESS: Choice(plain),
@@ -73,7 +73,7 @@ def choices() -> dict[str, Choice]:
 
 
 class Bench:
-    """A denoiser in its three forms, and clips sampled with it."""
+    """A denoiser in three forms, and the clips sampled with it."""
 
     def __init__(self, sizes: str, device: str, dtype: torch.dtype):
         self.sizes, self.device, self.dtype = SIZES[sizes], device, dtype
@@ -90,7 +90,7 @@ class Bench:
         self.samples += len(output)
 
     def clip(self, choice: Choice) -> tuple[torch.Tensor, float, float, int]:
-        """A clip's latent, the seconds and the processor's seconds that its steps took, and its evaluations."""
+        """Samples a clip; returns its latent, the wall and CPU seconds of its steps, and the number of model calls."""
         grid = self.sizes.denoiser.grid
         if choice.native:
             side = min(grid.rows, grid.columns)
@@ -125,13 +125,13 @@ class Bench:
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Root mean square, relative to the expected one's."""
+    """Root mean square of the difference, relative to that of `expected`."""
     return float((found - expected).norm() / expected.norm())
 
 
 @torch.inference_mode()
 def measure(sizes: str, device: str, dtype: torch.dtype, runs: int, wanted: dict[str, Choice]) -> dict:
-    """Every choice `runs` times, all in turn, after one round to warm up."""
+    """Measures every choice `runs` times, interleaved, after a warm-up round."""
     bench = Bench(sizes, device, dtype)
     seconds: dict[str, list[float]] = {name: [] for name in wanted}
     busy: dict[str, list[float]] = {name: [] for name in wanted}
@@ -143,7 +143,7 @@ def measure(sizes: str, device: str, dtype: torch.dtype, runs: int, wanted: dict
                 seconds[name].append(took)
                 busy[name].append(worked)
         sys.stderr.write(f"round {turn} of {runs}\n")
-    # On a CPU the processor's own seconds are compared: other programs' work does not touch them.
+    # On a CPU we compare CPU seconds, which other programs do not affect.
     counted = seconds if torch.device(device).type == "cuda" else busy
     best = {name: min(times) for name, times in counted.items()}
     result = {

@@ -3,10 +3,10 @@
     python benchmarks/clip.py [--preset cpu-medium] [--steps 2] [--device cpu] [--dtype float32] [--compile]
                               [--weights resident] [--in-turn]
 
-Each network is there for its phase alone, as on the command line; making its random weights is not counted. The last
-line is JSON. Peak memory is what the card's tensors took, or on Linux what of the process was resident, weights
-included. With `--device fake` it needs no card (`fake_device.py`): memory, operations and the host's waits are counted
-for sizes such as `full`, in a minute, and times are not known.
+Each network is loaded only for its phase, as on the command line; making its random weights is not timed. The last
+line is JSON. Peak memory is that of the GPU's tensors, or on Linux the process's resident memory, including weights.
+`--device fake` needs no GPU (`fake_device.py`): in a minute it counts memory, operations and the host's waits for sizes
+such as `full`, but no times.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def measure(
     weights: str = RESIDENT,
     compiled: bool = False,
 ) -> dict[str, dict]:
-    """Seconds and peak memory of every phase of a film's first clip."""
+    """Measures seconds and peak memory of every phase of a film's first clip."""
     phase, opened = Phases(device), ExitStack()
     start = "cpu" if weights == STREAMED else device
     attention = counted_attention() if device == FAKE else scaled_dot_product
@@ -117,7 +117,7 @@ def counted_attention() -> Attention:
 
 
 def computing(device: str) -> AbstractContextManager:
-    """The mode to compute in: on the fake device without values."""
+    """The context to compute in; on the fake device, one without values."""
     if device != FAKE:
         return torch.inference_mode()
     from benchmarks.fake_device import FakeDevice

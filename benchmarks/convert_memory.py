@@ -1,11 +1,11 @@
-"""Memory and time of inspecting and converting the release at its true size, on a file that takes no room: zeros.
+"""Memory and time of inspecting and converting the release at full size, on sparse files of zeros.
 
     python benchmarks/convert_memory.py FOLDER [--dtype fp8] [--format pt] [--layers 42] [--manifest FILE]
 
-Makes the core's and the VAE's file in FOLDER as sparse files (the real names, shapes and layout; tens of GB
-apparent), inspects and converts them, each in a process of its own, and writes one JSON object: seconds, and peak
-resident memory (mapped pages included) of the whole process and above the interpreter with everything imported. The
-output is not sparse: `--layers` makes it fit a smaller disk. Linux only (/proc, holes in files).
+Makes the transformer file and the VAE file in FOLDER as sparse files (real names, shapes and layout; tens of GB
+apparent size), inspects and converts them, each in its own process, and prints one JSON object: seconds, and peak
+resident memory (including mapped pages), in total and above the interpreter with everything imported. The output is
+not sparse: use `--layers` to make it fit a smaller disk. Linux only (/proc, sparse files).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def full_config(layers: int) -> TransformerConfig:
-    """The released sizes, but for the number of layers."""
+    """The released sizes, except for the number of layers."""
     return TransformerConfig(
         hidden=3072,
         heads=48,
@@ -72,7 +72,7 @@ def full_config(layers: int) -> TransformerConfig:
 
 
 def engine_shapes(config: TransformerConfig) -> Shapes:
-    """Names and shapes of the official engine's two transformers."""
+    """Names and shapes of the two transformers in the official file."""
     shapes: Shapes = {}
     for prefix, part in names.PREFIXES.items():
         conditions = part == names.DENOISER
@@ -85,7 +85,7 @@ def engine_shapes(config: TransformerConfig) -> Shapes:
 
 
 class NoDraw(Draw):
-    """Shapes in place of noise."""
+    """Draws empty tensors instead of noise: only shapes are needed."""
 
     def __init__(self):
         super().__init__(0)
@@ -95,7 +95,7 @@ class NoDraw(Draw):
 
 
 def manifest_shapes(path: Path) -> Shapes:
-    """The two transformers of a manifest: an object whose `tensors` tell name, shape and dtype."""
+    """Shapes of the two transformers from a manifest, an object whose `tensors` list name, shape and dtype."""
     tensors = json.loads(path.read_text())["tensors"]
     rows = tensors.items() if isinstance(tensors, dict) else ((row["name"], row) for row in tensors)
     shapes = {name: tuple(row["shape"] if isinstance(row, dict) else row[0]) for name, row in rows}
@@ -112,7 +112,7 @@ def vae_shapes() -> Shapes:
 
 
 def write_sparse(path: Path, shapes: Shapes, wrapper: str, kind: str, values: dict[str, Tensor]) -> None:
-    """Zeros under these names, bfloat16, but for the few tensors of `values`, without writing the zeros."""
+    """Writes a sparse file of bfloat16 zeros under these names, except for the few tensors in `values`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "safetensors":
         entries = [Entry(name, torch.bfloat16, shape) for name, shape in shapes.items()]
@@ -139,7 +139,7 @@ def write_sparse(path: Path, shapes: Shapes, wrapper: str, kind: str, values: di
 
 
 def make_release(folder: Path, kind: str, shapes: Shapes, config: TransformerConfig) -> tuple[Path, Path]:
-    """Engine and VAE file; the rotary tables are the real ones, since they tell the grid."""
+    """Writes transformer and VAE file. The rotary tables are real, because the grid is read from them."""
     engine, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
     sines = rotary_table(config.grid, config.grid, config.head).sin.repeat_interleave(2, dim=1).bfloat16()
     write_sparse(engine, shapes, "module", kind, {prefix + names.ROTARY: sines for prefix in names.PREFIXES})
@@ -163,7 +163,7 @@ json.dump(found | {{"above_interpreter_GB": round((peak() - before) / 1e9, 3)}},
 
 
 def measure(verb: str, *arguments: object) -> dict[str, float]:
-    """Call `hallo3_core.release.<verb>.<verb>` in its own process."""
+    """Runs `hallo3_core.release.<verb>.<verb>` in its own process."""
     command = [sys.executable, "-c", MEASURED.format(verb=verb), *map(str, arguments)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     if done.returncode:
@@ -172,7 +172,7 @@ def measure(verb: str, *arguments: object) -> dict[str, float]:
 
 
 def size_gb(paths: Iterable[Path], on_disk: bool = False) -> float:
-    """Of files: their length, or the room that they take."""
+    """Total size of files: apparent, or on disk."""
     sizes = (path.stat().st_blocks * 512 if on_disk else path.stat().st_size for path in paths)
     return round(sum(sizes) / 1e9, 3)
 

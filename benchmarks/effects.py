@@ -1,9 +1,9 @@
-"""What each condition of the toy release does to a film, by its effect, on people, voices and prompts it never saw.
+"""The measured effect of each condition of the toy release on a video, for unseen people, voices and prompts.
 
     python benchmarks/effects.py [--quick] [--processes 2] [--output benchmarks/results/effects-toy.json]
 
-Films that the output file holds already are not made again, so a run that was stopped goes on. The table is printed.
-Everything is of the toy and its drawn world, and says nothing about the released weights.
+Videos that are already in the output file are skipped, so an interrupted run resumes. The table is printed. The
+results are for the toy and its drawn world, and say nothing about the released weights.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def made(wanted: list[Job], release: Path, processes: int):
-    """The readings of each job's film, as they are ready."""
+    """Yields the measurements of each job's film as they become ready."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(release,)) as pool:
         waiting = [pool.submit(make, job, release) for job in wanted]
@@ -78,7 +78,7 @@ def _missing(wanted: list[Job], films: list[dict]) -> list[Job]:
 
 
 def _ordered(films: list[dict], wanted: list[Job]) -> list[dict]:
-    """By experiment and variant, as they are listed."""
+    """Sorts films by experiment and variant, in the order of the jobs."""
     places = {(job.experiment, job.variant): place for place, job in reversed(list(enumerate(wanted)))}
     return sorted(films, key=lambda film: (places.get((film["experiment"], film["variant"]), 0), film["person"]))
 

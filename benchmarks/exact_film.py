@@ -1,4 +1,4 @@
-"""A film's frames before they are rounded to bytes, in the order in which the program makes them."""
+"""A film's frames before rounding to uint8, computed as the program does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def film_clips(
     audio_tokens: Callable[[int], Tensor | None],
     noise: Callable[[int], ClipNoise],
 ) -> Iterator[Tensor]:
-    """The new frames of clip after clip, ``n 3 H W`` in 0..1, together `frames`; audio tokens and noise by clip."""
+    """Yields each clip's new frames, ``n 3 H W`` in 0..1, `frames` in total; audio tokens and noise are per clip."""
     motion, count = None, denoiser.config.reads.motion_frames
     for clip in range(clip_count(frames, count)):
         draws = noise(clip)

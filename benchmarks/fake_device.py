@@ -3,10 +3,10 @@
     with FakeDevice() as card:
         x = torch.empty(1, 17776, 3072, dtype=torch.bfloat16, device=card.device)
 
-What torch calls fake tensors runs the same code as on a GPU, at full size and in seconds, and refuses an operation on
-tensors of two devices. Memory is that of every tensor on the card from the operation that makes it until it is freed,
-in pieces of 512 bytes as torch's CUDA allocator gives it. What kernels take for themselves while they run, what the
-allocator cannot use between pieces, and CUDA's own memory are not in it; times are not known.
+torch's fake tensors run the same code as on a GPU, at full size and in seconds, and reject operations on tensors of two
+devices. Memory counts every tensor on the device from the operation that makes it until it is freed, rounded up to 512
+bytes as in torch's CUDA allocator. It excludes the kernels' workspace, fragmentation in the allocator, and CUDA's own
+memory; times are not known.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ aten = torch.ops.aten
 
 
 class FakeDevice(TorchDispatchMode):
-    """A context. `torch.fake` answers what `torch.cuda` does for its card, as far as the benchmarks ask.
+    """A context manager. `torch.fake` provides what the benchmarks use of `torch.cuda`.
 
-    held, peak: bytes now, and the most since `reset`. Since then, too: operations, two a multiplication; waits, how
-    often the host asked for a value or a tensor of the card (every value is 1, so that what is checked passes).
+    held, peak: current bytes, and the most since `reset`. Also since `reset`: operations, two per multiply-add; waits,
+    how often the host read a value or a tensor from the device (every value is 1, so that checks pass).
     """
 
     def __init__(self):
@@ -94,12 +94,12 @@ class FakeDevice(TorchDispatchMode):
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The denoiser's attention function as a card computes it, without a table of all scores."""
+    """The denoiser's attention function as computed on a GPU, without a score matrix."""
     return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)[0]
 
 
 def _answers(card: FakeDevice | None) -> SimpleNamespace:
-    """`torch.fake`. It says that it is not available, lest torch tries to put values on it."""
+    """The `torch.fake` module. It reports itself as unavailable, so that torch does not put values on it."""
     return SimpleNamespace(
         is_available=lambda: False,
         is_initialized=lambda: False,
@@ -114,7 +114,7 @@ def _answers(card: FakeDevice | None) -> SimpleNamespace:
 
 
 def _register() -> None:
-    """Make torch know the device; once in a process."""
+    """Registers the device with torch, once per process."""
     from torch.utils import backend_registration
 
     class Hook(torch._C._acc.PrivateUse1Hooks):
@@ -132,7 +132,7 @@ def _register() -> None:
 
 
 def _apply(self: nn.Module, change, recurse: bool = True) -> nn.Module:
-    """In place of torch's, which moves a module by exchanging its tensors' insides, and cannot with fake ones."""
+    """Replaces torch's method, which moves a module by swapping its tensors' data and fails for fake tensors."""
     for module in self.modules() if recurse else (self,):
         for name, parameter in module._parameters.items():
             if parameter is not None:

@@ -1,10 +1,10 @@
-"""What a GPU makes of this project, in one run of a few minutes: one JSON file to send back.
+"""Measures this project on a GPU in one run of a few minutes: one JSON file to send back.
 
     python benchmarks/gpu.py [--preset full] [--device cuda] [--budget 480] [--parts ...] [--output gpu.json]
 
-It needs torch, einops, safetensors and diffusers, and no weights: they are random. Parts run in the order of their
-value and the file is written anew after each, so a run that is cut tells what it has. A part that fails is recorded
-with its error, and the run goes on; one whose time at full size on an H100 no longer fits into the budget is skipped.
+Needs torch, einops, safetensors and diffusers, but no weights: they are random. Parts run in order of importance, and
+the file is rewritten after each, so an interrupted run keeps its results. A part that fails is recorded with its error,
+and the run continues. A part whose time at full size on an H100 no longer fits into the budget is skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hallo3_core.runtime.devices import automatic_dtype, choose_device
 
 
 class Part(NamedTuple):
-    """What is measured, and about how many seconds it takes at full size on an H100."""
+    """A measurement and its approximate seconds at full size on an H100."""
 
     work: Callable[[Bench], Any]
     seconds: float
@@ -58,7 +58,7 @@ PARTS = {
 
 
 class Messages(logging.Handler):
-    """Keeps what the project warns of, to be told with the part that it belongs to."""
+    """Collects the project's warnings, to report them with their part."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -73,7 +73,7 @@ class Messages(logging.Handler):
 
 
 def check(bench: Bench, names: list[str], budget: float, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """All parts of these names, in their order; `tell` is called with all that is known after each."""
+    """Runs the parts with these names in order; after each, calls `tell` with all results so far."""
     start, messages = time.perf_counter(), Messages()
     logging.getLogger("hallo3_core").addHandler(messages)
     result: dict[str, Any] = {"preset": bench.preset, "device": str(bench.device), "dtype": str(bench.dtype)[6:]}
@@ -96,7 +96,7 @@ def check(bench: Bench, names: list[str], budget: float, tell: Callable[[dict[st
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """At once or not at all: the file before stays whole until the new one is."""
+    """Writes atomically: the old file stays intact until the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_name(f".{path.name}.new")
     whole.write_text(json.dumps(result, indent=1) + "\n")

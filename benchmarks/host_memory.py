@@ -2,11 +2,11 @@
 
     COMFYUI_PATH=~/ComfyUI python benchmarks/host_memory.py [--release DIR] [--weight-dtype bf16] [--limit-gb 12]
 
-Needs a Python with ComfyUI's requirements and this pack's. Without `--release` the engine and the VAE are written at
-their true size as sparse files of zeros (30 GB apparent, little on disk): memory does not depend on values. Writes
-one JSON object: for each phase seconds and peak gigabytes, of the card where there is one, else of the process. A limit
-is told to ComfyUI as memory to leave free, and enforced by torch, so a phase that would need more fails. ComfyUI's
-dynamic VRAM is not switched on here: that is done by its server.
+Needs a Python with the requirements of ComfyUI and of this pack. Without `--release`, the transformers and the VAE are
+written at full size as sparse files of zeros (30 GB apparent, little on disk): memory does not depend on values. Prints
+one JSON object: seconds and peak gigabytes of each phase, of the GPU if there is one, else of the process. A limit is
+passed to ComfyUI as memory to leave free and enforced by torch, so a phase that needs more fails. ComfyUI's dynamic
+VRAM is off here, because only its server turns it on.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 PACK = "hallo3_pack"
-SECONDS = 1.0  # of sound: one clip
+SECONDS = 1.0  # of audio: one clip
 FRAMES_PER_CLIP = 49
 
 
 def start_host(limit_gb: float | None) -> torch.device:
-    """ComfyUI's modules in this process; the device that it computes on."""
+    """Imports ComfyUI's modules into this process; returns its compute device."""
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     from comfy.cli_args import args
 
@@ -49,7 +49,7 @@ def start_host(limit_gb: float | None) -> torch.device:
 
 
 def load_pack() -> None:
-    """The pack as the host imports it."""
+    """Imports the pack as the host does."""
     spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     sys.modules[PACK] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[PACK])
@@ -83,7 +83,7 @@ class Phases:
 
 
 def measure(release: Path, given: argparse.Namespace, phases: Phases) -> None:
-    """One clip of noise for a portrait, noise for a voice, and zeros for a sentence."""
+    """Makes one clip with noise as portrait, noise as voice, and zeros as prompt."""
     height, width = (int(side) for side in given.size.split("x"))
     audio = of_pack("hallo3_core.inputs.audio")
     recording = of_pack("hallo3_core.inputs.recording").Recording(

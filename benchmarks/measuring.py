@@ -1,4 +1,4 @@
-"""Seconds and memory: paths in turn, phases one after another."""
+"""Measures seconds and memory: paths interleaved, phases in sequence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-FAKE = "fake"  # the device of fake_device.py, which needs torch's private API: imported where it is used alone
+FAKE = "fake"  # the device of fake_device.py, which needs torch's private API: imported only where used
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -22,13 +22,13 @@ def is_cpu(device: torch.device | str) -> bool:
 
 
 def wait(device: torch.device | str) -> None:
-    """Until the device has done what it was asked."""
+    """Waits until the device has finished its queue."""
     if not is_cpu(device):
         torch.get_device_module(device).synchronize(device)
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device | str = "cpu") -> tuple[float, float]:
-    """By the clock, and of the process's threads: on a machine that others use too, the latter tells more."""
+    """Wall and CPU seconds; on a shared machine the latter is more reliable."""
     wait(device)
     start, used = time.perf_counter(), time.process_time()
     work()
@@ -37,8 +37,8 @@ def seconds_of(work: Callable[[], Any], device: torch.device | str = "cpu") -> t
 
 
 def in_turn(paths: dict[str, Callable[[], Any]], runs: int, device: torch.device | str = "cpu") -> dict[str, dict]:
-    """Run each path once to warm up, then all of them `runs` times, one after another: what disturbs the machine
-    disturbs all of them alike."""
+    """Runs each path once to warm up, then all of them `runs` times, interleaved, so that disturbances affect all
+    alike."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
     for work in paths.values():
         work()
@@ -49,7 +49,7 @@ def in_turn(paths: dict[str, Callable[[], Any]], runs: int, device: torch.device
 
 
 def summary(seconds: list[tuple[float, float]], device: torch.device | str) -> dict[str, Any]:
-    """All runs, the best, and the median; on a CPU its own seconds as well."""
+    """All runs, the best and the median; on a CPU also the CPU seconds."""
     clock, used = ([round(s, 4) for s in column] for column in zip(*seconds, strict=True))
     found = {"seconds": clock, "best": min(clock), "median": round(statistics.median(clock), 4)}
     if is_cpu(device):
@@ -58,14 +58,13 @@ def summary(seconds: list[tuple[float, float]], device: torch.device | str) -> d
 
 
 class Phases:
-    """Seconds and peak memory of the parts of a longer run, each by its name; on the fake device
-    its operations instead of seconds."""
+    """Seconds and peak memory of the phases of a run, by name; on the fake device operations instead of seconds."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device, self.found = torch.device(device), {}
 
     def __call__(self, name: str, work: Callable[[], Any]) -> Any:
-        """Run one phase; gives what it gives."""
+        """Runs one phase and returns its result."""
         results = []
         reset_peak(self.device)
         seconds, used = seconds_of(lambda: results.append(work()), self.device)
@@ -86,7 +85,7 @@ def reset_peak(device: torch.device | str) -> None:
 
 
 def peak_gb(device: torch.device | str) -> float | None:
-    """Since `reset_peak`: of a card what was allocated, of a CPU the process's resident memory (Linux alone)."""
+    """Peak since `reset_peak`: allocated memory of a GPU, or resident memory of the process on a CPU (Linux only)."""
     if not is_cpu(device):
         return round(torch.get_device_module(device).max_memory_allocated(device) / 1e9, 3)
     if not CLEAR.exists():
@@ -96,7 +95,7 @@ def peak_gb(device: torch.device | str) -> float | None:
 
 
 def machine(device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
-    """What a figure was measured on, in general terms."""
+    """Describes the machine of a measurement in general terms."""
     device = torch.device(device)
     name = processor() if is_cpu(device) else torch.get_device_module(device).get_device_name(device)
     return {"device": name, "threads": torch.get_num_threads(), "dtype": str(dtype)[6:], "torch": torch.__version__}
@@ -109,7 +108,7 @@ def processor() -> str:
 
 
 def report(result: dict[str, Any], path: Path | None = None) -> None:
-    """The result as one line of JSON, the last one; and as a file, to be read."""
+    """Prints the result as the last line, in JSON, and writes it to a readable file if there is a path."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")

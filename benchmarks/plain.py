@@ -1,8 +1,8 @@
-"""One evaluation of the denoiser as the original does it: everything computed at every step, from the same weights.
+"""One model call of the denoiser as in the original: everything is recomputed at every step, from the same weights.
 
-Sections 4.2 to 4.4 of the algorithm in one reading order. The portrait's tokens are queries too, and their rows are
-dropped; both projectors, the timestep's embedding, every layer's modulation, and the keys and values of portrait, face
-and sound are computed again at each call; the four face tokens are repeated for each frame.
+Follows sections 4.2 to 4.4 of the algorithm from top to bottom. The portrait's tokens are queries too, and their rows
+are dropped. Both projectors, the timestep embedding, every layer's modulation, and the keys and values of portrait,
+face and audio are recomputed at each call. The four face tokens are repeated for each frame.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hallo3_core.model.positions import Layout, Rotary
 
 
 def velocity(networks: Networks, given: Inputs, latent: Tensor, timestep: float, layout: Layout) -> Tensor:
-    """``b 16 t h w``; inputs of a batch of 1 serve every sample."""
+    """Predicts the velocity ``b 16 t h w``; inputs with a batch of 1 are shared by all samples."""
     denoiser, batch, dtype = networks.denoiser, latent.shape[0], latent.dtype
     audio = networks.audio(given.audio.expand(batch, -1, -1, -1, -1))
     face = networks.face(given.face.expand(batch, -1))
@@ -57,7 +57,7 @@ def rotated(x: Tensor, rotary: Rotary) -> Tensor:
 
 
 def self_attention(block: Block, video: Tensor, text: Tensor, features: Tensor, modulation: Tensor, layout: Layout):
-    """Text, video and portrait are joined, and all of them are queries, keys and values."""
+    """Concatenates text, video and portrait; all of them are queries, keys and values."""
     video_shift, video_scale, video_gate = modulation[:, :3].unbind(1)
     text_shift, text_scale, text_gate = modulation[:, 6:9].unbind(1)
     m, n = text.shape[1], video.shape[1]
@@ -79,7 +79,8 @@ def self_attention(block: Block, video: Tensor, text: Tensor, features: Tensor, 
 
 
 def cross_attention(block: Block, norm, attention, video: Tensor, tokens: Tensor, layout: Layout) -> Tensor:
-    """Each frame's video tokens over its own few tokens ``(b t) n c``; all frames stand where the first one does."""
+    """Each frame's video tokens attend to its own few tokens ``(b t) n c``; all frames use the first one's
+    positions."""
     frames = rearrange(norm(video), "b (t n) d -> (b t) n d", t=layout.grid.frames)
     rotary = layout.rotary.first_frame(layout.grid)
     q = rearrange(attention.query(frames), "b n (h d) -> b h n d", h=block.heads)
@@ -105,7 +106,7 @@ def feed_forward(block: Block, video: Tensor, text: Tensor, modulation: Tensor) 
 
 
 def head(denoiser: Denoiser, video: Tensor, text: Tensor, embedding: Tensor, layout: Layout) -> Tensor:
-    """Both streams are normed, the text is dropped, and tokens become 2x2 latent pixels."""
+    """Normalises both streams, drops the text, and maps tokens to 2x2 latent pixels."""
     m, grid, patch = text.shape[1], layout.grid, denoiser.config.patch
     shift, scale = denoiser.head_modulation(embedding).unflatten(-1, (2, -1))[:, :, None].unbind(1)
     video = denoiser.final_norm(torch.cat((text, video), dim=1))[:, m:]

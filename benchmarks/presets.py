@@ -1,4 +1,4 @@
-"""Sizes to measure at, and networks and inputs of these sizes made of seeded noise, straight on a device."""
+"""Benchmark sizes, and networks and inputs of these sizes from seeded noise, made directly on a device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.vae.autoencoder import VaeConfig, VideoVae, load_vae
 from hallo3_core.weights.fp8 import FLOAT8, SCALE, is_rounded, quantise
 
-WINDOW = (5, 12, 768)  # wav2vec frames of a window, layers, width
+WINDOW = (5, 12, 768)  # wav2vec frames per window, layers, width
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Networks:
-    """What a step of the original runs through."""
+    """The networks that the original runs at every step."""
 
     denoiser: Denoiser
     audio: AudioProjector
@@ -83,8 +83,8 @@ class Networks:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a clip is made of before anything is computed: latent and concat ``1 16 t h w``, text ``1 m w``, audio
-    windows ``1 f 5 l d``, face embedding ``1 512``, reference bank a layer each ``1 n D``."""
+    """The raw inputs of a clip: latent and concat ``1 16 t h w``, text ``1 m w``, audio windows ``1 f 5 l d``, face
+    embedding ``1 512``, reference bank ``1 n D`` for each layer."""
 
     latent: Tensor
     concat: Tensor
@@ -102,8 +102,8 @@ def build_networks(
     in_fp8: bool = False,
     attention: Attention = scaled_dot_product,
 ) -> Networks:
-    """Random weights; with `in_fp8` the blocks' matrices are float8 with a scale, as `convert --dtype fp8` has
-    them."""
+    """Makes networks with random weights. With `in_fp8` the blocks' matrices are float8 with a scale, as written by
+    `convert --dtype fp8`."""
     denoiser = build_denoiser(preset, device, dtype, in_fp8=in_fp8, attention=attention)
     return Networks(denoiser, *build_projectors(preset, device, dtype))
 
@@ -116,7 +116,7 @@ def build_denoiser(
     in_fp8: bool = False,
     attention: Attention = scaled_dot_product,
 ) -> Denoiser:
-    """As `build_networks`."""
+    """Makes a denoiser; see `build_networks`."""
     denoiser = Denoiser(preset.denoiser, attention=attention, device="meta", dtype=dtype)
     if in_fp8:
         for name in [name for name, _ in denoiser.named_parameters() if is_rounded(name)]:
@@ -125,7 +125,7 @@ def build_denoiser(
 
 
 def twin(denoiser: Denoiser) -> Denoiser:
-    """Another denoiser of the same weights, which both share: what is done to its layers leaves the first as it is."""
+    """A second denoiser that shares the weights; changing its layers leaves the first unchanged."""
     other = Denoiser(denoiser.config, attention=denoiser.blocks[0].attention, device="meta")
     other.load_state_dict(denoiser.state_dict(), assign=True)
     return other.requires_grad_(False).eval()
@@ -169,12 +169,13 @@ def build_vae(preset: Preset, device: torch.device | str, dtype: torch.dtype) ->
 
 
 def seeded(device: torch.device | str, seed: int) -> torch.Generator | None:
-    """A generator on the device; none on a card that is not there, where nothing has values."""
+    """A generator on the device; None on the fake device, where tensors have no values."""
     return None if torch.device(device).type == FAKE else torch.Generator(device).manual_seed(seed)
 
 
 def draw_weights(module: nn.Module, device: torch.device | str, seed: int = 0) -> nn.Module:
-    """Noise that keeps a signal's size, norms near one; made on the device, a tensor at a time, in its own dtype."""
+    """Fills weights with noise that preserves a signal's magnitude, norms near one; on the device, one tensor at a
+    time."""
     generator = seeded(device, seed)
     module.to_empty(device=device)
     for name, parameter in module.named_parameters():
@@ -198,7 +199,7 @@ def draw_weights(module: nn.Module, device: torch.device | str, seed: int = 0) -
 def draw_inputs(
     preset: Preset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 1
 ) -> Inputs:
-    """Unit normal inputs of one clip at the trained grid."""
+    """Unit normal inputs of one clip for the trained grid."""
     generator = seeded(device, seed)
     config, grid = preset.denoiser, preset.denoiser.grid
 
@@ -217,7 +218,7 @@ def draw_inputs(
 
 
 def tell(networks: Networks, evaluations: list[Inputs]) -> Conditions:
-    """What a batch of evaluations is told: text and sound of each, portrait and face of the first for all."""
+    """The conditions of a batch of model calls: text and audio of each, portrait and face of the first for all."""
     denoiser, first = networks.denoiser, evaluations[0]
     return Conditions(
         text=denoiser.embed_text(torch.cat([given.text for given in evaluations])),

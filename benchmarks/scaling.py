@@ -1,9 +1,9 @@
-"""How time and memory grow: with the film's length, with the picture's size, and with the number of steps.
+"""How time and memory grow with the video's length, the picture's size and the number of steps.
 
     python benchmarks/scaling.py [--preset smallest] [--lengths 1 2 4 8] [--grids 2x3 4x6 6x9] [--steps 1 2 4]
 
-Random weights on the CPU. A film's clips are made one after another and let go, as the film writer takes them, so
-memory should not grow with length, and time should grow like it. The last line is JSON.
+Random weights on the CPU. Clips are made one by one and freed, as the video writer takes them, so memory should not
+grow with length, and time should grow linearly. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def measure(sizes: Preset, lengths: list[int], grids: list[Grid], steps: list[in
     """By length (one step), by grid (one clip of one step), by steps (one clip)."""
     films = {grid: Film(replace(sizes, denoiser=replace(sizes.denoiser, grid=grid))) for grid in grids}
     film = films[grids[0]]
-    film.make(1, 1)  # warm
+    film.make(1, 1)  # warm-up
     found: dict[str, dict] = {}
     for name, runs in {
         "clips": [(clips, film, clips, 1) for clips in lengths],

@@ -1,9 +1,9 @@
-"""How soon a film's sampling begins: the first film of a batch, and the second, with networks kept and not kept.
+"""Time until sampling starts, for the first and second video of a batch, with and without keeping networks loaded.
 
     python benchmarks/second_film.py MODELS [--device cpu] [--runs 5] [--output FILE]
 
-Counted from the call to the first clip's first step: reading inputs, loading networks, encoding. Seconds by the clock,
-and the processor's, which other programs' work does not touch. The last line is JSON.
+Measured from the call to the first clip's first step: reading inputs, loading networks, encoding. Reports wall seconds,
+and CPU seconds, which other programs do not affect. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Begun(Exception):
-    """Sampling begins: all that was to be measured."""
+    """Raised when sampling starts, which ends the measurement."""
 
 
 class Start(Progress):
@@ -40,7 +40,7 @@ class Start(Progress):
 
 
 def seconds_to_sampling(networks: Networks, folder: Path) -> tuple[float, float]:
-    """Begin a film of the demo's portrait and speech; the seconds, and the processor's, until its steps would begin."""
+    """Starts a film of the demo's portrait and speech; returns the wall and CPU seconds until its first step."""
     start, busy = time.perf_counter(), time.process_time()
     inputs = (ROOT / "assets" / "portrait.jpg", ROOT / "assets" / "speech.flac", "A person talks.")
     output = folder / "film.mp4"
@@ -50,11 +50,11 @@ def seconds_to_sampling(networks: Networks, folder: Path) -> tuple[float, float]
 
 
 def measure(models: Path, device: str, dtype: torch.dtype, runs: int) -> dict:
-    """Pairs of films, `runs` times, kept and not kept in turn."""
+    """Measures pairs of films `runs` times, alternating between networks kept and not kept."""
     options = Options(Settings(steps=1), device=device, dtype=dtype)
     found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        seconds_to_sampling(Networks(Release(models), options), Path(folder))  # imports, and the files into memory
+        seconds_to_sampling(Networks(Release(models), options), Path(folder))  # warms up imports and the file cache
         for _ in range(runs):
             for kept in (False, True):
                 networks = Networks(Release(models), options, keep=kept)

@@ -1,10 +1,10 @@
-"""What could stand for x0 in skipped steps, and when to skip: tried on an ideal denoiser and on the toy of noise.
+"""Alternatives for x0 in skipped steps and for when to skip, tested on an ideal denoiser and on the untrained toy.
 
     python benchmarks/skipping.py [--seeds 20] [--output FILE]
 
 The ideal denoiser is exact: x0 of a mixture of Gaussians in closed form, with the released guidance towards some of
-them. A film is one sample of it. Differences are those of `choices.py`: root mean square, relative, from the same film
-with every step computed, and from that of 500 steps; no step is timed. The last line is JSON.
+them. A "film" is one sample of it. Differences are relative root mean squares, as in `choices.py`, from the same film
+with every step computed and from that of 500 steps. Nothing is timed. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from hallo3_core.sampling.sampler import DPMPP_2M, SDE_DPMPP_2M, PredictClean, c
 from hallo3_core.sampling.schedule import make_schedule
 from hallo3_core.sampling.step_cache import IN_A_ROW, StepCache
 
-GAUSSIANS, MEANT, SIZE = 64, 8, 512  # of which the conditions mean `MEANT`
-WIDTHS = (0.1, 0.3, 0.5)  # of a Gaussian, where their middles are drawn with 1
+GAUSSIANS, MEANT, SIZE = 64, 8, 512  # the conditions select `MEANT` of them
+WIDTHS = (0.1, 0.3, 0.5)  # of a Gaussian; their means are drawn with deviation 1
 STEPS, FINE, THRESHOLD = 50, 500, 0.05
 THRESHOLDS, TOY_THRESHOLDS = (0.02, 0.05, 0.1, 0.2), (0.1, 0.2)
 
-Way = Callable[..., PredictClean]  # called as StepCache is
+Way = Callable[..., PredictClean]  # same signature as StepCache
 Run = tuple[Settings, Way | None]  # None: every step is computed
 
 
 class Film(NamedTuple):
     latent: Tensor
-    steps: int  # that were computed
+    steps: int  # computed steps
     evaluations: int
 
 
 class Mixture:
-    """Gaussians of one `width` around drawn middles, in `SIZE` dimensions; what is drawn first is the film's noise."""
+    """Gaussians of one `width` around random means, in `SIZE` dimensions; the first draw is the film's noise."""
 
     def __init__(self, seed: int, width: float):
         draw = torch.Generator().manual_seed(seed)
@@ -60,14 +60,15 @@ class Mixture:
         self.seed, self.width = seed, width
 
     def clean(self, x: Tensor, a: float, count: int = GAUSSIANS) -> Tensor:
-        """x0 expected of the state `x` ``d`` at `a`, where one of the first `count` Gaussians is meant; exact."""
+        """The exact expected x0 for the state `x` ``d`` at `a`, given that it is from one of the first `count`
+        Gaussians."""
         middles, spread = self.middles[:count], (a * self.width) ** 2 + 1 - a * a
         likely = (-(x - a * middles).square().sum(1) / (2 * spread)).softmax(0)
         middle = likely @ middles
         return middle + a * self.width**2 / spread * (x - a * middle)
 
     def film(self, settings: Settings, way: Way | None = None) -> Film:
-        """A sample ``d`` for a run's settings."""
+        """Draws a sample ``d`` with a run's settings."""
         schedule, evaluated = make_schedule(settings.steps), []
         weights = partial(settings.guidance.weights, steps=len(schedule))
 
@@ -86,11 +87,11 @@ class Mixture:
 
 
 class Tried:
-    """Another way than StepCache, called as it is.
+    """An alternative to StepCache with the same signature.
 
-    carried: what skipped steps get, "line", "x0" of the last computed step or its "difference" of output and input, as
-    EasyCache. by: whose movement is bounded, that of the "line", or of the "state" times what x0 has moved for it, as
-    EasyCache. in_a_row: the most steps between two computed ones.
+    carried: what skipped steps use: extrapolation along a "line", the last computed "x0", or its "difference" of output
+    and input, as in EasyCache. by: which change is bounded: that along the "line", or that of the "state" times x0's
+    change relative to it, as in EasyCache. in_a_row: the most skipped steps between two computed ones.
     """
 
     def __init__(self, predict_clean, schedule, threshold, rule, carried="line", by="line", in_a_row=IN_A_ROW):
@@ -120,7 +121,8 @@ class Tried:
         return share * difference(clean_before, clean) < self._threshold
 
     def _share(self, step: int) -> float:
-        """Of the way between the last two computed steps, how much there is from the last one to `step`."""
+        """Distance from the last computed step to `step`, relative to that between the last two computed ones, in log
+        SNR."""
         (before, *_), (start, *_) = self._seen
         return (self._levels[step] - self._levels[start]) / (self._levels[start] - self._levels[before])
 
@@ -136,7 +138,7 @@ class Tried:
 
 
 ALL = "all computed"
-ANY = FINE  # steps in a row
+ANY = FINE  # skipped steps in a row
 WAYS: dict[str, Way] = {
     "built": StepCache,
     "x0 of the last computed step": partial(Tried, carried="x0"),
@@ -152,8 +154,8 @@ WAYS: dict[str, Way] = {
 
 
 def compare(mixtures: list[Mixture], settings: Settings, runs: dict[str, Run]) -> dict[str, dict]:
-    """Each run on all mixtures: differences from `settings` with every step computed, and without noise also from
-    the film of many steps (with it, another number of steps is another film)."""
+    """Runs each on all mixtures: differences from `settings` with every step computed, and for samplers without noise
+    also from the film of many steps (with noise, a different number of steps gives a different film)."""
     expected = {"": [mixture.film(settings).latent for mixture in mixtures]}
     if settings.sampler != SDE_DPMPP_2M:
         fine = replace(settings, steps=FINE)
@@ -172,14 +174,14 @@ def compare(mixtures: list[Mixture], settings: Settings, runs: dict[str, Run]) -
 
 
 def with_fewer(mixtures: list[Mixture], settings: Settings, runs: dict[str, Run]) -> dict[str, dict]:
-    """`compare`, and all steps computed of as many as the first run computed."""
+    """`compare`, plus a shorter schedule with as many steps as the first run computed, none of them skipped."""
     found = compare(mixtures, settings, runs)
     steps = round(next(iter(found.values()))["steps"])
     return found | compare(mixtures, settings, {f"{steps} steps, {ALL}": (replace(settings, steps=steps), None)})
 
 
 def toy(settings: Settings) -> dict[str, dict]:
-    """Each way on the toy of noise of `choices.py`."""
+    """Each alternative on the untrained toy of `choices.py`."""
     bench, found = Bench("toy", "cpu", torch.float32), {}
     full, *_ = bench.clip(Choice(replace(settings, cache=0)))
     for name, way in WAYS.items():
@@ -191,7 +193,7 @@ def toy(settings: Settings) -> dict[str, dict]:
 
 @torch.inference_mode()
 def measure(seeds: int) -> dict:
-    """All that is tried, at fixed thresholds, and the presets' runs at several."""
+    """Measures all alternatives at fixed thresholds, and the presets' runs at several."""
     mixtures = [Mixture(seed, width) for width in WIDTHS for seed in range(seeds)]
     result = {"gaussians": GAUSSIANS, "meant": MEANT, "size": SIZE, "widths": WIDTHS, "seeds": seeds}
     for sampler, compared in ((DPMPP_2M, with_fewer), (SDE_DPMPP_2M, compare)):

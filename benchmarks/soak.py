@@ -2,9 +2,9 @@
 
     python benchmarks/soak.py [--clips 200] [--json FILE]
 
-One film of so many clips, kept clips and all, at the smallest size; in each clip the process's resident memory, its
-open file handles and the tensors that Python knows are read. Reported: each after the tenth clip and at the end, and
-the largest between.
+Makes one video of this many clips, with kept clips, at the smallest size. Each clip records the process's resident
+memory, its open file handles and the live tensors that Python knows. The report has each value after the tenth clip and
+at the end, and the maximum between.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.release.layout import Release
 from hallo3_core.toy.noise_release import write_tiny_release
 
-WARM = 10  # clips after which memory has to stay
+WARM = 10  # clips after which memory must not grow
 PORTRAIT = Path(__file__).parents[1] / "assets" / "portrait.jpg"
 RATE = 16_000
 
 
 class Watch(Progress):
-    """Reads memory and handles when a clip's first step is done: the clip before is finished and let go by then."""
+    """Records memory and handles after a clip's first step, when the previous clip is finished and freed."""
 
     def __init__(self):
         self.process, self.readings = psutil.Process(), []
@@ -42,15 +42,13 @@ class Watch(Progress):
             gc.collect()
             handles = self.process.num_handles() if sys.platform == "win32" else self.process.num_fds()
             found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
-            tensors = len(
-                {each.untyped_storage().data_ptr() for each in found}
-            )  # views are the writer's, and come and go
+            tensors = len({each.untyped_storage().data_ptr() for each in found})  # the writer's views come and go
             del found
             self.readings.append((self.process.memory_info().rss, handles, tensors))
 
 
 def soak(clips: int, folder: Path) -> list[tuple[int, int, int]]:
-    """Resident bytes, open handles and live tensors, clip after clip."""
+    """Resident bytes, open handles and live tensors after each clip."""
     release = Release(write_tiny_release(folder / "tiny"))
     sound = folder / "sound.wav"
     write_sound(sound, clips)
@@ -61,7 +59,7 @@ def soak(clips: int, folder: Path) -> list[tuple[int, int, int]]:
 
 
 def write_sound(path: Path, clips: int) -> None:
-    """As long as so many clips."""
+    """Writes audio as long as this many clips."""
     import wave
 
     samples = clips * NEW_FRAMES_PER_CLIP * RATE // FPS
@@ -74,7 +72,7 @@ def write_sound(path: Path, clips: int) -> None:
 
 
 def summary(readings: list[tuple[int, int, int]]) -> dict:
-    """Figures of a soak; growth is from the tenth clip to the largest reading behind it."""
+    """Summary of a soak; growth is from the tenth clip to the largest later reading."""
     warm = readings[min(WARM, len(readings)) - 1 :]
     memory, handles, tensors = ([reading[which] for reading in warm] for which in range(3))
     return {
@@ -87,7 +85,7 @@ def summary(readings: list[tuple[int, int, int]]) -> dict:
         "handles at the end": handles[-1],
         "most handles": max(handles),
         "fewest tensors in the ten clips behind it": min(tensors[:10]),
-        "fewest tensors in the last ten": min(tensors[-10:]),  # fewest: others are on their way to the file
+        "fewest tensors in the last ten": min(tensors[-10:]),  # fewest: the others are being written to the file
     }
 
 

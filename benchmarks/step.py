@@ -1,10 +1,10 @@
-"""One evaluation of the denoiser: as the original does it (`plain.py`), and as this project does, in turn.
+"""One model call of the denoiser: as in the original (`plain.py`) and as in this project, interleaved.
 
     python benchmarks/step.py [--preset cpu-medium] [--runs 5] [--device cpu] [--dtype float32] [--compile]
 
-Both have the same random weights and inputs, and are first shown to be equal. The last line is JSON: of each path all
-seconds, the best and the median. `projectors` is the part of `plain` that runs the audio and face projectors, so that
-what the blocks alone gain can be read too.
+Both use the same random weights and inputs, and are first checked for equality. The last line is JSON: all seconds of
+each path, the best and the median. `projectors` is the part of `plain` that runs the audio and face projectors, so
+the speed-up of the blocks alone can be read too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell, twin
 from hallo3_core.runtime.compiling import compile_blocks
 
 TIMESTEP = 500.0
-LARGEST_DIFFERENCE = {torch.float32: 2e-5, torch.bfloat16: 0.1, torch.float16: 0.02}  # of results of about unit size
+# for results of about unit magnitude
+LARGEST_DIFFERENCE = {torch.float32: 2e-5, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 def measure(preset: str, runs: int, device: str, dtype: torch.dtype, compiled: bool) -> dict:
@@ -51,7 +52,7 @@ def measure(preset: str, runs: int, device: str, dtype: torch.dtype, compiled: b
 
 
 def ratios(found: dict[str, dict]) -> dict[str, float]:
-    """How many times quicker, by each measure; and without the projectors, which `plain` runs at every step."""
+    """Speed-ups by each measure, also without the projectors, which `plain` runs at every step."""
     kinds = [kind for kind in ("best", "median", "cpu_best", "cpu_median") if kind in found["plain"]]
     plain, fast, projectors = ({kind: found[path][kind] for kind in kinds} for path in ("plain", "fast", "projectors"))
     whole = {kind: round(plain[kind] / fast[kind], 3) for kind in kinds}

@@ -1,11 +1,11 @@
-"""Seconds a step of training and its memory, with and without each switch of the section memory, in pairs.
+"""Seconds and memory of a training step, with and without each switch of the section memory, in pairs.
 
     python -m benchmarks.train_step toy --steps 10
     python -m benchmarks.train_step cpu-medium --steps 3
 
-A run with a switch and one without take turns, so that what else the machine does meets both. Films, text, sound and
-faces are noise, the VAE too: the time is that of real ones. On a CPU seconds are the process's own, and memory is of
-the tensors that a step makes, at its peak; on a GPU it is the allocator's peak, weights included.
+Runs with and without a switch alternate, so that other load affects both alike. Films, text, audio, faces and the VAE
+are noise; the time is that of real ones. On a CPU, seconds are CPU time and memory is the peak of the tensors that a
+step makes; on a GPU, memory is the allocator's peak, including weights.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Bench:
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes of tensors, made meanwhile, that lived at one time."""
+    """Peak bytes of simultaneously live tensors among those made inside this context."""
 
     def __init__(self):
         super().__init__()
@@ -128,7 +128,7 @@ class Peak(TorchDispatchMode):
 
 
 def peak_of(run: TrainingRun, device: str) -> int:
-    """Bytes at the peak of a step: the allocator's, or on a CPU of the tensors that the step makes."""
+    """Peak bytes of a step: the allocator's, or on a CPU those of the tensors that the step makes."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         one(run, device)
@@ -139,7 +139,7 @@ def peak_of(run: TrainingRun, device: str) -> int:
 
 
 def one(run: TrainingRun, device: str) -> float:
-    """Seconds of the next step; on a CPU the process's own, which tell more where others compute too."""
+    """Seconds of the next step; on a CPU the CPU seconds, which are more reliable on a shared machine."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     run.step += 1
     begun = clock()
@@ -150,10 +150,10 @@ def one(run: TrainingRun, device: str) -> float:
 
 
 def compare(bench: Bench, name: str, steps: int, device: str) -> dict[str, object]:
-    """The switch beside none, step by step."""
+    """Compares the switch with none, step by step."""
     runs = {"without": bench.run(Memory()), "with": bench.run(SWITCHES[name])}
     for run in runs.values():
-        one(run, device)  # to warm up
+        one(run, device)  # warm-up
     memory = {which: peak_of(run, device) for which, run in runs.items()}
     seconds: dict[str, list[float]] = {which: [] for which in runs}
     for _ in range(steps):

@@ -17,6 +17,14 @@ settings.load_profile("project")
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Captured output may hold names that are not UTF-8, which xdist cannot send to its main process."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture(scope="session")
 def tiny_release(tmp_path_factory) -> Path:
     from hallo3_core.toy.noise_release import write_tiny_release

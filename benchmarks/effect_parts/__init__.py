@@ -1,1 +1,1 @@
-"""What each condition of the toy release does to a film, on people, voices and prompts that it never saw."""
+"""The effect of each condition of the toy release on a film, for unseen people, voices and prompts."""

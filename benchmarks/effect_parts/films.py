@@ -1,4 +1,4 @@
-"""Films made with the toy release, by the same stages as the program's: one loaded set of networks, many films."""
+"""Films made with the toy release in the program's stages, with networks that are loaded once for many films."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from hallo3_core.vae.autoencoder import PIXELS
 from hallo3_core.vae.latents import decode_whole
 from hallo3_core.weights import names
 
-FRAMES = NEW_FRAMES_PER_CLIP  # of a film: one clip
+FRAMES = NEW_FRAMES_PER_CLIP  # per film: one clip
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a film is asked for: whose portrait, whose voice, which prompt. Numbers count held-out seeds."""
+    """What a film shows: whose portrait, whose voice, which prompt. Numbers index held-out seeds."""
 
     person: int
     voice: int | None = None  # None: the person's own
@@ -42,9 +42,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is different from the program's own way, beside its settings."""
+    """What differs from the program's normal run, besides its settings."""
 
-    null_reference: bool = False  # the bank of the trained null in place of the portrait's
+    null_reference: bool = False  # the bank of the trained null instead of the portrait's
     null_face: bool = False  # a face embedding of zeros
     fp8: str | None = None
     dtype: torch.dtype = torch.float32
@@ -62,7 +62,7 @@ def voice_of(subject: Subject) -> int:
 
 
 def recording(subject: Subject) -> Recording:
-    """What is heard; silence is the faint noise that every recording of the world has."""
+    """The film's audio; silence is the faint noise of every recording in the drawn world."""
     samples = torch.from_numpy(truth(voice_of(subject), subject.frames).speech.samples)
     if subject.silence:
         samples = 8e-4 * torch.randn(len(samples), generator=torch.Generator().manual_seed(subject.person))
@@ -81,12 +81,12 @@ class Studio:
         options = Options(settings=changes.settings, device=self._device, dtype=changes.dtype, fp8=changes.fp8)
         if key not in self._networks:
             self._networks[key] = Networks(self._release, options, keep=True)
-        self._networks[key].options = options  # settings alone differ, which no network is loaded by
+        self._networks[key].options = options  # only the settings differ, and loading does not depend on them
         return self._networks[key]
 
     @torch.inference_mode()
     def film(self, subject: Subject, changes: Changes | None = None, seed: int | None = None) -> Tensor:
-        """Frames ``n h w 3``, bytes. The seed of the noise is the person's number unless it is given."""
+        """Makes a film's frames ``n h w 3``, uint8. The noise seed defaults to the person's number."""
         changes = changes or Changes()
         networks, film = self.networks(changes), truth(subject.person, subject.frames)
         picture = torch.from_numpy(film.frames[0]).permute(2, 0, 1)[None].float() / 255

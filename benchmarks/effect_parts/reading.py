@@ -1,4 +1,4 @@
-"""What is read off a film: by the world's instruments, and by the release's face networks who it is."""
+"""Measurements of a film: by the drawn world's instruments, and identity by the release's face networks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hallo3_core.toy.world.instruments import measure, sync
 
 from .films import Subject, truth, voice_of
 
-CROWD = 100  # people among whom the film's must be the nearest
-LAGS = range(-3, 4)  # frames by which the mouth may be late, in the curve that is reported
-SEEN = (0.4, 0.7, 1.0)  # of a film, the frames that are asked who it is
+CROWD = 100  # people among whom the film's person must be the nearest
+LAGS = range(-3, 4)  # delays of the mouth in the reported curve, frames
+SEEN = (0.4, 0.7, 1.0)  # positions in the film of the frames used for identity
 
 
 def read_film(frames: Tensor, subject: Subject, release: Path) -> dict[str, float | bool | list[float]]:
-    """Readings of a film ``n h w 3``, bytes. One in which the instruments find no face says so and nothing else."""
+    """Measures a film ``n h w 3``, uint8. If the instruments find no face, only `readable` is returned, as False."""
     film = truth(subject.person, subject.frames)
     try:
         found, true = measure(frames, "film"), measure(film.frames, "true film")
@@ -53,14 +53,14 @@ def read_film(frames: Tensor, subject: Subject, release: Path) -> dict[str, floa
 
 
 def late(mouth: np.ndarray, true: np.ndarray, by: int, reach: int = 3) -> float:
-    """Correlation of the mouth with the track `by` frames before it."""
+    """Correlation of the mouth with the true track, on the assumption that it is `by` frames late."""
     inner = len(true) - 2 * reach
     found = np.corrcoef(mouth[reach + by : reach + by + inner], true[reach : reach + inner])[0, 1]
     return float(np.nan_to_num(found))
 
 
 def likeness(frames: Tensor, person: int, release: Path) -> dict[str, float | bool]:
-    """Mean likeness (cosine) with the portrait, and whether the nearest of `CROWD` people is the portrait's."""
+    """Mean cosine similarity to the portrait, and whether the portrait's person is the nearest of `CROWD`."""
     embeddings = []
     for share in SEEN:
         face = embedding(frames[round(share * (len(frames) - 1))], release)
@@ -74,7 +74,7 @@ def likeness(frames: Tensor, person: int, release: Path) -> dict[str, float | bo
 
 
 def embedding(frame: Tensor, release: Path) -> Tensor | None:
-    """Of unit length; None where no face is found."""
+    """The face embedding of unit length; None if no face is found."""
     try:
         face = choose_face(analyser(release).analyse(frame.movedim(-1, 0) / 255), name="frame")
     except InputError:
@@ -89,6 +89,6 @@ def analyser(release: Path) -> FaceAnalyser:
 
 @lru_cache(maxsize=1)
 def crowd(release: Path) -> Tensor:
-    """The portraits' embeddings of `CROWD` held-out people, ``n 512``; where no face is found, zeros."""
+    """Portrait embeddings of `CROWD` held-out people, ``n 512``; zeros if no face is found."""
     found = [embedding(torch.from_numpy(draw_film(HELD_OUT[n], 1).frames[0]), release) for n in range(CROWD)]
     return torch.stack([torch.zeros(512) if face is None else face for face in found])

@@ -1,4 +1,4 @@
-"""Films' readings to a table: the mean of each variant with its bootstrap interval."""
+"""Summarises the films' measurements in a table: the mean of each variant with its bootstrap interval."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ INTERVAL = (2.5, 97.5)  # percentiles
 
 
 def summarise(films: Sequence[dict]) -> list[dict]:
-    """A row for each variant: films, how many were readable, their mean lag curve, and each column's mean with its
-    interval (low, high)."""
+    """One row per variant: number of films, how many were readable, their mean lag curve, and each column's mean with
+    its interval (low, high)."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for film in films:
         groups.setdefault((film["experiment"], film["variant"]), []).append(film)
@@ -45,7 +45,7 @@ def _row(experiment: str, variant: str, films: list[dict]) -> dict:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and the bootstrap's 95 % interval of it."""
+    """Mean and its 95 % bootstrap interval."""
     values = np.asarray(values)
     rng = np.random.default_rng(0)
     means = values[rng.integers(0, len(values), (SAMPLES, len(values)))].mean(1)

@@ -1,1 +1,1 @@
-"""The parts of the GPU check (`benchmarks/gpu.py`): each measures one thing and answers with plain JSON values."""
+"""The parts of the GPU check (`benchmarks/gpu.py`): each measures one thing and returns plain JSON values."""

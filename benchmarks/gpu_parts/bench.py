@@ -1,4 +1,4 @@
-"""What the parts share: device, sizes, the networks that several of them use, and how a failure is recorded."""
+"""Shared by the parts: device, sizes, networks, and how a failure is recorded."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from hallo3_core.pipeline.conditions import stack
 from hallo3_core.runtime.fallback import free_memory, is_out_of_memory
 from hallo3_core.vae.autoencoder import VideoVae
 
-CALLS = (1, 2, 4)  # model calls of a step that are measured
+CALLS = (1, 2, 4)  # numbers of model calls per step to measure
 TIMESTEP = 500.0
 
 
 class Bench:
-    """Sizes, device and dtype of all parts; networks are made when they are first asked for, and kept until `free`."""
+    """Sizes, device and dtype of all parts; networks are made on first use and kept until `free`."""
 
     def __init__(self, preset: str, device: str, dtype: torch.dtype):
         self.preset, self.sizes = preset, PRESETS[preset]
         self.device, self.dtype = torch.device(device), dtype
-        self.matmul_rate: float | None = None  # operations a second, once `rates` has measured it
+        self.matmul_rate: float | None = None  # operations per second, once `rates` has measured it
         self._steps: Steps | None = None
         self._vae: VideoVae | None = None
 
@@ -58,18 +58,18 @@ class Bench:
         free_memory()
 
     def held_gb(self) -> float | None:
-        """Memory of the device's tensors now."""
+        """Memory of the tensors on the device now."""
         if is_cpu(self.device):
             return None
         return round(torch.get_device_module(self.device).memory_allocated(self.device) / 1e9, 3)
 
     def timed(self, work: Callable[[], Any], runs: int) -> dict[str, Any]:
-        """Seconds of a first call, which finds its kernels, then of `runs` more, and their peak memory."""
+        """Seconds of a first call, which selects kernels, then of `runs` more, and their peak memory."""
         first, _ = seconds_of(work, self.device)
         return {"first_call": round(first, 4), **self.in_turn({"work": work}, runs)["work"]}
 
     def in_turn(self, paths: dict[str, Callable[[], Any]], runs: int) -> dict[str, dict[str, Any]]:
-        """Seconds and peak memory of each path, one after another so many times; each was called before."""
+        """Seconds and peak memory of each path, interleaved, `runs` times; each must be warm already."""
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
         memory: dict[str, dict[str, float | None]] = {}
         for _ in range(runs):
@@ -84,7 +84,7 @@ class Bench:
 
 
 class Steps:
-    """A denoiser at the trained grid with everything that is constant over a clip computed: its steps alone remain."""
+    """A denoiser at the trained grid with everything constant over a clip precomputed, to time its steps."""
 
     def __init__(self, bench: Bench):
         sizes, device, dtype = bench.sizes, bench.device, bench.dtype
@@ -100,7 +100,7 @@ class Steps:
         self._latent, self._concat = samples[0].latent, samples[0].concat
 
     def batched(self, calls: int, denoiser: Denoiser | None = None) -> Callable[[], Tensor]:
-        """A step whose model calls are computed together, by this denoiser or by another with the same inputs."""
+        """A step whose model calls are batched, by this denoiser or by another with the same inputs."""
         latent = self._latent.expand(calls, -1, -1, -1, -1)
         computing = denoiser or self.denoiser
         return lambda: computing(latent, self._concat, self._conditions[calls], self._modulation, self._layout)
@@ -111,12 +111,12 @@ class Steps:
         return lambda: [one() for _ in range(calls)]
 
     def twin(self) -> Denoiser:
-        """Another denoiser of the same weights, which it shares."""
+        """A second denoiser that shares the weights."""
         return twin(self.denoiser)
 
 
 def attempt(work: Callable[[], Any]) -> Any:
-    """What `work` gives; or its error in one line, with where it happened. Memory of a failed attempt is freed."""
+    """The result of `work`, or its error and location in one line. Frees the memory of a failed attempt."""
     try:
         return work()
     except Exception as error:
@@ -126,8 +126,8 @@ def attempt(work: Callable[[], Any]) -> Any:
             "out_of_memory": is_out_of_memory(error),
             "where": [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames],
         }
-    with suppress(Exception):  # after an illegal access every call of CUDA fails
-        free_memory()  # here the exception is gone, and with it all that its traceback held
+    with suppress(Exception):  # after an illegal access every CUDA call fails
+        free_memory()  # the exception is gone here, with all that its traceback held
     return failure
 
 
@@ -138,7 +138,7 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """float32 convolutions in float32: cuDNN's default rounds their inputs to 10 bits of mantissa."""
+    """Computes float32 convolutions in float32: cuDNN's default rounds their inputs to 10 bits of mantissa."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

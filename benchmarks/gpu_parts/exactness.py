@@ -1,7 +1,7 @@
 """How exact each kernel is, on blocks small enough for float64 on the CPU.
 
-An error is the root mean square of the difference from float64, relative to the result's. Beside it stands the same
-error of torch's own code on the CPU in that dtype, or the limit that the project holds the kernel to.
+An error is the root mean square of the difference from float64, relative to that of the result. Next to it is the error
+of torch's own code on the CPU in that dtype, or the limit that the project sets for the kernel.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from hallo3_core.weights.fp8 import quantise
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 TOY = PRESETS["toy"]
-# The released model's heads of 64, in few and short layers.
+# The released head size of 64, in few and narrow layers.
 SMALL = replace(TOY, denoiser=replace(TOY.denoiser, hidden=256, mlp=1024, time=256, layers=3))
 
 
@@ -54,7 +54,7 @@ def kernels() -> dict[str, Callable[[], Attention]]:
 
 @torch.inference_mode()
 def attention(bench: Bench) -> dict[str, Any]:
-    """Of 300 queries and 340 keys, by kernel and dtype; a kernel's refusal is its result."""
+    """Errors for 300 queries and 340 keys, by kernel and dtype; if a kernel raises, the error message is its result."""
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 4, n, 64, generator=draw) for n in (300, 340, 340))
     found: dict[str, Any] = {}
@@ -80,8 +80,8 @@ def attention(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def fp8_matmul(bench: Bench) -> dict[str, Any]:
-    """Of one layer: fp8 weights dequantised, and fp8 matmuls, against the layer that its own rounded numbers make;
-    `lossy` is what rounding the input costs."""
+    """Errors of one layer with dequantised fp8 weights and with fp8 matmuls, against an exact layer with the same
+    rounded weights; `lossy` is the error from rounding the input."""
     draw = torch.Generator().manual_seed(0)
     layer = ScaledLinear(256, 512, dtype=torch.bfloat16)
     layer.weight.data, layer.weight_scale.data = quantise(torch.randn(512, 256, generator=draw) / 16)
@@ -106,7 +106,7 @@ def fp8_matmul(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def conv(bench: Bench) -> dict[str, Any]:
-    """The VAE's causal convolution, whole and a few frames at a time, with a cache of frames before and without."""
+    """Errors of the VAE's causal convolution, whole and in chunks of frames, with and without cached earlier frames."""
     draw = torch.Generator().manual_seed(0)
     own = nn.Conv3d(32, 64, 3, padding=(0, 1, 1)).requires_grad_(False)
     own.weight.data = torch.randn(own.weight.shape, generator=draw) / 30
@@ -143,8 +143,8 @@ def conv(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def denoiser(bench: Bench) -> dict[str, Any]:
-    """A model call pair of a three-layer denoiser with the released heads, on the device and on the CPU, plain and with
-    fp8 weights and matmuls; and whether streamed blocks give the resident ones' numbers, bit for bit."""
+    """Two model calls of a three-layer denoiser with the released head size, on the device and on the CPU, plain and
+    with fp8 weights and matmuls; and whether streamed blocks give bit-identical results to resident ones."""
     networks, samples = build_networks(SMALL, dtype=torch.bfloat16), two_samples()
     exact = velocity(cast(networks, "cpu", torch.float64), samples)
     found: dict[str, Any] = {}
@@ -169,7 +169,8 @@ def denoiser(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def compiled(bench: Bench) -> dict[str, Any]:
-    """The same denoiser with compiled blocks; two layers, since a middle block and the last one are compiled apart."""
+    """The same denoiser with compiled blocks; two layers, because middle blocks and the last one are compiled
+    separately."""
     sizes = replace(SMALL, denoiser=replace(SMALL.denoiser, layers=2))
     networks, samples = build_networks(sizes, dtype=torch.bfloat16), two_samples(sizes)
     exact = velocity(cast(networks, "cpu", torch.float64), samples)
@@ -184,7 +185,7 @@ def two_samples(sizes=SMALL) -> list[Inputs]:
 
 
 def cast(networks: Networks, device: torch.device | str, dtype: torch.dtype) -> Networks:
-    """A copy there. fp8 weights stay fp8, which `to` would widen."""
+    """Copies networks to a device and dtype. fp8 weights stay fp8, which `to` would convert."""
     own = copy.deepcopy(networks)
     for module in (own.denoiser, own.audio, own.face):
         for parameter in module.parameters():
@@ -194,7 +195,7 @@ def cast(networks: Networks, device: torch.device | str, dtype: torch.dtype) -> 
 
 
 def velocity(networks: Networks, samples: list[Inputs], stream_to: torch.device | None = None) -> Tensor:
-    """Of two samples; with `stream_to` the denoiser's blocks are streamed to that device."""
+    """The velocity of two samples; with `stream_to` the denoiser's blocks are streamed to that device."""
     denoiser, place = networks.denoiser, networks.denoiser.video_positions
     device, dtype = stream_to or place.device, place.dtype
 

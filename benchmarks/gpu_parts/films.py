@@ -1,4 +1,4 @@
-"""Whole clips: a toy film on the device against the CPU's, and the phases of a clip at the preset's size."""
+"""Whole clips: a toy film on the device against the CPU, and the phases of a clip at the preset's size."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 @torch.inference_mode()
 def toy_film(bench: Bench) -> dict[str, Any]:
-    """Two clips of the smallest size, the second from the first one's last frames: from the same noise and weights,
-    each clip's frames against those that the CPU computes in float32. Differences are of pixels in 0..255."""
+    """Makes two clips of the smallest size, the second continuing the first, and compares their frames with those of
+    the CPU in float32, from the same noise and weights. Differences are for pixels in 0..255."""
     expected = film("cpu", torch.float32)
     found: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -83,8 +83,8 @@ def film_differences(found: list[Tensor], expected: list[Tensor]) -> list[dict[s
 
 @torch.inference_mode()
 def clip_phases(bench: Bench) -> dict[str, Any]:
-    """A clip's phases with the denoiser resident, then in fp8; at full size beside the memory that was counted
-    without a GPU (`clip.py --device fake`)."""
+    """Measures a clip's phases with the denoiser resident, then in fp8; at full size next to the memory that was
+    counted without a GPU (`clip.py --device fake`)."""
     bench.free()
     return {weights: attempt(lambda w=weights: phases(bench, w)) for weights in (clip.RESIDENT, clip.FP8)}
 

@@ -1,4 +1,4 @@
-"""Where the time of a step and of a decoding goes, by torch's profiler."""
+"""Where a step and a decoding spend their time, by torch's profiler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def vae(bench: Bench) -> dict[str, Any]:
 
 
 def profiled(bench: Bench, work: Callable[[], Any]) -> dict[str, Any]:
-    """The kernels that take most of the device's time, and operations that start them: milliseconds, calls, name."""
+    """The kernels with the most device time, and the operations that launch them: milliseconds, calls, name."""
     activities = [ProfilerActivity.CPU]
     if bench.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)

@@ -1,4 +1,4 @@
-"""What the machine is, and the rates that bound everything else."""
+"""The machine, and the hardware rates that bound everything else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hallo3_core.runtime.fp8_matmul import has_fp8_matmuls
 from hallo3_core.runtime.streaming import CudaTransfer
 
 PACKAGES = ("numpy", "einops", "safetensors", "diffusers", "transformers", "triton", "sageattention")
-REPEATS = 20  # in one measurement: a single product takes little more than the wait for it
+REPEATS = 20  # per measurement: a single matmul takes little longer than its synchronisation
 DRIVER = ("nvidia-smi", "--query-gpu=driver_version,power.limit,clocks.max.sm,clocks.max.mem", "--format=csv,noheader")
 
 
@@ -71,8 +71,8 @@ def driver() -> str:
 
 @torch.inference_mode()
 def rates(bench: Bench) -> dict[str, Any]:
-    """TFLOP a second of a large matrix product; GB a second of copies: on the device (read and written bytes), and from
-    host memory that is pageable, pinned by torch, and registered as the streamed blocks' is."""
+    """TFLOP/s of a large matmul; GB/s of copies: on the device (bytes read plus written), and from host memory that is
+    pageable, pinned by torch, or registered like that of the streamed blocks."""
     size, count = (8192, 2**30) if not is_cpu(bench.device) else (512, 2**22)
     found: dict[str, Any] = {"matmul_size": size, "copy_bytes": count}
     found["matmul_TFLOP_per_second"] = attempt(lambda: matmul(bench, size))
@@ -110,6 +110,6 @@ def registered(bench: Bench, target: torch.Tensor, host: torch.Tensor) -> float:
 
 
 def best_of(bench: Bench, work: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Seconds of one call: the best of three measurements of many."""
+    """Seconds of one call: the best of three measurements of many calls."""
     work()
     return min(seconds_of(lambda: [work() for _ in range(repeats)], bench.device)[0] for _ in range(3)) / repeats

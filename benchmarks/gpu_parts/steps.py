@@ -27,7 +27,7 @@ RUNS = 2
 
 @torch.inference_mode()
 def attention(bench: Bench) -> dict[str, Any]:
-    """Self-attention at the preset's size, two samples: milliseconds and error of each kernel but the slow one."""
+    """Self-attention at the preset's size, two samples: milliseconds and error of each kernel except the slow one."""
     config = bench.sizes.denoiser
     sample = sample_inputs(config, config.grid, 2, bench.device, bench.dtype)
     q, k, _ = sample
@@ -41,15 +41,15 @@ def attention(bench: Bench) -> dict[str, Any]:
         return {"milliseconds": round(1000 * seconds, 3), "TFLOP_per_second": rate, "error": float(f"{error:.3g}")}
 
     for name, make in kernels().items():
-        if name != "math":  # its table of all scores is larger than any GPU at full size
+        if name != "math":  # its score matrix does not fit on any GPU at full size
             found[name] = attempt(lambda make=make: measure(make()))
     return found
 
 
 @torch.inference_mode()
 def eager(bench: Bench) -> dict[str, Any]:
-    """Steps of 1, 2 and 4 model calls, computed together; operations, their share of the matmul rate, and the memory
-    that the step took beside what the project reckons with (`activation_bytes`, conditions included)."""
+    """Steps of 1, 2 and 4 batched model calls: operations, their share of the matmul rate, and the step's memory next
+    to the project's estimate (`activation_bytes`, including conditions)."""
     config = bench.sizes.denoiser
     found: dict[str, Any] = {"held_GB": attempt(lambda: (bench.steps, bench.held_gb())[1])}
     for calls in CALLS:
@@ -72,7 +72,7 @@ def eager(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def one_by_one(bench: Bench) -> dict[str, Any]:
-    """The two model calls of a step one after another, against together, in turn."""
+    """The two model calls of a step in sequence against batched, interleaved."""
     paths = {"together": bench.steps.batched(2), "in turn": bench.steps.in_turn(2)}
     for work in paths.values():
         work()
@@ -81,8 +81,8 @@ def one_by_one(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def fp8(bench: Bench) -> dict[str, Any]:
-    """A step of two model calls with fp8 weights and with fp8 matmuls, in turn with the eager one; how far the result
-    moves with these random weights; and bytes of the weights."""
+    """A step of two model calls with fp8 weights and with fp8 matmuls, interleaved with the eager one; the change of
+    the result with these random weights; and the bytes of the weights."""
     rounded = round_to_fp8(bench.steps.denoiser)
     found: dict[str, Any] = {"weights_GB": {"eager": gigabytes(bench.steps.denoiser), "fp8": gigabytes(rounded)}}
     found["fp8 weights"] = attempt(lambda: against_eager(bench, rounded))
@@ -93,8 +93,8 @@ def fp8(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def streams(bench: Bench) -> dict[str, Any]:
-    """A step with the blocks in host memory, two on the device, in turn with the resident one: `slower` is what
-    streaming costs at 1 and at 2 model calls; `equal`, whether the results are the same bit for bit."""
+    """A step with the blocks in host memory, two on the device, interleaved with the resident one: `slower` is the cost
+    of streaming at 1 and at 2 model calls; `equal`, whether the results are bit-identical."""
     other = bench.steps.twin()
     with ExitStack() as opened:
         seconds, _ = seconds_of(lambda: opened.enter_context(streamed(other, bench.device)), bench.device)
@@ -108,7 +108,7 @@ def streams(bench: Bench) -> dict[str, Any]:
 
 @torch.inference_mode()
 def compiled(bench: Bench) -> dict[str, Any]:
-    """A step of two model calls with compiled blocks, in turn with the eager one; the first call compiles."""
+    """A step of two model calls with compiled blocks, interleaved with the eager one; the first call compiles."""
     other = bench.steps.twin()
     compile_blocks(other)
     first, _ = seconds_of(bench.steps.batched(2, other), bench.device)
@@ -116,7 +116,7 @@ def compiled(bench: Bench) -> dict[str, Any]:
 
 
 def against_eager(bench: Bench, other: Denoiser, calls: int = 2) -> dict[str, Any]:
-    """Both, in turn; and the other's result against the eager one's."""
+    """Times both, interleaved, and compares the other's result with the eager one."""
     steps = {"eager": bench.steps.batched(calls), "other": bench.steps.batched(calls, other)}
     expected, result = (work() for work in steps.values())
     same = {"equal": torch.equal(result, expected), "difference": relative_error(result, expected)}

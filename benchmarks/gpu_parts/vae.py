@@ -1,4 +1,4 @@
-"""The VAE at the preset's picture: seconds and memory of encoding and of each way to decode."""
+"""The VAE at the preset's picture size: seconds and memory of encoding and of each decoding mode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONDITIONS = 3  # frames of a clip's conditioning: portrait and motion frames
 
 @torch.inference_mode()
 def vae(bench: Bench) -> dict[str, Any]:
-    """Decoding whole, whole with caches in host memory, and in tiles; encoding of 1, 3 and all frames of a clip."""
+    """Measures decoding whole, whole with caches in host memory, and tiled; encoding 1, 3 and all frames of a clip."""
     latent = clip_latent(bench)
     height, width = (8 * side for side in latent.shape[-2:])
     found: dict[str, Any] = {"pixels": [height, width], "held_GB": attempt(lambda: (bench.vae, bench.held_gb())[1])}
@@ -58,7 +58,7 @@ def decode_lean(bench: Bench, latent: Tensor) -> Tensor:
 
 
 def differences(whole: Tensor, lean: Tensor, tiled: Tensor) -> dict[str, Any]:
-    """From the frames decoded whole, of pixels in 0..255."""
+    """Differences from the frames decoded whole, for pixels in 0..255."""
     return {
         "caches in host memory: equal": torch.equal(whole, lean),
         "in tiles: mean": round(float((tiled - whole).abs().mean() * 255), 3),

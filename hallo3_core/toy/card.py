@@ -1,4 +1,4 @@
-"""The data card of the learnt toy release: how each network came to be and what it can do, as Markdown."""
+"""The data card of the trained toy release as Markdown: how each network was trained and how well it works."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def card(
     files: Mapping[str, tuple[int, str]],
     made_on: str,
 ) -> str:
-    """`stages`: each stage's record (recipe, seconds, measured); `packed`: what was measured of the packed weights;
-    `files`: bytes and SHA-256 by name."""
+    """Formats the card. `stages`: each stage's record (recipe, seconds, measured); `packed`: measurements of the packed
+    weights; `files`: bytes and SHA-256 by name."""
     lines = [HEAD, f"Made on: {made_on}.", ""]
     for name, record in stages.items():
         lines += [f"## {name}", "", "| | |", "| --- | --- |"]

@@ -1,6 +1,6 @@
-"""The learnt toy release: networks that were trained on the drawn world, packed in `weights/` beside this file.
+"""The trained toy release: networks trained on the drawn world, packed in `weights/` next to this file.
 
-`pack` makes that folder out of a trained release, `write_toy_release` makes a release of the official layout out of it.
+`pack` makes that folder from a trained release; `write_toy_release` makes a release in the official layout from it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .sizes import LEARNT, Sizes
 WEIGHTS = Path(__file__).parent / "weights"
 ENGINE, VAE, TEXT, WAV2VEC = "engine.safetensors", "vae.safetensors", "text.safetensors", "wav2vec2.safetensors"
 FILES = (ENGINE, VAE, TEXT, WAV2VEC, PIECES, DETECTOR, RECOGNISER)
-HALF = (TEXT, WAV2VEC)  # small enough to be kept in float16
+HALF = (TEXT, WAV2VEC)  # small enough to store in float16
 NOTICE = """This is a toy release: small networks trained on a drawn world, in the official layout, to try the program
 without 40 GB of weights. It knows drawn people and their invented speech, and nothing else. A film made with it shows
 what the program does, not what the released weights can do.
@@ -42,15 +42,15 @@ what the program does, not what the released weights can do.
 
 
 def is_packed() -> bool:
-    """Whether the learnt networks are there: a package may come without them."""
+    """Whether the trained networks are installed: a package can come without them."""
     return all((WEIGHTS / name).is_file() for name in FILES)
 
 
 def pack(release: Path | str, out: Path | str = WEIGHTS) -> Path:
-    """Pack a trained toy release (official layout, or with the engine as training leaves it) into a folder.
+    """Packs a trained toy release (official layout, or with the transformer file that training wrote) into a folder.
 
     Raises:
-        InputError: a part of the release is missing.
+        InputError: part of the release is missing.
     """
     release, out = Release(release), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -79,11 +79,11 @@ def pack(release: Path | str, out: Path | str = WEIGHTS) -> Path:
 
 
 def write_toy_release(folder: Path | str, weights: Path | None = None, sizes: Sizes = LEARNT) -> Path:
-    """Write the learnt toy release into `folder`, which is made, or must be empty; `weights` is what `pack` made, the
-    package's own where it is None.
+    """Writes the trained toy release into `folder`, which must be missing or empty. `weights` is the folder that `pack`
+    made; None: the one in the package.
 
     Raises:
-        InputError: the folder holds something already, or the packed weights are not there.
+        InputError: the folder is not empty, or the packed weights are missing.
     """
     folder, weights = Path(folder), WEIGHTS if weights is None else weights
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -109,7 +109,7 @@ def write_toy_release(folder: Path | str, weights: Path | None = None, sizes: Si
 
 
 def write_engine(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """The transformers' file of a release, with the tag that leads to it."""
+    """Writes the transformer file of a release, and the tag file that points to it."""
     path = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"module": dict(tensors)}, path)
@@ -118,7 +118,7 @@ def write_engine(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
 
 
 def write_vae(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """The VAE's file of a release; tensors by official names."""
+    """Writes the VAE file of a release; tensors by official name."""
     path = folder / VAE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": dict(tensors)}, path)

@@ -1,9 +1,10 @@
-"""Toy face models: honest noise under the official names, for trying the program where the real ones are not.
+"""Untrained toy face models under the official names, to try the program without the real ones.
 
-The detector knows no faces: it finds reddish blobs on a cooler ground, such as a drawn head and many a photographed
-one. The recogniser is a fixed random projection: different pictures get different embeddings, which mean nothing.
+The detector does not know faces: it finds reddish blobs on a cooler background, such as a drawn head and many
+photographed ones. The recogniser is a fixed random projection: different pictures get different, meaningless
+embeddings.
 
-Both have the outer form of the real models (SCRFD and ArcFace), so that InsightFace's own loader takes them.
+Both have the interface of the real models (SCRFD and ArcFace), so that InsightFace's own loader accepts them.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from ..inputs.face import DETECTOR, EMBEDDING, RECOGNISER, TOY_MARK
 from .onnx_graph import Graph
 
 NOTE = f"{TOY_MARK}: honest noise, for trying the program only"
-CELL = 32  # pixels: the coarsest of SCRFD's three grids, the only one in use here
+CELL = 32  # pixels: the coarsest of SCRFD's three grids, the only one used here
 STRIDES = (8, 16, 32)
-ANCHORS = 2  # a grid point, as in SCRFD; the second one never fires
+ANCHORS = 2  # per grid point, as in SCRFD; the second one never fires
 WIDTHS = (3, 5, 7, 9, 11)  # of boxes, in cells; each is two cells taller than wide
-SIDE = 27  # of the kernel that sees the largest box and its surroundings, in cells
-# Redness below FAINT counts as none and above FULL as all (2 is the whole range of a channel); a blob fires where its
-# redness exceeds that of its surroundings by THRESHOLD. Fitted to drawn heads and two photographs.
+SIDE = 27  # of the kernel, in cells: covers the largest box and its surroundings
+# Redness below FAINT counts as 0 and above FULL as 1 (2 is the whole range of a channel). A blob fires if its redness
+# exceeds that of its surroundings by THRESHOLD. Fitted to drawn heads and two photographs.
 FAINT, FULL, THRESHOLD = 0.06, 0.22, 0.35
 
 
 def write_tiny_face(folder: str | Path, seed: int = 0) -> tuple[Path, Path]:
-    """Write the toy detector and recogniser into a folder, which is made where it is missing; returns their paths.
+    """Writes the toy detector and recogniser into a folder, created if missing; returns their paths.
 
     The same seed writes the same bytes.
     """
@@ -40,7 +41,7 @@ def write_tiny_face(folder: str | Path, seed: int = 0) -> tuple[Path, Path]:
 
 
 def _detector() -> bytes:
-    """SCRFD's form: ``1 3 h w`` to scores ``n 1``, boxes ``n 4``, keypoints ``n 10`` on each of three grids."""
+    """SCRFD's interface: ``1 3 h w`` to scores ``n 1``, boxes ``n 4``, keypoints ``n 10`` on each of three grids."""
     graph = Graph(NOTE)
     score, half_width, half_height = _blobs(graph, _redness(graph, "picture"))
     outputs: dict[str, list] = {}
@@ -63,8 +64,8 @@ def _detector() -> bytes:
 def _redness(graph: Graph, picture: str) -> str:
     """How much a cell looks like skin: ``1 3 h w`` in -1..1 to ``1 1 h/32 w/32`` in 0..1.
 
-    Skin is redder than green, and green and blue differ little: R - G - |G - B| / 2. Grey has none of it. Each pixel
-    counts at most once, so that the strong colours of noise do not add up to a blob.
+    Skin is redder than green, and green and blue differ little: R - G - |G - B| / 2. For grey it is 0. A pixel's
+    redness is capped, so that the strong colours of noise do not add up to a blob.
     """
     contrasts = graph.constant(np.array([[1, -1, 0], [0, 1, -1]]).reshape(2, 3, 1, 1))
     red, yellow = graph("Split", graph("Conv", picture, contrasts), axis=1, outputs=2)
@@ -77,9 +78,9 @@ def _redness(graph: Graph, picture: str) -> str:
 def _blobs(graph: Graph, redness: str) -> tuple[str, str, str]:
     """Score and half size (in cells) of the blob around each cell: three of ``1 1 h w``.
 
-    A box counts as much as its redness exceeds the reddest of its left, right and upper sides, so that neither one
-    colour all over, nor a band of it, nor an edge is a blob; below may be a neck. The best of all sizes is taken,
-    and of the cells only those that no cell near exceeds.
+    A box scores by how much its redness exceeds that of the reddest of its left, right and upper sides, so that a
+    uniform area, a band or an edge is not a blob; there can be a neck below. The best size wins, and only cells that
+    are local maxima count.
     """
     kernels = np.stack([kernel for width in WIDTHS for kernel in _kernels(width)])
     order = np.arange(len(kernels)).reshape(len(WIDTHS), 4).T.reshape(-1)  # all boxes, then all left sides, ...
@@ -103,7 +104,7 @@ def _blobs(graph: Graph, redness: str) -> tuple[str, str, str]:
 
 
 def _kernels(width: int) -> list[np.ndarray]:
-    """Means over a box in the middle of the kernel and over its left, right and upper sides."""
+    """Kernels that average a box in the middle, and the areas to its left, right and top."""
     thick = (width + 2) // 3
     left, top = (SIDE - width) // 2, (SIDE - width - 2) // 2
     right, bottom = left + width, top + width + 2
@@ -123,7 +124,7 @@ def _kernels(width: int) -> list[np.ndarray]:
 
 
 def _distances(graph: Graph, kind: str, half_width: str, half_height: str) -> list[str]:
-    """Box sides or five keypoints (eyes, nose, corners of the mouth) as SCRFD tells them.
+    """Box sides or five keypoints (eyes, nose, corners of the mouth) in SCRFD's format.
 
     In cells from the upper left corner of the cell, whose middle the box is centred on; sides are positive outwards.
     """
@@ -138,7 +139,7 @@ def _distances(graph: Graph, kind: str, half_width: str, half_height: str) -> li
 
 
 def _recogniser(seed: int) -> bytes:
-    """ArcFace's form: ``n 3 112 112`` to ``n d``, d = 512, of a norm of about 20, as real embeddings have."""
+    """ArcFace's interface: ``n 3 112 112`` to ``n d``, d = 512, with a norm of about 20, as in real embeddings."""
     graph = Graph(NOTE)
     pooled = graph("AveragePool", "picture", kernel_shape=[16, 16], strides=[16, 16])
     pixels = graph("Reshape", pooled, graph.constant((-1, 3 * 7 * 7), np.int64))

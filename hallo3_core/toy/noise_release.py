@@ -1,7 +1,7 @@
-"""The toy release: the official layout and tensor names at toy sizes, seeded noise. It makes every path run on a CPU.
+"""The untrained toy release: official layout and tensor names at toy sizes, random weights. Runs every path on a CPU.
 
-It is honest noise: a film made with it shows patterns, not a person. What it proves is that files, sizes, sound and
-clips fit together.
+The weights are noise, so its films show patterns, not people. They prove that files, sizes, audio and clips fit
+together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONFIG = TransformerConfig(
     time=32,
     text_width=40,
     text_tokens=226,
-    grid=Grid(13, 6, 9),  # 96x144 pixels: the released shape 2:3
+    grid=Grid(13, 6, 9),  # 96x144 pixels: the released aspect ratio 2:3
     channels=16,
     patch=2,
     face=FACE_TOKEN_WIDTH,
@@ -42,10 +42,10 @@ CONFIG = TransformerConfig(
 
 
 def write_tiny_release(folder: Path | str, seed: int = 0) -> Path:
-    """Write the toy release into `folder`, which is made, or must be empty.
+    """Writes the toy release into `folder`, which must be missing or empty.
 
     Raises:
-        InputError: the folder holds something already.
+        InputError: the folder is not empty.
     """
     from .noise_face import write_tiny_face
     from .noise_text import write_tiny_text_encoder
@@ -69,7 +69,7 @@ def write_tiny_release(folder: Path | str, seed: int = 0) -> Path:
 
 
 def file_tensors(seed: int, config: TransformerConfig = CONFIG) -> dict[str, Tensor]:
-    """Denoiser and reference network in the official names, bfloat16."""
+    """Denoiser and reference network by official name, bfloat16."""
     draw = Draw(seed)
     tensors = {}
     for prefix, part in names.PREFIXES.items():
@@ -127,7 +127,7 @@ def transformer_tensors(draw: Draw, config: TransformerConfig, conditions: bool)
 
 
 class Draw:
-    """Seeded noise shaped like trained weights: matrices that keep a signal's size, norms near one."""
+    """Seeded noise scaled like trained weights: matrices that preserve a signal's magnitude, norms near one."""
 
     def __init__(self, seed: int):
         self._generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The toy text encoder: a real T5 v1.1 encoder of a few kilobytes in the official folder's layout, seeded noise.
+"""The toy text encoder: a real T5 v1.1 encoder of a few kilobytes in the official folder layout, with random weights.
 
 Its tokenizer is a real SentencePiece model too, trained on the lines below, so that any prompt has tokens.
 """
@@ -15,9 +15,9 @@ from torch import Tensor
 from ..errors import require
 
 SHARD = "model-{:05d}-of-{:05d}.safetensors"
-SENTINELS = 100  # <extra_id_0> and so on: T5's marks of left-out words, which follow the vocabulary
+SENTINELS = 100  # <extra_id_0> and so on: T5's mask tokens, which follow the vocabulary
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-PIECES = 160  # of the vocabulary
+PIECES = 160  # vocabulary size
 BUCKETS, DISTANCE = 32, 128  # of the relative positions
 
 LINES = (
@@ -37,13 +37,13 @@ LINES = (
 def write_tiny_text_encoder(
     folder: Path | str, seed: int = 0, *, dim: int = 40, layers: int = 2, heads: int = 4, inner: int = 64
 ) -> Path:
-    """Write the folder, made if need be: configuration, two shards with their index, tokenizer with its settings.
+    """Writes the folder, created if missing: configuration, two shards with their index, tokenizer with its settings.
 
-    `dim` is the width of a text token, `inner` that of the layers' feed-forward part. The same arguments write the
+    `dim` is the width of a text token, `inner` that of the feed-forward layers. The same arguments write the
     same bytes.
 
     Raises:
-        ValueError: `dim` cannot be shared among the heads.
+        ValueError: `dim` is not divisible by the number of heads.
         InputError: sentencepiece is not installed.
     """
     from safetensors.torch import save_file
@@ -52,7 +52,7 @@ def write_tiny_text_encoder(
         raise ValueError(f"dim {dim} cannot be shared among {heads} heads")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = -(-(PIECES + SENTINELS) // 8) * 8  # rounded up, as the real one's 32100 to 32128
+    vocabulary = -(-(PIECES + SENTINELS) // 8) * 8  # rounded up, as 32100 to 32128 in the real model
     tensors = tiny_text_tensors(seed, vocabulary, dim, layers, heads, inner)
     (folder / "spiece.model").write_bytes(train_pieces())
     names = sorted(tensors)
@@ -82,13 +82,13 @@ def write_tiny_text_encoder(
 
 
 def special_tokens() -> dict:
-    """T5's marks, as both tokenizer files list them."""
+    """T5's special tokens, as listed in both tokenizer files."""
     sentinels = [f"<extra_id_{n}>" for n in range(SENTINELS)]
     return {"additional_special_tokens": sentinels, "eos_token": END, "pad_token": PAD, "unk_token": UNKNOWN}
 
 
 def tiny_config(vocabulary: int, dim: int, layers: int, heads: int, inner: int) -> dict:
-    """The keys of t5-v1_1-xxl's configuration that say what the network is."""
+    """The keys of t5-v1_1-xxl's configuration that define the network."""
     return {
         "architectures": ["T5EncoderModel"],
         "model_type": "t5",
@@ -116,8 +116,8 @@ def tiny_config(vocabulary: int, dim: int, layers: int, heads: int, inner: int) 
 
 
 def tiny_text_tensors(seed: int, vocabulary: int, dim: int, layers: int, heads: int, inner: int) -> dict[str, Tensor]:
-    """The encoder's tensors by their official names, bfloat16. T5 divides no attention by the head's size: its
-    queries are that much smaller."""
+    """The encoder's tensors by their official names, bfloat16. T5 does not scale attention by the head size, so
+    its query weights are smaller by that factor."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int, scale: float = 1.0) -> Tensor:
@@ -141,7 +141,7 @@ def tiny_text_tensors(seed: int, vocabulary: int, dim: int, layers: int, heads: 
 
 
 def train_pieces() -> bytes:
-    """A SentencePiece model of T5's kind: padding 0, end 1, unknown 2, no beginning; the same bytes every time."""
+    """A SentencePiece model of T5's kind: padding 0, end 1, unknown 2, no begin token; the same bytes every time."""
     sentencepiece = require("sentencepiece", "sentencepiece", "making the toy tokenizer")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

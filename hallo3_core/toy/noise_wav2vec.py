@@ -1,7 +1,7 @@
-"""A toy wav2vec2 in the layout and the tensor names of wav2vec2-base-960h: seeded noise, a few thousand weights.
+"""A toy wav2vec2 in the layout and the tensor names of wav2vec2-base-960h: a few thousand random weights.
 
-Source of the names: the released file, a CTC model (prefix, head) with the weight norm of older versions of torch and
-without the tensor that only training uses.
+The names are from the released file: a CTC model (prefix, head) with the weight norm of older torch versions and
+without the tensor that is only used in training.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # 25 ms every 20 ms, as the real one
+KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # 25 ms every 20 ms, as in the real model
 POSITION_KERNEL, POSITION_GROUPS = 16, 2
 VOCABULARY = 32
 
@@ -30,13 +30,13 @@ PREPROCESSOR = {
 def write_tiny_wav2vec(
     folder: Path | str, seed: int = 0, *, layers: int = 2, dim: int = 24, heads: int = 2, channels: int = 16
 ) -> Path:
-    """Write `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`, made if need be.
+    """Write `config.json`, `model.safetensors` and `preprocessor_config.json` into `folder`, created if missing.
 
     `layers` and `dim` are those of the transformer, `channels` those of the convolutions. The same arguments write the
-    same bytes. Each layer ends in a norm, so features are about 1 in size.
+    same bytes. Each layer ends in a norm, so features have a magnitude of about 1.
 
     Raises:
-        ValueError: `dim` cannot be shared among the heads or the groups of the position convolution.
+        ValueError: `dim` is not divisible by the heads or the groups of the position convolution.
     """
     from safetensors.torch import save_file
 
@@ -53,7 +53,7 @@ def write_tiny_wav2vec(
 
 
 def tiny_config(layers: int, dim: int, heads: int, channels: int) -> dict:
-    """The keys of wav2vec2-base-960h's configuration that say what the network is."""
+    """The keys of wav2vec2-base-960h's configuration that define the network."""
     return {
         "architectures": ["Wav2Vec2ForCTC"],
         "model_type": "wav2vec2",
@@ -94,7 +94,7 @@ def tiny_wav2vec_tensors(seed: int, layers: int, dim: int, channels: int) -> dic
     tensors = norm(f"{extractor}.0.layer_norm", channels)
     for n, kernel in enumerate(KERNELS):
         inputs = channels if n else 1
-        scale = (2 / (inputs * kernel)) ** 0.5  # the 2 makes up for what the activation takes
+        scale = (2 / (inputs * kernel)) ** 0.5  # the 2 compensates for the activation
         tensors[f"{extractor}.{n}.conv.weight"] = draw(channels, inputs, kernel, scale=scale)
     tensors |= norm("wav2vec2.feature_projection.layer_norm", channels)
     tensors |= linear("wav2vec2.feature_projection.projection", dim, channels)

@@ -1,4 +1,4 @@
-"""ONNX graphs written by hand, node by node: small, without tracing, and the same bytes every time."""
+"""Builds ONNX graphs by hand, node by node: small, without tracing, and byte-identical every time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from ..errors import require
 
-OPSET, IR = 13, 8  # as old as InsightFace 0.7's onnxruntime
+OPSET, IR = 13, 8  # old enough for InsightFace 0.7's onnxruntime
 
 
 class Graph:
-    """An ONNX graph in the making: each call adds a node and gives the name of its output; `note` describes it."""
+    """An ONNX graph builder: each call adds a node and returns its output's name; `note` describes the graph."""
 
     def __init__(self, note: str):
         self.onnx = require("onnx", "onnx", "writing toy face models")
@@ -23,7 +23,7 @@ class Graph:
         return name
 
     def weights(self, values) -> str:
-        """A constant kept in half precision: half the file, and read as float32."""
+        """A constant stored in half precision and cast to float32 in the graph: half the file size."""
         return self("Cast", self.constant(values, np.float16), to=1)
 
     def __call__(self, operator: str, *inputs: str, outputs: int = 1, **attributes):
@@ -32,7 +32,7 @@ class Graph:
         return names[0] if outputs == 1 else names
 
     def serialised(self, shape: list, outputs: dict[str, list]) -> bytes:
-        """The model with one input of `shape` and the outputs named, each with its shape."""
+        """The serialised model with one input of `shape` and the named outputs with their shapes."""
         helper, float32 = self.onnx.helper, self.onnx.TensorProto.FLOAT
         picture = helper.make_tensor_value_info("picture", float32, shape)
         results = [helper.make_tensor_value_info(name, float32, sizes) for name, sizes in outputs.items()]

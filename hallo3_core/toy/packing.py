@@ -1,7 +1,7 @@
-"""Trained weights in a quarter of their size: matrices as int8, each row with its own scale.
+"""Packs trained weights into a quarter of their size: matrices as int8 with a scale per row.
 
-Rounding to 255 steps of a row's largest value changes a trained weight by less than training itself does from run to
-run; what it costs is measured where the weights are made.
+Rounding to 255 steps of a row's largest value changes a weight by less than retraining does. The loss of quality is
+measured when the weights are made.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from torch import Tensor
 
 from ..errors import InputError
 
-SCALE = ".row_scale"  # behind the name of a rounded tensor
+SCALE = ".row_scale"  # suffix to the name of a rounded tensor
 STEPS = 127
 SMALLEST = 1024  # values; smaller tensors are kept in float32
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name -> int8 matrices ``as before`` with scales ``rows`` float32 beside them, and small tensors as
-    float32.
+    """Converts tensors to int8 matrices of the same shape with float32 scales ``rows``, and small tensors to float32.
 
     Raises:
-        ValueError: a value that is not finite, or a name that ends like a scale's.
+        ValueError: a value is not finite, or a name ends like that of a scale.
     """
     packed = {}
     for name, tensor in tensors.items():
@@ -43,10 +42,10 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack_tensors(packed: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The tensors that were packed, to half a step of their row's scale, in `dtype`.
+    """Restores packed tensors in `dtype`, to within half a step of their row's scale.
 
     Raises:
-        InputError: a matrix without its scales: not packed by `pack_tensors`, or damaged.
+        InputError: a matrix has no scales: the file is damaged or not from `pack_tensors`.
     """
     tensors = {}
     for name, tensor in packed.items():
@@ -63,5 +62,5 @@ def unpack_tensors(packed: Mapping[str, Tensor], dtype: torch.dtype = torch.floa
 
 
 def _rows(tensor: Tensor) -> int:
-    """How many rows have a scale of their own: as many as the first dimension that is more than 1."""
+    """Number of rows with their own scale: the first dimension larger than 1."""
     return next((size for size in tensor.shape if size > 1), 1)

@@ -1,4 +1,4 @@
-"""The sizes of the learnt toy release: the released structure, small enough to train on two cores and to ship."""
+"""The sizes of the trained toy release: the released architecture, small enough to train on two cores and to ship."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..vae.autoencoder import VaeConfig
 
 @dataclass(frozen=True)
 class Sizes:
-    """Every size in one place, so that no two networks disagree about the tensors they pass on."""
+    """All sizes in one place, so that the networks agree on the tensors they exchange."""
 
-    height: int = 96  # pixels: the released shape 2:3
+    height: int = 96  # pixels: the released aspect ratio 2:3
     width: int = 144
     vae: tuple[int, ...] = (32, 32, 64, 96)  # channels, from fine to coarse; group norm has 32 groups
 
@@ -28,7 +28,7 @@ class Sizes:
     text_heads: int = 4
     text_inner: int = 64
 
-    audio_layers: int = 3  # of wav2vec2; the denoiser hears them all
+    audio_layers: int = 3  # of wav2vec2; the denoiser uses all of them
     audio_width: int = 64
     audio_heads: int = 4
     audio_channels: int = 64  # of its convolutions
@@ -46,7 +46,7 @@ class Sizes:
 
     @property
     def transformer(self) -> TransformerConfig:
-        """The denoiser's; the reference network is alike, without face and audio attention."""
+        """The denoiser's configuration; the reference network's is the same without face and audio attention."""
         return TransformerConfig(
             hidden=self.hidden,
             heads=self.heads,

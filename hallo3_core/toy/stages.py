@@ -1,4 +1,4 @@
-"""Long work in stages, each done once: a stage whose result is there, made by the same recipe, is not done again."""
+"""Runs long work in stages and caches each: a stage with a complete result from the same recipe is not repeated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Measured = Mapping[str, Any]
 
 @dataclass
 class Stages:
-    """Stages of a folder, in the order in which they are asked for; each has a folder of its own in it.
+    """The stages in a folder, in call order; each has its own subfolder.
 
-    A stage's recipe is what it is told and the recipes of all before it: who changes one changes all that follow.
+    A stage's recipe covers its arguments and the recipes of all earlier stages, so a change invalidates every later
+    stage.
     """
 
     folder: Path
@@ -28,10 +29,10 @@ class Stages:
     records: dict[str, dict] = field(default_factory=dict)
 
     def __call__(self, name: str, recipe: Mapping[str, Any], make: Callable[[Path], Measured | None]) -> Path:
-        """The stage's folder, made by `make(folder)` unless it is whole and of this recipe.
+        """Returns the stage's folder, made by `make(folder)` unless it is already complete with this recipe.
 
-        `make` may find there what an interrupted run of the same recipe left, to go on from; what another recipe left
-        is removed. What it returns is kept in the record.
+        `make` may find files of an interrupted run with the same recipe and resume from them; files of another recipe
+        are removed first. Its return value is stored in the record.
         """
         place = self.folder / name
         digest = _digest(recipe, [record["digest"] for record in self.records.values()])

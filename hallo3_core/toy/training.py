@@ -1,7 +1,7 @@
-"""Makes the learnt toy release from nothing: draws the world, trains the networks one after another, packs them.
+"""Makes the trained toy release from scratch: draws the world, trains the networks one by one, packs them.
 
-Every stage has a folder and is done once (see `stages.py`): the same call goes on where an earlier one ended. The
-transformers are trained by what the caller passes in, which is the project's own training.
+Every stage has a folder and is done once (see `stages.py`): the same call resumes an earlier one. The caller passes in
+the function that trains the transformers, which is the project's own training.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .world.films import HELD_OUT, TRAINING
 
 log = logging.getLogger(__name__)
 
-FRAMES = 105  # of a drawn film: room for four clips that begin in the middle of speech
+FRAMES = 105  # per drawn film: room for four clips that start in the middle of speech
 CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything. Seconds are of training alone, on the device that the plan is for."""
+    """Amounts of data and training. Seconds count training only, on the device of the plan."""
 
     films: int
     held_out: int
@@ -52,13 +52,13 @@ class Plan:
 
     @classmethod
     def of(cls, device: str) -> Plan:
-        """Minutes on a GPU; on two cores within four hours."""
+        """The plan for a device: minutes on a GPU, under four hours on two cores."""
         if torch.device(device).type == "cuda":
             return cls(1400, 16, 150, 20, 12, 90, 60, 150)
         return cls(500, 8, 5400, 300, 120, 2400, 1800, 3600)
 
     def changed(self, **seconds: float | None) -> Plan:
-        """With what is not None in place of the plan's own."""
+        """The plan with every value that is not None replaced."""
         return replace(self, **{name: value for name, value in seconds.items() if value is not None})
 
     @classmethod
@@ -67,7 +67,7 @@ class Plan:
 
 
 def recipes(plan: Plan, sizes: Sizes) -> dict[str, dict[str, Any]]:
-    """What each stage is told, in their order."""
+    """Each stage's recipe, in order."""
     phases = {name: getattr(plan, f"{name}_seconds") for name in ("base", "identity", "audio")}
     return {
         "films": {"films": plan.films, "held_out": plan.held_out, "frames": FRAMES},
@@ -82,7 +82,7 @@ def recipes(plan: Plan, sizes: Sizes) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class EngineWork:
-    """What the training of the transformers is handed: a release with all other networks, the films, and where to."""
+    """Arguments of the transformers' training: a release with all other networks, the films, and the output folder."""
 
     release: Path
     footage: Footage
@@ -92,8 +92,8 @@ class EngineWork:
     device: str
 
 
-TrainEngine = Callable[[EngineWork], dict[str, Any]]  # writes the engine into the release; what it measured
-TrainFaces = Callable[[Path, str, int], object]  # folder, device, seed: writes detector and recogniser there
+TrainEngine = Callable[[EngineWork], dict[str, Any]]  # writes the transformers into the release; returns measurements
+TrainFaces = Callable[[Path, str, int], object]  # folder, device, seed: writes detector and recogniser
 
 
 def train_toy_release(
@@ -107,10 +107,10 @@ def train_toy_release(
     sizes: Sizes = LEARNT,
     on_line: Callable[[str], None] = log.info,
 ) -> Path:
-    """Train and pack everything into `out`; `folder` holds the stages. Returns `out`.
+    """Trains and packs everything into `out`; `folder` holds the stages. Returns `out`.
 
     Raises:
-        InputError: a package is missing, or a folder can't be written.
+        InputError: a package is missing, or a folder cannot be written.
     """
     plan = plan or Plan.of(device)
     stages, told = Stages(folder, on_line), recipes(plan, sizes)
@@ -155,7 +155,7 @@ def train_toy_release(
     faces = stages("faces", told["faces"], face_models)
 
     def assemble(target: Path) -> None:
-        """The release but for its engine."""
+        """Writes the release without its transformer file."""
         release = target / "release"
         release.mkdir(exist_ok=True)
         (release / "TOY_WEIGHTS.txt").write_text(NOTICE)
@@ -177,7 +177,7 @@ def train_toy_release(
 
 
 def describe(stages: Stages, out: Path, held_out: Footage, device: str) -> str:
-    """The data card's text: how each network came to be, what packing left of it, and the files' hashes."""
+    """The data card's text: how each network was trained, the effect of packing, and the files' hashes."""
     vae = unpack_tensors(load_file(out / VAE))
     engine = unpack_tensors(load_file(out / ENGINE))
     packed = {

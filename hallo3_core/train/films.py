@@ -1,4 +1,4 @@
-"""Films to train on: a folder with clips.jsonl, the original's list, or films that a program hands over."""
+"""Training films: from a folder with clips.jsonl, the original's JSON list, or arrays in memory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LIST = "clips.jsonl"
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """One film. What is dear to read is read when it is called.
+    """One film. Expensive inputs are functions, read when called.
 
-    frames: bytes ``n 3 h w``, 25 a second; sound: as long as the film, None where it is not trained on; box: the face's
-    in every frame, pixels; or boxes ``n 4``, one a frame in 0..1; or mask ``h w``, bytes; face: ArcFace's embedding
-    ``512``; audio: features ``n l d`` that were computed elsewhere. Both may be None: then they are computed.
-    identity: equal for equal content; consent: who was asked.
+    frames: uint8 ``n 3 h w``, 25 per second; sound: as long as the film, None if training does not use it; box: one
+    face box for all frames, pixels; or boxes ``n 4``, one per frame in 0..1; or mask ``h w``, uint8; face: ArcFace
+    embedding ``512``; audio: precomputed features ``n l d``. If face or audio is None, it is computed.
+    identity: equal for equal content; consent: who was asked for permission.
     """
 
     name: str
@@ -54,7 +54,7 @@ def film_of_arrays(
     face: Tensor | None = None,
     consent: str = "own",
 ) -> Film:
-    """A film in memory: frames ``n h w 3`` of bytes, samples ``k`` in -1..1, the face's box in pixels."""
+    """Makes a film from arrays: frames ``n h w 3``, uint8, samples ``k`` in -1..1, the face box in pixels."""
     pictures = torch.as_tensor(frames).permute(0, 3, 1, 2)
     sound = None
     if samples is not None:
@@ -66,10 +66,10 @@ def film_of_arrays(
 
 
 def read_films(path: Path) -> list[Film]:
-    """The films of a folder with clips.jsonl, or of the original's JSON file. No frame is read yet.
+    """Lists the films of a folder with clips.jsonl, or of the original's JSON file, without reading frames.
 
     Raises:
-        InputError: no such folder or list, a line that is none, a film that is missing, or no films at all.
+        InputError: missing folder or list, invalid line, missing film, or no films at all.
     """
     if path.is_file() and path.suffix == ".json":
         return _original(path)
@@ -111,8 +111,8 @@ def _of_line(line: str, folder: Path, where: str) -> Film:
 
 
 def _original(path: Path) -> list[Film]:
-    """The original's list: objects with video_path, face_emb_path, vocals_emb_base_all, caption, and a mask's or a
-    box's path. Arrays are read without running code."""
+    """Reads the original's list: objects with video_path, face_emb_path, vocals_emb_base_all, caption, and the path of
+    a mask or of boxes. Arrays are read without running code."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -154,10 +154,10 @@ def _of_entry(entry: dict, folder: Path, where: str) -> Film:
 
 
 def read_frames(path: Path, rate: int | None = FPS) -> Tensor:
-    """A film's frames ``n 3 h w``, bytes; it must have `rate` frames a second. None: any.
+    """Reads a film's frames ``n 3 h w``, uint8. Its frame rate must be `rate`; None accepts any.
 
     Raises:
-        InputError: not readable, or another rate.
+        InputError: the file is not readable, or has another frame rate.
     """
     av = require("av", "av", "reading films")
     try:

@@ -1,4 +1,4 @@
-"""Frozen matrices in fp8: half the memory of bf16, and gradients go through them."""
+"""Frozen matrices in fp8: half the memory of bf16, and gradients pass through them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..weights import fp8
 
 
 class FrozenLinear(ScaledLinear):
-    """A `ScaledLinear` that keeps its weight in fp8 for the backward pass too, where autograd would keep the
-    multiplied one."""
+    """A `ScaledLinear` that saves its fp8 weight for the backward pass, where autograd would save the dequantised
+    one."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _Product.apply(x, self.weight, self.weight_scale, self.bias)
@@ -34,12 +34,12 @@ class _Product(torch.autograd.Function):
 
 
 def round_frozen(networks: Hallo3, trained: Collection[str]) -> int:
-    """Exchange the blocks' matrices that don't train; returns how many there were."""
+    """Replaces the blocks' frozen matrices by fp8 ones; returns how many."""
     count = 0
     for part in ("denoiser", "reference_net"):
         network = getattr(networks, part)
         for name, layer in list(network.named_modules()) if network is not None else ():
-            own = name.removesuffix(".base_layer")  # what a LoRA was laid beside
+            own = name.removesuffix(".base_layer")  # the layer that a LoRA wraps
             if not isinstance(layer, nn.Linear) or not fp8.is_rounded(f"{own}.weight"):
                 continue
             if {f"{part}.{name}.weight", f"{part}.{name}.bias"} & set(trained):
@@ -51,7 +51,7 @@ def round_frozen(networks: Hallo3, trained: Collection[str]) -> int:
 
 
 def rounded(layer: nn.Linear) -> FrozenLinear:
-    """The layer with its weight in fp8, on its device."""
+    """Returns the layer with its weight in fp8, on the same device."""
     place = dict(device=layer.weight.device, dtype=layer.weight.dtype)
     new = FrozenLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, **place)
     if not layer.weight.is_meta:

@@ -1,7 +1,7 @@
-"""Frames brought to the networks' size as the original's data set does it, and what a mask leaves of the portrait.
+"""Resizes frames to the networks' size as the original's data set does, and masks the portrait.
 
-Frames are bytes and stay bytes through the resize: rounded and clamped. A film with a face's box a frame is stretched
-to the size; one with a mask for all frames is made a square, with black columns at its sides.
+Frames are uint8 before and after the resize: rounded and clamped. A film with a face box per frame is stretched to the
+size; one with a mask for all frames is resized to a square with black columns at its sides.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ Size = tuple[int, int]  # height, width
 
 
 def resized(frames: Tensor, size: Size) -> Tensor:
-    """Bytes ``n 3 h w`` -> ``n 3 H W``, bicubic with antialias; frames that have the size are returned as they are."""
+    """uint8 ``n 3 h w`` -> ``n 3 H W``, bicubic with antialiasing; frames of the right size are returned unchanged."""
     if tuple(frames.shape[-2:]) == tuple(size):
         return frames
     return _interpolated(frames.float(), size).round().clamp(0, 255).to(torch.uint8)
 
 
 def squared(frames: Tensor, size: Size) -> Tensor:
-    """``n 3 h w`` -> ``n 3 H W``: a square of the full height, whatever the shape was, and black columns beside it."""
+    """``n 3 h w`` -> ``n 3 H W``: stretched to a square of the full height, with black columns on both sides."""
     return _padded(resized(frames, (size[0], size[0])), size[1])
 
 
 def box_mask(box: Tensor, size: Size) -> Tensor:
-    """``[x0, y0, x1, y1]`` in 0..1 -> ``h w`` of 0 and 1, float32; corners are truncated to whole pixels."""
+    """``[x0, y0, x1, y1]`` in 0..1 -> mask ``h w`` of 0 and 1, float32; corners are truncated to whole pixels."""
     h, w = size
     x0, y0, x1, y1 = (int(value) for value in box * torch.tensor([w, h, w, h], dtype=box.dtype))
     mask = torch.zeros(h, w)
@@ -35,14 +35,14 @@ def box_mask(box: Tensor, size: Size) -> Tensor:
 
 
 def boxed(frame: Tensor, box: Tensor, size: Size) -> Tensor:
-    """The portrait inside its face's box: bytes ``3 h w`` -> ``3 H W``, black outside."""
+    """The portrait inside its face box: uint8 ``3 h w`` -> ``3 H W``, black outside."""
     frame = resized(frame[None], size)[0]
     return (frame * box_mask(box, size)).to(frame.dtype)
 
 
 def masked(frame: Tensor, mask: Tensor, size: Size) -> Tensor:
-    """The portrait under a mask ``h w`` of bytes: ``3 h w`` -> ``3 H W``, float32 in 0..255. It is masked at its own
-    size, and what the resize overshoots stays."""
+    """The portrait times a mask ``h w``, uint8: ``3 h w`` -> ``3 H W``, float32 in 0..255. The mask is applied at the
+    original size, and the resize's overshoot is not clamped."""
     product = frame.float() * (mask.float() / 255)
     side = (size[0], size[0])
     if tuple(frame.shape[-2:]) != side:
@@ -51,7 +51,7 @@ def masked(frame: Tensor, mask: Tensor, size: Size) -> Tensor:
 
 
 def to_pixels(values: Tensor) -> Tensor:
-    """0..255 -> -1..1, float32"""
+    """Maps 0..255 to -1..1, float32."""
     return (values.float() - 127.5) / 127.5
 
 

@@ -1,4 +1,4 @@
-"""How new parameters begin."""
+"""Initial values of new parameters."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from math import prod
 import torch
 from torch import Tensor
 
-ZERO = ("modulation.blocks.", "head_modulation.", "head.")  # of a network that starts from nothing
+ZERO = ("modulation.blocks.", "head_modulation.", "head.")  # in a network trained from scratch
 
 
 def initial(name: str, shape: tuple[int, ...], kind: str, layers: int, generator: torch.Generator) -> Tensor:
-    """A new parameter, float32.
+    """Returns a new parameter, float32.
 
-    kind "original": matrices normal with deviation 0.02, attention's output matrices 0.02 / sqrt(2 layers), as the
-    original makes new modules; "projector": as PyTorch makes a layer; "fan_in": normal, 1 / sqrt(inputs); "from
-    nothing": that, with modulation and head at zero, so that at first every layer hands its input on. Norms begin at 1
-    and 0, biases at 0.
+    kind "original": normal with standard deviation 0.02, attention's output matrices 0.02 / sqrt(2 layers), as the
+    original initialises new modules; "projector": PyTorch's default; "fan_in": normal, 1 / sqrt(inputs); "from
+    nothing": like fan_in, with modulation and head at zero, so that every layer starts as the identity. Norms start at
+    1 and 0, biases at 0.
     """
     inputs = prod(shape[1:])
     leaf = name.rpartition(".")[2]

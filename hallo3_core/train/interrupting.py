@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run between two steps, so that a checkpoint of the last one can be written."""
+"""Handles SIGTERM and Ctrl-C: the run stops between two steps, so that it can write a checkpoint first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """A function that says whether the process was asked to end; a second Ctrl-C ends it at once."""
+    """Yields a function that says whether the process was asked to stop; a second Ctrl-C stops it at once."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

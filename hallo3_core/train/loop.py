@@ -1,4 +1,4 @@
-"""A run of training: from a start, through steps that can end at any moment, to an engine file."""
+"""The training loop: from initial weights, through steps that can be interrupted, to a transformer file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left: the engine file, the steps that were done, and the losses at its end."""
+    """The result of a run: the transformer file, the number of steps, and the final losses."""
 
     path: Path
     steps: int
@@ -61,14 +61,14 @@ def train(
     entries: Sequence[Entry] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Result:
-    """Run a configuration to its end, from its newest checkpoint if there is one.
+    """Trains as configured, resuming from the newest checkpoint if there is one.
 
-    films: in place of `data.folder`; encoders: in place of the release's; entries: films that are cached already.
-    on_step is called after every step with its number.
+    films replaces `data.folder`; encoders replaces the release's; entries are films that are already cached. on_step is
+    called after every step with its number.
 
     Raises:
-        InputError: the configuration, the data or the start can't be used; the message says why.
-        Stopped: the process was asked to end; a checkpoint is written.
+        InputError: the configuration, the data or the initial weights cannot be used; the message says why.
+        Stopped: the process was asked to stop; a checkpoint was written.
     """
     checked(config)
     processes = join(config.device, config.batch)
@@ -94,7 +94,7 @@ def train_one(
     entries: Sequence[Entry] | None,
     on_step: Callable[[int], None] | None,
 ) -> Result:
-    """A mode's run; see `train`."""
+    """Runs one mode; see `train`."""
     lock = _prepared(config, processes)
     try:
         run = TrainingRun(config, processes, films, encoders, entries)
@@ -106,7 +106,7 @@ def train_one(
 
 
 def _prepared(config: Config, processes: Processes):
-    """The output folder, held against a second run; the whole configuration is written there."""
+    """Locks the output folder against a second run and writes the full configuration to it."""
     if not processes.is_first:
         return None
     try:
@@ -121,7 +121,7 @@ def _prepared(config: Config, processes: Processes):
 
 
 class TrainingRun:
-    """The objects of a run, made in the order in which they need each other."""
+    """The objects of a run, built in order of dependency."""
 
     def __init__(self, config, processes, films, encoders, entries):
         self.config, self.processes = config, processes
@@ -151,7 +151,7 @@ class TrainingRun:
         self.losses = Losses(device)
         self.step, self.seconds = 0, 0.0
 
-    # What a run is made of
+    # Construction
 
     def _encoders(self, release: Release | None) -> Encoders:
         if release is None:
@@ -204,7 +204,7 @@ class TrainingRun:
         shard(networks, processes)
         return networks, names
 
-    # What a run does
+    # Training
 
     def to_the_end(self, stop: Callable[[], bool], on_step: Callable[[int], None] | None) -> Result:
         config, watch = self.config, self.config.watch
@@ -246,7 +246,7 @@ class TrainingRun:
             report.close()
 
     def _step(self, rate: float, tells: bool) -> dict[str, float]:
-        """One update; with `tells`, the norms of the gradients by group."""
+        """Runs one update. With `tells`, returns the learning rate and the gradient norms, in total and by group."""
         config, batch = self.config, self.config.batch
         part = self.processes.part(batch)
         micro = min(config.memory.micro_batch or batch, part.stop - part.start)
@@ -270,14 +270,14 @@ class TrainingRun:
         return {"rate": rate, "gradient": float(norm), **norms} if tells else {}
 
     def _activations(self):
-        """Where what the backward pass needs is kept meanwhile."""
+        """Context that decides where activations are kept for the backward pass."""
         if not self.config.memory.offload_activations:
             return nullcontext()
         return torch.autograd.graph.save_on_cpu(pin_memory=self.processes.device.type == "cuda")
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Of the held-out clips, each with the same noise and timestep every time, nothing dropped."""
+        """Mean loss of the held-out clips, with fixed noise and timesteps and no dropped conditions."""
         batch = min(self.config.batch, self.held_out.count)
         total = torch.zeros((), device=self.processes.device)
         count = self.held_out.count // batch * batch
@@ -289,7 +289,8 @@ class TrainingRun:
         return float(total) / count
 
     def _preview(self) -> None:
-        """Of the first held-out clip, or of the first there is; every process takes part, the first one writes."""
+        """Writes a preview of the first held-out clip, else of the first clip. All processes take part; the first
+        writes."""
         samples, config = self.held_out or self.samples, self.config
         draws = Keyed(config.seed + 1, 0, 1, generator=self.generator)
         batch = samples.batch(torch.zeros(1, dtype=torch.long, device=self.order.device), draws)
@@ -298,7 +299,7 @@ class TrainingRun:
             write_preview(config.output / "previews" / f"step-{self.step:08d}.mp4", frames)
 
     def _identity(self) -> dict[str, str]:
-        """What a checkpoint belongs to: going on with anything else would be another run."""
+        """What a checkpoint depends on: it can only be resumed with the same inputs."""
         config = self.config
         return {
             "start": self.start.identity,
@@ -355,11 +356,11 @@ class TrainingRun:
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to end and has written a checkpoint; the same command goes on."""
+    """The run was asked to stop and has written a checkpoint; the same command resumes it."""
 
 
 def input_sizes(entry: Entry) -> InputSizes:
-    """What a film's entry says of the encoders."""
+    """Reads the encoders' output sizes off a film's entry."""
     _, channels, frames, h, w = entry.clip.shape
     return InputSizes(
         text=tuple(entry.text.shape),

@@ -1,7 +1,8 @@
-"""LoRAs in training: pairs beside the matrices of named groups, by PEFT, and the file that they are kept in.
+"""LoRA training: PEFT adapters on the matrices of named groups, and their file.
 
-A group is what people want to teach: `look` (a style, a show) is the denoiser's self-attention; `identity` (a face) the
-reference network's and how the denoiser reads the face; `speech` (a language, a voice) how sound is read and projected.
+A group is what a user wants to teach: `look` (a style, a show) is the denoiser's self-attention; `identity` (a face) is
+the reference network's attention and the denoiser's face attention; `speech` (a language, a voice) is audio attention
+and the audio projections.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ GROUPS = {
         r"audio_projector\.(proj1|proj2|proj3|halve)",
     ),
 }
-FILE = "lora.safetensors"  # no name that a release's folder takes for its transformers
+FILE = "lora.safetensors"  # not a name that a release folder recognises as its transformer file
 CARD = "hallo3_training"
-DENOISER_PREFIX = "diffusion_model."  # as other programs call it
-_ADAPTER = "default"  # PEFT's name of the only one
+DENOISER_PREFIX = "diffusion_model."  # as in other programs' files
+_ADAPTER = "default"  # PEFT's name for the only adapter
 
 
 @dataclass(frozen=True)
 class Lora:
-    """What a LoRA changes and how large it is; a pair counts alpha / rank."""
+    """A LoRA's groups and size; its update is scaled by alpha / rank."""
 
     groups: tuple[Literal["look", "identity", "speech"], ...] = ("look", "identity")
     rank: int = 32
@@ -49,10 +50,10 @@ class Lora:
 
 
 def add_lora(networks: Hallo3, lora: Lora, seed: int) -> set[str]:
-    """Put a pair beside every matrix of the groups; at first they change nothing. Returns the names of what trains.
+    """Adds an adapter to every matrix of the groups; initially it changes nothing. Returns the trained names.
 
     Raises:
-        InputError: PEFT is not installed, or a group has nothing in these networks.
+        InputError: PEFT is not installed, or a group matches nothing in these networks.
     """
     peft = require("peft", "peft", "training a LoRA")
     modules = [name for name, module in networks.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)]
@@ -63,14 +64,14 @@ def add_lora(networks: Hallo3, lora: Lora, seed: int) -> set[str]:
             )
     patterns = "|".join(pattern for group in lora.groups for pattern in GROUPS[group])
     settings = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=f"({patterns})")
-    with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator, and nobody else shall see that
+    with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator: restore its state
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(settings, networks, adapter_name=_ADAPTER)
     return {name for name, _ in networks.named_parameters() if ".lora_" in name}
 
 
 def file_tensors(trained: Mapping[str, Tensor], lora: Lora, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Trained parameters by PEFT's names -> a file's tensors, an alpha beside each pair."""
+    """Converts trained parameters, by PEFT's names, to the file's tensors, with an alpha for each adapter."""
     prefixes = {part: prefix for prefix, part in PART_PREFIXES.items()} | {names.DENOISER: DENOISER_PREFIX}
     found = {}
     for name, value in trained.items():
@@ -84,10 +85,10 @@ def file_tensors(trained: Mapping[str, Tensor], lora: Lora, dtype: torch.dtype) 
 def write_lora(
     path: Path, trained: Mapping[str, Tensor], lora: Lora, card: Mapping[str, object], dtype: torch.dtype
 ) -> None:
-    """One file for all networks, which holds the LoRA and what it was made from, and nothing of the base.
+    """Writes one file for all networks: the LoRA and its provenance, without base weights.
 
     Raises:
-        InputError: it can't be written.
+        InputError: the file cannot be written.
     """
     tensors = file_tensors(trained, lora, dtype)
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))

@@ -1,4 +1,4 @@
-"""The networks that are trained together: their parts, their parameters' names in the release, and how they are run."""
+"""The jointly trained networks: their parts, their parameters' names in the release, and their forward pass."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PARTS = (names.DENOISER, names.REFERENCE_NET, names.FACE_PROJECTOR, names.AUDIO_
 
 
 def parts(networks: Hallo3) -> Iterator[tuple[str, nn.Module]]:
-    """Those that are there, by the names in `weights/names.py`, which are its attributes' too."""
+    """Yields the networks that exist, by their names in `weights/names.py`, which are also the attribute names."""
     for part in PARTS:
         if getattr(networks, part) is not None:
             yield part, getattr(networks, part)
 
 
 def official_names(networks: Hallo3) -> dict[str, str]:
-    """Every parameter's name -> the one it bears in the release's file (two learned tables share one). Scales of
-    rounded matrices have none."""
+    """Maps every parameter's name to its name in the release's file (two learned tables share one). Scales of fp8
+    matrices have none."""
     found = {}
     for part, module in parts(networks):
         official = names.official_names(part, networks.denoiser.config.layers)
@@ -35,8 +35,8 @@ def official_names(networks: Hallo3) -> dict[str, str]:
 
 
 def predict(networks: Hallo3, noisy: Tensor, drawn: Drawn, dtype: torch.dtype) -> Tensor:
-    """The velocity ``b 16 t h w``, float32, of a noisy latent under the conditions that were drawn; computed in
-    `dtype`, which is the weights'."""
+    """Predicts the velocity ``b 16 t h w``, float32, of a noisy latent from the drawn conditions; computes in `dtype`,
+    that of the weights."""
     has = dict(parts(networks))
     return networks(
         noisy.to(dtype),
@@ -50,8 +50,8 @@ def predict(networks: Hallo3, noisy: Tensor, drawn: Drawn, dtype: torch.dtype) -
 
 
 def hold_rotary(network: Trunk) -> None:
-    """Have a network keep its rotary tables, which belong to a grid and never train: made anew at each step they would
-    cost a small network more than a layer. The learned tables are read every time."""
+    """Makes a network keep its rotary tables, which depend on the grid and are not trained. Rebuilding them every step
+    would cost a small network more than a layer. The learned tables are still read every time."""
     kept: dict[tuple, Rotary] = {}
 
     def layout(grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:

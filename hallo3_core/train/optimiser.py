@@ -1,4 +1,4 @@
-"""What is done with the gradients: clip, AdamW, moving average, and the rate's curve."""
+"""Gradient clipping, AdamW, moving average and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .trainable import decays
 
 @dataclass(frozen=True)
 class Rates:
-    """The learning rate's curve; the defaults are the original's. Steps count from 1.
+    """The learning rate schedule; the defaults are the original's. Steps count from 1.
 
-    Up to step `slow_steps` the warm-up is held down to `slow_peak` x `peak`; from `warmup_steps` on the rate falls on a
-    straight line from `peak` to `last` x `peak` at step `total`. With `decay_from`, a share of the run, it stays at the
-    peak until there.
+    Up to step `slow_steps` the warm-up is capped at `slow_peak` x `peak`; after `warmup_steps` the rate falls linearly
+    from `peak` to `last` x `peak` at step `total`. With `decay_from`, a fraction of the run, it stays at the peak until
+    then.
     """
 
     peak: float = 1e-5
@@ -30,8 +30,8 @@ class Rates:
     decay_from: float | None = None
 
     def at(self, step: int, total: int, share: float | None = None) -> float:
-        """The rate of step number `step` of `total`; `share` (0..1) is what has passed of the run where its length is
-        a time and not a number of steps."""
+        """The rate at step `step` of `total`. `share` (0..1) is the fraction of the run that has passed, if the run is
+        limited by time instead of steps."""
         if step <= self.warmup_steps:
             rising = self.peak * step / self.warmup_steps
             return min(self.peak * self.slow_peak, rising) if step <= self.slow_steps else rising
@@ -52,15 +52,15 @@ class Updating:
     eps: float = 1e-8
     weight_decay: float = 1e-4
     clip: float = 0.1
-    average: float = 0.9999  # the moving average's largest decay; 0: none is kept
+    average: float = 0.9999  # the moving average's largest decay; 0: no average
 
 
 def make_optimiser(
     parameters: Sequence[Tensor], shapes: Sequence[Shape], updating: Updating, kind: str = "adamw"
 ) -> torch.optim.Optimizer:
-    """AdamW with decoupled weight decay on matrices and kernels alone.
+    """Makes AdamW with decoupled weight decay on matrices and kernels only.
 
-    `shapes` are the whole parameters' where `parameters` are shards. kind "adamw8bit" keeps the moments in 8 bits.
+    `shapes` are those of the whole parameters, even if `parameters` are shards. kind "adamw8bit" keeps 8-bit moments.
 
     Raises:
         InputError: neither torchao nor bitsandbytes is installed.
@@ -87,7 +87,7 @@ def _in_eight_bits() -> type[torch.optim.Optimizer]:
 
 
 def total_norm(gradients: Sequence[Tensor], summed: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
-    """Of all gradients together; `summed` adds a tensor up over the processes that hold shards of them."""
+    """Norm of all gradients together; `summed` sums a tensor over the processes that hold shards."""
     if not gradients:
         return torch.zeros(())
     squares = torch.stack(torch._foreach_norm(list(gradients))).square().sum()
@@ -95,12 +95,12 @@ def total_norm(gradients: Sequence[Tensor], summed: Callable[[Tensor], Tensor] =
 
 
 def clip_(gradients: Sequence[Tensor], norm: Tensor, largest: float) -> None:
-    """Every gradient times ``min(1, largest / (norm + 1e-6))``, in place."""
+    """Multiplies every gradient by ``min(1, largest / (norm + 1e-6))``, in place."""
     torch._foreach_mul_(list(gradients), (largest / (norm + 1e-6)).clamp(max=1.0))
 
 
 def average_decay(updates: int, largest: float) -> float:
-    """The moving average's decay after update number `updates`, which counts from 1: 2/11, 3/12, .. `largest`."""
+    """The moving average's decay at update `updates`, counted from 1: 2/11, 3/12, .. `largest`."""
     return min(largest, (1 + updates) / (10 + updates))
 
 

@@ -1,5 +1,5 @@
-"""What a run would train and what memory it would take, found out without weights: networks without storage are run
-forwards, and what autograd keeps for the way back is counted tensor by tensor."""
+"""What a run would train and how much memory it would take, computed without weights: a forward pass on the meta device
+counts the tensors that autograd saves for the backward pass."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .trainable import RULES, Trainable, engine_shapes, trainable
 RELEASED = dict(text_width=4096, audio_inputs=5 * 12 * 768, face=512)
 log = logging.getLogger(__name__)
 BYTES = {"bf16": 2, "fp32": 4}
-# Each switch of the section memory, in the order in which `fit` tries to do without more of them.
+# Switches of the section memory, in the order in which `fit` tries them: fewest first.
 LADDER = (
     Memory(),
     Memory(checkpoint_layers=True),
@@ -46,7 +46,7 @@ LADDER = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What trains, and bytes by what they are for. `sizes` are the networks'."""
+    """What trains, and bytes of memory by purpose."""
 
     mode: str
     trains: Trainable
@@ -58,7 +58,7 @@ class Plan:
         return sum(self.memory.values())
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The plan as lines of text."""
         yield f"{self.mode}: trains {self.trains.count:,} parameters in {len(self.trains.shapes)} tensors"
         for family, (tensors, count) in families(self.trains.shapes).items():
             yield f"  {family}: {tensors} tensors, {count:,}"
@@ -73,10 +73,10 @@ class Plan:
 
 
 def plan(config: Config) -> Plan:
-    """The plan of a run; of mode full see `plans`.
+    """The plan of a run; for mode full see `plans`.
 
     Raises:
-        InputError: a start that can't be read, or that trains nothing.
+        InputError: the initial weights cannot be read, or nothing in them trains.
     """
     only = Memory(micro_batch=config.memory.micro_batch)
     counts = _counts(replace(config, memory=only, watch=Watch(), output=Path()))
@@ -84,16 +84,16 @@ def plan(config: Config) -> Plan:
 
 
 def plans(config: Config) -> list[Plan]:
-    """One a phase."""
+    """One plan per phase."""
     modes = ("identity", "audio") if config.mode == "full" else (config.mode,)
     return [plan(replace(config, mode=mode)) for mode in modes]
 
 
 def fit(config: Config, gigabytes: float) -> Config:
-    """The configuration with the fewest switches of the section memory that need no more than this.
+    """The configuration with the fewest memory switches on that fits into this much memory.
 
     Raises:
-        InputError: none is enough.
+        InputError: no combination fits.
     """
     needed = []
     for memory in LADDER:
@@ -108,7 +108,7 @@ def fit(config: Config, gigabytes: float) -> Config:
 
 
 def families(shapes: Mapping[str, Shape]) -> dict[str, tuple[int, int]]:
-    """Names with their layers' numbers left out -> how many tensors, and how many parameters."""
+    """Groups names without their layer numbers; counts the tensors and parameters of each."""
     found: dict[str, tuple[int, int]] = {}
     for name, shape in shapes.items():
         family = re.sub(r"(?<=layers\.|blocks\.)\d+", "*", name)
@@ -118,7 +118,7 @@ def families(shapes: Mapping[str, Shape]) -> dict[str, tuple[int, int]]:
 
 
 def _sizes(config: Config) -> tuple[TransformerConfig, FaceProjectorConfig, AudioProjectorConfig]:
-    """Of the start where there is one, else of the section network with the released encoders."""
+    """Sizes of the initial weights if there are any, else of the section network with the released encoders."""
     n, (height, width) = config.network, config.data.size
     grid = Grid(LATENT_FRAMES, height // (2 * PIXELS), width // (2 * PIXELS))
     found = Parts()
@@ -181,8 +181,9 @@ def _dtype(config: Config) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the switches choose among: what trains, how many parameters of it can learn, bytes of all weights and of
-    those with the frozen matrices in fp8, and what autograd keeps (see `_kept_for_backward`)."""
+    """Figures that the memory of any combination of switches is computed from: what trains, how many of its parameters
+    get a gradient, bytes of all weights, also with frozen matrices in fp8, and bytes that autograd saves (see
+    `_kept_for_backward`)."""
 
     trains: Trainable
     learns: int
@@ -254,7 +255,7 @@ def _encoder_parameters() -> int:
 
 
 def _kept_for_backward(config: Config, networks: Hallo3) -> tuple[int, int, int]:
-    """Bytes that autograd keeps of a forward: all of them, what goes into blocks, and the most of one block."""
+    """Bytes that autograd saves in a forward pass: in total, with only the inputs of blocks, and most in one block."""
     samples = config.memory.micro_batch or config.batch
     sizes, dtype = networks.denoiser.config, networks.denoiser.patch_embed.weight.dtype
     height, width = (side // PIXELS for side in config.data.size)
@@ -272,7 +273,7 @@ def _kept_for_backward(config: Config, networks: Hallo3) -> tuple[int, int, int]
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             kept.setdefault(storage._cdata, (storage.nbytes(), now[0]))
-            alive.append(storage)  # its number must not be given to another
+            alive.append(storage)  # so that its id is not reused
         return tensor
 
     def enters(block: nn.Module, arguments: tuple) -> None:
@@ -306,5 +307,5 @@ def _kept_for_backward(config: Config, networks: Hallo3) -> tuple[int, int, int]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """A kernel that keeps no matrix of scores, as the GPUs' do."""
+    """An attention kernel that does not save the score matrix, like those of GPUs."""
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]

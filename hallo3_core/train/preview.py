@@ -1,4 +1,4 @@
-"""What the networks make by now of a clip: a film of the true clip and the sampled one beside it, without sound."""
+"""Previews of training: a silent film with the true clip on the left and the sampled one on the right."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .draw import Chances, Drawn, draw
 from .draws import Keyed
 from .networks import predict
 
-SCALE = 3.5  # of guidance, as the original samples
+SCALE = 3.5  # guidance scale, as in the original's sampling
 NO_DROPS = Chances(drop_audio=0, drop_concat=0, drop_reference=0, drop_text=0)
 
 
 @torch.no_grad()
 def preview(networks: Hallo3, vae: VideoVae, batch: Batch, steps: int, seed: int, dtype: torch.dtype) -> Tensor:
-    """Frames ``49 3 H (2 W)`` in 0..1, of a batch of one: the clip itself, and what is sampled from its beginning, its
-    sound and its text. The same noise every time."""
+    """Frames ``49 3 H (2 W)`` in 0..1 for a batch of one: the clip itself, and one sampled from its first
+    frames, audio and text. The noise is the same every time."""
     device = batch.clip.device
     inputs = draw(batch, vae, Keyed(seed, 0, 1, device=device), NO_DROPS)
     null = without_text_and_sound(inputs)
@@ -49,16 +49,16 @@ def preview(networks: Hallo3, vae: VideoVae, batch: Batch, steps: int, seed: int
 
 
 def without_text_and_sound(inputs: Drawn) -> Drawn:
-    """The null of guidance."""
+    """The unconditional inputs for guidance."""
     audio = None if inputs.audio is None else torch.zeros_like(inputs.audio)
     return inputs._replace(text=torch.zeros_like(inputs.text), audio=audio)
 
 
 def write_preview(path: Path, frames: Tensor) -> None:
-    """As a film.
+    """Writes the frames as a film.
 
     Raises:
-        InputError: it can't be written; PyAV is not installed.
+        InputError: the film cannot be written, or PyAV is not installed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FilmWriter(path, *frames.shape[-2:]) as film:

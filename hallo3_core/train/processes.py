@@ -1,4 +1,4 @@
-"""One process or several: who this is, how networks are shared out among all, and what they must agree on."""
+"""Distributed training: this process's rank, sharding of networks, and collective operations."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Processes:
         return self.rank == 0
 
     def part(self, batch: int) -> slice:
-        """Which samples of a step's batch are this process's."""
+        """This process's slice of a step's batch."""
         each = batch // self.count
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def summed(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, on each."""
+        """The sum over all processes (all-reduce)."""
         if self.count > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
 
     def agree(self, wish: bool) -> bool:
-        """Whether any process wishes it."""
+        """Whether `wish` is true in any process."""
         return bool(self.summed(torch.tensor(float(wish), device=self.device))) if self.count > 1 else wish
 
     def wait(self) -> None:
@@ -46,10 +46,10 @@ class Processes:
 
 
 def join(device: str, batch: int) -> Processes:
-    """This process among those that `accelerate launch` or `torchrun` started; alone if neither did.
+    """Joins the processes that `accelerate launch` or `torchrun` started; a single process if neither did.
 
     Raises:
-        InputError: the batch can't be shared out among them; accelerate is not installed.
+        InputError: the batch cannot be divided among them, or accelerate is not installed.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -62,7 +62,7 @@ def join(device: str, batch: int) -> Processes:
 
 
 def shard(networks: Hallo3, processes: Processes) -> None:
-    """FSDP: every block gathers its weights around its forward and backward, and holds its share at other times."""
+    """FSDP: every block gathers its weights for its forward and backward pass, and keeps only its shard otherwise."""
     if processes.count == 1:
         return
     from torch.distributed.device_mesh import init_device_mesh

@@ -1,4 +1,4 @@
-"""What a run tells on its way: a line of JSON every few steps, TensorBoard where it is installed, a progress bar."""
+"""Progress of a run: a JSON line every few steps, TensorBoard if it is installed, and a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Losses:
-    """Sums of the loss, of all timesteps and of each tenth of them, on the device until they are asked for."""
+    """Loss sums by tenth of the timesteps, kept on the device until `take`."""
 
     def __init__(self, device: torch.device):
         self._sums = torch.zeros(2, DECILES, device=device)
@@ -28,7 +28,7 @@ class Losses:
         self._sums[1].index_add_(0, tenth, torch.ones_like(losses, dtype=torch.float32))
 
     def take(self, summed) -> dict[str, object]:
-        """The means since the last time; waits for the device."""
+        """The means since the last call; synchronises with the device."""
         total, count = summed(self._sums).tolist()
         self._sums.zero_()
         deciles = [round(t / c, 6) if c else None for t, c in zip(total, count, strict=True)]
@@ -36,14 +36,14 @@ class Losses:
 
 
 class Report:
-    """Of the first process; the others' write nothing."""
+    """The log of a run. Only the first process writes it; in the others this does nothing."""
 
     def __init__(self, folder: Path, total: int, done: int, active: bool):
         self._file = self._board = self._bar = None
         if not active:
             return
         path = folder / LOG
-        kept = [line for line in _lines(path) if line["step"] <= done]  # what was done again is told once
+        kept = [line for line in _lines(path) if line["step"] <= done]  # steps that are repeated are logged once
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._bar = tqdm(total=total, initial=done, unit="step", disable=None)
@@ -56,7 +56,7 @@ class Report:
             log.debug("TensorBoard is not installed: %s alone is written", path)
 
     def step(self, values: dict[str, object], step: int, device: torch.device) -> None:
-        """Write the values of a step."""
+        """Writes the values of a step."""
         if self._file is None:
             return
         now = time.monotonic()
@@ -87,5 +87,5 @@ def _lines(path: Path) -> list[dict]:
         try:
             found.append(json.loads(line))
         except ValueError:
-            continue  # cut by a kill
+            continue  # cut off when the process was killed
     return found

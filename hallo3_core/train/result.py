@@ -1,4 +1,4 @@
-"""What a run leaves: the whole engine in the release's names, with a card of how it came to be."""
+"""The result of a run: the whole transformer file in the release's names, with metadata on how it was trained."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..weights.writing import Entry, write_streamed
 from .networks import official_names, parts
 from .start import OWN, Start, rotary_tensors, with_reference
 
-CARD = "hallo3_training"  # the metadata's key
+CARD = "hallo3_training"  # metadata key
 
 
 def result_name(mode: str) -> str:
-    """A file of this name in a release's folder counts as its engine."""
+    """A name that a release folder recognises as its transformer file."""
     return f"hallo3_{mode}.safetensors"
 
 
 def engine_tensors(
     start: Start, networks: Hallo3, trained: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Every tensor of the result by official name: what trained (its names are ours), what was made anew, and the
-    start's own for the rest."""
+    """Every tensor of the result by official name: trained ones (passed by our names), newly made ones, and the initial
+    weights for the rest."""
     found = dict((with_reference(start) if networks.reference_net is not None else start).tensors)
     official = official_names(networks)
     ours = {n: networks.get_parameter(n) for n in official if official[n] not in found or n in trained}
@@ -52,11 +52,10 @@ def engine_tensors(
 def write_result(
     path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, object], conditioning: Conditioning
 ) -> None:
-    """A safetensors file, written whole or not at all; it tells how the denoiser reads its conditions, where that is
-    not the released way.
+    """Writes a safetensors file atomically. Its metadata records the conditioning if that differs from the release's.
 
     Raises:
-        InputError: it can't be written.
+        InputError: the file cannot be written.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     entries = [Entry(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in ordered]
@@ -65,10 +64,10 @@ def write_result(
 
 
 def write_official(result: Path, release: Path) -> Path:
-    """The result as the release's own engine file, in its place in a release's folder.
+    """Writes the result in the format of the official transformer file, at its place in a release folder.
 
     Raises:
-        InputError: the result can't be read.
+        InputError: the result cannot be read.
     """
     target = release / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE
     target.parent.mkdir(parents=True, exist_ok=True)

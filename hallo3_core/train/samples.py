@@ -1,4 +1,4 @@
-"""Cached films as batches: which clips a step takes, and how they come to the device."""
+"""Batches of cached films: which clips a step takes, and how they reach the device."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .geometry import to_pixels
 
 
 class Samples(Protocol):
-    """Clips of a set of films. `count`: how many there are."""
+    """The clips of a set of films; `count` is their number."""
 
     count: int
 
     def batch(self, clips: Tensor, draws: Draws) -> Batch:
-        """The clips of these numbers ``b``, each with one frame of its film, drawn anew, as its portrait."""
+        """The clips with these indices ``b``, each with a randomly drawn frame of its film as the portrait."""
 
 
 class Order:
-    """Which clips a step takes: every clip once an epoch, shuffled by (seed, epoch) alone."""
+    """The order of clips: every clip once per epoch, shuffled by (seed, epoch) alone."""
 
     def __init__(self, count: int, seed: int, device: torch.device | str = "cpu"):
         self._count, self._seed, self.device = count, seed, device
         self._epochs: dict[int, Tensor] = {}
 
     def of(self, start: int, stop: int) -> Tensor:
-        """Numbers of the samples `start .. stop-1` of the run."""
+        """Clip indices of samples `start .. stop-1` of the run."""
         found = []
         while start < stop:
             epoch, at = divmod(start, self._count)
@@ -51,7 +51,7 @@ class Order:
 
 
 class Resident:
-    """All of it on the device, gathered there: nothing is copied at a step, and the device is never waited for."""
+    """All data on the device: a step indexes it there, without copies from the host or synchronisation."""
 
     def __init__(self, entries: Sequence[Entry], device: torch.device | str):
         def joined(values: Sequence[Tensor]) -> Tensor:
@@ -100,7 +100,7 @@ class Resident:
 
 
 class Mapped:
-    """Films that stay in their cache files: a step reads what it takes and copies it to the device."""
+    """Memory-mapped films: a step reads its samples from the cache files and copies them to the device."""
 
     def __init__(self, entries: Sequence[Entry], device: torch.device | str):
         self._places = [(entry, k) for entry in entries for k in range(len(entry.clip))]
@@ -134,10 +134,10 @@ class Mapped:
 
 
 def window_offsets() -> Tensor:
-    """Frames that the audio windows of a clip hold, from the clip's first: ``49 5``."""
+    """Frame indices in the audio windows of a clip, relative to its first frame: ``49 5``."""
     return torch.arange(FRAMES_PER_CLIP)[:, None] + torch.arange(-REACH, REACH + 1)
 
 
 def _face(entry: Entry) -> Tensor:
-    """Zeros where the mode reads none."""
+    """The face embedding; zeros if the mode does not use one."""
     return torch.zeros(1) if entry.face is None else entry.face

@@ -1,4 +1,4 @@
-"""What a run begins with: an engine file of the release, of an earlier run, or nothing, and the networks made of it."""
+"""Initial weights of a run, from the release, an earlier run or nothing, and the networks built from them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AUDIO_WORDS, FACE_WORDS = ("audio_",), ("face_",)
 
 @dataclass(frozen=True)
 class Start:
-    """Tensors by official name, perhaps mapped from a file; `label` is what messages call it."""
+    """Tensors by official name, possibly memory-mapped; `label` is their name in messages."""
 
     tensors: Mapping[str, Tensor]
     label: str = "nothing"
@@ -41,7 +41,7 @@ class Start:
 
     @property
     def identity(self) -> str:
-        """Equal for equal tensors, by some values of each: a file of 29 GB is not read whole."""
+        """A hash of some values of each tensor, equal for equal tensors, without reading all 29 GB."""
         total = hashlib.sha256()
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
@@ -50,10 +50,10 @@ class Start:
 
 
 def read_start(paths: list[Path]) -> Start:
-    """The engine of a file, or of the files that `convert` made of one.
+    """Reads the transformers from one file, or from the files that `convert` made of it.
 
     Raises:
-        InputError: not readable, or no transformer of this kind.
+        InputError: a file is not readable or is not a transformer of this kind.
     """
     label = str(paths[0])
     tensors: dict[str, Tensor] = {}
@@ -71,13 +71,13 @@ def read_start(paths: list[Path]) -> Start:
 def networks_of(
     start: Start, mode: str, network: Network, conditioning: Conditioning, inputs: InputSizes, maker: Maker
 ) -> Hallo3:
-    """The networks that a mode trains and runs.
+    """Builds the networks that a mode trains and runs.
 
-    base: the denoiser alone; identity: with a reference network (a copy of the denoiser's transformer where the start
-    has none) and face modules; audio: with audio modules too. What the start lacks is made as the original makes it.
+    base: the denoiser alone; identity: with a reference network (a copy of the denoiser's transformer if the start has
+    none) and face modules; audio: with audio modules too. Missing parts are initialised as in the original.
 
     Raises:
-        InputError: the start is not what the mode goes on from.
+        InputError: the mode cannot continue from this start.
     """
     if mode == "base":
         config = _scratch_config(network, conditioning, inputs)
@@ -125,7 +125,7 @@ def networks_of(
 
 @dataclass(frozen=True)
 class Maker:
-    """Fills networks, tensor by tensor: read from the start, or new, cast and moved."""
+    """Fills networks tensor by tensor, from the start or newly initialised, with cast and move to the device."""
 
     network: Network
     generator: torch.Generator
@@ -133,10 +133,10 @@ class Maker:
     dtype: torch.dtype = torch.float32
 
     def made(self, module: nn.Module, tensors: Mapping[str, Tensor], kind: str | None = None) -> nn.Module:
-        """`kind` says how new parameters begin (see `initial`); None: as the section network has it.
+        """`kind` is how new parameters are initialised (see `initial`); None: as set in the section network.
 
         Raises:
-            InputError: a tensor of another shape.
+            InputError: a tensor has the wrong shape.
         """
         for name, parameter in list(module.named_parameters()):
             shape = tuple(parameter.shape)
@@ -157,8 +157,8 @@ class Maker:
 
 @dataclass(frozen=True)
 class InputSizes:
-    """What the encoders give: text ``tokens width``, values of an audio window, of a face embedding; latent frames,
-    rows and columns of tokens, channels."""
+    """Sizes of the encoders' outputs: text ``tokens width``; values per audio window and per face embedding; latent
+    frames, rows and columns of tokens; channels."""
 
     text: tuple[int, int]
     audio: int
@@ -168,7 +168,7 @@ class InputSizes:
 
 
 def with_reference(start: Start) -> Start:
-    """The start with a reference network: a copy of the denoiser's transformer, where it has none."""
+    """Adds a reference network, a copy of the denoiser's transformer, if the start has none."""
     if any(name.startswith(OTHER) for name in start.tensors):
         return start
     copied = {
@@ -180,7 +180,7 @@ def with_reference(start: Start) -> Start:
 
 
 def rotary_tensors(config: TransformerConfig) -> dict[str, Tensor]:
-    """The rotary tables that a file of the release holds, by which its grid is told; names without prefix."""
+    """The rotary tables of the release's file, which its grid is read from; names without prefix."""
     table = rotary_table(config.grid, config.grid, config.head)
     cosines = "mixins.pos_embed.freqs_cos"
     return {
@@ -190,10 +190,10 @@ def rotary_tensors(config: TransformerConfig) -> dict[str, Tensor]:
 
 
 def _agreed(found: TransformerConfig, wanted: Conditioning, label: str) -> Conditioning:
-    """What is wanted, if the modules that the start has are of that kind.
+    """Returns the wanted conditioning if the start's modules match it.
 
     Raises:
-        InputError: they are not.
+        InputError: they do not.
     """
     for name in ("face", "audio"):
         kind, asked = getattr(found.reads, name), getattr(wanted, name)
@@ -237,10 +237,10 @@ def _projector(kind, config, parts: Parts, part: str, maker: Maker) -> nn.Module
 
 
 def _officially_named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A converted file's tensors under their official names; its learned tables are joined again."""
+    """Renames a converted file's tensors to their official names and joins its learned tables."""
     parts = sort_converted(tensors)
     if not parts.tensors.keys() <= {names.DENOISER, names.REFERENCE_NET, names.FACE_PROJECTOR, names.AUDIO_PROJECTOR}:
-        return dict(tensors)  # of no engine: whoever asked for one will say so
+        return dict(tensors)  # not a transformer file: the caller reports it
     found: dict[str, Tensor] = {}
     for part, own in parts.tensors.items():
         if part not in names.PREFIXES.values():

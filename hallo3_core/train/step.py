@@ -1,8 +1,8 @@
 """One step of training, as section "Training" of the paper describes it and as the released code computes it.
 
-A clip's latent is noised (`draw.py`); the networks see the clip's beginning, a portrait of the same film, the
-portrait's face, the sound and the text, each of which is sometimes left out; they predict the velocity. Where paper and
-code differ, the code counts: docs/training/reproduce.md lists the differences.
+A clip's latent is noised (`draw.py`). The networks get the clip's first frames, a portrait from the same film, the
+portrait's face, the audio and the text, each of which is sometimes dropped, and predict the velocity. Where paper and
+code differ, we follow the code: docs/training/reproduce.md lists the differences.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Step(NamedTuple):
 
 
 def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32) -> Step:
-    """The networks' prediction of a noised clip, and its loss: the mean squared error of the velocity.
+    """Runs the networks on a noised clip; the loss is the mean squared error of the velocity.
 
-    The original weighs the error of the clean latent by ``1 / (1 - a^2)``, which is the same.
+    The original weights the error of the clean latent by ``1 / (1 - a^2)``, which is equivalent.
     """
     a = table(drawn.clip.device)[drawn.timesteps]
     signal, sigma = per_sample(a, drawn.clip), per_sample((1 - a**2).sqrt(), drawn.clip)
@@ -43,5 +43,5 @@ def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32) -> 
 
 @cache
 def table(device: torch.device) -> Tensor:
-    """``a`` of every timestep: 1000 values from nearly 1 to 0, zero terminal SNR."""
+    """``a`` of every timestep: 1000 values from almost 1 down to 0 (zero terminal SNR)."""
     return torch.from_numpy(zero_terminal_alphas(TRAINING_STEPS)[::-1].copy()).to(device)

@@ -1,7 +1,7 @@
-"""Trains the toy release's transformers on drawn films: base, identity and audio, one after another.
+"""Trains the toy release's transformers on drawn films in three phases: base, identity, audio.
 
-Unlike the original's phases, in which most weights are frozen because they were learnt on far more than the films at
-hand, each phase here trains all that is there: nothing is known before, and nothing else is to be remembered.
+The original freezes most weights in each phase, because they were trained on far more data than its films. Here every
+phase trains all weights, because there is no pretrained knowledge to preserve.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ TRAINS = {
     "audio": Rule(denoiser=EVERYTHING, reference_net=EVERYTHING),
 }
 PEAK = {"base": 1.5e-3, "identity": 1.2e-3, "audio": 1.2e-3}
-WINDOWS, REFERENCES = 2, 6  # clips, and portraits, of a film
-ENDLESS = 10_000_000  # steps: the time ends a phase
+WINDOWS, REFERENCES = 2, 6  # clips and portraits per film
+ENDLESS = 10_000_000  # steps: time limits a phase
 
 
 def train_toy_engine(work: EngineWork) -> dict[str, Any]:
-    """Write the trained engine into the work's release; returns each phase's steps and losses.
+    """Writes the trained transformers into the work's release; returns each phase's steps and losses.
 
     Raises:
-        InputError: a part of the release is missing.
-        Stopped: the process was asked to end; the next call goes on.
+        InputError: part of the release is missing.
+        Stopped: the process was asked to stop; the next call resumes.
     """
     device = torch.device(work.device)
     fast = device.type == "cuda"
@@ -54,7 +54,7 @@ def train_toy_engine(work: EngineWork) -> dict[str, Any]:
     release = Release(work.release)
     encoders = release_encoders(release, device=device, dtype=torch.float32, text_tokens=work.sizes.text_tokens)
     config = configuration(work.sizes, work.place, work.plan.seed, work.device)
-    cache = None if fast else work.place / "cache"  # a GPU makes it anew sooner than a disk gives it back
+    cache = None if fast else work.place / "cache"  # a GPU recomputes it faster than a disk reads it
     entries = cache_films(as_films(work.footage, faces), encoders, config.data, cache)
     measured, start = {}, None
     for phase in PHASES:
@@ -80,7 +80,7 @@ def train_toy_engine(work: EngineWork) -> dict[str, Any]:
 
 
 def configuration(sizes: Sizes, output: Path, seed: int, device: str) -> Config:
-    """What the phases have in common."""
+    """The configuration shared by all phases."""
     fast = torch.device(device).type == "cuda"
     return Config(
         output=output,

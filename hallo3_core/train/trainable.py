@@ -1,4 +1,4 @@
-"""Which parameters train: the original's rules, by the names in the release's file."""
+"""Which parameters train: the original's rules, by name in the release's file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..weights import names
 
 @dataclass(frozen=True)
 class Rule:
-    """A parameter trains if its official name contains one of the words of its network, and none that is excluded."""
+    """A parameter trains if its official name contains one of its network's words and no excluded word."""
 
     denoiser: tuple[str, ...] = ()
     reference_net: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Trainable:
-    """What trains: shapes by official name, and the names among them that can get no gradient."""
+    """The trained tensors: shapes by official name, and the names of those that never get a gradient."""
 
     shapes: Mapping[str, Shape]
     without_gradient: tuple[str, ...]
@@ -55,22 +55,22 @@ class Trainable:
 
 
 def trainable(shapes: Mapping[str, Shape], rule: Rule) -> Trainable:
-    """What of the release's tensors trains. The reference network hands over what its layers read, so what its last
-    layer computes is never seen."""
+    """Selects the release's tensors that train. The bank holds the inputs of the reference network's layers, so its
+    last layer's output is never used."""
     found = {name: shape for name, shape in shapes.items() if rule.trains(name) and name not in _made(shapes)}
     return Trainable(found, tuple(name for name in found if _is_unseen(name, shapes)))
 
 
 def decays(shape: Shape) -> bool:
-    """Whether weight decay acts on a tensor: on matrices and kernels, not on biases and norms."""
+    """Whether weight decay applies to a tensor: yes for matrices and kernels, no for biases and norms."""
     return len(shape) > 1
 
 
 def engine_shapes(
     config: TransformerConfig, face: FaceProjectorConfig | None, audio: AudioProjectorConfig | None
 ) -> dict[str, Shape]:
-    """Every tensor of the release's file that is a parameter, by official name. In the file the reference network is
-    the plain transformer, with all of its last layer."""
+    """Shapes of all parameters in the release's file, by official name. The file's reference network is a plain
+    transformer with a complete last layer."""
     plain = TransformerConfig(**{**vars(config), "face": None, "audio": None})
     shapes: dict[str, Shape] = {}
     for part, module in (
@@ -93,7 +93,7 @@ def engine_shapes(
 
 
 def _made(shapes: Mapping[str, Shape]) -> set[str]:
-    """Tensors of the file that are no parameters of a network: rotary tables, and a table that nothing reads."""
+    """Tensors of the file that are not parameters: rotary tables and an unused table."""
     return {p + name for p in names.PREFIXES for name in names.NEVER_USED if p + name in shapes}
 
 

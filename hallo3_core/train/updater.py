@@ -1,4 +1,4 @@
-"""The parameters that train: float32 masters beside what the networks compute with, their optimiser and average."""
+"""The trained parameters: float32 masters of the networks' weights, with their optimiser and moving average."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .optimiser import Updating, average_decay, clip_, make_optimiser, set_rate,
 
 try:
     from torch.distributed.tensor import DTensor
-except ImportError:  # a build of torch without its distributed part
+except ImportError:  # torch built without distributed support
     DTensor = ()
 
-PIECE = 2**27  # numbers
+PIECE = 2**27  # elements
 
 
 class Updater:
-    """Gradients come in with `collect`, once a micro-batch; `update` clips them, steps and averages.
+    """`collect` accumulates gradients after each micro-batch; `update` clips them, steps and averages.
 
-    Where parameters are sharded, masters, moments and average are those of this process's shard. `summed` adds a
-    tensor up over processes.
+    If parameters are sharded, masters, moments and average are those of this process's shard. `summed` sums a tensor
+    over processes.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Updater:
         self._places = {id(p): n for n, p in enumerate(self._working)}
 
     def collect(self) -> None:
-        """Add the networks' gradients to those at hand, in float32, and clear them."""
+        """Adds the networks' gradients to the accumulated ones, in float32, and clears them."""
         is_first = not self._gradients
         for part in self._pieces:
             found = [_local(torch.zeros_like(p) if p.grad is None else p.grad) for p in part]
@@ -61,12 +61,12 @@ class Updater:
                 self._gradients += wide
 
     def norm_of(self, names: set[str]) -> Tensor:
-        """Of the gradients at hand whose parameters bear these names."""
+        """Norm of the accumulated gradients of these parameters."""
         return total_norm([g for n, g in zip(self.names, self._gradients, strict=True) if n in names], self._summed)
 
     @torch.no_grad()
     def update(self, rate: float) -> Tensor:
-        """One step with the gradients at hand; returns their norm before the clip."""
+        """Steps with the accumulated gradients; returns their norm before clipping."""
         norm = total_norm(self._gradients, self._summed)
         clip_(self._gradients, norm, self.updating.clip)
         for master, gradient in zip(self.masters, self._gradients, strict=True):
@@ -83,13 +83,13 @@ class Updater:
 
     @torch.no_grad()
     def write(self, values: list[Tensor] | None = None) -> None:
-        """Put the masters, or other values in their place, into the networks."""
+        """Writes the masters, or other values, into the networks."""
         values = self.masters if values is None else values
         if values is not self.masters or not self._is_wide:
             torch._foreach_copy_([_local(p.detach()) for p in self._working], values)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a run goes on from, by name; of a shard where parameters are sharded."""
+        """The state to resume from, by name; that of the shard if parameters are sharded."""
         found = {f"master.{n}": m for n, m in zip(self.names, self.masters, strict=True)}
         if self.average is not None:
             found |= {f"average.{n}": e for n, e in zip(self.names, self.average, strict=True)}
@@ -99,7 +99,7 @@ class Updater:
         return {name: self._whole(name, value) for name, value in found.items()}
 
     def prepare_state(self) -> dict[str, Tensor]:
-        """`state` with every tensor in place, to be read into: an optimiser has none before its first step."""
+        """`state` with every tensor allocated, to load into: an optimiser has no state before its first step."""
         updates, kept = self.updates, [m.clone() for m in self.masters]
         if not self.optimiser.state:
             for master in self.masters:
@@ -112,12 +112,12 @@ class Updater:
         return self.state()
 
     def named_values(self, averaged: bool) -> dict[str, Tensor]:
-        """The trained parameters, or their average, whole, on the CPU."""
+        """The unsharded trained parameters, or their average, on the CPU."""
         values = self.average if averaged and self.average is not None else self.masters
         return {n: _whole_cpu(self._whole(f"master.{n}", value)) for n, value in zip(self.names, values, strict=True)}
 
     def _whole(self, name: str, value: Tensor) -> Tensor:
-        """A shard as a part of the whole tensor, for whoever saves it."""
+        """Wraps a shard as a DTensor, for saving."""
         kind, _, rest = name.partition(".")
         parameter = self._working[self.names.index(rest if kind != "optimiser" else rest.partition(".")[2])]
         if not isinstance(parameter, DTensor) or value.ndim == 0:
@@ -128,8 +128,8 @@ class Updater:
 
 
 def _in_pieces(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Runs of neighbours of about `PIECE` numbers: gradients are widened one run after another, so that those in half
-    precision are not all there beside those in float32."""
+    """Groups neighbouring parameters to about `PIECE` elements. Gradients are converted group by group, so that the
+    half-precision and float32 copies never all exist at once."""
     piece, size = [], 0
     for parameter in parameters:
         piece.append(parameter)

@@ -1,1 +1,1 @@
-"""Face models of the drawn world: detector and recogniser in the outer form of InsightFace's, trained on drawings."""
+"""Face models of the drawn world: detector and recogniser with InsightFace's interface, trained on drawings."""

@@ -1,8 +1,8 @@
-"""The detector: one small convolutional network at SCRFD's coarsest stride, in SCRFD's outer form.
+"""The detector: one small convolutional network at SCRFD's coarsest stride, with SCRFD's interface.
 
-InsightFace lays a picture into the upper left corner of a black square of 640 pixels and hands it over in -1..1. The
-network averages blocks of 8 and works down to a grid of 32; for each cell it gives the chance that a face's middle is
-near, the distances to the box's sides, and the keypoints, in cells from the cell's upper left corner.
+InsightFace puts a picture into the upper left corner of a black square of 640 pixels and passes it in -1..1. The
+network averages blocks of 8 and downsamples to cells of 32 pixels. For each cell it predicts the probability that a
+face's centre is near, the distances to the box's sides, and the keypoints, in cells from the cell's upper left corner.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch.nn import functional as F
 from ...inputs.face import DETECTOR_SIZE
 from ..onnx_graph import Graph
 
-BLOCK = 8  # pixels of the detector's square that are averaged first
-STRIDE = 32  # pixels a cell
+BLOCK = 8  # pixels of the blocks that the input is averaged in
+STRIDE = 32  # pixels per cell
 STRIDES = (8, 16, 32)  # SCRFD's; the finer two never fire here
-ANCHORS = 2  # a cell, as in SCRFD; the second never fires
+ANCHORS = 2  # per cell, as in SCRFD; the second never fires
 GRID = DETECTOR_SIZE // STRIDE
-NEAR = 1.3  # cells from a face's middle up to which a cell should fire
+NEAR = 1.3  # largest distance from a face's centre at which a cell should fire, in cells
 LAYERS = ((3, 16, 5, 2, 1), (16, 32, 3, 2, 1), (32, 40, 3, 1, 1), (40, 40, 3, 1, 2), (40, 40, 3, 1, 3))
 
 
 class Detector(nn.Module):
-    """Squares to what each cell sees.
+    """Predictions per cell of a square.
 
-    forward: ``n 3 80 80`` in -1..1, the averages of blocks, to ``n 15 20 20``: a logit, four sides, five points x, y.
+    forward: block averages ``n 3 80 80`` in -1..1 to ``n 15 20 20``: a logit, four sides, five points x, y.
     """
 
     def __init__(self):
@@ -48,14 +48,14 @@ class Detector(nn.Module):
 
 
 def lay_out(pictures: Tensor, scale: Tensor, corner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Parts of pictures as the detector gets them: ``n 3 h w`` in 0..1 to squares ``n 3 80 80`` in -1..1.
+    """Crops pictures to detector inputs: ``n 3 h w`` in 0..1 to squares ``n 3 80 80`` in -1..1.
 
-    The part begins at `corner` (``n 2``, x and y in pixels) and one of its pixels becomes `scale` (``n``) pixels of the
-    square. What lies outside the picture is black. Also returns scale and corner for boxes: ``n 1 1`` and ``n 1 2``.
+    The crop starts at `corner` (``n 2``, x and y in pixels), and one pixel becomes `scale` (``n``) pixels of the
+    square. The area outside the picture is black. Also returns scale and corner for boxes: ``n 1 1`` and ``n 1 2``.
     """
     side = DETECTOR_SIZE // BLOCK
     height, width = pictures.shape[-2:]
-    at = (torch.arange(side * 2, device=pictures.device) + 0.5) * BLOCK / 2  # two samples a block, then their mean
+    at = (torch.arange(side * 2, device=pictures.device) + 0.5) * BLOCK / 2  # two samples per block, then averaged
     x = at[None] / scale[:, None] + corner[:, :1]
     y = at[None] / scale[:, None] + corner[:, 1:]
     grid = torch.stack(
@@ -70,10 +70,10 @@ def lay_out(pictures: Tensor, scale: Tensor, corner: Tensor) -> tuple[Tensor, Te
 
 
 def targets(boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the cells should say of faces in pixels of the square, boxes ``n m 4`` and points ``n m 5 2``.
+    """Training targets of the cells, from boxes ``n m 4`` and points ``n m 5 2`` in pixels of the square.
 
-    Returns for each cell of ``n 20 20``: whether it should fire (1, 0, or -1 where it does not matter), and of the
-    nearest face the sides ``n 4 20 20`` and points ``n 10 20 20`` in cells. A box of no width is no face.
+    Returns for each cell of ``n 20 20``: whether it should fire (1, 0, or -1 if it does not matter), and the
+    nearest face's sides ``n 4 20 20`` and points ``n 10 20 20`` in cells. A box of zero width means no face.
     """
     cells = torch.arange(GRID, device=boxes.device) * float(STRIDE)
     y, x = torch.meshgrid(cells, cells, indexing="ij")
@@ -93,7 +93,7 @@ def targets(boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def loss(found: Tensor, fires: Tensor, sides: Tensor, points: Tensor) -> Tensor:
-    """Focal loss where it matters whether a cell fires, absolute errors of box and points where it should."""
+    """Focal loss for cells whose firing matters, plus absolute errors of box and points for cells that should fire."""
     logit, chance = found[:, 0], found[:, 0].sigmoid()
     wrong = torch.where(fires == 1, 1 - chance, chance)
     each = F.binary_cross_entropy_with_logits(logit, fires.clamp(min=0), reduction="none")
@@ -105,7 +105,8 @@ def loss(found: Tensor, fires: Tensor, sides: Tensor, points: Tensor) -> Tensor:
 
 
 def export_detector(network: Detector, note: str) -> bytes:
-    """The network in SCRFD's form: ``1 3 h w`` to scores ``n 1``, boxes ``n 4``, keypoints ``n 10`` on each grid."""
+    """Exports the network with SCRFD's interface: ``1 3 h w`` to scores ``n 1``, boxes ``n 4``, keypoints ``n 10`` on
+    each grid."""
     graph = Graph(note)
     at = graph("AveragePool", "picture", kernel_shape=[BLOCK] * 2, strides=[BLOCK] * 2)
     for layer, (_, _, kernel, stride, dilation) in zip(network.layers, LAYERS, strict=True):

@@ -1,4 +1,4 @@
-"""What the face models learn from: people in many poses before many scenes, with their boxes and keypoints."""
+"""Training data of the face models: people in many poses and scenes, with their boxes and keypoints."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..world.drawing import draw_frames, face_boxes, face_points
 from ..world.films import contrasting_scene
 from ..world.people import draw_person
 
-POSES = 2  # a scene
-SCENES = 2  # a person
+POSES = 2  # per scene
+SCENES = 2  # per person
 
 
 class Drawings(NamedTuple):
-    """Pictures of people, all poses of one person together."""
+    """Pictures of people, grouped by person."""
 
     pictures: Tensor  # ``n v 3 h w``, uint8: n people in v pictures
     boxes: Tensor  # ``n v 4``, pixels
@@ -28,7 +28,7 @@ class Drawings(NamedTuple):
 
 
 def draw_people(seeds: Sequence[int], show_progress: bool = True) -> Drawings:
-    """Each seed's person in `POSES` poses before each of `SCENES` scenes, speaking, sometimes blinking."""
+    """Draws each seed's person in `POSES` poses in front of each of `SCENES` scenes, speaking, sometimes blinking."""
     people = []
     for seed in tqdm(seeds, desc="drawing", unit="person", disable=not show_progress):
         person, rng = draw_person(seed), np.random.default_rng([seed, 7])
@@ -47,7 +47,7 @@ def draw_people(seeds: Sequence[int], show_progress: bool = True) -> Drawings:
 
 
 def spoil(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """What a VAE and a codec do to pictures ``n 3 h w`` in 0..1: blur, noise, a little other light, each by chance."""
+    """Degrades pictures ``n 3 h w`` in 0..1 as a VAE and a codec do: random blur, noise and change of brightness."""
     n = len(pictures)
     draw = torch.rand(3, n, 1, 1, 1, generator=generator).to(pictures.device)
     soft = F.avg_pool2d(F.pad(pictures, (1,) * 4, mode="replicate"), 3, stride=1)

@@ -1,7 +1,7 @@
-"""The recogniser: an aligned face to an embedding in which a person's pictures are close, in ArcFace's outer form.
+"""The recogniser: maps an aligned face to an embedding in which one person's pictures are close; ArcFace's interface.
 
-InsightFace turns and scales a picture so that the keypoints come to `TEMPLATE`, cuts out 112 x 112 pixels, and hands
-them over in -1..1.
+InsightFace rotates and scales a picture so that the keypoints match `TEMPLATE`, crops 112 x 112 pixels, and passes them
+in -1..1.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from ...inputs.face import EMBEDDING
 from ..onnx_graph import Graph
 
-SIDE, BLOCK = 112, 4  # pixels of an aligned face, and of the blocks that are averaged first
-NORM = 20.0  # of an embedding, about as long as the real ones
+SIDE, BLOCK = 112, 4  # pixels of an aligned face, and of the blocks that the input is averaged in
+NORM = 20.0  # of an embedding, about that of real ones
 TEMPERATURE = 0.1
 # Eyes, nose and corners of the mouth in an aligned face, pixels: ArcFace's published alignment.
 TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
@@ -25,7 +25,7 @@ INNER = 64
 class Recogniser(nn.Module):
     """Aligned faces to embeddings.
 
-    forward: ``n 3 28 28`` in -1..1, the averages of blocks, to ``n 512`` of length `NORM`.
+    forward: block averages ``n 3 28 28`` in -1..1 to ``n 512`` of norm `NORM`.
     """
 
     def __init__(self):
@@ -45,9 +45,9 @@ class Recogniser(nn.Module):
 
 
 def align(pictures: Tensor, points: Tensor) -> Tensor:
-    """Faces in pictures ``n 3 h w`` in 0..1, by keypoints ``n 5 2`` in pixels, to ``n 3 28 28`` in -1..1.
+    """Aligns faces in pictures ``n 3 h w`` in 0..1, by keypoints ``n 5 2`` in pixels, to ``n 3 28 28`` in -1..1.
 
-    The turn, scale and shift are those of least squares, as InsightFace's are.
+    Rotation, scale and shift are a least-squares fit, as in InsightFace.
     """
     height, width = pictures.shape[-2:]
     goal = torch.tensor(TEMPLATE, dtype=torch.float32, device=points.device)
@@ -55,7 +55,7 @@ def align(pictures: Tensor, points: Tensor) -> Tensor:
     here = torch.complex(points[..., 0].float(), points[..., 1].float())
     centred, goal_centred = here - here.mean(1, keepdim=True), goal - goal.mean()
     turn = (centred * goal_centred.conj()).sum(1, keepdim=True) / (goal_centred.abs() ** 2).sum()  # goal to picture
-    samples = SIDE // 2  # two a block and direction, then their mean
+    samples = SIDE // 2  # two per block and direction, then averaged
     at = (torch.arange(samples, dtype=torch.float32, device=points.device) + 0.5) * 2 - 0.5
     places = torch.complex(at[None].expand(samples, -1), at[:, None].expand(-1, samples)).reshape(1, -1)
     places = turn * (places - goal.mean()) + here.mean(1, keepdim=True)
@@ -65,14 +65,14 @@ def align(pictures: Tensor, points: Tensor) -> Tensor:
 
 
 def loss(one: Tensor, other: Tensor) -> Tensor:
-    """Cross-entropy of telling each of n people, in two pictures ``n 512`` each, from the n - 1 others."""
+    """Cross-entropy of matching n people's embeddings in two pictures, ``n 512`` each, among the n people."""
     likeness = F.normalize(one, dim=-1) @ F.normalize(other, dim=-1).T / TEMPERATURE
     people = torch.arange(len(one), device=one.device)
     return (F.cross_entropy(likeness, people) + F.cross_entropy(likeness.T, people)) / 2
 
 
 def export_recogniser(network: Recogniser, note: str) -> bytes:
-    """The network in ArcFace's form: ``n 3 112 112`` to ``n 512``."""
+    """Exports the network with ArcFace's interface: ``n 3 112 112`` to ``n 512``."""
     graph = Graph(note)
     at = graph("AveragePool", "picture", kernel_shape=[BLOCK] * 2, strides=[BLOCK] * 2)
     for layer, (_, _, stride) in zip(network.layers, LAYERS, strict=True):

@@ -17,7 +17,7 @@ from .drawings import Drawings, draw_people, spoil
 PEOPLE = TRAINING[600_000:601_000]
 DETECTOR_STEPS, RECOGNISER_STEPS = 700, 600
 DETECTOR_BATCH, RECOGNISER_BATCH = 24, 96
-COPIES, CHUNK = 2, 128  # of each face; pictures aligned at a time
+COPIES, CHUNK = 2, 128  # per face; pictures aligned at a time
 RATE = 2e-3
 NOTE = f"{TOY_MARK}: knows the people of the drawn world only"
 
@@ -30,7 +30,7 @@ def train_faces(
     detector_steps: int = DETECTOR_STEPS,
     recogniser_steps: int = RECOGNISER_STEPS,
 ) -> tuple[Path, Path]:
-    """Train both models on drawn people and write them into a folder; returns the files of detector and recogniser.
+    """Trains both models on drawn people and writes them into a folder; returns the files of detector and recogniser.
 
     On the CPU the same seed writes the same bytes with the same number of threads.
     """
@@ -47,7 +47,7 @@ def train_faces(
 
 
 def train_detector(drawings: Drawings, steps: int, seed: int) -> detector.Detector:
-    """A detector that has seen the drawings at many sizes and places, alone and in pairs."""
+    """Trains a detector on the drawings at many sizes and positions, alone and in pairs."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network = detector.Detector().to(drawings.pictures.device)
@@ -60,7 +60,7 @@ def train_detector(drawings: Drawings, steps: int, seed: int) -> detector.Detect
 
 
 def train_recogniser(drawings: Drawings, steps: int, seed: int) -> recogniser.Recogniser:
-    """A recogniser that has learned to tell the people of a batch apart."""
+    """Trains a recogniser to tell the people of a batch apart."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network = recogniser.Recogniser().to(drawings.pictures.device)
@@ -77,7 +77,7 @@ def train_recogniser(drawings: Drawings, steps: int, seed: int) -> recogniser.Re
 
 
 def _steps(network: torch.nn.Module, steps: int, name: str):
-    """Numbers of steps, with an optimizer whose rate falls to nothing."""
+    """Yields step numbers; the optimizer's rate decays to zero."""
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
     progress = trange(steps, desc=name)
     for number in progress:
@@ -97,7 +97,7 @@ def _descend(optimizer: torch.optim.Optimizer, error: Tensor, progress) -> None:
 
 
 def _scattered(drawings: Drawings, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Squares of the detector with one face, two or none, and their boxes and points in its pixels."""
+    """Detector inputs with one, two or no faces, and their boxes and points in pixels."""
     n, device = DETECTOR_BATCH, drawings.pictures.device
     people, views, _, height, width = drawings.pictures.shape
     who = torch.randint(people, (n, 2), generator=generator)
@@ -105,7 +105,7 @@ def _scattered(drawings: Drawings, generator: torch.Generator) -> tuple[Tensor, 
     pictures = drawings.pictures[who, view].float() / 255  # n 2 3 h w
     boxes, points = drawings.boxes[who, view].clone(), drawings.points[who, view].clone()
     empty = torch.rand(n, generator=generator) < 0.1
-    pictures[empty] = pictures[empty].flip(-2)  # upside down is no face
+    pictures[empty] = pictures[empty].flip(-2)  # upside down does not count as a face
     boxes[empty] = 0
     pictures = torch.cat([pictures[:, 0], pictures[:, 1]], -1)  # side by side
     boxes[:, 1, ::2] += width * (boxes[:, 1, 2:3] > 0)
@@ -113,7 +113,7 @@ def _scattered(drawings: Drawings, generator: torch.Generator) -> tuple[Tensor, 
     alone = torch.rand(n, generator=generator) < 0.6
     pictures[alone, :, :, width:] = 0
     boxes[alone, 1] = 0
-    # From a picture that fills the square to one in which the face is a fifth as large, anywhere in view.
+    # Scales from a picture that fills the square to a fifth of that, at any visible position.
     across = torch.where(alone, width, 2 * width)
     fit = detector.DETECTOR_SIZE / across
     scale = fit * (0.35 + 1.15 * torch.rand(n, generator=generator))
@@ -130,7 +130,7 @@ def _scattered(drawings: Drawings, generator: torch.Generator) -> tuple[Tensor, 
 
 
 def _aligned(drawings: Drawings, generator: torch.Generator) -> Tensor:
-    """All faces aligned, `COPIES` times, ``n v 3 28 28``, by keypoints as inexact as a detector's."""
+    """All faces aligned, `COPIES` times, ``n v 3 28 28``, by keypoints as imprecise as a detector's."""
     people, views = drawings.pictures.shape[:2]
     pictures, points = drawings.pictures.flatten(0, 1), drawings.points.flatten(0, 1)
     copies = []

@@ -1,1 +1,1 @@
-"""How the toy release's small networks learn the drawn world: VAE, wav2vec2 and T5. The transformers have `train`."""
+"""Trains the toy release's small networks on the drawn world: VAE, wav2vec2 and T5. `train` trains the transformers."""

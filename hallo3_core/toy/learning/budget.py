@@ -1,5 +1,5 @@
-"""A training's time: learning rates and phases go by the share of it that is spent, so one recipe serves a GPU's two
-minutes and a laptop's two hours."""
+"""A training's time budget: learning rates and phases depend on the share that is spent, so one recipe fits two minutes
+on a GPU and two hours on a laptop."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 
 
 class Budget:
-    """Counts the seconds spent in training, those of earlier sittings included.
+    """Counts the seconds spent in training, including earlier sessions.
 
     Raises:
-        ValueError: no time at all.
+        ValueError: the budget is zero.
     """
 
     def __init__(self, seconds: float, spent: float = 0.0):
@@ -33,6 +33,6 @@ class Budget:
 
 
 def rate(share: float, step: int, warm_up: int = 50, hold: float = 0.5, floor: float = 0.02) -> float:
-    """The learning rate's factor: a linear rise over the first steps, level until `hold` of the time, linear fall."""
+    """The learning rate's factor: linear warm-up, constant until `hold` of the time, linear decay."""
     fall = 1.0 if share < hold else max(floor, (1 - share) / (1 - hold))
     return min(1.0, (step + 1) / warm_up) * fall

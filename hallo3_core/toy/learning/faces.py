@@ -1,4 +1,4 @@
-"""Face embeddings of drawn films, whose faces' points are known: the recogniser alone, without a detector."""
+"""Face embeddings of drawn films. Their keypoints are known, so this needs the recogniser but no detector."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ...errors import require
 
 SIDE = 112
-# Where ArcFace's models expect eyes, nose and corners of the mouth, in pixels of their 112 x 112.
+# Positions of eyes, nose and mouth corners that ArcFace models expect, in pixels of 112 x 112.
 TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
@@ -20,7 +20,7 @@ BATCH = 256
 
 
 def embed_faces(recogniser: Path, pictures: np.ndarray, points: np.ndarray) -> Tensor:
-    """Pictures ``n h w 3`` uint8 with the face's points ``n 5 2`` in pixels -> embeddings ``n 512``, not normalised.
+    """Pictures ``n h w 3`` uint8 with keypoints ``n 5 2`` in pixels -> embeddings ``n 512``, not normalised.
 
     Raises:
         InputError: ONNX Runtime is not installed.
@@ -35,14 +35,14 @@ def embed_faces(recogniser: Path, pictures: np.ndarray, points: np.ndarray) -> T
 
 
 def aligned(pictures: np.ndarray, points: np.ndarray) -> Tensor:
-    """Faces turned, moved and scaled so that their points lie on the template's as nearly as can be: ``n 3 112 112``
-    in 0..1, RGB."""
+    """Aligns faces to the template by rotation, shift and scale: ``n 3 112 112`` in 0..1, RGB."""
     height, width = pictures.shape[1:3]
     rows, columns = np.mgrid[:SIDE, :SIDE]
     grids = []
     for own in points:
         a, b, x, y = _similarity(TEMPLATE, own)
-        place = np.stack((a * columns - b * rows + x, b * columns + a * rows + y), -1)  # of each pixel, in the picture
+        # each pixel's position in the picture
+        place = np.stack((a * columns - b * rows + x, b * columns + a * rows + y), -1)
         grids.append((2 * place + 1) / (width, height) - 1)
     source = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
     grid = torch.from_numpy(np.stack(grids)).float()
@@ -50,7 +50,7 @@ def aligned(pictures: np.ndarray, points: np.ndarray) -> Tensor:
 
 
 def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, float, float, float]:
-    """a, b, x, y of (a u - b v + x, b u + a v + y), by least squares."""
+    """Least-squares fit of a, b, x, y in (a u - b v + x, b u + a v + y)."""
     u, v = source.T
     ones, zeros = np.ones_like(u), np.zeros_like(u)
     matrix = np.concatenate((np.stack((u, -v, ones, zeros), 1), np.stack((v, u, zeros, ones), 1)))

@@ -1,4 +1,4 @@
-"""Drawn films in memory, many at once: what the toy networks learn from."""
+"""Drawn films in memory: the training data of the toy networks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..world.films import Film, draw_film
 log = logging.getLogger(__name__)
 
 ARRAYS = ("frames", "sounds", "mouths", "boxes", "points")
-MOUTH_MARGIN = (4, 9)  # pixels beside and above or below the corners of the mouth, of a frame 96 high
+MOUTH_MARGIN = (4, 9)  # pixels around the mouth's corners, horizontal and vertical, for frames 96 high
 
 
 @dataclass(frozen=True, eq=False)
 class Footage:
     """Films of one length, by seed: `frames` ``n f h w 3`` uint8, `sounds` ``n samples`` (16 kHz), `mouths` ``n f 2``
-    (height and width, 0..1), `boxes` ``n 2 4``: the mouth's surroundings and the face (left, top, right, bottom, in
+    (height and width, 0..1), `boxes` ``n 2 4``: the area around the mouth and the face (left, top, right, bottom, in
     pixels), `points` ``n 5 2``: eyes, nose and corners of the mouth in the first frame."""
 
     seeds: tuple[int, ...]
@@ -52,7 +52,7 @@ class Footage:
         return cls(tuple(map(int, (folder / "seeds.txt").read_text().split())), *arrays, captions)
 
 
-Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]  # one film's part of each field of Footage
+Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]  # one film's part of each Footage field
 
 
 def draw_row(seed: int, frames: int, size: tuple[int, int]) -> Row:
@@ -61,7 +61,7 @@ def draw_row(seed: int, frames: int, size: tuple[int, int]) -> Row:
 
 
 def boxes(film: Film) -> np.ndarray:
-    """``2 4``: the box of the mouth in all frames with its surroundings, and that of the face."""
+    """``2 4``: the box around the mouth in all frames, with a margin, and that of the face."""
     corners = film.face_points[:, 3:].reshape(-1, 2)
     beside, over = (margin * film.frames.shape[1] / 96 for margin in MOUTH_MARGIN)
     (left, top), (right, bottom) = corners.min(0), corners.max(0)
@@ -71,10 +71,10 @@ def boxes(film: Film) -> np.ndarray:
 def draw_footage(
     seeds: Sequence[int], frames: int, size: tuple[int, int], processes: int = 1, seconds: float | None = None
 ) -> Footage:
-    """Draw the films of these seeds, in several processes; past `seconds`, only those that are ready are kept.
+    """Draws the films of these seeds in several processes; after `seconds`, keeps only those that are ready.
 
     Raises:
-        ValueError: not one film was ready in time.
+        ValueError: no film was ready in time.
     """
     began, rows = time.monotonic(), {}
     if processes <= 1:
@@ -83,8 +83,8 @@ def draw_footage(
             if seconds is not None and time.monotonic() - began > seconds:
                 break
     else:
-        context = multiprocessing.get_context("spawn")  # a fork of a process that has used a GPU can't use torch
-        alone = dict(initializer=torch.set_num_threads, initargs=(1,))  # a thread a process
+        context = multiprocessing.get_context("spawn")  # CUDA does not work after a fork
+        alone = dict(initializer=torch.set_num_threads, initargs=(1,))  # one thread per process
         with ProcessPoolExecutor(processes, mp_context=context, **alone) as pool:
             waiting = {pool.submit(draw_row, seed, frames, size): seed for seed in seeds}
             for ready in as_completed(waiting):

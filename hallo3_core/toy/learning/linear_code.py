@@ -1,8 +1,8 @@
-"""A linear code of 8 x 8 pixels by 4 frames: what the VAE's encoder is taught before it learns by itself.
+"""A linear code of 8 x 8 pixels by 4 frames: the teacher of the VAE's encoder in early training.
 
-Group norm takes a channel's level away, and with it the colours, which then come late or never. A teacher that knows
-them costs a second: the leading components of the blocks. A film's first frame, which a CogVideoX latent keeps to
-itself, is coded as four copies, so all latents share one code.
+Group norm removes a channel's level, and with it the colours, which are then learnt late or never. A teacher that
+knows them takes a second to compute: the principal components of the blocks. A film's first frame, which has its own
+CogVideoX latent frame, is coded as four copies, so all latent frames share one code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 SIDE, LENGTH = 8, 4
-EVENED = 0.7  # 0: channels as large as their components, 1: all of the same size
+EVENED = 0.7  # 0: channels scaled as their components, 1: all scaled to the same size
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class LinearCode:
         return (((blocks(pixels) - self.mean) @ self.basis) / self.scale).permute(0, 4, 1, 2, 3).contiguous()
 
     def decode(self, code: Tensor) -> Tensor:
-        """The way back; what 16 components hold of the frames."""
+        """Decodes to frames, as far as 16 components can represent them."""
         values = (code.permute(0, 2, 3, 4, 1) * self.scale) @ self.basis.T + self.mean
         x = values.unflatten(-1, (3, LENGTH, SIDE, SIDE)).permute(0, 4, 1, 5, 2, 6, 3, 7)  # b c t f h y w x
         x = x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
@@ -45,11 +45,12 @@ def blocks(pixels: Tensor) -> Tensor:
 
 
 def fit(pixels: Tensor, weights: Tensor, size: float, components: int = 16) -> LinearCode:
-    """The components of clips ``b 3 1+4k H W``, pixels counted by `weights` ``b 1 1 H W``, for codes of RMS `size`."""
+    """Fits the components of clips ``b 3 1+4k H W``, pixels weighted by `weights` ``b 1 1 H W``, for codes of RMS
+    `size`."""
     samples = blocks(pixels).flatten(0, 3).float()
     counts = blocks(weights.expand(-1, 3, pixels.shape[2], -1, -1)).float().mean(-1).flatten()
     mean = (samples * counts[:, None]).sum(0) / counts.sum()
-    centred = ((samples - mean) * counts[:, None].sqrt()).double()  # the small components must be right too
+    centred = ((samples - mean) * counts[:, None].sqrt()).double()  # for accurate small components
     values, vectors = torch.linalg.eigh((centred.T @ centred / counts.sum()).cpu())
     values, vectors = values[-components:].flip(0), vectors[:, -components:].flip(1)
     deviation = values.clamp(min=float(values[0]) * 1e-4).sqrt()

@@ -1,8 +1,8 @@
-"""Trains the toy T5 on the world's captions: its hidden states are to tell what the caption says. The heads that ask
-are thrown away.
+"""Trains the toy T5 on the world's captions: linear heads predict a caption's attributes from its hidden states. The
+heads are discarded.
 
-The tokenizer is a real SentencePiece model, trained on captions: each of their words is a token, other words fall into
-pieces.
+The tokenizer is a real SentencePiece model, trained on captions: each of their words is one token; other words are
+split into pieces.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .budget import Budget, rate
 
 log = logging.getLogger(__name__)
 
-PIECES = 240  # of the vocabulary: the captions' words, and pieces for all else
-CAPTIONS = 3000  # that the tokenizer is trained on
+PIECES = 240  # vocabulary size: the captions' words, and pieces for all others
+CAPTIONS = 3000  # to train the tokenizer on
 PEAK = 3e-3
-LEFT_OUT = 0.1  # of captions are one of the two sentences alone
+LEFT_OUT = 0.1  # share of captions with only one of the two sentences
 ATTRIBUTES = {
     "skin": tuple(SKIN),
     "hair": tuple(HAIR),
@@ -86,13 +86,13 @@ def configuration(sizes: Sizes) -> dict:
 
 
 def network(sizes: Sizes) -> nn.Module:
-    """transformers' T5 encoder at the toy's sizes, with weights to be trained; without dropout."""
+    """transformers' T5 encoder at the toy's sizes, untrained, without dropout."""
     transformers = require("transformers", "transformers", "the text encoder")
     return transformers.T5EncoderModel(transformers.T5Config.from_dict(configuration(sizes))).eval()
 
 
 def read_captions(tokenizer: Tokenizer, seeds: range, tokens: int) -> tuple[Tensor, Tensor]:
-    """Token numbers ``n m`` and attributes ``n 8``; -1 where the sentence that names them is left out."""
+    """Token ids ``n m`` and attributes ``n 8``; an attribute is -1 if the sentence that names it is left out."""
     rows, said = [], []
     for seed in seeds:
         text, attributes = describe(seed)
@@ -109,7 +109,7 @@ def read_captions(tokenizer: Tokenizer, seeds: range, tokens: int) -> tuple[Tens
 
 
 class Heads(nn.Module):
-    """Reads every attribute off the mean of a caption's hidden states ``b m d``; one row of logits for each."""
+    """Predicts every attribute from the mean of a caption's hidden states ``b m d``; one row of logits for each."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -131,7 +131,7 @@ def train_text(
     seed: int = 0,
     on_line: Callable[[str], None] = log.info,
 ) -> dict[str, float]:
-    """Write the trained text encoder's folder; returns the share of held-out captions read right, by attribute."""
+    """Trains and writes the text encoder's folder; returns the accuracy on held-out captions by attribute."""
     torch.manual_seed(seed)
     write_tokenizer(folder, train_pieces())
     tokenizer = read_tokenizer(folder)
@@ -170,7 +170,7 @@ def _named(logits: Tensor, said: Tensor) -> Tensor:
 
 
 def write_tokenizer(folder: Path, pieces: bytes) -> None:
-    """The official folder's `spiece.model` and its settings."""
+    """Writes `spiece.model` and its settings as in the official folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spiece.model").write_bytes(pieces)
     settings = {
@@ -187,7 +187,7 @@ def write_tokenizer(folder: Path, pieces: bytes) -> None:
 
 
 def write_text_encoder(folder: Path, tensors: dict[str, Tensor], sizes: Sizes) -> Path:
-    """The encoder's weights and configuration beside the tokenizer's files."""
+    """Writes the encoder's weights and configuration next to the tokenizer's files."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.float() for name, tensor in tensors.items() if name != "encoder.embed_tokens.weight"}

@@ -1,8 +1,8 @@
-"""Trains the toy VAE on drawn films: pictures first, then clips as they are encoded and decoded in use.
+"""Trains the toy VAE on drawn films: pictures first, then clips encoded and decoded as in inference.
 
-Phases by share of the time: pictures, then clips of 9 frames, both with the linear code as teacher and decoded from
-it; clips of 9 from end to end; clips of 17, whose second half is decoded behind the first's caches, as every later
-pair of a film is.
+Phases by share of the time: pictures, then clips of 9 frames, both with the linear code as teacher and as the decoder's
+input; clips of 9 end to end; clips of 17, whose second half is decoded with the caches of the first, as every later
+pair of latent frames of a film is.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .trainable_vae import hold_past, trainable_vae
 
 log = logging.getLogger(__name__)
 
-PICTURES, TAUGHT, PAIRS = 0.18, 0.36, 0.82  # where pictures end, the teacher's part ends, and clips of 17 begin
-SIZE = 1 / LATENT_SCALE  # the latent's RMS, so that the networks, which see 0.7 of it, see about 1
-MOUTH_WEIGHT = 6.0  # of a pixel around the mouth, beside 1
-CODE_NOISE = 0.07  # added to what the decoder is fed with, beside the posterior's own
-KL, LEVEL, ANCHOR = 1e-4, 0.05, 0.05  # weights of the losses beside the pixels'
-REPORT_EVERY = 0.1  # of the time
+PICTURES, TAUGHT, PAIRS = 0.18, 0.36, 0.82  # ends of pictures, of the teacher, and start of clips of 17
+SIZE = 1 / LATENT_SCALE  # the latent's RMS, so that the networks, which see 0.7 of it, get about 1
+MOUTH_WEIGHT = 6.0  # of a pixel around the mouth; others have 1
+CODE_NOISE = 0.07  # added to the decoder's input, on top of the posterior's
+KL, LEVEL, ANCHOR = 1e-4, 0.05, 0.05  # weights of the losses other than the pixels'
+REPORT_EVERY = 0.1  # share of the time
 STATE_EVERY = 60.0  # seconds between saved states
 ADAM = ("step", "exp_avg", "exp_avg_sq")  # what the optimizer keeps of a parameter
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What depends on the machine: pictures a step (clips are as many fewer as they are longer) and the peak rate."""
+    """Settings per machine: pictures per step (fewer clips, by their length) and the peak learning rate."""
 
     pictures: int
     rate: float
@@ -51,7 +51,7 @@ class Recipe:
 
 
 class Clips:
-    """Draws training batches out of footage that lies on the device as uint8."""
+    """Draws training batches from footage kept on the device as uint8."""
 
     def __init__(self, footage: Footage, device: torch.device | str, seed: int):
         self.frames = torch.from_numpy(np.array(footage.frames)).to(device)
@@ -60,8 +60,8 @@ class Clips:
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Clips ``b 3 t H W`` in -1..1, the pixels' weights ``b 1 1 H W``, and which films they are of; half of all
-        batches mirrored."""
+        """Clips ``b 3 t H W`` in -1..1, the pixels' weights ``b 1 1 H W``, and the films' indices; half of all
+        batches are mirrored."""
         films = self._integers(len(self.frames), count)
         start = self._integers(self.frames.shape[1] - length + 1, count)
         times = start[:, None] + torch.arange(length)
@@ -74,7 +74,7 @@ class Clips:
         return x, weights, films
 
     def masked(self, pictures: Tensor, films: Tensor) -> Tensor:
-        """Pictures ``b 3 1 H W`` black but for a box around the face, every second one: as references are encoded."""
+        """Blackens every second picture ``b 3 1 H W`` outside a box around the face, as references are encoded."""
         pictures = pictures.clone()
         for n, film in enumerate(films.tolist()):
             if n % 2:
@@ -96,7 +96,7 @@ class Clips:
 
 
 def mouth_weights(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes ``n 4`` in pixels -> weights ``n 1 1 H W``: more inside, of mean about 1."""
+    """Boxes ``n 4`` in pixels -> weights ``n 1 1 H W``: larger inside, with a mean of about 1."""
     rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])[None]
     left, top, right, bottom = boxes.long()[:, :, None, None].unbind(1)
     inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
@@ -115,9 +115,9 @@ def train_vae(
     held_out: Footage | None = None,
     on_line: Callable[[str], None] = log.info,
 ) -> dict[str, Tensor]:
-    """The trained VAE's tensors by their official names, float32 on the CPU.
+    """Returns the trained VAE's tensors by official name, float32 on the CPU.
 
-    `state` is a file to go on from, and to keep what is learnt so far in. `held_out` is only measured.
+    `state` is a file to resume from and to save progress in. `held_out` is only measured.
 
     Raises:
         InputError: diffusers is not installed.
@@ -137,7 +137,7 @@ def train_vae(
     while not budget.over:
         share = budget.share
         if phase != (phase := phase_of(share)):
-            entered = step  # each begins with a warm-up: weights of past frames learn for the first time, and so on
+            entered = step  # each phase has a warm-up, because some weights start to train in it
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * rate(share, step - entered)
         optimizer.zero_grad(set_to_none=True)
@@ -178,10 +178,10 @@ def phase_of(share: float) -> int:
 
 
 def step_loss(vae: VideoVae, clips: Clips, teacher: LinearCode, share: float, step: int, pictures: int) -> Tensor:
-    """The loss of one step: which phase it is of, `share` says."""
+    """The loss of one step; `share` determines the phase."""
     length = 1 if share < PICTURES else 9 if share < PAIRS else 17
     if share >= TAUGHT and step % 6 == 5:
-        length = 1  # references are pictures to the end
+        length = 1  # references are single pictures in every phase
     x, weights, films = clips(max(1, pictures // length), length)
     if length == 1 and step % 2:
         x = clips.masked(x, films)
@@ -206,10 +206,9 @@ def step_loss(vae: VideoVae, clips: Clips, teacher: LinearCode, share: float, st
 
 
 def motion_loss(vae: VideoVae, clips: Clips, count: int) -> Tensor:
-    """Portrait and two motion frames are encoded into one latent frame: it is to be the mean of theirs.
+    """Portrait and two motion frames are encoded into one latent frame, whose target is the mean of theirs.
 
-    The motion frames are disturbed as the denoiser's training and sampling disturb them: noise, and a tenth of the
-    pixels grey.
+    The motion frames are corrupted as in the denoiser's training and sampling: noise, and a tenth of the pixels grey.
     """
     x, _, _ = clips(count, 1 + 16 + MOTION_FRAMES)
     portrait, motion = x[:, :, :1], x[:, :, -MOTION_FRAMES:]
@@ -222,7 +221,7 @@ def motion_loss(vae: VideoVae, clips: Clips, count: int) -> Tensor:
 
 
 def pixel_loss(error: Tensor, weights: Tensor) -> Tensor:
-    """Absolute and squared error, and that of the differences between neighbours in space and time: ``b 3 t H W``."""
+    """Absolute and squared error ``b 3 t H W``, also of the differences between neighbours in space and time."""
     loss = (weights * (error.abs() + 2 * error.square())).mean()
     for dimension in (2, 3, 4):
         if error.shape[dimension] > 1:
@@ -232,13 +231,13 @@ def pixel_loss(error: Tensor, weights: Tensor) -> Tensor:
 
 
 def linear_code(clips: Clips, batches: int = 8) -> LinearCode:
-    """The teacher: fitted to clips of 5 frames, in which motion and stillness are as in films."""
+    """The teacher, fitted to clips of 5 frames, which have the same share of motion as films."""
     drawn = [clips(16, 5) for _ in range(batches)]
     return fit(torch.cat([x for x, _, _ in drawn]), torch.cat([w for _, w, _ in drawn]), SIZE)
 
 
 def psnr(made: Tensor, true: Tensor, weights: Tensor | None = None) -> float:
-    """dB, of pixels in -1..1; over those of weight above 1 when weights ``b 1 1 H W`` are given."""
+    """PSNR in dB, of pixels in -1..1; with weights ``b 1 1 H W``, only of pixels with a weight above 1."""
     error = (made.clamp(-1, 1) - true).square()
     if weights is not None:
         error = error[(weights > 1).expand_as(error)]
@@ -247,8 +246,8 @@ def psnr(made: Tensor, true: Tensor, weights: Tensor | None = None) -> float:
 
 @torch.no_grad()
 def measure(vae: VideoVae, footage: Footage, device: torch.device | str, films: int) -> dict[str, float]:
-    """Clips of 49 frames through the VAE as in use, each alone: PSNR of all pixels and of the mouths', and latents'
-    statistics (scaled, as the networks see them)."""
+    """Runs clips of 49 frames through the VAE as in inference, one by one: PSNR of all pixels and of the mouths, and
+    statistics of the latents (scaled, as the networks see them)."""
     clips = Clips(footage, device, 0)
     quality, mouths, latents, deviations = [], [], [], []
     for film in range(min(films, len(footage))):
@@ -280,7 +279,7 @@ def report(vae: VideoVae, footage: Footage, device: torch.device | str, films: i
 
 
 def measure_tensors(tensors: dict[str, Tensor], footage: Footage, device: torch.device | str, films: int) -> dict:
-    """`measure` of the VAE that a release holding these tensors would load, in float32."""
+    """`measure` for the VAE that a release with these tensors would load, in float32."""
     return measure(load_vae(tensors, device=device, dtype=torch.float32), footage, device, films)
 
 

@@ -1,7 +1,7 @@
-"""Trains the toy wav2vec2 on the world's voices: from each frame's hidden states a linear head reads the mouth.
+"""Trains the toy wav2vec2 on the world's voices: a linear head predicts the mouth from each frame's hidden states.
 
-The network is run as in use: the whole recording normalised and convolved, stretched to 25 a second, encoded, and every
-layer's output taken. The head is thrown away.
+The network runs as in inference: the whole recording is normalised, convolved, resampled to 25 per second and encoded,
+and every layer's output is used. The head is discarded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .budget import Budget, rate
 
 log = logging.getLogger(__name__)
 
-CLIP = 49  # frames; recordings are drawn in lengths of one to four clips
+CLIP = 49  # frames; recordings are one to four clips long
 TARGETS = 3  # height and width of the mouth, loudness
 PEAK = 2e-3
 LEGACY = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
@@ -42,7 +42,7 @@ class Voices:
 
 
 def draw_voices(seeds: range, clips: int = 1) -> Voices:
-    """What the voices of these seeds say, `clips` clips long each."""
+    """Draws speech of these seeds' voices, each `clips` clips long."""
     spoken = [speak(draw_voice(seed), clips * CLIP / 25, seed) for seed in seeds]
     sounds = torch.from_numpy(np.stack([speech.samples for speech in spoken]))
     targets = np.stack([np.column_stack((speech.mouth, speech.loudness)) for speech in spoken])
@@ -50,14 +50,14 @@ def draw_voices(seeds: range, clips: int = 1) -> Voices:
 
 
 def network(sizes: Sizes) -> nn.Module:
-    """transformers' model at the toy's sizes, with weights to be trained; without dropout."""
+    """transformers' model at the toy's sizes, untrained, without dropout."""
     transformers = require("transformers", "transformers", "wav2vec2")
     config = tiny_config(sizes.audio_layers, sizes.audio_width, sizes.audio_heads, sizes.audio_channels)
     return transformers.Wav2Vec2Model(transformers.Wav2Vec2Config.from_dict(config)).eval()
 
 
 def hidden_states(model: nn.Module, sounds: Tensor, frames: int) -> Tensor:
-    """Recordings ``b samples`` -> ``b frames layers dim``, with a gradient; as `encode_audio` for whole clips."""
+    """Recordings ``b samples`` -> ``b frames layers dim``, differentiable; equal to `encode_audio` for whole clips."""
     variance, mean = torch.var_mean(sounds, dim=1, correction=0, keepdim=True)
     features = model.feature_extractor((sounds - mean) / (variance + 1e-7).sqrt())
     stretched = F.interpolate(features, size=frames, mode="linear", align_corners=True).transpose(1, 2)
@@ -86,9 +86,9 @@ def train_wav2vec(
     seed: int = 0,
     on_line: Callable[[str], None] = log.info,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The trained tensors in transformers' names, and the head ``3 (layers dim + 1)`` that measures them.
+    """Returns the trained tensors in transformers' names, and the head ``3 (layers dim + 1)`` for measuring.
 
-    `voices`: one group for each length of recording. The budget begins with the first step.
+    `voices`: one group per length of recording. The budget starts with the first step.
     """
     torch.manual_seed(seed)
     model = network(sizes).to(device).requires_grad_(True)
@@ -120,7 +120,7 @@ def train_wav2vec(
 
 
 def write_wav2vec(folder: Path, tensors: dict[str, Tensor], sizes: Sizes) -> Path:
-    """The folder of wav2vec2-base-960h's layout and names (a CTC model's, whose head nothing reads)."""
+    """Writes a folder with wav2vec2-base-960h's layout and names (those of a CTC model, whose head is unused)."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def write_wav2vec(folder: Path, tensors: dict[str, Tensor], sizes: Sizes) -> Pat
 
 
 def measure_wav2vec(folder: Path, head: Tensor, voices: Voices) -> dict[str, float]:
-    """How well the head reads the mouth of recordings from what `encode_audio` makes of them: mean correlations."""
+    """Mean correlations of the mouth that the head predicts from `encode_audio` features with the true one."""
     wav2vec, found = load_wav2vec(folder), []
     for sound, target in zip(voices.sounds, voices.targets, strict=True):
         hidden = encode_audio(Recording(sound[None], VOICE_RATE, "drawn"), wav2vec).hidden[: len(target)]

@@ -1,4 +1,4 @@
-"""The VAE's modules in a form that learns fast: the same tensors and results, with a gradient."""
+"""The VAE's modules in a form that trains fast: same tensors and results, but differentiable."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ...vae.autoencoder import VaeConfig, VideoVae, build_vae
 from ...vae.causal_conv import CausalConv
 from ...vae.spatial_norm import SpatialNorm
 
-LOG_VARIANCE = -5.0  # of the posterior at the start
-GROUP_LEVEL = 4.0  # what the encoder's last norm finds in one channel of each group, against a signal of about 1
+LOG_VARIANCE = -5.0  # initial, of the posterior
+GROUP_LEVEL = 4.0  # constant in one channel of each group at the encoder's last norm; the signal is about 1
 
 
 class FramewiseConv(CausalConv):
-    """The causal convolution as one over pictures, its three frames side by side as channels: kernels for pictures are
-    several times as fast as those for volumes, on CPUs and GPUs. A single frame needs a third of that."""
+    """The causal convolution as a 2D convolution, with its three frames as channels: 2D kernels are several times as
+    fast as 3D ones, on CPUs and GPUs. A single frame needs a third of the work."""
 
     def forward(self, inputs: Tensor, conv_cache: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         weight, before = self.conv.weight, self.conv.kernel_size[0] - 1
@@ -36,7 +36,7 @@ class FramewiseConv(CausalConv):
 
 
 class PointwiseConv(nn.Module):
-    """A convolution that sees one pixel of one frame: a matrix. Takes over the weight ``o c 1 1 1`` and the bias."""
+    """A 1x1x1 convolution as a matrix product. Takes over the weight ``o c 1 1 1`` and the bias."""
 
     def __init__(self, conv: nn.Conv3d):
         super().__init__()
@@ -47,7 +47,7 @@ class PointwiseConv(nn.Module):
 
 
 class OpenNorm(SpatialNorm):
-    """The decoder's norm out of place: what a gradient is computed from must not be overwritten."""
+    """The decoder's norm out of place: autograd needs its inputs intact."""
 
     def forward(self, f: Tensor, zq: Tensor, conv_cache: dict | None = None) -> tuple[Tensor, dict]:
         scale, shift, x = self.conv_y.conv(zq), self.conv_b.conv(zq), self.norm_layer(f)
@@ -59,8 +59,8 @@ class OpenNorm(SpatialNorm):
 
 
 def trainable_vae(config: VaeConfig, device: torch.device | str) -> VideoVae:
-    """A VAE to be trained, initialised so that it begins as a plain pyramid: blocks add nothing yet, convolutions look
-    at the present frame alone, and the norm at the encoder's end keeps colours (see `_keep_levels`)."""
+    """Makes a VAE to train, initialised as a plain pyramid: residual blocks add little, convolutions see only the
+    current frame, and the norm at the encoder's end preserves colours (see `_keep_levels`)."""
     vae = build_vae(config, device=device, dtype=torch.float32).requires_grad_(True).train()
     for module in list(vae.modules()):
         for name, child in list(module.named_children()):
@@ -79,19 +79,19 @@ def trainable_vae(config: VaeConfig, device: torch.device | str) -> VideoVae:
 
 
 def hold_past(vae: nn.Module) -> None:
-    """Keep the kernels' weights of past frames at zero: call it after each backward pass while pictures are learnt."""
+    """Keeps the kernels' weights for past frames at zero: call after each backward pass while training on pictures."""
     for module in vae.modules():
         if isinstance(module, FramewiseConv) and module.conv.weight.grad is not None:
             module.conv.weight.grad[:, :, :-1] = 0
 
 
 def _pictures(x: Tensor) -> Tensor:
-    """``b t h w c -> (b t) c h w``, in memory as it was"""
+    """``b t h w c -> (b t) c h w``, without a copy."""
     return x.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def _spread(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``b c t h w`` values over the pixels and frames of ``b c f H W`` that they stand for."""
+    """Scales and shifts ``b c f H W`` by values ``b c t h w``, each repeated over its pixels and frames."""
     for dimension in (2, 3, 4):
         times = x.shape[dimension] // scale.shape[dimension]
         if times > 1:
@@ -118,9 +118,9 @@ def _initialise(vae: nn.Module) -> None:
 
 
 def _keep_levels(vae: nn.Module) -> None:
-    """One channel of each group begins as a constant larger than the signal, in the stream that the encoder's last
-    norm reads: the group's mean and deviation are then nearly the constant's, and what is divided by them keeps its
-    level. Without it the norm of few channels takes the level, which is the colour, away."""
+    """Sets one channel of each group in the input of the encoder's last norm to a constant larger than the signal. The
+    group's mean and deviation then depend almost only on the constant, so the other channels keep their level. Without
+    it, the norm over few channels removes the level, which is the colour."""
     last = vae.autoencoder.encoder.down_blocks[-1].resnets[0].conv_shortcut
     per_group = last.weight.shape[0] // vae.autoencoder.encoder.norm_out.num_groups
     last.weight[per_group - 1 :: per_group] = 0

@@ -1,5 +1,5 @@
-"""The drawn world: people who speak synthesised sound before scenes that move or stand still.
+"""The drawn world: people who speak synthesised speech in front of moving or still scenes.
 
-Everything in it follows from a seed, so whatever a network makes of it can be compared with the truth. Only numpy and
-torch are needed; PyAV only to write films to disk.
+Everything is generated from a seed, so a network's output can be compared with the ground truth. Needs only numpy and
+torch, and PyAV to write films to disk.
 """

@@ -1,4 +1,4 @@
-"""Draws the scenes: all of it in smooth slopes, which an 8 x 8 latent can carry."""
+"""Draws the scenes, in smooth gradients that an 8 x 8 latent can represent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ...clips import FPS
 from .canvas import Canvas, column, smooth_step
 from .scenes import Scene
 
-WRAP = 2.2  # heights of the frame after which drifting clouds come round again
+WRAP = 2.2  # heights of the frame after which drifting clouds wrap around
 
 
 def draw_background(canvas: Canvas, scene: Scene) -> None:
-    """Fill the canvas with a scene; frame 0 shows the same whether it moves or not."""
+    """Fills the canvas with a scene; frame 0 is the same whether it moves or not."""
     frames = canvas.planes.shape[1]
     seconds = np.arange(frames if scene.moving else 1, dtype=np.float32) / FPS * scene.speed * scene.direction
     amount = DRAW[scene.kind](canvas, scene, column(seconds))
@@ -21,7 +21,7 @@ def draw_background(canvas: Canvas, scene: Scene) -> None:
 
 
 def _waves(canvas: Canvas, scene: Scene, seconds: np.ndarray) -> np.ndarray:
-    """Bands that roll upwards or downwards along a winding line: how much accent, ``f h w``."""
+    """Bands that roll upwards or downwards along a winding line: amount of accent colour, ``f h w``."""
     a, b = scene.phases[:2]
     bend = 1.1 * np.sin(4.5 * canvas.x * scene.scale + a + 0.8 * seconds)
     return 0.5 + 0.5 * np.sin(15 * canvas.y * scene.scale + bend + b + 4.2 * seconds)

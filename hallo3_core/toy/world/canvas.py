@@ -1,7 +1,7 @@
 """Shapes painted over one another with soft edges, for all frames of a film at once.
 
-Lengths are in heights of the frame: x from the middle to the right, y from the middle downwards. What changes over
-time is an array ``f``, one value a frame; what does not is a number.
+Lengths are in heights of the frame: x from the middle to the right, y from the middle downwards. A value that changes
+over time is an array ``f``, one value per frame; a constant is a number.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SOFT = 0.8  # slope of an edge, in coverage a pixel: a little softer than exact
+SOFT = 0.8  # slope of an edge, in coverage per pixel: slightly softer than exact
 MARGIN = 2  # pixels around a shape, for its edge
 
 Track = np.ndarray | float
@@ -35,7 +35,7 @@ class Canvas:
         self.x = ((np.arange(width, dtype=np.float32) + 0.5 - width / 2) / height)[None, None]
 
     def window(self, x: Track, y: Track, reach_x: float, reach_y: float, tilt: Track = 0.0) -> Window:
-        """Coordinates around a moving and turning point, in a window that holds `reach` around it in every frame."""
+        """Coordinates around a moving and turning point, in a window that covers `reach` around it in every frame."""
         x, y, tilt = (np.asarray(track, np.float32).reshape(-1, 1, 1) for track in (x, y, tilt))
         margin = MARGIN / self.height
         lean = float(np.abs(np.sin(tilt)).max())
@@ -58,18 +58,18 @@ class Canvas:
         return np.clip(distance * np.float32(self.height * SOFT) + np.float32(0.5), 0, 1)
 
     def paint(self, window: Window, colour, cover: np.ndarray, shade: np.ndarray | float = 1.0) -> None:
-        """Lay a colour (three numbers, 0..1) over the window; `shade` multiplies it, pixel by pixel."""
+        """Paints a colour (three numbers, 0..1) over the window; `shade` multiplies it, pixel by pixel."""
         for plane, channel in zip(self.planes, colour, strict=True):
             part = plane[:, window.rows, window.columns]
             part += cover * (np.float32(channel) * shade - part)
 
     def dim(self, window: Window, factor: np.ndarray) -> None:
-        """Multiply what is there, as a shadow does."""
+        """Multiplies the existing pixels, as a shadow does."""
         self.planes[:, :, window.rows, window.columns] *= factor
 
 
 def column(track: Track) -> np.ndarray:
-    """A value a frame, ready to meet windows: ``f -> f 1 1``."""
+    """Reshapes a track to broadcast with windows: ``f -> f 1 1``."""
     return np.asarray(track, np.float32).reshape(-1, 1, 1)
 
 
@@ -80,6 +80,6 @@ def ellipse(u: np.ndarray, v: np.ndarray, half_width: Track, half_height: Track)
 
 
 def smooth_step(values: np.ndarray) -> np.ndarray:
-    """0 below 0, 1 above 1, and no corner between."""
+    """0 below 0, 1 above 1, smooth between."""
     values = np.clip(values, 0, 1)
     return values * values * (3 - 2 * values)

@@ -1,4 +1,4 @@
-"""What is seen, in a sentence or two of a small closed vocabulary."""
+"""Describes a film in one or two sentences from a small closed vocabulary."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SCENES = ("{thing} {does} behind", "behind, {thing} {does}", "in the background 
 
 
 def caption(person: Person, scene: Scene, phrasing: int | None = None) -> str:
-    """Who is seen, and what moves or stands still behind; `phrasing` numbers the `PHRASINGS` ways to say it.
+    """Describes the person and the moving or still background; `phrasing` selects one of `PHRASINGS` wordings.
 
-    Without `phrasing`, one that follows from person and scene.
+    By default the wording depends on person and scene.
     """
     if phrasing is None:
         phrasing = crc32(repr((person, scene)).encode())
@@ -39,7 +39,7 @@ PHRASINGS = len(PEOPLE) * len(SCENES)
 
 
 def _vocabulary() -> tuple[str, ...]:
-    """Every word and mark that a caption may have."""
+    """Every word and punctuation mark that can occur in a caption."""
     texts = [re.sub(r"{\w*}", "", text) for text in (*PEOPLE, *SCENES, *THING.values())]
     texts += [*MOVING.values(), *STILL.values(), *HAIR_STYLES, *KINDS]
     texts += [name for palette in (SKIN, HAIR, EYES, CLOTHES, BACKGROUND) for name in palette]
@@ -47,7 +47,7 @@ def _vocabulary() -> tuple[str, ...]:
 
 
 def split_words(text: str) -> list[str]:
-    """A caption's words and marks, in order, in small letters."""
+    """A caption's words and punctuation marks, in order, in lower case."""
     return re.findall(r"[a-z]+|[.,]", text.lower())
 
 

@@ -1,4 +1,4 @@
-"""Named colours with some play: two people with "red hair" have the same word and not quite the same red."""
+"""Named colours with some variation: two people with "red hair" share the word but not the exact shade."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Colour(NamedTuple):
 
 
 class Range(NamedTuple):
-    """The hues, saturations and values that share one name; a hue below 0 counts from the far end."""
+    """The hues, saturations and values that share one name; a hue below 0 wraps around."""
 
     hue: tuple[float, float]
     saturation: tuple[float, float]
@@ -35,5 +35,5 @@ def pick_colour(rng: np.random.Generator, palette: Palette) -> Colour:
 
 
 def colour_distance(one: Colour, other: Colour) -> float:
-    """Root of the mean squared difference of two colours' channels, 0..1."""
+    """Root mean square difference of two colours' channels, 0..1."""
     return float(np.sqrt(np.mean(np.subtract(one.rgb, other.rgb) ** 2)))

@@ -14,17 +14,17 @@ from .scenes import Scene
 # Lengths in heights of the frame, for someone of size 1.
 MOUTH_BELOW = 0.122  # the mouth's middle below the face's
 MOUTH_HEIGHT = 0.094  # of the widest opening
-MOUTH_WIDTH = (0.034, 0.034)  # half of it when rounded, and what spreading adds
+MOUTH_WIDTH = (0.034, 0.034)  # half the width when rounded, and the extra when spread
 LIP = 0.013
 EYES_ABOVE = 0.030
-NECK = 0.058  # seen between chin and shoulders
+NECK = 0.058  # visible between chin and shoulders
 DARK = (0.13, 0.03, 0.05)  # the inside of a mouth
 TURN_DEPTH = 0.055  # how far the features move when the head turns by 1
 HEAD = ("x", "y", "turn", "nod", "tilt")  # columns of a head track
 
 
 class _Head(NamedTuple):
-    """Where the head is in each frame: tracks ``f``."""
+    """The head's pose in each frame: tracks ``f``."""
 
     x: np.ndarray
     y: np.ndarray
@@ -34,7 +34,7 @@ class _Head(NamedTuple):
 
 
 def head_track(frames: int, fps: float, seed: int) -> np.ndarray:
-    """How a head moves: ``f 5``, the columns of `HEAD`, all slow and smooth.
+    """A slow, smooth head motion: ``f 5``, the columns of `HEAD`.
 
     x and y are in heights of the frame, turn and nod about -1..1, tilt in radians.
     """
@@ -67,7 +67,7 @@ def draw_frames(
     blink: np.ndarray,
     size: tuple[int, int] = (96, 144),
 ) -> np.ndarray:
-    """A person before a scene: ``f h w 3`` in 0..1, float32.
+    """Draws a person in front of a scene: ``f h w 3`` in 0..1, float32.
 
     The tracks: mouth ``f 2`` in 0..1, head ``f 5`` as `head_track` makes it, blink ``f`` in 0..1.
     """
@@ -121,14 +121,14 @@ def _pose(person: Person, head: np.ndarray) -> _Head:
 
 
 def _on_face(person: Person, pose: _Head, u: float, v: float, depth: float = 1.0):
-    """Where a point of the face is, seen from its middle, when the head is turned and nods: two tracks ``f``."""
+    """A point of the face relative to its middle, after the head's turn and nod: two tracks ``f``."""
     swing = depth * TURN_DEPTH * pose.turn
     narrower = 1 - 0.10 * pose.turn**2
     return person.size * (u * narrower + swing), person.size * (v + depth * 0.022 * pose.nod)
 
 
 def _around(canvas: Canvas, person: Person, pose: _Head, u: float, v: float, reach: tuple[float, float], depth=1.0):
-    """A window around a point of the face, with coordinates that turn with the head, in lengths of size 1."""
+    """A window around a point of the face, with coordinates that rotate with the head, in lengths of size 1."""
     along, down = _on_face(person, pose, u, v, depth)
     cos, sin = np.cos(pose.tilt), np.sin(pose.tilt)
     x, y = pose.x + along * cos - down * sin, pose.y + along * sin + down * cos
@@ -144,7 +144,7 @@ def _egg(person: Person, window: Window, grow: float = 1.0, chin: np.ndarray | f
 
 
 def _draw_hair_behind(canvas: Canvas, person: Person, pose: _Head) -> None:
-    """What of the hair is seen around and below the head."""
+    """The hair that is visible around and below the head."""
     width, height = person.face_width, person.face_height
     window = _around(canvas, person, pose, 0, 0, (0.34, 0.62), -0.3)
     u, v = window.u, window.v
@@ -204,7 +204,7 @@ def _draw_body(canvas: Canvas, person: Person, pose: _Head) -> None:
 
 
 def _draw_face(canvas: Canvas, person: Person, pose: _Head, mouth: np.ndarray) -> None:
-    """Ears and earrings, then the face itself, lit a little from one side, with its blush."""
+    """Ears and earrings, then the face itself, lit slightly from one side, with a blush."""
     skin = person.skin.rgb
     for side in (-1, 1):
         ear = _around(canvas, person, pose, side * person.face_width * 0.98, 0.0, (0.03, 0.05), -0.25)
@@ -260,7 +260,7 @@ def _draw_nose(canvas: Canvas, person: Person, pose: _Head) -> None:
 
 
 def _draw_mouth(canvas: Canvas, person: Person, pose: _Head, mouth: np.ndarray) -> None:
-    """Lips around a dark opening of the height and width given; closed, a line is left of it."""
+    """Lips around a dark opening of this height and width; a closed mouth is a line."""
     height, width = mouth.T.astype(np.float32)
     half_height = 0.5 * MOUTH_HEIGHT * height
     half_width = MOUTH_WIDTH[0] + MOUTH_WIDTH[1] * width
@@ -277,7 +277,7 @@ def _draw_mouth(canvas: Canvas, person: Person, pose: _Head, mouth: np.ndarray) 
 
 
 def _draw_hair_in_front(canvas: Canvas, person: Person, pose: _Head) -> None:
-    """The fringe: the cap of the head down to a line that hangs as the style says."""
+    """The fringe: the top of the head down to a hairline whose shape depends on the style."""
     window = _around(canvas, person, pose, 0, 0, (person.face_width * 1.2, person.face_height * 1.35), 0.25)
     u, across = window.u, window.u / np.float32(person.face_width)
     line = -person.fringe * person.face_height
@@ -289,7 +289,7 @@ def _draw_hair_in_front(canvas: Canvas, person: Person, pose: _Head) -> None:
         line = line + 0.045 * np.sign(person.parting) * across
     elif person.hair_style == "curly":
         line = line + 0.009 * np.cos(11 * across + 3 * person.parting)
-    else:  # parted: two wings beside the parting
+    else:  # parted: two wings at the sides of the parting
         line = line - 0.035 + 0.075 * np.minimum(np.abs(across - 0.5 * person.parting), 1.2)
     cap = ellipse(u, window.v + 0.045, person.face_width * 1.10, person.face_height * 1.05)
     shape = np.minimum(cap, line - window.v)

@@ -1,7 +1,7 @@
-"""Films of the drawn world: everything about one follows from its seed.
+"""Films of the drawn world: everything about a film is generated from its seed.
 
-Seeds of `TRAINING` and `HELD_OUT` have no number in common, and a person, a voice, a scene and what is said are drawn
-from it with continuous parameters: none of a held-out film occurs in training.
+The seeds of `TRAINING` and `HELD_OUT` are disjoint. Person, voice, scene and speech are drawn from the seed with
+continuous parameters, so nothing in a held-out film occurs in training.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .speech import Speech, Voice, draw_voice, speak
 TRAINING = range(0, 1_000_000)
 HELD_OUT = range(1_000_000, 2_000_000)
 SIZE = (96, 144)  # height, width: the released shape, 2 to 3
-MIN_CONTRAST = 0.12  # between hair or clothes and what is behind them
-TRIES = 32  # scenes that are looked at for one with contrast; the same numbers of two seeds are far apart
+MIN_CONTRAST = 0.12  # between hair or clothes and the background
+TRIES = 32  # scenes tried for enough contrast; those of two seeds never overlap
 
 
 @dataclass(frozen=True)
 class Film:
-    """A drawn film and the truth about it."""
+    """A drawn film with its ground truth."""
 
     frames: np.ndarray  # ``f h w 3``, uint8
     speech: Speech
@@ -47,7 +47,7 @@ class Film:
 
     @property
     def face_box(self) -> tuple[int, int, int, int]:
-        """The box that holds the face in every frame: x0, y0, x1, y1 in whole pixels."""
+        """The box that contains the face in every frame: x0, y0, x1, y1 in whole pixels."""
         x0, y0 = np.floor(self.face_boxes[:, :2].min(0))
         x1, y1 = np.ceil(self.face_boxes[:, 2:].max(0))
         return int(x0), int(y0), int(x1), int(y1)
@@ -62,10 +62,11 @@ def draw_film(
     scene: Scene | None = None,
     speech: Speech | None = None,
 ) -> Film:
-    """The film of a seed, at 25 frames a second; what is passed in replaces what the seed would draw, and nothing else.
+    """Draws the film of a seed, at 25 frames per second. An argument replaces what the seed would draw, and nothing
+    else.
 
     Raises:
-        ValueError: no frames, or a speech of another length than the film.
+        ValueError: no frames, or the speech is not as long as the film.
     """
     if frames < 1:
         raise ValueError(f"a film has at least 1 frame, got {frames}")
@@ -92,7 +93,7 @@ def draw_film(
 
 
 def contrasting_scene(person: Person, seed: int, kind: str | None = None, moving: bool | None = None) -> Scene:
-    """The seed's scene, or the next of its own that a person's hair and clothes stand out from."""
+    """The seed's scene, or its next one that contrasts with the person's hair and clothes."""
     best, most = None, -1.0
     for attempt in range(TRIES):
         scene = draw_scene(seed + attempt * 10_000_000, kind, moving)

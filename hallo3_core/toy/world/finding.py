@@ -1,7 +1,7 @@
 """Finds the face of a person of the drawn world in pictures, from their pixels alone.
 
-It matches them with a face that the world itself draws: the mean of several people, in three maps (skin; red or dark;
-white or cool) that depend on nobody's own colours.
+It matches pictures with a template that the world itself draws: the mean of several people, in three maps (skin; red or
+dark; white or cool) that do not depend on a person's own colours.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .people import draw_person
 from .scenes import draw_scene
 
 HEIGHT = 96  # pixels: pictures are measured at this height
-COARSE = 2  # pixels a cell of the search
-SCALES = (0.92, 1.0, 1.08, 1.16)  # sizes of a person that are looked for
+COARSE = 2  # pixels per search cell
+SCALES = (0.92, 1.0, 1.08, 1.16)  # sizes of a person to search for
 MODELS = range(5_000_000, 5_000_024)  # seeds of the people whose mean is the template
 PATCH = (-0.26, 0.25, 0.21)  # top, bottom and half width of the template, from the face's middle, in frame heights
 
@@ -55,7 +55,7 @@ def _maps(pictures: Tensor) -> Tensor:
     red, green, blue = pictures.unbind(1)
     value = pictures.amax(1).clamp(min=1e-3)
     warmth, paleness = (red - green) / value, blue / value  # skin: 0.08..0.4 and 0.4..0.82
-    orange = 0.62 * (red - blue) - (green - blue)  # skin is; blond hair is yellower
+    orange = 0.62 * (red - blue) - (green - blue)  # positive for skin; blond hair is yellower
     skin = _between(warmth, 0.07, 0.48) * _between(paleness, 0.36, 0.84) * _above(value, 0.33)
     skin = skin * _above(green - blue, 0) * _above(orange, 0)
     lips = _above(warmth, 0.5) * _above(red, 0.3)
@@ -65,7 +65,7 @@ def _maps(pictures: Tensor) -> Tensor:
 
 
 def _above(values: Tensor, limit: float) -> Tensor:
-    """0 to 1 over a narrow range around a limit."""
+    """A soft threshold: 0 to 1 over a narrow range around the limit."""
     return ((values - limit) / 0.06 + 0.5).clamp(0, 1)
 
 
@@ -74,7 +74,7 @@ def _between(values: Tensor, low: float, high: float) -> Tensor:
 
 
 class Template(NamedTuple):
-    """The mean of several people's maps, and how much each place counts: ``3 h w``, a head of size 1."""
+    """The mean of several people's maps, and the weight of each position: ``3 h w``, a head of size 1."""
 
     maps: Tensor
     weights: Tensor
@@ -97,12 +97,12 @@ def _template() -> Template:
     v = torch.linspace(top, bottom, height)[:, None] + 0.01
     u = torch.linspace(-half, half, width)[None]
     inside = _above(1 - torch.sqrt((u / 0.165) ** 2 + (v / 0.225) ** 2), 0.0)
-    # Beside the face only skin counts, and less: hair and scenes may be dark, red or cool.
+    # Around the face only skin counts, and less: hair and scenes can be dark, red or cool.
     return Template(maps, torch.stack([0.7 + 0.3 * inside, 0.1 + 0.9 * inside, 0.1 + 0.9 * inside]))
 
 
 def find_face(pictures: Tensor) -> Place:
-    """The likeliest face of each picture ``f 3 96 w``: correlation with the template over places and sizes."""
+    """Finds the best match in each picture ``f 3 96 w``: template correlation over positions and sizes."""
     maps = F.avg_pool2d(_maps(pictures), COARSE)
     best = None
     for scale in SCALES:
@@ -117,13 +117,13 @@ def find_face(pictures: Tensor) -> Place:
 
 
 def _scaled(template: Tensor, factor: float) -> Tensor:
-    """A template resized; its sides stay even, so that its middle stays between two cells."""
+    """Resizes a template; its sides stay even, so that its centre stays between two cells."""
     height, width = (2 * round(side * factor / 2) for side in template.shape[-2:])
     return F.interpolate(template[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def _match(maps: Tensor, template: Template) -> Tensor:
-    """Weighted correlation of the template with every place of the maps: ``f h w`` (cells)."""
+    """Weighted correlation of the template at every position of the maps: ``f h w`` (cells)."""
     weights = template.weights / template.weights.sum((1, 2), keepdim=True)
     centred = template.maps - (weights * template.maps).sum((1, 2), keepdim=True)
     strength = (weights * centred**2).sum().sqrt()
@@ -136,7 +136,7 @@ def _match(maps: Tensor, template: Template) -> Tensor:
 
 
 def _peak(scores: Tensor, scale: float, size) -> Place:
-    """The best place of each picture, between cells too: a parabola through the peak and its neighbours."""
+    """The best position in each picture, with subcell precision: a parabola through the peak and its neighbours."""
     frames, rows, columns = scores.shape
     best = scores.flatten(1).argmax(1)
     row, column, each = best // columns, best % columns, torch.arange(frames)
@@ -150,7 +150,7 @@ def _peak(scores: Tensor, scale: float, size) -> Place:
 
 
 def _vertex(before: Tensor, at: Tensor, after: Tensor) -> Tensor:
-    """Where between -1 and 1 the parabola through three values is highest."""
+    """Position in -1..1 of the maximum of the parabola through three values."""
     curve = 2 * at - before - after
     return torch.where(curve > 1e-9, (after - before) / (2 * curve.clamp(min=1e-9)), 0.0).clamp(-1, 1)
 

@@ -1,7 +1,7 @@
-"""Reads the truth back off pictures: the mouth, the colours, what moves; from pixels and nothing else.
+"""Measures the ground truth from pixels alone: the mouth, the colours, and motion.
 
-The mouth is read as the sum of darkness down its middle, which blur hardly changes, and turned into the drawn track's
-units by a line fitted to drawn films.
+The mouth is measured as the sum of darkness down its middle, which blur hardly changes, and converted to the drawn
+track's units by a linear fit on drawn films.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .colours import Palette
 from .drawing import DARK, MOUTH_BELOW
 from .finding import HEIGHT, Place, coordinates, find_face, prepare
 
-A_FACE = 0.55  # correlation with the template from which it is a face; drawn ones have 0.66 or more, blurred 0.57
-STEP = 4  # frames over which motion is measured: what moves has come far, and noise has not grown
-UNEVEN = 0.06  # mean deviation of cheeks from their colour up to which it is drawn: drawn ones have 0.04 at most
+A_FACE = 0.55  # minimum correlation of a face with the template; drawn faces have 0.66 or more, blurred 0.57
+STEP = 4  # frames over which motion is measured: motion adds up, noise does not
+UNEVEN = 0.06  # largest mean deviation of a drawn cheek from its colour: drawn ones have at most 0.04
 # Slope and offset from heights of the frame to the drawn track's units, for the mouth's height and width: least squares
 # on 12 drawn films.
 LINES = ((11.5, 0.023), (13.0, -1.145))
@@ -29,23 +29,23 @@ LINES = ((11.5, 0.023), (13.0, -1.145))
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read off a film."""
+    """Measurements of a film."""
 
     mouth: np.ndarray  # ``f 2``: height and width, in the units of the drawn track (0..1)
     head: np.ndarray  # ``f 3``: x and y of the face's middle in heights of the frame, and its size
-    skin: np.ndarray  # ``3``, 0..1, as are hair and clothes: the film's mean
+    skin: np.ndarray  # ``3``, 0..1, mean over the film; also for hair and clothes
     hair: np.ndarray
     clothes: np.ndarray
     background_motion: float  # mean change of a channel within `STEP` frames, away from the person, 0..1
-    head_motion: float  # mean way of the face's middle within `STEP` frames, heights of the frame
-    score: float  # likeness of the least likely frame to a face of this world, -1..1
+    head_motion: float  # mean displacement of the face's middle within `STEP` frames, heights of the frame
+    score: float  # lowest template correlation of any frame, -1..1
 
 
 def measure(frames: np.ndarray | Tensor, name: str = "film") -> Reading:
-    """Read a film ``f h w 3``, or a picture ``h w 3``; uint8, or float in 0..1.
+    """Measures a film ``f h w 3``, or a picture ``h w 3``; uint8, or float in 0..1.
 
     Raises:
-        InputError: no face of the drawn world in some frame.
+        InputError: a frame has no face of the drawn world.
     """
     pictures = prepare(frames)
     place = find_face(pictures)
@@ -85,15 +85,15 @@ def _check(pictures: Tensor, place: Place, skin: Tensor, name: str) -> None:
 
 
 def _cheeks(u: Tensor, v: Tensor) -> Tensor:
-    """Between eyes and mouth."""
+    """Mask of the area between eyes and mouth."""
     return (u.abs() < 0.09) & (v > 0.01) & (v < 0.075)
 
 
 def sync(measured: np.ndarray, true: np.ndarray, reach: int = 5) -> tuple[float, int]:
-    """Correlation of two tracks ``f`` and the lag at which it is best.
+    """Correlation of two tracks ``f``, and the lag with the highest correlation.
 
-    A lag of 2 says that `measured` comes 2 frames late. The correlation is the one at lag 0. Where one of them is
-    constant there is none: 0.
+    A lag of 2 means that `measured` is 2 frames late. The correlation returned is that at lag 0; it is 0 if a track is
+    constant.
     """
     if measured.shape != true.shape or measured.ndim != 1 or len(true) < 2 * reach + 3:
         raise ValueError(f"two tracks of one length, {2 * reach + 3} or more, expected: {measured.shape}, {true.shape}")
@@ -110,7 +110,7 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def nearest_name(rgb: np.ndarray, palette: Palette) -> str:
-    """The name of the palette whose range a colour is nearest to."""
+    """The palette's colour name with the nearest range."""
     centres = {}
     for name, (hue, saturation, value) in palette.items():
         centres[name] = colorsys.hsv_to_rgb(sum(hue) / 2 % 1, sum(saturation) / 2, sum(value) / 2)
@@ -118,7 +118,7 @@ def nearest_name(rgb: np.ndarray, palette: Palette) -> str:
 
 
 def _median_colour(pictures: Tensor, inside: Tensor) -> Tensor:
-    """Median colour of the pixels inside, frame by frame: ``f 3``; the whole frame's where there are none."""
+    """Median colour of the pixels inside, frame by frame: ``f 3``; of the whole frame if there are none."""
     colours = []
     for picture, mask in zip(pictures, inside, strict=True):
         pixels = picture[:, mask] if mask.any() else picture.flatten(1)
@@ -127,7 +127,7 @@ def _median_colour(pictures: Tensor, inside: Tensor) -> Tensor:
 
 
 def _skin(pictures: Tensor, place: Place) -> Tensor:
-    """Skin between eyes and mouth, ``f 3``."""
+    """Skin colour between eyes and mouth, ``f 3``."""
     u, v = coordinates(pictures, place)
     return _median_colour(pictures, _cheeks(u, v))
 
@@ -151,7 +151,7 @@ def _background_motion(pictures: Tensor, place: Place) -> float:
     u, v = coordinates(pictures, place)
     away = F.avg_pool2d((((u.abs() > 0.34) | (v < -0.42)) & (v < 0.24)).float(), 4) == 1
     both = away[STEP:] & away[:-STEP]
-    blocks = F.avg_pool2d(pictures, 4)  # noise from pixel to pixel is no motion
+    blocks = F.avg_pool2d(pictures, 4)  # averages out pixel noise, which is not motion
     change = (blocks[STEP:] - blocks[:-STEP]).abs().mean(1)
     return float((change * both).sum() / both.sum().clamp(min=1))
 
@@ -161,17 +161,17 @@ def _mouth(pictures: Tensor, place: Place, skin: Tensor) -> Tensor:
     u, v = coordinates(pictures, place)
     red, green = pictures[:, 0], pictures[:, 1]
     skin_red, skin_green = skin[:, 0, None, None], skin[:, 1, None, None]
-    # Green against red, which no shade changes: lips, and what is between them, have less of it than skin.
+    # Green relative to red, which shading does not change: lips and the open mouth have less of it than skin.
     ratio, skin_ratio = (green + 0.02) / (red + 0.02), (skin_green + 0.02) / (skin_red + 0.02)
     lips = (1 - ratio / skin_ratio).clamp(0, 1)
     at_u, at_v = torch.zeros(len(u), 1, 1), torch.full((len(u), 1, 1), MOUTH_BELOW)
-    for _ in range(4):  # the turned head takes the mouth along
+    for _ in range(4):  # the mouth moves with the turned head
         weights = lips * torch.exp(-(((u - at_u) / 0.06) ** 2) - ((v - at_v) / 0.05) ** 2)
         total = weights.sum((1, 2), keepdim=True) + 1e-3
         at_u = (weights * u).sum((1, 2), keepdim=True) / total
         at_v = (weights * v).sum((1, 2), keepdim=True) / total
     u, v = u - at_u, v - at_v
-    brightest = 0.85 * torch.minimum(0.35 * skin_red + 0.44, skin_red)  # of lips and skin, or less: no darkness yet
+    brightest = 0.85 * torch.minimum(0.35 * skin_red + 0.44, skin_red)  # lips and skin at most: not dark
     dark = ((brightest - red) / (brightest - DARK[0])).clamp(0, 1)
     middle = torch.exp(-((u / 0.02) ** 2))
     down = (dark * middle * (v.abs() < 0.068)).sum((1, 2)) / middle[:, :1].sum((1, 2))

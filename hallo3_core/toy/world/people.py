@@ -1,4 +1,4 @@
-"""People of the drawn world: what does not change about someone, all of it from a seed."""
+"""People of the drawn world: a person's constant features, generated from a seed."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ CLOTHES: Palette = {
 }
 HAIR_STYLES = ("short", "long", "curly", "bobbed", "swept", "tied")
 NECKLINES = ("round", "pointed", "high")
-MIN_CONTRAST = 0.14  # between hair and skin, and skin and clothes, so that nobody melts into themselves
+MIN_CONTRAST = 0.14  # between hair and skin, and skin and clothes, so that they stay distinguishable
 
 
 @dataclass(frozen=True)
 class Person:
-    """Someone of the drawn world. Lengths are in heights of the frame, for someone of size 1; y grows downwards."""
+    """A person of the drawn world. Lengths are in heights of the frame, for someone of size 1; y grows downwards."""
 
     skin: Colour
     hair: Colour
@@ -61,8 +61,8 @@ class Person:
     face_width: float  # half of it, at the eyes
     face_height: float  # half of it
     jaw: float  # how much narrower the chin is than the forehead
-    fringe: float  # where hair ends on the forehead, in half face heights above the middle
-    parting: float  # -1..1: where hair parts
+    fringe: float  # lower edge of the hair on the forehead, in half face heights above the middle
+    parting: float  # -1..1: position of the parting
     eye_gap: float  # half the distance of the eyes
     eye_size: float
     eye_tilt: float
@@ -86,7 +86,7 @@ def draw_person(seed: int) -> Person:
     hair = _unlike(rng, HAIR, skin)
     clothes = _unlike(rng, CLOTHES, skin)
     red, green, blue = skin.rgb
-    rosy = rng.uniform(0.42, 0.60)  # lips: the skin's own colour, redder
+    rosy = rng.uniform(0.42, 0.60)  # lips: the skin colour, but redder
     return Person(
         skin=skin,
         hair=hair,
@@ -118,7 +118,7 @@ def draw_person(seed: int) -> Person:
 
 
 def _unlike(rng: np.random.Generator, palette: Palette, other: Colour) -> Colour:
-    """A colour of the palette that can be told from another."""
+    """Picks a colour of the palette that is distinguishable from another."""
     while colour_distance(colour := pick_colour(rng, palette), other) < MIN_CONTRAST:
         pass
     return colour

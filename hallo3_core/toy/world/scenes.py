@@ -1,4 +1,4 @@
-"""What is behind the people: smooth patterns that move or stand still."""
+"""Backgrounds: smooth patterns, moving or still."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from .colours import Colour, Palette, Range, pick_colour
 
 KINDS = ("waves", "lights", "flag", "clouds")
-# No reds, oranges and browns: nothing behind a person is coloured like skin.
+# No reds, oranges or browns: no background has the colour of skin.
 BACKGROUND: Palette = {
     "green": Range((0.34, 0.40), (0.35, 0.50), (0.40, 0.60)),
     "teal": Range((0.47, 0.51), (0.35, 0.50), (0.45, 0.65)),
@@ -27,7 +27,7 @@ class Scene:
     moving: bool
     colour: Colour
     accent: tuple[float, float, float]  # the pattern's second colour, 0..1
-    speed: float  # 1 is usual; counts only where `moving`
+    speed: float  # 1 is usual; used only if `moving`
     direction: int  # 1 or -1
     scale: float
     phases: tuple[float, ...]  # of the pattern's parts, 0..2 pi

@@ -1,7 +1,7 @@
-"""Synthesised speech with its mouth: vowels and consonants of invented words, by source and filter.
+"""Synthesised speech with mouth motion: vowels and consonants of invented words, by a source-filter model.
 
-One set of smooth tracks (formants, loudness, mouth) is made first; the sound is synthesised from it and the mouth read
-off it, so the two agree by construction and at the same instant.
+One set of smooth tracks (formants, loudness, mouth) is made first. Both the sound and the mouth motion come from it, so
+they are in sync by construction.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 from ...clips import FPS, film_frames
 
-RATE = 16_000  # samples a second
-CONTROL = 200  # values a second of the tracks
+RATE = 16_000  # samples per second
+CONTROL = 200  # track values per second
 TOP = 5_000.0  # Hz, of the highest harmonic
 GLIDE = 0.030  # seconds: standard deviation of the coarticulation
-HUSH = 0.0008  # level of the noise that is always there
+HUSH = 0.0008  # level of the constant background noise
 
 
 class Sound(NamedTuple):
@@ -49,19 +49,19 @@ SILENCE = Sound(0.00, 0.50, 450, 1450, 0.0, 0.0, (0.20, 0.60))
 
 @dataclass(frozen=True)
 class Voice:
-    """How someone sounds."""
+    """The parameters of a voice."""
 
     pitch: float  # Hz
     melody: float  # how far the pitch moves, 0..1
     tract: float  # factor on all formants: a shorter vocal tract has higher ones
     breath: float  # share of noise in the voice
-    tilt: float  # how quickly high harmonics fall
+    tilt: float  # how quickly high harmonics fall off
     tempo: float  # factor on all durations
 
 
 @dataclass(frozen=True)
 class Speech:
-    """A recording and the mouth that spoke it."""
+    """A recording with the matching mouth motion."""
 
     samples: np.ndarray  # ``n``, float32, at `RATE`
     mouth: np.ndarray  # ``f 2``: height and width of the mouth in the middle of each frame, 0..1, float32
@@ -71,7 +71,7 @@ class Speech:
 def draw_voice(seed: int) -> Voice:
     """The voice of a seed."""
     rng = np.random.default_rng([seed, 3])
-    height = rng.uniform(0, 1)  # of the voice: pitch and formants go together, loosely
+    height = rng.uniform(0, 1)  # of the voice: pitch and formants are loosely correlated
     return Voice(
         pitch=95 * 2.6 ** float(np.clip(height + rng.normal(0, 0.1), 0, 1)),
         melody=rng.uniform(0.3, 1.0),
@@ -83,7 +83,7 @@ def draw_voice(seed: int) -> Voice:
 
 
 def speak(voice: Voice, seconds: float, seed: int) -> Speech:
-    """What a voice says, invented from the seed, for so many seconds; it begins and ends with a closed mouth."""
+    """Random speech of a voice, from the seed, this many seconds long; it begins and ends with a closed mouth."""
     if seconds <= 0:
         raise ValueError(f"speech lasts longer than 0 seconds, got {seconds}")
     rng = np.random.default_rng([seed, 4])
@@ -97,7 +97,7 @@ def speak(voice: Voice, seconds: float, seed: int) -> Speech:
 
 
 class _Tracks(NamedTuple):
-    """Smooth curves at `CONTROL` values a second."""
+    """Smooth curves at `CONTROL` values per second."""
 
     height: np.ndarray
     width: np.ndarray
@@ -110,7 +110,7 @@ class _Tracks(NamedTuple):
 
 
 def _tracks(voice: Voice, seconds: float, rng: np.random.Generator) -> _Tracks:
-    """Targets of one sound after the other, smoothed alike."""
+    """The targets of consecutive sounds, all smoothed in the same way."""
     length = int(np.ceil(seconds * CONTROL)) + 1
     targets = np.zeros((8, length))
     position = 0
@@ -122,7 +122,7 @@ def _tracks(voice: Voice, seconds: float, rng: np.random.Generator) -> _Tracks:
         position = end
         if position >= length:
             break
-    rest = round(0.12 * CONTROL)  # the last instants are silent, so that no film ends in a cut word
+    rest = round(0.12 * CONTROL)  # silence at the end, so that no film ends mid-word
     if length > 3 * rest:
         targets[[0, 4, 5, 6, 7], -rest:] = 0
         targets[1, -rest:] = SILENCE.width
@@ -130,7 +130,7 @@ def _tracks(voice: Voice, seconds: float, rng: np.random.Generator) -> _Tracks:
 
 
 def _utter(rng: np.random.Generator):
-    """Sounds without end, each with its loudness and accent: words of one to three syllables, phrases, pauses."""
+    """Yields endless sounds, each with loudness and accent: words of one to three syllables, phrases, pauses."""
     vowels, consonants = list(VOWELS.values()), list(CONSONANTS.values())
     yield SILENCE._replace(seconds=(0.08, 0.25)), 0.0, 0.0
     while True:
@@ -146,7 +146,7 @@ def _utter(rng: np.random.Generator):
 
 
 def _smooth(curves: np.ndarray, deviation: float) -> np.ndarray:
-    """Curves ``c n`` through a Gaussian that is symmetric, so that nothing is delayed."""
+    """Smooths curves ``c n`` with a symmetric Gaussian, which adds no delay."""
     reach = int(np.ceil(3 * deviation))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
     padded = np.pad(curves, ((0, 0), (reach, reach)), mode="edge")
@@ -159,14 +159,14 @@ def _at(times: np.ndarray, curve: np.ndarray) -> np.ndarray:
 
 
 def _synthesise(voice: Voice, tracks: _Tracks, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Harmonics of the pitch, each as loud as the formants let it through, and noise for breath and s: ``n``."""
+    """Samples ``n``: harmonics of the pitch filtered by the formants, plus noise for breath and sibilants."""
     times = np.arange(samples) / RATE
     pitch = _pitch(voice, tracks, rng)
     phase = 2 * np.pi * np.cumsum(_at(times, pitch)) / RATE
     formants = (tracks.first * voice.tract, tracks.second * voice.tract, 2700 * voice.tract, 3700 * voice.tract)
     harmonics = range(1, int(TOP / pitch.min()) + 1)
     gains = np.stack([_resonance(n * pitch, formants) * n**-voice.tilt * (n * pitch < TOP) for n in harmonics])
-    gains /= np.sqrt((gains**2).sum(0)) + 1e-9  # so that loudness is what it says, whichever the vowel
+    gains /= np.sqrt((gains**2).sum(0)) + 1e-9  # normalised, so that loudness does not depend on the vowel
     sound = np.zeros(samples)
     offsets = rng.uniform(0, 2 * np.pi, len(gains))
     for n, gain, offset in zip(harmonics, gains, offsets, strict=True):
@@ -178,7 +178,7 @@ def _synthesise(voice: Voice, tracks: _Tracks, samples: int, rng: np.random.Gene
 
 
 def _pitch(voice: Voice, tracks: _Tracks, rng: np.random.Generator) -> np.ndarray:
-    """Hz, at control rate: falling within a phrase, higher on accents, never quite steady."""
+    """Hz, at control rate: falling within a phrase, higher on accents, with some jitter."""
     seconds = np.arange(len(tracks.accent)) / CONTROL
     accents = _smooth(tracks.accent[None], 0.06 * CONTROL)[0]
     slow, medium, fast = rng.uniform(0, 7, 3)
@@ -187,7 +187,7 @@ def _pitch(voice: Voice, tracks: _Tracks, rng: np.random.Generator) -> np.ndarra
 
 
 def _resonance(frequency: np.ndarray, formants: tuple) -> np.ndarray:
-    """How much of a frequency passes a row of resonators (widths about 6 % of theirs and 50 Hz)."""
+    """Gain of a series of resonators at a frequency (bandwidth about 6 % of the formant plus 50 Hz)."""
     gain = np.ones_like(frequency)
     for formant in formants:
         width = 50 + 0.06 * formant

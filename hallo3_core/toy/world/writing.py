@@ -1,4 +1,4 @@
-"""Drawn films as files: mp4, wav and txt, and one list of them, so that they are read like any footage."""
+"""Writes drawn films as files, mp4, wav and txt, with one list of them, so that they can be read like any footage."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def write_films(
     size: tuple[int, int] = SIZE,
     workers: int = 1,
 ) -> Path:
-    """Write the films of seeds into a folder, and the list of them; returns the list's path.
+    """Writes the films of these seeds and their list into a folder; returns the list's path.
 
-    A film's three files are called by its seed. What is whole already is kept, so an interrupted run goes on where it
-    was; the list is written last. Each of its lines is an object: film, sound and caption (the text), face_box,
-    consent ("own": nobody real is seen), frames, size (height, width), seed.
+    A film's three files are named by its seed. Complete films are kept, so an interrupted run resumes; the list is
+    written last. Each of its lines is an object: film, sound and caption (the text), face_box, consent ("own": shows no
+    real person), frames, size (height, width), seed.
 
     Raises:
         InputError: PyAV is missing, or the disk is full.
@@ -60,7 +60,7 @@ def _one_thread() -> None:
 
 
 def _write(folder: Path, frames: int, size: tuple[int, int], seed: int) -> str:
-    """One film's files, unless they are there; returns its line of the list."""
+    """Writes one film's files unless they exist; returns its line of the list."""
     record = folder / f"{seed:07d}.json"
     if record.exists():
         line = record.read_text()
@@ -76,7 +76,7 @@ def _write(folder: Path, frames: int, size: tuple[int, int], seed: int) -> str:
     line = json.dumps(_entry(film, path.name))
     part = record.with_suffix(".part")
     part.write_text(line)
-    part.replace(record)  # last: it says that the others are whole
+    part.replace(record)  # last: it marks the others as complete
     return line
 
 
@@ -95,7 +95,7 @@ def _entry(film: Film, name: str) -> dict:
 
 
 def write_sound(path: str | PathLike, samples: np.ndarray) -> None:
-    """Samples ``n`` in -1..1 at 16 kHz as a wav file of 16 bits."""
+    """Writes samples ``n`` in -1..1 at 16 kHz as a 16-bit wav file."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
