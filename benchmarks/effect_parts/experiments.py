@@ -14,7 +14,7 @@ from hallo3_core.toy.world.captions import caption
 
 from .films import Changes, Subject, truth
 
-PLAIN = Settings(12, Guidance(), DPMPP_2M)
+PLAIN = Settings(12, Guidance(), SDE_DPMPP_2M)  # the demo's
 OTHER = 50  # the voice of the person so many numbers on
 FIRST = ("plain", "voice", "prompt", "identity")  # experiments that are made first; the others follow
 
@@ -42,7 +42,7 @@ class Counts:
 
     @classmethod
     def quick(cls) -> Counts:
-        return cls(sync=6, voices=3, scales=2, identity=3, prompt=3, exactness=2)
+        return cls(sync=6, voices=4, scales=2, identity=3, prompt=3, exactness=2)
 
 
 def jobs(counts: Counts) -> list[Job]:
@@ -96,9 +96,10 @@ def asked(number: int, moves: bool) -> Subject:
 def _exactness(counts: Counts) -> Iterator[Job]:
     plain = Changes(settings=PLAIN)
     variants = {
-        "sde-dpmpp-2m, 50 steps": Changes(settings=Settings(50, Guidance(), SDE_DPMPP_2M)),
-        "sde-dpmpp-2m, 20 steps": Changes(settings=Settings(20, Guidance(), SDE_DPMPP_2M)),
-        "dpmpp-2m, 20 steps": Changes(settings=replace(PLAIN, steps=20)),
+        "sde-dpmpp-2m, 50 steps": Changes(settings=replace(PLAIN, steps=50)),
+        "sde-dpmpp-2m, 20 steps": Changes(settings=replace(PLAIN, steps=20)),
+        "dpmpp-2m, 12 steps": Changes(settings=Settings(12, Guidance(), DPMPP_2M)),
+        "dpmpp-2m, 20 steps": Changes(settings=Settings(20, Guidance(), DPMPP_2M)),
         "ddim, 20 steps": Changes(settings=Settings(20, Guidance(), DDIM)),
         "bf16": replace(plain, dtype=torch.bfloat16),
         "fp8 weights": replace(plain, fp8="weights"),
