@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hallo3_core.errors import InputError
-from hallo3_core.inputs.text import TEXT_TOKENS, load_text_encoder, null_text, read_tokenizer
+from hallo3_core.inputs.text import TEXT_TOKENS, load_text_encoder, null_text, prompt_tokens, read_tokenizer
 from hallo3_core.toy.noise_text import write_tiny_text_encoder
 
 DIM = 40
@@ -281,3 +281,22 @@ def test_toy_pieces_are_of_t5s_kind(encoder):
     assert (tokenizer.pad, tokenizer.end) == (0, 1)
     assert len(set(tokenizer.split(PROMPT))) > 5 and 2 not in tokenizer.split(PROMPT)
     assert 2 in tokenizer.split("🙂")
+
+
+def test_a_toys_tokenizer_says_how_many_tokens_its_denoiser_reads(tmp_path):
+    assert prompt_tokens(tmp_path) == 226  # no settings: the release's
+    for longest, expected in ((512, 226), (226, 226), (32, 32), (1e30, 226), (0, 226)):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": longest}))
+        assert prompt_tokens(tmp_path) == expected
+
+
+def test_the_toy_releases_agree_on_the_number_of_text_tokens(tmp_path, tiny_release):
+    from hallo3_core.release.layout import Release
+    from hallo3_core.toy.learnt_release import write_toy_release
+    from hallo3_core.weights import names
+    from hallo3_core.weights.parts import transformer_config
+
+    for folder in (tiny_release, write_toy_release(tmp_path / "toy")):
+        release = Release(folder)
+        config = transformer_config(release.transformers(), names.DENOISER)
+        assert prompt_tokens(release.text_folder) == config.text_tokens

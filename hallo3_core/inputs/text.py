@@ -149,6 +149,16 @@ def load_text_encoder(
     return TextEncoder(model, tokenizer, tokens)
 
 
+def prompt_tokens(folder: Path) -> int:
+    """Tokens that the T5 of `folder` makes of every prompt: the release's 226, or fewer if its tokenizer says so.
+
+    A toy's denoiser reads fewer; the released tokenizer names more (512), which nothing uses.
+    """
+    path = folder / "tokenizer_config.json"
+    longest = read_json(path, "Copy the tokenizer of T5 there.").get("model_max_length") if path.is_file() else None
+    return min(TEXT_TOKENS, longest) if isinstance(longest, int) and longest > 0 else TEXT_TOKENS
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     """Reads a folder's tokenizer: `spiece.model`, else `tokenizer.json`.
 

@@ -15,7 +15,7 @@ import comfy.text_encoders.sd3_clip
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.inputs.text import TEXT_TOKENS, Tokenizer, is_encoders, read_tokenizer, read_weights
+from ...hallo3_core.inputs.text import Tokenizer, is_encoders, prompt_tokens, read_tokenizer, read_weights
 from ...hallo3_core.release.detect import expect
 from ...hallo3_core.weights.parts import TEXT
 from ...hallo3_core.weights.reading import read_tensors
@@ -41,14 +41,14 @@ class TextModel(comfy.sd1_clip.SD1ClipModel):
 
 
 class TextTokens:
-    """The core's tokenizer behind the host's interface: always 226 tokens, all of weight 1."""
+    """The core's tokenizer behind the host's interface: always `count` tokens, all of weight 1."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, count: int):
+        self.tokenizer, self.count = tokenizer, count
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list]:
         with speaking():  # runs inside CLIPTextEncode, which then shows the warning about an empty or over-long prompt
-            tokens = self.tokenizer.tokens(text, TEXT_TOKENS)
+            tokens = self.tokenizer.tokens(text, self.count)
         return {KEY: [[(token, 1.0, 0) if return_word_ids else (token, 1.0) for token in tokens]]}
 
     def state_dict(self) -> dict:
@@ -68,14 +68,14 @@ def load_clip(path: Path) -> Any:
         expect(path, TEXT)
     tensors = read_weights(path) if path.is_dir() else read_tensors(path)
     sizes = read_sizes(tensors, path)
-    tokenizer = read_tokenizer(folder)
+    tokenizer, count = read_tokenizer(folder), prompt_tokens(folder)
     if tokenizer.size > sizes["vocab_size"]:
         raise InputError(
             f"{path.name}: the tokenizer has {tokenizer.size} tokens, the encoder {sizes['vocab_size']}. Take both "
             "from the same release: choose its folder."
         )
     tensors = {name: tensor for name, tensor in tensors.items() if is_encoders(name)}
-    target = SimpleNamespace(clip=TextModel, tokenizer=lambda **kwargs: TextTokens(tokenizer), params={})
+    target = SimpleNamespace(clip=TextModel, tokenizer=lambda **kwargs: TextTokens(tokenizer, count), params={})
     options = {f"{KEY}_model_config": sizes, "dtype": tensors[MARK].dtype}
     if any(name.endswith(".comfy_quant") for name in tensors):
         options[f"{KEY}_quantization_metadata"] = {"mixed_ops": True}

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ...errors import require
 from ...inputs.text import Tokenizer, read_tokenizer
 from ..noise_text import END, LINES, PAD, SENTINELS, UNKNOWN, special_tokens, tiny_config
-from ..sizes import Sizes
+from ..sizes import LEARNT, Sizes
 from ..world.captions import PHRASINGS, caption
 from ..world.people import CLOTHES, EYES, HAIR, HAIR_STYLES, SKIN, draw_person
 from ..world.scenes import BACKGROUND, KINDS, draw_scene
@@ -178,7 +178,7 @@ def write_tokenizer(folder: Path, pieces: bytes) -> None:
         "clean_up_tokenization_spaces": True,
         "extra_ids": SENTINELS,
         "legacy": True,
-        "model_max_length": 512,
+        "model_max_length": LEARNT.text_tokens,  # what the toy denoiser reads
         "sp_model_kwargs": {},
         "tokenizer_class": "T5Tokenizer",
     }
