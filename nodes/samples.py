@@ -15,12 +15,12 @@ class Hallo3SampleInputs:
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
         "Hands on your portrait and your recording. What is not connected, or comes from a bypassed node, is replaced "
-        "by a sample: a drawn portrait and 3.58 s of synthesised speech, which it also puts into ComfyUI's input "
+        "by a sample: a drawn portrait and 3.6 s of synthesised speech, which it also puts into ComfyUI's input "
         "folder as hallo3_portrait.jpg and hallo3_speech.flac. Files that are there stay as they are."
     )
     RETURN_TYPES = ("IMAGE", "AUDIO")
     RETURN_NAMES = ("image", "audio")
-    OUTPUT_TOOLTIPS = ("The portrait; the sample is 480x480.", "The recording.")
+    OUTPUT_TOOLTIPS = ("The portrait; the sample is 720x480.", "The recording.")
     FUNCTION = "execute"
     OUTPUT_NODE = True
     SEARCH_ALIASES = ["hallo", "example", "demo", "test image"]
