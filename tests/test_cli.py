@@ -108,7 +108,7 @@ def test_a_lora_reaches_the_film(make, film, tmp_path, caplog):
 
 def test_framings(make, tmp_path):
     wide = tmp_path / "wide.png"
-    Image.open(Path(__file__).parents[1] / "assets" / "portrait.jpg").crop((0, 60, 480, 380)).save(wide)
+    Image.open(Path(__file__).parents[1] / "assets" / "portrait.jpg").crop((60, 40, 660, 440)).save(wide)
     assert make(image=wide)[0].shape[1:] == (32, 48, 3)  # 3:2 fills the frame
     assert make("--framing", "crop")[0].shape[1:] == (32, 48, 3)
     assert make("--size", "48x32", "--framing", "pad")[0].shape[1:] == (32, 32, 3)

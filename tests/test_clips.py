@@ -74,3 +74,8 @@ def test_no_film_without_sound():
             film_frames(samples, rate)
     with pytest.raises(ValueError, match="at least 1 frame"):
         clip_count(0)
+
+
+@pytest.mark.parametrize(("frames", "latent"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (9, 3), (17, 5), (49, 13)])
+def test_the_vae_halves_the_frames_twice_and_keeps_an_odd_first_one(frames, latent):
+    assert clips.latent_frames(frames) == latent

@@ -45,7 +45,7 @@ def clips(tiny_release, portrait, speech, monkeypatch):
         release = Release(tiny_release)
         scene = read_scene(portrait, speech, "A person.", Networks(release, options).config, options)
         heard = encoding.encode_recording(scene.recording, Networks(release, Options(settings=Settings(steps=1))))
-        monkeypatch.setattr(animate, "encode_recording", lambda *given: heard)
+        monkeypatch.setattr(encoding, "encode_recording", lambda *given: heard)
         with FakeDevice() as card, clip_maker(scene, Networks(release, options), Progress()) as make:
             first = make(0, None)
             second = make(1, first.motion)

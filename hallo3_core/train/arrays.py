@@ -80,4 +80,5 @@ def _of_numpy(pickled: bytes) -> Tensor:
     if not types or len(others) + len([v for v in values if len(v) > 1]) != 1:
         raise ValueError("no array of floats")
     data = others[0].encode("latin-1") if others else max(values, key=len)  # protocol 2 stores bytes as text
-    return torch.from_numpy(np.frombuffer(data, np.dtype(types[0].lstrip("|=<"))).copy())
+    dtype = np.dtype(types[0].lstrip("|=<"))
+    return torch.from_numpy(np.ndarray(len(data) // dtype.itemsize, dtype, data).copy())

@@ -33,6 +33,8 @@ STAGES = {  # where an exception is raised -> clips that are finished by then
 HOMES = {
     "ClipStore": "film.clip_store",
     "WorkFolder": "film.work_folder",
+    "encode_recording": "pipeline.encoding",
+    "project_audio": "pipeline.encoding",
     "load_denoiser": "pipeline.networks",
     "to_uint8": "pipeline.clip",
     "decode_whole": "pipeline.decoding_fallbacks",

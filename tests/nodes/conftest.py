@@ -73,7 +73,7 @@ def press_cancel(pack):
     def press(steps: int) -> type[BaseException]:
         if not REAL:
             fake_host.STATE.progress.clear()
-            fake_host.STATE.cancel_after = steps
+            fake_host.STATE.cancel_after = steps + (steps - 1) // 2  # each clip of 2 steps is decoded, one more update
         else:
             left = [steps]
 

@@ -150,7 +150,7 @@ def test_a_film_over_two_processes_is_that_of_one(together, tiny_release, speech
             return frames(team) if team.leads else assist(team, release, options)
 
     alone, (first, _) = frames(), together(2, work)
-    assert alone.shape == first.shape == (90, 16, 16, 3)
+    assert alone.shape == first.shape == (90, 16, 32, 3)
     assert (alone.int() - first.int()).abs().max() <= 1
 
 

@@ -47,7 +47,7 @@ class Footage:
 
     @classmethod
     def load(cls, folder: Path) -> Footage:
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS]
+        arrays = [np.lib.format.open_memmap(folder / f"{name}.npy", mode="r") for name in ARRAYS]
         captions = tuple((folder / "captions.txt").read_text().splitlines())
         return cls(tuple(map(int, (folder / "seeds.txt").read_text().split())), *arrays, captions)
 

@@ -28,9 +28,9 @@ class LinearCode:
         """Frames ``b 3 t H W`` in -1..1, t = 1 + 4 k -> code ``b 16 1+k H/8 W/8``."""
         return (((blocks(pixels) - self.mean) @ self.basis) / self.scale).permute(0, 4, 1, 2, 3).contiguous()
 
-    def decode(self, code: Tensor) -> Tensor:
+    def decode(self, latent: Tensor) -> Tensor:
         """Decodes to frames, as far as 16 components can represent them."""
-        values = (code.permute(0, 2, 3, 4, 1) * self.scale) @ self.basis.T + self.mean
+        values = (latent.permute(0, 2, 3, 4, 1) * self.scale) @ self.basis.T + self.mean
         x = values.unflatten(-1, (3, LENGTH, SIDE, SIDE)).permute(0, 4, 1, 5, 2, 6, 3, 7)  # b c t f h y w x
         x = x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return torch.cat((x[:, :, LENGTH - 1 : LENGTH], x[:, :, LENGTH:]), dim=2)
