@@ -12,7 +12,7 @@ from hallo3_core.clips import FRAMES_PER_CLIP, LATENT_FRAMES, MOTION_FRAMES
 from hallo3_core.inputs.audio import windows
 from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.recording import VOICE_RATE, Recording
-from hallo3_core.pipeline.conditions import Evaluations, prepare_run
+from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
 from hallo3_core.pipeline.encoding import encode_portrait, encode_prompt
 from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.scene import Scene
@@ -75,7 +75,7 @@ class Probe:
             )
             a = run.schedule.wrapped[step]
             sigma = (1 - a * a) ** 0.5
-            evaluate = Evaluations(denoiser, run, concat, tokens)
+            evaluate = ClipCalls(denoiser, run, concat, tokens)
             (velocity,) = evaluate(a * self.clip + sigma * self.noise, step, [EVERYTHING])
         return float((velocity - (a * self.noise - sigma * self.clip)).square().mean())
 
