@@ -14,7 +14,7 @@ from hallo3_core.inputs.face import EMBEDDING
 from hallo3_core.inputs.image import plan_framing, to_uint8
 from hallo3_core.inputs.recording import VOICE_RATE, Recording
 from hallo3_core.pipeline.clip import concat_latent, last_frames, new_frames, sample_clip
-from hallo3_core.pipeline.conditions import prepare_run
+from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
 from hallo3_core.pipeline.encoding import encode_portrait, encode_prompt, encode_sound
 from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
@@ -112,7 +112,7 @@ class Studio:
             for clip, tokens in enumerate(audio):
                 noise = SeededNoise(subject.person if seed is None else seed, clip)
                 concat = concat_latent(vae, portrait.pixels, motion, noise)
-                decoded = decode_whole(vae, sample_clip(denoiser, run, concat, tokens, noise))
+                decoded = decode_whole(vae, sample_clip(ClipCalls(denoiser, run, concat, tokens), run, concat, noise))
                 frames.append(new_frames(decoded, clip, subject.frames))
                 motion = last_frames(decoded)
         return to_uint8(torch.cat(frames))
