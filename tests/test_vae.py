@@ -277,3 +277,15 @@ def test_toy_pictures_can_be_seen(seed):
     assert CONTRAST / 2 < frames.std() < CONTRAST * 1.5
     assert (frames.abs() > 1).float().mean() < 0.1
     assert 0.5 < vae.encode(frames.clamp(-1, 1)).std() < 2
+
+
+def test_caches_in_host_memory_change_nothing_on_a_cpu():
+    """There the buffer that is overwritten for the next chunk is the memory that this chunk reads."""
+    from hallo3_core.vae.causal_conv import caches_in_host_memory
+
+    vae = load_vae(tiny_vae_tensors(0))
+    latent = torch.randn(1, 16, 7, 4, 6, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = vae.decode(latent)
+        with caches_in_host_memory(vae.autoencoder):
+            assert torch.equal(vae.decode(latent), expected)

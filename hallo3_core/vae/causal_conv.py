@@ -36,7 +36,10 @@ class CausalConv(nn.Module):
             return _in_pieces(self.conv, inputs, None), None
         if conv_cache is None:
             conv_cache = torch.cat([inputs[:, :, :1]] * before, dim=2)  # expand would lose the memory format
-        conv_cache = conv_cache.to(inputs.device, non_blocking=self.buffer is not None)
+        in_host = (
+            self.buffer is not None
+        )  # `keep` below overwrites what it returned before, on a CPU the very same memory
+        conv_cache = conv_cache.to(inputs.device, non_blocking=in_host, copy=in_host)
         last = inputs[:, :, -before:]
         if inputs.shape[2] < before:
             last = torch.cat((conv_cache, last), dim=2)[:, :, -before:]
