@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -140,15 +141,15 @@ def tiny_text_tensors(seed: int, vocabulary: int, dim: int, layers: int, heads: 
     return tensors
 
 
-def train_pieces() -> bytes:
+def train_pieces(lines: Iterable[str] = LINES, kind: str = "unigram", size: int = PIECES) -> bytes:
     """A SentencePiece model of T5's kind: padding 0, end 1, unknown 2, no begin token; the same bytes every time."""
     sentencepiece = require("sentencepiece", "sentencepiece", "making the toy tokenizer")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LINES),
+        sentence_iterator=iter(lines),
         model_writer=model,
-        model_type="unigram",
-        vocab_size=PIECES,
+        model_type=kind,
+        vocab_size=size,
         num_threads=1,
         pad_id=0,
         eos_id=1,

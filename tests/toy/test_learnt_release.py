@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
     tensors = {to_original(name): tensor for name, tensor in vae.autoencoder.state_dict().items()}
     learnt_release.write_vae(folder, tensors)
     text = folder / TEXT_FOLDER
-    train_text.write_tokenizer(text, train_text.train_pieces())
+    train_text.write_tokenizer(text, train_text.caption_pieces())
     train_text.write_text_encoder(text, train_text.network(LEARNT).state_dict(), LEARNT)
     train_wav2vec.write_wav2vec(folder / WAV2VEC_FOLDER, train_wav2vec.network(LEARNT).state_dict(), LEARNT)
     write_tiny_face(folder / FACE_FOLDER)

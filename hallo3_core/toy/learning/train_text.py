@@ -7,7 +7,6 @@ split into pieces.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import require
 from ...inputs.text import Tokenizer, read_tokenizer
-from ..noise_text import END, LINES, PAD, SENTINELS, UNKNOWN, special_tokens, tiny_config
+from ..noise_text import LINES, SENTINELS, special_tokens, tiny_config, train_pieces
 from ..sizes import LEARNT, Sizes
 from ..world.captions import PHRASINGS, caption
 from ..world.people import CLOTHES, EYES, HAIR, HAIR_STYLES, SKIN, draw_person
@@ -58,26 +57,9 @@ def describe(seed: int) -> tuple[str, list[int]]:
     return caption(person, scene, seed % PHRASINGS), [ATTRIBUTES[name].index(said[name]) for name in ATTRIBUTES]
 
 
-def train_pieces() -> bytes:
+def caption_pieces() -> bytes:
     """A SentencePiece model of T5's kind in which every word of a caption is one piece; the same bytes every time."""
-    sentencepiece = require("sentencepiece", "sentencepiece", "making the toy tokenizer")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*LINES, *(describe(seed)[0] for seed in range(CAPTIONS))]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=PIECES,
-        num_threads=1,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        pad_piece=PAD,
-        eos_piece=END,
-        unk_piece=UNKNOWN,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return train_pieces([*LINES, *(describe(seed)[0] for seed in range(CAPTIONS))], "bpe", PIECES)
 
 
 def configuration(sizes: Sizes) -> dict:
@@ -133,7 +115,7 @@ def train_text(
 ) -> dict[str, float]:
     """Trains and writes the text encoder's folder; returns the accuracy on held-out captions by attribute."""
     torch.manual_seed(seed)
-    write_tokenizer(folder, train_pieces())
+    write_tokenizer(folder, caption_pieces())
     tokenizer = read_tokenizer(folder)
     tokens, said = (x.to(device) for x in read_captions(tokenizer, range(captions), sizes.text_tokens))
     model, heads = network(sizes).to(device).requires_grad_(True), Heads(sizes.text_width).to(device)
