@@ -34,10 +34,18 @@ def draw(page, name: str, declared) -> dict:
     layout = films.long_video().layout(declared)
     links = [[*link[:4], []] for link in layout["links"]]  # nothing is in a wire's way here
     page.call("draw", {**layout, "id": places["id"], "links": links, "dots": {}})
-    drawn = page.call("surround", *BLOCK, places, places["groups"])
-    by_chance = drawn["definitions"]["subgraphs"][0]["id"]
-    always = str(uuid.uuid5(uuid.NAMESPACE_URL, block.NAME))
-    return json.loads(json.dumps(drawn).replace(by_chance, always))
+    return with_fixed_ids(page.call("surround", *BLOCK, places, places["groups"]))
+
+
+def with_fixed_ids(drawn: dict) -> dict:
+    """The workflow with ids derived from names, instead of the page's random ones, for the block and its sockets."""
+    subgraph = drawn["definitions"]["subgraphs"][0]
+    random_ids = {subgraph["id"]: block.NAME}
+    random_ids |= {s["id"]: f"{block.NAME}/{kind}/{s['name']}" for kind in ("inputs", "outputs") for s in subgraph[kind]}
+    text = json.dumps(drawn)
+    for random_id, name in random_ids.items():
+        text = text.replace(random_id, str(uuid.uuid5(uuid.NAMESPACE_URL, name)))
+    return json.loads(text)
 
 
 def test_the_files_are_as_drawn(page, name, declared, request):
