@@ -15,7 +15,8 @@ class Batch:
 
     clip: moments of 49 frames, encoded in one call, ``b 32 13 h w``; motion: the clip's first frames, as many as the
     conditioning uses, ``b 3 2 H W``; portrait: a frame of the same film, ``b 3 H W``; masked: moments of the masked
-    portrait, ``b 32 1 h w``; text ``b m w``; face ``b 512``; audio: windows of the clip's frames, ``b 49 5 l d``.
+    portrait, ``b 32 1 h w``; text ``b m w``; face ``b 512``; audio: windows of the clip's frames, ``b 49 5 l d``;
+    weight: of each latent cell in the loss, ``b h w``.
     """
 
     clip: Tensor
@@ -25,6 +26,7 @@ class Batch:
     text: Tensor
     face: Tensor
     audio: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.clip)

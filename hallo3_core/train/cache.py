@@ -40,6 +40,7 @@ class Entry:
 
     clip ``k 32 13 h w`` with start frames ``k``; motion ``k 3 2 H W`` and portrait ``r 3 H W``, uint8; masked
     ``r 32 1 h w``; text ``m w``; face ``512``; audio ``n l d``. Face and audio are None if the mode does not use them.
+    weight: of each latent cell in the loss, ``h w``; None: all count the same.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Entry:
     text: Tensor
     face: Tensor | None
     audio: Tensor | None
+    weight: Tensor | None = None
 
 
 def cache_films(
@@ -118,7 +120,28 @@ def _entry(
                 f"{film.name}: {len(audio) / 25:.2f} s of sound, but {needed / 25:.2f} s of film are trained on. Cut "
                 "the film to its sound."
             )
-    return Entry(film.name, film.identity, film.consent, text=texts[film.caption], face=face, audio=audio, **frames)
+    weight = mouth_weight(film, pictures, data)
+    text = texts[film.caption]
+    return Entry(film.name, film.identity, film.consent, text=text, face=face, audio=audio, weight=weight, **frames)
+
+
+def mouth_weight(film: Film, pictures: Callable[[], Tensor], data: Data) -> Tensor | None:
+    """Weight ``h w`` of each latent cell in the loss: `data.mouth_weight` for those that the mouth's box touches, scaled
+    to a mean of 1. None: all count the same.
+
+    Raises:
+        InputError: the film has no mouth box.
+    """
+    if data.mouth_weight == 1:
+        return None
+    if film.mouth is None:
+        raise InputError(
+            f"{film.name}: has no mouth_box, which data.mouth_weight needs. Add it, or set data.mouth_weight to 1."
+        )
+    *_, height, width = pictures().shape
+    box = geometry.box_cells(torch.tensor(film.mouth), (height, width), tuple(data.size))
+    weight = 1 + (data.mouth_weight - 1) * box
+    return weight / weight.mean()
 
 
 def window_starts(frames: int, count: int) -> Tensor:

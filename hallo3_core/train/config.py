@@ -34,6 +34,7 @@ class Data:
     references: int = 8  # frames of each film that can serve as its portrait
     held_out: int = 0  # films at the end of the list, never trained on: they give the validation loss
     on_device: bool = False  # keep all data in device memory
+    mouth_weight: float = 1.0  # of the latent cells around the mouth in the loss; above 1, clips need a mouth_box
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ def checked(config: Config, source: str = "configuration") -> Config:
     for name, chance in vars(config.chances).items():
         if isinstance(chance, float | int) and not 0 <= chance <= 1:
             refuse(f"chances.{name}", chance, "a share of 0 to 1")
+    if not 1 <= config.data.mouth_weight < float("inf"):
+        refuse("data.mouth_weight", config.data.mouth_weight, "1 (the original's) or more")
     if config.lora.rank < 1:
         refuse("lora.rank", config.lora.rank, "1 or more (32 serves most)")
     if config.mode == "lora" and not config.lora.groups:

@@ -41,6 +41,7 @@ class Drawn(NamedTuple):
     audio: Tensor | None
     timesteps: Tensor
     noise: Tensor
+    weight: Tensor | None = None  # of each cell in the loss, b h w
 
 
 @torch.no_grad()
@@ -75,6 +76,7 @@ def draw(batch: Batch, vae: VideoVae, draws: Draws, chances: Chances) -> Drawn:
         audio=audio,
         timesteps=timesteps,
         noise=noise,
+        weight=batch.weight,
     )
 
 

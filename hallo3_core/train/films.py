@@ -27,7 +27,8 @@ class Film:
 
     frames: uint8 ``n 3 h w``, 25 per second; sound: as long as the film, None if training does not use it; box: one
     face box for all frames, pixels; or boxes ``n 4``, one per frame in 0..1; or mask ``h w``, uint8; face: ArcFace
-    embedding ``512``; audio: precomputed features ``n l d``. If face or audio is None, it is computed.
+    embedding ``512``; audio: precomputed features ``n l d``. If face or audio is None, it is computed. mouth: one box
+    around the mouth in all frames, pixels, only needed if its part of the loss counts more (`data.mouth_weight`).
     identity: equal for equal content; consent: who was asked for permission.
     """
 
@@ -41,6 +42,7 @@ class Film:
     mask: Tensor | None = None
     face: Tensor | None = None
     audio: Tensor | None = None
+    mouth: tuple[float, float, float, float] | None = None
     consent: str = "unknown"
 
 
@@ -52,17 +54,18 @@ def film_of_arrays(
     samples: np.ndarray | Tensor | None = None,
     rate: int = 16_000,
     face: Tensor | None = None,
+    mouth: Sequence[float] | None = None,
     consent: str = "own",
 ) -> Film:
-    """Makes a film from arrays: frames ``n h w 3``, uint8, samples ``k`` in -1..1, the face box in pixels."""
+    """Makes a film from arrays: frames ``n h w 3``, uint8, samples ``k`` in -1..1, boxes of face and mouth in pixels."""
     pictures = torch.as_tensor(frames).permute(0, 3, 1, 2)
     sound = None
     if samples is not None:
         waveform = torch.as_tensor(samples, dtype=torch.float32)[None]
         sound = partial(Recording, waveform, rate, name)
     identity = digest(pictures, caption, tuple(box), waveform if sound else None, rate, face)
-    box = tuple(float(side) for side in box)
-    return Film(name, lambda: pictures, caption, identity, sound, box=box, face=face, consent=consent)
+    box, mouth = tuple(map(float, box)), mouth and tuple(map(float, mouth))
+    return Film(name, lambda: pictures, caption, identity, sound, box=box, face=face, mouth=mouth, consent=consent)
 
 
 def read_films(path: Path) -> list[Film]:
@@ -96,9 +99,10 @@ def _of_line(line: str, folder: Path, where: str) -> Film:
     for file in (film, sound):
         if not file.is_file():
             raise InputError(f"{where}: {file} is missing.")
-    box = entry.get("face_box")
-    if not (isinstance(box, list) and len(box) == 4 and box[0] < box[2] and box[1] < box[3]):
-        raise InputError(f"{where}: face_box is {box}, expected [left, top, right, bottom] in pixels.")
+    box, mouth = entry.get("face_box"), entry.get("mouth_box")
+    for key, found in (("face_box", box), ("mouth_box", mouth)):
+        if not _is_box(found) and (key == "face_box" or found is not None):
+            raise InputError(f"{where}: {key} is {found}, expected [left, top, right, bottom] in pixels.")
     return Film(
         name=str(film),
         frames=partial(read_frames, film),
@@ -106,8 +110,13 @@ def _of_line(line: str, folder: Path, where: str) -> Film:
         identity=digest(file_digest(film), file_digest(sound), caption, box),
         sound=partial(read_recording, sound),
         box=tuple(map(float, box)),
+        mouth=mouth and tuple(map(float, mouth)),
         consent=str(entry.get("consent", "unknown")),
     )
+
+
+def _is_box(box: object) -> bool:
+    return isinstance(box, list) and len(box) == 4 and box[0] < box[2] and box[1] < box[3]
 
 
 def _original(path: Path) -> list[Film]:

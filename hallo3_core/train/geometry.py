@@ -6,6 +6,8 @@ size; one with a mask for all frames is resized to a square with black columns a
 
 from __future__ import annotations
 
+from math import ceil, floor
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,6 +34,16 @@ def box_mask(box: Tensor, size: Size) -> Tensor:
     mask = torch.zeros(h, w)
     mask[y0:y1, x0:x1] = 1
     return mask
+
+
+def box_cells(box: Tensor, frame: Size, size: Size) -> Tensor:
+    """1 for the latent cells of 8 x 8 pixels that a box touches, else 0: `box` ``[x0, y0, x1, y1]`` in pixels of a frame
+    that is stretched to `size` -> ``H/8 W/8``, float32."""
+    (height, width), (rows, columns) = frame, (side // 8 for side in size)
+    x0, y0, x1, y1 = (box / torch.tensor([width, height, width, height]) * torch.tensor([columns, rows] * 2)).tolist()
+    cells = torch.zeros(rows, columns)
+    cells[max(0, floor(y0)) : ceil(y1), max(0, floor(x0)) : ceil(x1)] = 1
+    return cells
 
 
 def boxed(frame: Tensor, box: Tensor, size: Size) -> Tensor:

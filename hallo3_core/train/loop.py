@@ -277,7 +277,7 @@ class TrainingRun:
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean loss of the held-out clips, with fixed noise and timesteps and no dropped conditions."""
+        """Mean loss of the held-out clips, with fixed noise and timesteps, no dropped conditions and no weights."""
         batch = min(self.config.batch, self.held_out.count)
         total = torch.zeros((), device=self.processes.device)
         count = self.held_out.count // batch * batch
@@ -285,7 +285,7 @@ class TrainingRun:
             draws = Keyed(self.config.seed + 1, start, batch, generator=self.generator)
             clips = torch.arange(start, start + batch, device=self.order.device)
             inputs = draw(self.held_out.batch(clips, draws), self.encoders.vae, draws, NO_DROPS)
-            total += step(self.networks, inputs, self.dtype).loss.sum()
+            total += step(self.networks, inputs._replace(weight=None), self.dtype).loss.sum()
         return float(total) / count
 
     def _preview(self) -> None:

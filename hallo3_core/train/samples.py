@@ -77,6 +77,7 @@ class Resident:
             self._audio = joined([e.audio for e in entries])
             self._heard = torch.tensor([len(e.audio) for e in entries], device=device)
             self._first_heard = starts([len(e.audio) for e in entries])
+        self._weight = None if entries[0].weight is None else torch.stack([e.weight for e in entries]).to(device)
         self._around = window_offsets().to(device)
 
     def batch(self, clips: Tensor, draws: Draws) -> Batch:
@@ -96,6 +97,7 @@ class Resident:
             text=self._text[self._text_of[film]],
             face=self._face[film],
             audio=audio,
+            weight=None if self._weight is None else self._weight[film],
         )
 
 
@@ -127,6 +129,7 @@ class Mapped:
             text=stacked([film.text for film in films]),
             face=stacked([_face(film) for film in films]),
             audio=audio,
+            weight=None if films[0].weight is None else stacked([film.weight for film in films]),
         )
 
     def _windows(self, audio: Tensor, start: int) -> Tensor:

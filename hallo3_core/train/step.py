@@ -31,14 +31,18 @@ class Step(NamedTuple):
 def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32) -> Step:
     """Runs the networks on a noised clip; the loss is the mean squared error of the velocity.
 
-    The original weights the error of the clean latent by ``1 / (1 - a^2)``, which is equivalent.
+    The original weights the error of the clean latent by ``1 / (1 - a^2)``, which is equivalent. It counts all cells of
+    the latent the same; `drawn.weight` can make those around the mouth count more.
     """
     a = table(drawn.clip.device)[drawn.timesteps]
     signal, sigma = per_sample(a, drawn.clip), per_sample((1 - a**2).sqrt(), drawn.clip)
     noisy = signal * drawn.clip + sigma * drawn.noise
     target = signal * drawn.noise - sigma * drawn.clip
     velocity = predict(networks, noisy, drawn, dtype)
-    return Step((velocity - target).square().flatten(1).mean(1), noisy, velocity, a)
+    error = (velocity - target).square()
+    if drawn.weight is not None:
+        error = error * drawn.weight[:, None, None]
+    return Step(error.flatten(1).mean(1), noisy, velocity, a)
 
 
 @cache

@@ -120,6 +120,7 @@ def as_films(footage: Footage, faces: Tensor) -> list[Film]:
             footage.boxes[n, 1].tolist(),
             np.array(footage.sounds[n]),
             face=faces[n],
+            mouth=footage.boxes[n, 0].tolist(),
         )
         for n, seed in enumerate(footage.seeds)
     ]

@@ -41,7 +41,9 @@ def with_fixed_ids(drawn: dict) -> dict:
     """The workflow with ids derived from names, instead of the page's random ones, for the block and its sockets."""
     subgraph = drawn["definitions"]["subgraphs"][0]
     random_ids = {subgraph["id"]: block.NAME}
-    random_ids |= {s["id"]: f"{block.NAME}/{kind}/{s['name']}" for kind in ("inputs", "outputs") for s in subgraph[kind]}
+    random_ids |= {
+        s["id"]: f"{block.NAME}/{kind}/{s['name']}" for kind in ("inputs", "outputs") for s in subgraph[kind]
+    }
     text = json.dumps(drawn)
     for random_id, name in random_ids.items():
         text = text.replace(random_id, str(uuid.uuid5(uuid.NAMESPACE_URL, name)))
