@@ -55,9 +55,7 @@ def draw(batch: Batch, vae: VideoVae, draws: Draws, chances: Chances) -> Drawn:
         audio = left_out(audio, draws.uniform("audio_drop_uniform") < chances.drop_audio)
 
     reference = LATENT_SCALE * posterior(batch.masked, draws.normal("ref_vae_noise", latent))
-    motion = spoil_motion(batch.motion, draws, chances)
-    pixels = torch.cat((batch.portrait[:, :, None], motion), dim=2)
-    moments = vae.unchecked_moments(pixels).float()
+    moments = first_frames(batch, vae, draws, chances)
     concat = LATENT_SCALE * posterior(moments, draws.normal("concat_vae_noise", (channels // 2, concat_frames, h, w)))
     clip = LATENT_SCALE * posterior(batch.clip, draws.normal("video_vae_noise", (channels // 2, frames, h, w)))
 
@@ -78,6 +76,13 @@ def draw(batch: Batch, vae: VideoVae, draws: Draws, chances: Chances) -> Drawn:
         noise=noise,
         weight=batch.weight,
     )
+
+
+@torch.no_grad()
+def first_frames(batch: Batch, vae: VideoVae, draws: Draws, chances: Chances) -> Tensor:
+    """Moments ``b 32 t h w`` of the portrait and the spoiled motion frames, encoded in one call."""
+    motion = spoil_motion(batch.motion, draws, chances)
+    return vae.unchecked_moments(torch.cat((batch.portrait[:, :, None], motion), dim=2)).float()
 
 
 def spoil_motion(motion: Tensor, draws: Draws, chances: Chances) -> Tensor:

@@ -1,4 +1,5 @@
-"""Trains the toy release's transformers on drawn films in three phases: base, identity, audio.
+"""Trains the toy release's transformers on drawn films in three phases, base, identity, audio, and then the audio
+modules once more where the mouth is (`toy_speech.py`).
 
 The original freezes most weights in each phase, because they were trained on far more data than its films. Here every
 phase trains all weights, because there is no pretrained knowledge to preserve.
@@ -25,9 +26,10 @@ from .config import Config, Data, Network, Stop, Watch
 from .draw import Chances
 from .encoders import release_encoders
 from .films import Film, film_of_arrays
-from .loop import train
+from .loop import input_sizes, train
 from .optimiser import Rates, Updating
 from .result import write_official
+from .toy_speech import MOUTH_WEIGHT, Lesson, teach_speech
 from .trainable import EVERYTHING, Rule
 
 PHASES = ("base", "identity", "audio")
@@ -56,6 +58,7 @@ def train_toy_engine(work: EngineWork) -> dict[str, Any]:
     config = configuration(work.sizes, work.place, work.plan.seed, work.device)
     cache = None if fast else work.place / "cache"  # a GPU recomputes it faster than a disk reads it
     entries = cache_films(as_films(work.footage, faces), encoders, config.data, cache)
+    even = [replace(entry, weight=None) for entry in entries]
     measured, start = {}, None
     for phase in PHASES:
         own = replace(
@@ -67,7 +70,7 @@ def train_toy_engine(work: EngineWork) -> dict[str, Any]:
             rates=replace(config.rates, peak=PEAK[phase]),
             trains=TRAINS[phase],
         )
-        result = train(own, encoders=encoders, entries=entries)
+        result = train(own, encoders=encoders, entries=even)
         measured[phase] = {
             "steps": result.steps,
             "batch": own.batch,
@@ -75,7 +78,12 @@ def train_toy_engine(work: EngineWork) -> dict[str, Any]:
             "validation_loss": result.validation_loss,
         }
         start = result.path
-    write_official(start, work.release)
+    result = work.place / "speech" / "hallo3_speech.safetensors"
+    result.parent.mkdir(exist_ok=True)
+    lesson = Lesson(start, result, work.plan.speech_seconds, seed=work.plan.seed, device=work.device)
+    learnt = entries[: -config.data.held_out]
+    measured["speech"] = teach_speech(lesson, config.network, input_sizes(entries[0]), learnt, encoders.vae)
+    write_official(result, work.release)
     return measured
 
 
@@ -89,7 +97,12 @@ def configuration(sizes: Sizes, output: Path, seed: int, device: str) -> Config:
         precision="bf16" if fast else "fp32",
         batch=48 if fast else 8,
         data=Data(
-            size=(sizes.height, sizes.width), windows=WINDOWS, references=REFERENCES, held_out=16, on_device=True
+            size=(sizes.height, sizes.width),
+            windows=WINDOWS,
+            references=REFERENCES,
+            held_out=16,
+            on_device=True,
+            mouth_weight=MOUTH_WEIGHT,
         ),
         rates=Rates(peak=1e-3, warmup_steps=100, slow_steps=0, last=0.02, decay_from=0.4),
         updating=Updating(betas=(0.9, 0.95), weight_decay=1e-3, clip=1.0, average=0.998),
