@@ -95,27 +95,27 @@ class Bench:
         if choice.native:
             side = min(grid.rows, grid.columns)
             grid = Grid(grid.frames, side, side)
-        given = draw_inputs(
+        inputs = draw_inputs(
             replace(self.sizes, denoiser=replace(self.sizes.denoiser, grid=grid)), self.device, self.dtype
         )
         height, width = 16 * grid.rows, 16 * grid.columns
         pixels = torch.zeros(1, 3, height, width, device=self.device, dtype=self.dtype)
-        portrait = Portrait(pixels, plan_framing(height, width, height, width), given.bank)
+        portrait = Portrait(pixels, plan_framing(height, width, height, width), inputs.bank)
         denoiser = self.denoisers[choice.fp8]
         run = prepare_run(
             denoiser,
             portrait,
             choice.settings,
-            text=given.text,
-            face_tokens=self.networks.face(given.face),
-            null_audio_tokens=self.networks.audio(torch.zeros_like(given.audio)),
+            text=inputs.text,
+            face_tokens=self.networks.face(inputs.face),
+            null_audio_tokens=self.networks.audio(torch.zeros_like(inputs.audio)),
             dtype=self.dtype,
         )
-        tokens = self.networks.audio(given.audio)
+        tokens = self.networks.audio(inputs.audio)
         self.samples = 0
         self._wait()
         start, busy = time.perf_counter(), time.process_time()
-        latent = sample_clip(ClipCalls(denoiser, run, given.concat, tokens), run, given.concat, SeededNoise(0, 0))
+        latent = sample_clip(ClipCalls(denoiser, run, inputs.concat, tokens), run, inputs.concat, SeededNoise(0, 0))
         self._wait()
         return latent, time.perf_counter() - start, time.process_time() - busy, self.samples
 
@@ -148,7 +148,7 @@ def measure(sizes: str, device: str, dtype: torch.dtype, runs: int, wanted: dict
     best = {name: min(times) for name, times in counted.items()}
     result = {
         name: {
-            "evaluations": samples[name],
+            "model_calls": samples[name],
             "seconds": [round(s, 4) for s in seconds[name]],
             "best": round(min(seconds[name]), 4),
             "median": round(statistics.median(seconds[name]), 4),
@@ -184,15 +184,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
-    result = measure(given.sizes, given.device, getattr(torch, given.dtype), given.runs, choices())
+    args = parser.parse_args()
+    result = measure(args.sizes, args.device, getattr(torch, args.dtype), args.runs, choices())
     for name, row in result["choices"].items():
-        told = "" if row["against"] is None else f", {100 * row['difference']:.1f} % from {row['against']}"
+        distance = "" if row["against"] is None else f", {100 * row['difference']:.1f} % from {row['against']}"
         sys.stdout.write(
-            f"{name}: {row['evaluations']} evaluations, best {row['best']:.2f} s, {row['speedup']}x{told}\n"
+            f"{name}: {row['model_calls']} model calls, best {row['best']:.2f} s, {row['speedup']}x{distance}\n"
         )
-    if given.output:
-        given.output.write_text(json.dumps(result, indent=1) + "\n")
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
 
 

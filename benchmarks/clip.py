@@ -64,18 +64,18 @@ def measure(
     framing, mask = plan_framing(height, width, height, width, "auto"), torch.ones(height, width).to(picture)
     vae = build_vae(sizes, device, dtype)
     reference_net = build_reference_net(sizes, start, dtype, attention)
-    with ExitStack() as lent:
+    with ExitStack() as loaded:
         if weights == STREAMED:
-            lent.enter_context(streamed(reference_net, device))
+            loaded.enter_context(streamed(reference_net, device))
         portrait = phase("portrait", lambda: prepare_portrait(picture, mask, framing, vae, reference_net))
     reference_net.to("meta")
-    given = draw_inputs(sizes, device, dtype)
+    inputs = draw_inputs(sizes, device, dtype)
     audio, face = build_projectors(sizes, device, dtype)
-    tokens = phase("sound and face", lambda: (audio(given.audio).cpu(), face(given.face)))
+    tokens = phase("sound and face", lambda: (audio(inputs.audio).cpu(), face(inputs.face)))
     for leaving in (audio, face):
         leaving.to("meta")
     denoiser = build_denoiser(sizes, start, dtype, in_fp8=weights == FP8, attention=attention)
-    noise, text, given = SeededNoise(0, 0), given.text, None
+    noise, text, inputs = SeededNoise(0, 0), inputs.text, None
     with opened:
         if weights == STREAMED:
             opened.enter_context(streamed(denoiser, device))
@@ -128,22 +128,22 @@ def computing(device: str) -> AbstractContextManager:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="cpu-medium")
-    parser.add_argument("--steps", type=int, default=2, help="of two evaluations each")
+    parser.add_argument("--steps", type=int, default=2, help="of two model calls each")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--weights", choices=WEIGHTS, default=RESIDENT, help="where and how the blocks' weights are")
-    parser.add_argument("--in-turn", action="store_true", help="the evaluations of a step one after another")
+    parser.add_argument("--in-turn", action="store_true", help="the model calls of a step one after another")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, help="write the result to this file too")
-    given = parser.parse_args(arguments)
-    dtype, settings = getattr(torch, given.dtype), Settings(steps=given.steps, batched=not given.in_turn)
-    with computing(given.device):
+    args = parser.parse_args(arguments)
+    dtype, settings = getattr(torch, args.dtype), Settings(steps=args.steps, batched=not args.in_turn)
+    with computing(args.device):
         phases = measure(
-            PRESETS[given.preset], settings, given.device, dtype, weights=given.weights, compiled=given.compile
+            PRESETS[args.preset], settings, args.device, dtype, weights=args.weights, compiled=args.compile
         )
-        head = machine(given.device, dtype)
-    told = {name: getattr(given, name) for name in ("preset", "steps", "weights", "in_turn", "compile")}
-    report({"phases": phases, **told, **head}, given.output)
+        head = machine(args.device, dtype)
+    chosen = {name: getattr(args, name) for name in ("preset", "steps", "weights", "in_turn", "compile")}
+    report({"phases": phases, **chosen, **head}, args.output)
 
 
 if __name__ == "__main__":

@@ -140,12 +140,12 @@ def write_sparse(path: Path, shapes: Shapes, wrapper: str, kind: str, values: di
 
 def make_release(folder: Path, kind: str, shapes: Shapes, config: TransformerConfig) -> tuple[Path, Path]:
     """Writes transformer and VAE file. The rotary tables are real, because the grid is read from them."""
-    engine, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
+    transformer_file, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
     sines = rotary_table(config.grid, config.grid, config.head).sin.repeat_interleave(2, dim=1).bfloat16()
-    write_sparse(engine, shapes, "module", kind, {prefix + names.ROTARY: sines for prefix in names.PREFIXES})
+    write_sparse(transformer_file, shapes, "module", kind, {prefix + names.ROTARY: sines for prefix in names.PREFIXES})
     write_sparse(vae, vae_shapes(), "state_dict", kind, {})
     (folder / TRANSFORMER_FOLDER / "latest").write_text("1")
-    return engine, vae
+    return transformer_file, vae
 
 
 MEASURED = """
@@ -184,25 +184,25 @@ def main() -> None:
     parser.add_argument("--format", choices=("pt", "safetensors"), default="pt")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--manifest", type=Path, help="names and shapes from here instead of from the sizes")
-    given = parser.parse_args()
-    config = full_config(given.layers)
-    shapes = manifest_shapes(given.manifest) if given.manifest else engine_shapes(config)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
+    args = parser.parse_args()
+    config = full_config(args.layers)
+    shapes = manifest_shapes(args.manifest) if args.manifest else engine_shapes(config)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         release, target = Path(temporary) / "release", Path(temporary) / "converted"
         start = time.perf_counter()
-        sources = make_release(release, given.format, shapes, config)
+        sources = make_release(release, args.format, shapes, config)
         report = {
             "torch": torch.__version__,
-            "format": given.format,
-            "dtype": given.dtype,
-            "layers": given.layers,
+            "format": args.format,
+            "dtype": args.dtype,
+            "layers": args.layers,
             "tensors": len(shapes),
             "made_in_seconds": round(time.perf_counter() - start, 2),
             "source_GB": size_gb(sources),
             "source_on_disk_GB": size_gb(sources, on_disk=True),
             "inspect": measure("inspect", sources[0]),
-            "convert": measure("convert", release, target, given.dtype),
+            "convert": measure("convert", release, target, args.dtype),
         }
         report["target_GB"] = {path.name: size_gb([path]) for path in sorted(target.iterdir())}
     json.dump(report, sys.stdout, indent=1)

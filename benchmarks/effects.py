@@ -39,16 +39,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few films of each")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    given = parser.parse_args()
-    wanted = jobs(Counts.quick() if given.quick else Counts())
-    films = json.loads(given.output.read_text())["films"] if given.output.exists() else []
+    args = parser.parse_args()
+    wanted = jobs(Counts.quick() if args.quick else Counts())
+    films = json.loads(args.output.read_text())["films"] if args.output.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         release = write_toy_release(Path(folder) / "toy")
-        for number, film in enumerate(made(_missing(wanted, films), release, given.processes)):
+        for number, film in enumerate(made(_missing(wanted, films), release, args.processes)):
             films.append(film)
             if number % WRITTEN_EVERY == 0:
-                _write(films, wanted, given.output)
-    _write(films, wanted, given.output)
+                _write(films, wanted, args.output)
+    _write(films, wanted, args.output)
     sys.stdout.write(markdown(summarise(_ordered(films, wanted))))
 
 

@@ -1,7 +1,7 @@
 """A fake device: tensors with a size and a device but no values; memory, operations and waits are counted.
 
-    with FakeDevice() as card:
-        x = torch.empty(1, 17776, 3072, dtype=torch.bfloat16, device=card.device)
+    with FakeDevice() as fake:
+        x = torch.empty(1, 17776, 3072, dtype=torch.bfloat16, device=fake.device)
 
 torch's fake tensors run the same code as on a GPU, at full size and in seconds, and reject operations on tensors of two
 devices. Memory counts every tensor on the device from the operation that makes it until it is freed, rounded up to 512
@@ -98,7 +98,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)[0]
 
 
-def _answers(card: FakeDevice | None) -> SimpleNamespace:
+def _answers(fake: FakeDevice | None) -> SimpleNamespace:
     """The `torch.fake` module. It reports itself as unavailable, so that torch does not put values on it."""
     return SimpleNamespace(
         is_available=lambda: False,
@@ -106,10 +106,10 @@ def _answers(card: FakeDevice | None) -> SimpleNamespace:
         _is_in_bad_fork=lambda: False,
         manual_seed_all=lambda seed: None,
         synchronize=lambda device=None: None,
-        reset_peak_memory_stats=lambda device=None: card.reset(),
-        max_memory_allocated=lambda device=None: card.peak,
-        counted=lambda: {"TFLOP": round(card.operations / 1e12, 3), "waits": card.waits},
-        get_device_name=lambda device=None: "no card",
+        reset_peak_memory_stats=lambda device=None: fake.reset(),
+        max_memory_allocated=lambda device=None: fake.peak,
+        counted=lambda: {"TFLOP": round(fake.operations / 1e12, 3), "waits": fake.waits},
+        get_device_name=lambda device=None: "fake device",
     )
 
 

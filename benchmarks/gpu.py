@@ -72,8 +72,8 @@ class Messages(logging.Handler):
         return lines
 
 
-def check(bench: Bench, names: list[str], budget: float, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Runs the parts with these names in order; after each, calls `tell` with all results so far."""
+def check(bench: Bench, names: list[str], budget: float, on_result: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Runs the parts with these names in order; after each, calls `on_result` with all results so far."""
     start, messages = time.perf_counter(), Messages()
     logging.getLogger("hallo3_core").addHandler(messages)
     result: dict[str, Any] = {"preset": bench.preset, "device": str(bench.device), "dtype": str(bench.dtype)[6:]}
@@ -90,7 +90,7 @@ def check(bench: Bench, names: list[str], budget: float, tell: Callable[[dict[st
             if lines := messages.taken():
                 result["parts"][name]["warnings"] = lines
         result["seconds"] = round(time.perf_counter() - start, 2)
-        tell(result)
+        on_result(result)
     logging.getLogger("hallo3_core").removeHandler(messages)
     return result
 
@@ -110,14 +110,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--budget", type=float, default=480, help="seconds")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        device = choose_device(given.device)
+        device = choose_device(args.device)
     except InputError as error:
         parser.error(str(error))
-    bench = Bench(given.preset, device, automatic_dtype(device))
-    result = check(bench, given.parts, given.budget, lambda found: write(found, given.output))
-    sys.stderr.write(f"{result['seconds']:6.1f} s in all; the result is in {given.output}\n")
+    bench = Bench(args.preset, device, automatic_dtype(device))
+    result = check(bench, args.parts, args.budget, lambda found: write(found, args.output))
+    sys.stderr.write(f"{result['seconds']:6.1f} s in all; the result is in {args.output}\n")
 
 
 if __name__ == "__main__":

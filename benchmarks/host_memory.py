@@ -63,36 +63,36 @@ class Phases:
     """Time and peak memory by phase."""
 
     def __init__(self, device: torch.device):
-        self.on_card, self.found = device.type == "cuda", {}
+        self.on_gpu, self.found = device.type == "cuda", {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        if self.on_card:
+        if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         yield
-        if self.on_card:
+        if self.on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         self.found[name] = {"seconds": round(seconds, 2), "peak_GB": round(self._peak() / 1e9, 3)}
 
     def _peak(self) -> float:
-        if self.on_card:
+        if self.on_gpu:
             return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the whole run so far
 
 
-def measure(release: Path, given: argparse.Namespace, phases: Phases) -> None:
+def measure(release: Path, args: argparse.Namespace, phases: Phases) -> None:
     """Makes one clip with noise as portrait, noise as voice, and zeros as prompt."""
-    height, width = (int(side) for side in given.size.split("x"))
+    height, width = (int(side) for side in args.size.split("x"))
     audio = of_pack("hallo3_core.inputs.audio")
     recording = of_pack("hallo3_core.inputs.recording").Recording(
         torch.randn(1, int(16000 * SECONDS)) * 0.1, 16000, "noise"
     )
     face = of_pack("hallo3_core.inputs.face").Face(torch.randn(512), (0.0, 0.0, 9.0, 9.0), torch.zeros(5, 2), 0, 1, 0.9)
     with phases.phase("load"):
-        model = of_pack("nodes.host.model").load_model(str(release), given.weight_dtype)
-        reference_net = of_pack("nodes.host.networks").load_reference_net(release, given.weight_dtype)
+        model = of_pack("nodes.host.model").load_model(str(release), args.weight_dtype)
+        reference_net = of_pack("nodes.host.networks").load_reference_net(release, args.weight_dtype)
         vae = of_pack("nodes.host.vae").load_host_vae(release)
     config = model.model.diffusion_model.config
     heard = of_pack("nodes.host.model").projectors_of(model).audio.module.proj1.in_features // audio.WINDOW
@@ -102,12 +102,12 @@ def measure(release: Path, given: argparse.Namespace, phases: Phases) -> None:
         portrait = of_pack("nodes.reference").make_reference(image, mask, vae, reference_net, height, width, "crop")
     text = [[torch.zeros(1, config.text_tokens, config.text_width), {}]]
     features = audio.AudioFeatures(hidden, recording.frames, recording)
-    settings = of_pack("hallo3_core.pipeline.options").Settings(steps=given.steps)
+    settings = of_pack("hallo3_core.pipeline.options").Settings(steps=args.steps)
     with phases.phase("sound and face to tokens"):
         sampler = of_pack("nodes.host.sampling").prepare_sampler(
             model, text, vae, features, face, portrait, settings, seed=0
         )
-    with phases.phase(f"sampling, {given.steps} steps of two evaluations"):
+    with phases.phase(f"sampling, {args.steps} steps of two model calls"):
         latent = sampler.sample(0, None)
     with phases.phase("decoding"):
         of_pack("nodes.host.film").decode(vae, latent)
@@ -116,25 +116,27 @@ def measure(release: Path, given: argparse.Namespace, phases: Phases) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", type=Path, help="an existing release (the toy one, or the real one)")
-    parser.add_argument("--layers", type=int, default=42, help="of the release that is written where none is given")
+    parser.add_argument(
+        "--layers", type=int, default=42, help="of the release that is written if there is no --release"
+    )
     parser.add_argument("--weight-dtype", choices=("auto", "bf16", "fp16", "fp8"), default="bf16")
     parser.add_argument("--size", default="480x720", help="height x width")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--limit-gb", type=float, help="the card's memory is treated as no more than this")
-    given = parser.parse_args()
-    device = start_host(given.limit_gb)
+    parser.add_argument("--limit-gb", type=float, help="use at most this much of the GPU's memory")
+    args = parser.parse_args()
+    device = start_host(args.limit_gb)
     load_pack()
     phases = Phases(device)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
-        release = given.release
+        release = args.release
         if release is None:
             from convert_memory import engine_shapes, full_config, make_release
 
-            release, config = Path(scratch), full_config(given.layers)
+            release, config = Path(scratch), full_config(args.layers)
             make_release(release, "pt", engine_shapes(config), config)
-        measure(release, given, phases)
-    name = torch.cuda.get_device_name() if phases.on_card else "CPU: peaks are the process's, of the run so far"
-    json.dump({"device": name, **vars(given), "phases": phases.found}, sys.stdout, indent=1, default=str)
+        measure(release, args, phases)
+    name = torch.cuda.get_device_name() if phases.on_gpu else "CPU: peaks are the process's, of the run so far"
+    json.dump({"device": name, **vars(args), "phases": phases.found}, sys.stdout, indent=1, default=str)
     sys.stdout.write("\n")
 
 

@@ -18,14 +18,14 @@ from hallo3_core.model.denoiser import Denoiser
 from hallo3_core.model.positions import Layout, Rotary
 
 
-def velocity(networks: Networks, given: Inputs, latent: Tensor, timestep: float, layout: Layout) -> Tensor:
+def velocity(networks: Networks, inputs: Inputs, latent: Tensor, timestep: float, layout: Layout) -> Tensor:
     """Predicts the velocity ``b 16 t h w``; inputs with a batch of 1 are shared by all samples."""
     denoiser, batch, dtype = networks.denoiser, latent.shape[0], latent.dtype
-    audio = networks.audio(given.audio.expand(batch, -1, -1, -1, -1))
-    face = networks.face(given.face.expand(batch, -1))
+    audio = networks.audio(inputs.audio.expand(batch, -1, -1, -1, -1))
+    face = networks.face(inputs.face.expand(batch, -1))
     embedding = F.silu(denoiser.modulation.embed(torch.full((batch,), timestep, device=latent.device), dtype))
-    video, text = embed(denoiser, latent, given, layout)
-    for block, linear, features in zip(denoiser.blocks, denoiser.modulation.blocks, given.bank, strict=True):
+    video, text = embed(denoiser, latent, inputs, layout)
+    for block, linear, features in zip(denoiser.blocks, denoiser.modulation.blocks, inputs.bank, strict=True):
         modulation = linear(embedding).unflatten(-1, (12, -1))[:, :, None]
         features = features.expand(batch, -1, -1)
         video, text = self_attention(block, video, text, features, modulation, layout)
@@ -37,11 +37,11 @@ def velocity(networks: Networks, given: Inputs, latent: Tensor, timestep: float,
     return head(denoiser, video, text, embedding, layout)
 
 
-def embed(denoiser: Denoiser, latent: Tensor, given: Inputs, layout: Layout) -> tuple[Tensor, Tensor]:
+def embed(denoiser: Denoiser, latent: Tensor, inputs: Inputs, layout: Layout) -> tuple[Tensor, Tensor]:
     """Video tokens ``b (t r c) D`` and text tokens ``b m D``, with positions."""
-    frames = rearrange(torch.cat((latent, given.concat.expand_as(latent)), dim=1), "b c t h w -> (b t) c h w")
+    frames = rearrange(torch.cat((latent, inputs.concat.expand_as(latent)), dim=1), "b c t h w -> (b t) c h w")
     video = rearrange(denoiser.patch_embed(frames), "(b t) d r c -> b (t r c) d", b=latent.shape[0])
-    text = denoiser.text_embed(given.text.expand(latent.shape[0], -1, -1))
+    text = denoiser.text_embed(inputs.text.expand(latent.shape[0], -1, -1))
     return video + layout.video, text + denoiser.text_positions
 
 

@@ -217,12 +217,12 @@ def draw_inputs(
     )
 
 
-def tell(networks: Networks, evaluations: list[Inputs]) -> Conditions:
+def conditions_of(networks: Networks, calls: list[Inputs]) -> Conditions:
     """The conditions of a batch of model calls: text and audio of each, portrait and face of the first for all."""
-    denoiser, first = networks.denoiser, evaluations[0]
+    denoiser, first = networks.denoiser, calls[0]
     return Conditions(
-        text=denoiser.embed_text(torch.cat([given.text for given in evaluations])),
+        text=denoiser.embed_text(torch.cat([inputs.text for inputs in calls])),
         reference=denoiser.reference_keys_values(first.bank),
         face=denoiser.face_keys_values(networks.face(first.face)),
-        audio=stack([denoiser.audio_keys_values(networks.audio(given.audio)) for given in evaluations]),
+        audio=stack([denoiser.audio_keys_values(networks.audio(inputs.audio)) for inputs in calls]),
     )

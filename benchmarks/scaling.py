@@ -35,9 +35,9 @@ class Film:
     def __init__(self, sizes: Preset):
         grid = sizes.denoiser.grid
         height, width = 16 * grid.rows, 16 * grid.columns
-        self.given, self.networks = draw_inputs(sizes), build_networks(sizes)
+        self.inputs, self.networks = draw_inputs(sizes), build_networks(sizes)
         self.vae = build_vae(sizes, "cpu", torch.float32)
-        self.tokens = self.networks.audio(self.given.audio)
+        self.tokens = self.networks.audio(self.inputs.audio)
         framing, picture = plan_framing(height, width, height, width, "auto"), torch.rand(1, 3, height, width)
         reference_net = build_reference_net(sizes, "cpu", torch.float32)
         self.portrait = prepare_portrait(picture, torch.ones(height, width), framing, self.vae, reference_net)
@@ -48,8 +48,8 @@ class Film:
             denoiser,
             self.portrait,
             Settings(steps=steps),
-            text=self.given.text,
-            face_tokens=self.networks.face(self.given.face),
+            text=self.inputs.text,
+            face_tokens=self.networks.face(self.inputs.face),
             null_audio_tokens=self.tokens.flip(1),
         )
         frames, noise = clips * NEW_FRAMES_PER_CLIP, SeededNoise
@@ -90,10 +90,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--grids", type=grid, nargs="+", default=[grid(g) for g in ("2x3", "4x6", "6x9")])
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--output", type=Path, help="write the result to this file too")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     with torch.inference_mode():
-        found = measure(PRESETS[given.preset], given.lengths, given.grids, given.steps)
-    report({**found, "preset": given.preset, **machine("cpu", torch.float32)}, given.output)
+        found = measure(PRESETS[args.preset], args.lengths, args.grids, args.steps)
+    report({**found, "preset": args.preset, **machine("cpu", torch.float32)}, args.output)
 
 
 if __name__ == "__main__":

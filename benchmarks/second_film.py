@@ -80,17 +80,17 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     result = {
-        "models": given.models.name,
-        "device": given.device,
-        "dtype": given.dtype,
+        "models": args.models.name,
+        "device": args.device,
+        "dtype": args.dtype,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        **measure(given.models, given.device, getattr(torch, given.dtype), given.runs),
+        **measure(args.models, args.device, getattr(torch, args.dtype), args.runs),
     }
-    if given.output:
-        given.output.write_text(json.dumps(result, indent=1) + "\n")
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
 
 

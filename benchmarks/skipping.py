@@ -40,14 +40,14 @@ WIDTHS = (0.1, 0.3, 0.5)  # of a Gaussian; their means are drawn with deviation 
 STEPS, FINE, THRESHOLD = 50, 500, 0.05
 THRESHOLDS, TOY_THRESHOLDS = (0.02, 0.05, 0.1, 0.2), (0.1, 0.2)
 
-Way = Callable[..., PredictClean]  # same signature as StepCache
-Run = tuple[Settings, Way | None]  # None: every step is computed
+Alternative = Callable[..., PredictClean]  # same signature as StepCache
+Run = tuple[Settings, Alternative | None]  # None: every step is computed
 
 
 class Film(NamedTuple):
     latent: Tensor
     steps: int  # computed steps
-    evaluations: int
+    model_calls: int
 
 
 class Mixture:
@@ -67,19 +67,21 @@ class Mixture:
         middle = likely @ middles
         return middle + a * self.width**2 / spread * (x - a * middle)
 
-    def film(self, settings: Settings, way: Way | None = None) -> Film:
+    def film(self, settings: Settings, alternative: Alternative | None = None) -> Film:
         """Draws a sample ``d`` with a run's settings."""
-        schedule, evaluated = make_schedule(settings.steps), []
+        schedule, computed = make_schedule(settings.steps), []
         weights = partial(settings.guidance.weights, steps=len(schedule))
 
         def predict_clean(x: Tensor, step: int) -> Tensor:
-            evaluated.append(weights(step))
+            computed.append(weights(step))
             count = {branch: MEANT if branch == EVERYTHING else GAUSSIANS for branch in weights(step)}
             return sum(w * self.clean(x, schedule.alphas[step], count[branch]) for branch, w in weights(step).items())
 
-        predict = predict_clean if way is None else way(predict_clean, schedule, settings.cache, weights)
+        predict = (
+            predict_clean if alternative is None else alternative(predict_clean, schedule, settings.cache, weights)
+        )
         latent = sample(self.noise, schedule, predict, settings.sampler, self._draw)
-        return Film(latent, len(evaluated), sum(map(len, evaluated)))
+        return Film(latent, len(computed), sum(map(len, computed)))
 
     def _draw(self, step: int) -> Tensor:
         draw = torch.Generator().manual_seed(FINE * (self.seed + 1) + step)
@@ -139,7 +141,7 @@ class Tried:
 
 ALL = "all computed"
 ANY = FINE  # skipped steps in a row
-WAYS: dict[str, Way] = {
+ALTERNATIVES: dict[str, Alternative] = {
     "built": StepCache,
     "x0 of the last computed step": partial(Tried, carried="x0"),
     "EasyCache's difference": partial(Tried, carried="difference"),
@@ -165,7 +167,7 @@ def compare(mixtures: list[Mixture], settings: Settings, runs: dict[str, Run]) -
         films = [mixture.film(*run) for mixture in mixtures]
         found[name] = {
             "steps": round(statistics.mean(film.steps for film in films), 1),
-            "evaluations": round(statistics.mean(film.evaluations for film in films), 1),
+            "model_calls": round(statistics.mean(film.model_calls for film in films), 1),
         }
         for of, latents in expected.items():
             missed = [difference(film.latent, latent) for film, latent in zip(films, latents, strict=True)]
@@ -184,10 +186,10 @@ def toy(settings: Settings) -> dict[str, dict]:
     """Each alternative on the untrained toy of `choices.py`."""
     bench, found = Bench("toy", "cpu", torch.float32), {}
     full, *_ = bench.clip(Choice(replace(settings, cache=0)))
-    for name, way in WAYS.items():
-        with patch.object(pipeline, "StepCache", way):
-            latent, _, _, evaluations = bench.clip(Choice(settings))
-        found[name] = {"evaluations": evaluations, "difference": round(difference(latent, full), 4)}
+    for name, alternative in ALTERNATIVES.items():
+        with patch.object(pipeline, "StepCache", alternative):
+            latent, _, _, model_calls = bench.clip(Choice(settings))
+        found[name] = {"model_calls": model_calls, "difference": round(difference(latent, full), 4)}
     return found
 
 
@@ -198,7 +200,7 @@ def measure(seeds: int) -> dict:
     result = {"gaussians": GAUSSIANS, "meant": MEANT, "size": SIZE, "widths": WIDTHS, "seeds": seeds}
     for sampler, compared in ((DPMPP_2M, with_fewer), (SDE_DPMPP_2M, compare)):
         settings = Settings(STEPS, sampler=sampler, cache=THRESHOLD)
-        runs = {name: (settings, way) for name, way in (WAYS | {ALL: None}).items()}
+        runs = {name: (settings, alternative) for name, alternative in (ALTERNATIVES | {ALL: None}).items()}
         result[sampler] = compared(mixtures, settings, runs)
     for threshold in TOY_THRESHOLDS:
         result[f"toy, {threshold:g}"] = toy(Settings(STEPS, sampler=DPMPP_2M, cache=threshold))
@@ -214,13 +216,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
-    result = measure(given.seeds)
+    args = parser.parse_args()
+    result = measure(args.seeds)
     for part, rows in result.items():
         if isinstance(rows, dict):
             sys.stdout.write(f"{part}\n" + "".join(f"  {name}: {row}\n" for name, row in rows.items()))
-    if given.output:
-        given.output.write_text(json.dumps(result, indent=1) + "\n")
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
 
 

@@ -93,14 +93,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--json", type=Path, help="every reading too, to this file")
-    given = parser.parse_args()
+    args = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        readings = soak(given.clips, Path(folder))
+        readings = soak(args.clips, Path(folder))
     result = {**summary(readings), "seconds": round(time.monotonic() - start, 1), "torch": torch.__version__}
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
-    if given.json:
-        given.json.write_text(json.dumps({**result, "readings": readings}))
+    if args.json:
+        args.json.write_text(json.dumps({**result, "readings": readings}))
 
 
 if __name__ == "__main__":

@@ -56,12 +56,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=int, default=6)
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         release = Release(write_toy_release(Path(folder) / "toy"))
         networks = Networks(release, Options(Settings(STEPS)), keep=True)
-        films = [film_losses(networks, number) for number in range(given.films)]
-    report({**summary(films), "films": films, **machine("cpu", torch.float32)}, given.output)
+        films = [film_losses(networks, number) for number in range(args.films)]
+    report({**summary(films), "films": films, **machine("cpu", torch.float32)}, args.output)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import plain
 from benchmarks.measuring import in_turn, machine, report
-from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell, twin
+from benchmarks.presets import PRESETS, build_networks, conditions_of, draw_inputs, twin
 from hallo3_core.runtime.compiling import compile_blocks
 
 TIMESTEP = 500.0
@@ -29,15 +29,15 @@ LARGEST_DIFFERENCE = {torch.float32: 2e-5, torch.bfloat16: 0.1, torch.float16: 0
 
 def measure(preset: str, runs: int, device: str, dtype: torch.dtype, compiled: bool) -> dict:
     sizes = PRESETS[preset]
-    networks, given = build_networks(sizes, device, dtype), draw_inputs(sizes, device, dtype)
+    networks, inputs = build_networks(sizes, device, dtype), draw_inputs(sizes, device, dtype)
     denoiser = networks.denoiser
     layout = denoiser.layout(sizes.denoiser.grid, dtype)
-    conditions = tell(networks, [given])
+    conditions = conditions_of(networks, [inputs])
     modulation = denoiser.modulate_steps(torch.tensor([TIMESTEP], device=device), dtype)
     paths = {
-        "plain": lambda: plain.velocity(networks, given, given.latent, TIMESTEP, layout),
-        "fast": lambda: denoiser(given.latent, given.concat, conditions, modulation, layout),
-        "projectors": lambda: (networks.audio(given.audio), networks.face(given.face)),
+        "plain": lambda: plain.velocity(networks, inputs, inputs.latent, TIMESTEP, layout),
+        "fast": lambda: denoiser(inputs.latent, inputs.concat, conditions, modulation, layout),
+        "projectors": lambda: (networks.audio(inputs.audio), networks.face(inputs.face)),
     }
     difference = (paths["plain"]().float() - paths["fast"]().float()).abs().max().item()
     if not difference <= LARGEST_DIFFERENCE[dtype]:
@@ -45,7 +45,7 @@ def measure(preset: str, runs: int, device: str, dtype: torch.dtype, compiled: b
     if compiled:
         other = twin(denoiser)
         compile_blocks(other)
-        paths["compiled"] = lambda: other(given.latent, given.concat, conditions, modulation, layout)
+        paths["compiled"] = lambda: other(inputs.latent, inputs.concat, conditions, modulation, layout)
     found = in_turn(paths, runs, device)
     head = {"preset": preset, **machine(device, dtype), "largest_difference": difference}
     return {**found, **head, "plain_over_fast": ratios(found)}
@@ -68,10 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="measure the same with compiled blocks too")
     parser.add_argument("--output", type=Path, help="write the result to this file too")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     with torch.inference_mode():
-        result = measure(given.preset, given.runs, given.device, getattr(torch, given.dtype), given.compile)
-    report(result, given.output)
+        result = measure(args.preset, args.runs, args.device, getattr(torch, args.dtype), args.compile)
+    report(result, args.output)
 
 
 if __name__ == "__main__":

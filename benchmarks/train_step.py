@@ -178,15 +178,15 @@ def main() -> None:
         "--switches", nargs="+", default=["checkpoint_layers", "fp8", "offload_activations", "micro_batch"]
     )
     parser.add_argument("--output", type=Path, help="a JSON file")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with TemporaryDirectory() as folder:
-        bench = Bench(given.size, given.batch, given.device, Path(folder))
-        rows = [compare(bench, name, given.steps, given.device) for name in given.switches]
-    about = {"size": given.size, "batch": given.batch, "device": given.device, "threads": torch.get_num_threads()}
+        bench = Bench(args.size, args.batch, args.device, Path(folder))
+        rows = [compare(bench, name, args.steps, args.device) for name in args.switches]
+    about = {"size": args.size, "batch": args.batch, "device": args.device, "threads": torch.get_num_threads()}
     result = about | {"torch": torch.__version__, "switches": rows}
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
-    if given.output:
-        given.output.write_text(json.dumps(result, indent=1) + "\n")
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

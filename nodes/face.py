@@ -69,7 +69,7 @@ class Hallo3FaceEmbed:
             "min": 1.0,
             "max": LARGEST_RATIO,
             "step": 0.05,
-            "tooltip": "How much larger than the face's box the mask is: 1.2 as the original; 1.5 takes in the hair.",
+            "tooltip": "How much larger than the face's box the mask is: 1.2 as the original; 1.5 includes the hair.",
         }
         return {
             "required": {

@@ -24,7 +24,7 @@ RESUME_KEY = (
     {
         "default": "",
         "tooltip": "A name for this video. With one, finished clips are kept in output/hallo3_resume until the video "
-        "is whole, and after Cancel or a crash the next run goes on with them. Empty: off.",
+        "is whole, and after Cancel or a crash the next run continues with them. Empty: off.",
     },
 )
 

@@ -55,7 +55,7 @@ def _numbers(text: str, name: str, allows, allowed: str, example: str) -> list[f
             value = math.nan
         if not (math.isfinite(value) and allows(value)):
             raise InputError(
-                f"{name} is {text!r}: {part.strip()!r} cannot be, expected {allowed}, such as {example!r}."
+                f"{name} is {text!r}: {part.strip()!r} is not allowed, expected {allowed}, such as {example!r}."
             )
         if value not in values:
             values.append(value)

@@ -130,7 +130,7 @@ class Hallo3LoraLoader:
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Adds a LoRA made for CogVideoX-5B-I2V, in diffusers or kohya naming, which core's loader passes over. One "
+        "Adds a LoRA made for CogVideoX-5B-I2V, in diffusers or kohya naming, which core's loader ignores. One "
         "that touches nothing is refused."
     )
     RETURN_TYPES = ("MODEL", types.REFERENCE_NET)

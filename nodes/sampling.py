@@ -116,7 +116,7 @@ class Hallo3Scheduler:
     DESCRIPTION = "The original's noise levels, from pure noise on, for core's SamplerCustomAdvanced."
     RETURN_TYPES = ("SIGMAS",)
     RETURN_NAMES = ("sigmas",)
-    OUTPUT_TOOLTIPS = ("Noise levels as core counts them; the first stands for pure noise.",)
+    OUTPUT_TOOLTIPS = ("Noise levels as core counts them; the first is pure noise.",)
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "sigmas", "schedule"]
 
@@ -132,8 +132,8 @@ class Hallo3Scheduler:
                         "min": 0.01,
                         "max": 1.0,
                         "step": 0.01,
-                        "tooltip": "Share of the steps to take, counted from the end: 1 starts from noise, less "
-                        "changes a given clip only so far (KSampler calls it denoise).",
+                        "tooltip": "Share of the steps to take, counted from the end: 1 starts from noise, a lower "
+                        "value changes an existing clip only partly (KSampler calls it denoise).",
                     },
                 ),
             }

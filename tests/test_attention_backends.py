@@ -91,7 +91,7 @@ def test_the_quickest_exact_one_is_chosen(sample, caplog):
     assert "attention lossy is not exact here" in caplog.text and "attention wrong is not exact here" in caplog.text
 
 
-def test_where_none_serves_none_is_chosen(sample):
+def test_if_no_kernel_works_none_is_chosen(sample):
     clock = Clock()
     assert fastest([clock.backend("wrong", 1, wrong), clock.backend("no", 1, refuses)], sample, clock.seconds) is None
 
@@ -109,12 +109,12 @@ def test_the_best_of_several_runs_counts(sample):
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_rounding_passes_and_fp8_do_not(sample, dtype):
-    given = [x.to(dtype) for x in sample]
-    assert relative_error(scaled_dot_product(*given), *given) <= ROUNDING[dtype]
+    inputs = [x.to(dtype) for x in sample]
+    assert relative_error(scaled_dot_product(*inputs), *inputs) <= ROUNDING[dtype]
     if dtype != torch.bfloat16:  # whose own rounding is of that size
-        assert relative_error(in_fp8(*given), *given) > ROUNDING[dtype]
-    assert relative_error(torch.full_like(given[0], float("nan")), *given) == float("inf")
-    assert relative_error(given[0][:1], *given) == float("inf")
+        assert relative_error(in_fp8(*inputs), *inputs) > ROUNDING[dtype]
+    assert relative_error(torch.full_like(inputs[0], float("nan")), *inputs) == float("inf")
+    assert relative_error(inputs[0][:1], *inputs) == float("inf")
 
 
 def test_the_formula_is_attention(sample):
@@ -145,8 +145,8 @@ def test_the_chosen_function_compiles_without_a_break(sample):
 
 
 def choose(choice, device="cpu", **kw):
-    given = dict(evaluations=2, device=device, dtype=torch.float32) | kw
-    return choose_attention(choice, CONFIG, CONFIG.grid, **given)
+    kwargs = dict(batch=2, device=device, dtype=torch.float32) | kw
+    return choose_attention(choice, CONFIG, CONFIG.grid, **kwargs)
 
 
 def test_on_a_cpu_torch_decides():
@@ -154,7 +154,7 @@ def test_on_a_cpu_torch_decides():
 
 
 @pytest.mark.parametrize("choice", [c for c in CHOICES if c not in ("auto", "torch")])
-def test_a_kernel_for_cards_is_refused_elsewhere(choice):
+def test_a_gpu_kernel_is_refused_elsewhere(choice):
     with pytest.raises(InputError, match=f"attention '{choice}' is for CUDA devices, this is cpu"):
         choose(choice)
 
@@ -234,7 +234,7 @@ def test_comparing_makes_no_compiled_code_anew(sample):
     assert len(compiled) == 2  # before and after the check
 
 
-def test_every_layer_of_the_first_evaluation_is_compared(sample, caplog):
+def test_every_layer_of_the_first_model_call_is_compared(sample, caplog):
     """A kernel that fails only in the last layer is detected. After that, no results are compared."""
     calls = []
 

@@ -263,7 +263,7 @@ def test_a_file_in_half_precision_is_computed_in_float32(copy, dtype):
     assert torch.equal(audio.encode_audio(voice(32_000), found).hidden, exact)
 
 
-def test_what_is_no_number_is_told(folder):
+def test_values_that_are_not_finite_are_refused(folder):
     broken = audio.load_wav2vec(folder)
     norm = broken.model.encoder.layers[1].final_layer_norm
     norm.bias = torch.nn.Parameter(norm.bias.index_fill(0, torch.tensor([3]), float("nan")), requires_grad=False)

@@ -20,7 +20,7 @@ def clips(count=3, frames=5):
 
 
 class Recorder:
-    """A writer that can be paused and made to fail at a given clip."""
+    """A writer that can be paused and made to fail at a chosen clip."""
 
     def __init__(self, fails_at=None):
         self.done, self.started, self.threads = [], [], set()
@@ -112,7 +112,7 @@ def test_leaving_by_an_exception_leaves_nothing_behind(tmp_path, stop):
     assert not list(tmp_path.iterdir()) and threading.active_count() == before
 
 
-def test_what_stopped_the_run_is_told_not_what_came_of_it():
+def test_the_cause_of_a_stop_is_reported_not_its_consequences():
     recorder = Recorder(fails_at=0)
     with pytest.raises(KeyboardInterrupt), BackgroundWriter(recorder) as background:
         background.write("first")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import clip, plain, scaling, step
-from benchmarks.presets import PRESETS, build_networks, draw_inputs, tell
+from benchmarks.presets import PRESETS, build_networks, conditions_of, draw_inputs
 
 
 def last_line(capsys):
@@ -41,12 +41,12 @@ def test_the_plain_path_is_the_same_function(batch):
     """The plain path computes everything at each step, with the portrait's tokens as queries too. The results agree."""
     sizes = PRESETS["smallest"]
     with torch.inference_mode():
-        networks, given = build_networks(sizes), draw_inputs(sizes)
+        networks, inputs = build_networks(sizes), draw_inputs(sizes)
         denoiser, latent = networks.denoiser, draw_inputs(sizes, seed=5).latent.expand(batch, -1, -1, -1, -1)
         layout = denoiser.layout(sizes.denoiser.grid, torch.float32)
         modulation = denoiser.modulate_steps(torch.tensor([123.0]), torch.float32)
-        fast = denoiser(latent, given.concat, tell(networks, [given] * batch), modulation, layout)
-        slow = plain.velocity(networks, given, latent, 123.0, layout)
+        fast = denoiser(latent, inputs.concat, conditions_of(networks, [inputs] * batch), modulation, layout)
+        slow = plain.velocity(networks, inputs, latent, 123.0, layout)
     assert torch.allclose(fast, slow, atol=1e-5)
 
 

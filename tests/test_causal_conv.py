@@ -56,7 +56,7 @@ def test_every_causal_convolution_is_exchanged_and_keeps_its_names():
     assert any(isinstance(module, CausalConv) for module in build_vae(CONFIG).modules())
 
 
-def test_caches_are_given_out_once():
+def test_caches_are_handed_out_once():
     inner = {"conv1": torch.zeros(1), "conv2": torch.ones(1)}
     caches = ReadOnce({"block": inner, "conv_in": torch.zeros(2)})
     block = caches.get("block")

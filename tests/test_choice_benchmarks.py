@@ -25,7 +25,7 @@ def test_choices_count_and_compare():
     }
     result = choices.measure("toy", "cpu", torch.float32, 1, wanted)
     found = result["choices"]
-    assert [found[name]["evaluations"] for name in wanted] == [8, 8, 6, 8, 8, 8]
+    assert [found[name]["model_calls"] for name in wanted] == [8, 8, 6, 8, 8, 8]
     assert found["again"]["difference"] == 0 and found["square"]["difference"] is None
     assert all(found[name]["difference"] > 0 for name in ("half guided", "fp8", "products"))
     json.dumps(result)
@@ -37,19 +37,21 @@ def test_every_choice_that_is_measured_is_possible():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_way_that_is_built_is_among_those_that_are_tried(sampler):
+def test_the_rule_in_use_is_among_those_that_are_compared(sampler):
     settings = Settings(20, Guidance(stop=0.6), sampler, cache=0.1)
     film = skipping.Mixture(0, 0.3).film(settings, skipping.StepCache)
     again = skipping.Mixture(0, 0.3).film(settings, skipping.Tried)
     torch.testing.assert_close(again.latent, film.latent)
-    assert (again.steps, again.evaluations) == (film.steps, film.evaluations) and film.steps < 20
+    assert (again.steps, again.model_calls) == (film.steps, film.model_calls) and film.steps < 20
 
 
-def test_ways_of_skipping_are_compared_on_the_same_films():
+def test_skipping_rules_are_compared_on_the_same_films():
     mixtures, settings = [skipping.Mixture(seed, 0.3) for seed in range(2)], Settings(12, sampler=DPMPP_2M, cache=0.1)
-    runs = {name: (settings, way) for name, way in (skipping.WAYS | {skipping.ALL: None}).items()}
+    runs = {
+        name: (settings, alternative) for name, alternative in (skipping.ALTERNATIVES | {skipping.ALL: None}).items()
+    }
     found = skipping.with_fewer(mixtures, settings, runs)
-    assert found[skipping.ALL]["evaluations"] == 24 and found[skipping.ALL]["largest"] == 0
+    assert found[skipping.ALL]["model_calls"] == 24 and found[skipping.ALL]["largest"] == 0
     assert len(found) == len(runs) + 1
     assert all(
         row["steps"] < 12 and 0 < row["median"] <= row["largest"] for name, row in found.items() if name != skipping.ALL

@@ -24,8 +24,8 @@ def make(tiny_release, portrait, short_speech, tmp_path_factory):
 
     def animate(*options, image=portrait, audio=short_speech):
         output = tmp_path_factory.mktemp("film") / "film.mp4"
-        given = ["--image", image, "--audio", audio, "--prompt", "A person talks.", "--models", tiny_release]
-        words = ["animate", *map(str, given), "--output", str(output), *SMALL, *options]
+        words = ["--image", image, "--audio", audio, "--prompt", "A person talks.", "--models", tiny_release]
+        words = ["animate", *map(str, words), "--output", str(output), *SMALL, *options]
         assert main(words) == 0
         return read_film(output)
 
@@ -60,7 +60,7 @@ def test_colour_can_be_held_to_the_portrait(make, film, portrait):
     assert off(held) < 0.5 * off(film[0])
 
 
-def test_evaluations_in_turn_make_the_same_film(make, film):
+def test_model_calls_in_turn_make_the_same_film(make, film):
     in_turn, *_ = make("--seed", "1", "--sequential")
     assert (film[0].int() - in_turn.int()).abs().max() <= 2  # last-bit differences reach the video encoder
 
@@ -86,12 +86,12 @@ def test_every_choice_reaches_the_film(make, film, options):
     assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
 
 
-def test_a_preset_reaches_the_film_and_is_told(make, film, capsys):
+def test_a_preset_reaches_the_film_and_the_summary(make, film, capsys):
     frames, *_ = make("--seed", "1", "--preset", "fast")
     assert frames.shape == film[0].shape  # a square portrait, computed without its padding
     assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert told.startswith("preset fast with your own steps: 2 steps of dpmpp-2m, guidance from 0 to 0.6 of them")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("preset fast with your own steps: 2 steps of dpmpp-2m, guidance from 0 to 0.6 of them")
 
 
 def test_a_lora_reaches_the_film(make, film, tmp_path, caplog):
@@ -101,7 +101,7 @@ def test_a_lora_reaches_the_film(make, film, tmp_path, caplog):
     save_file(pair | {"transformer.something.lora_A.weight": torch.zeros(4, 4)}, tmp_path / "style.safetensors")
     frames, *_ = make("--seed", "1", "--lora", f"{tmp_path / 'style.safetensors'}:0.5")
     assert (frames.int() - film[0].int()).abs().float().mean() > 0.05
-    assert "1 keys of no use here: transformer.something" in caplog.text
+    assert "unused keys (1): transformer.something" in caplog.text
     unchanged, *_ = make("--seed", "1", "--lora", f"{tmp_path / 'style.safetensors'}:0")
     assert torch.equal(unchanged, film[0])
 
@@ -131,9 +131,9 @@ def test_batch(tiny_release, portrait, short_speech, tmp_path, capsys):
     jobs = tmp_path / "jobs.txt"
     lines = [f"A person.@@mine.png@@{short_speech}", "", f"Another.@@bad.png@@{short_speech}"]
     jobs.write_text("\n".join([*lines, f"Third.@@{portrait}@@{short_speech}"]))
-    given = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), *SMALL]
+    words = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), *SMALL]
     folders = [word for path in (portrait, short_speech) for word in ("--inputs", str(path.parent))]
-    assert main([*given, *folders]) == 2
+    assert main([*words, *folders]) == 2
     assert sorted(p.name for p in tmp_path.glob("*.mp4")) == ["0000.mp4", "0002.mp4"]
     error = capsys.readouterr().err
     assert "jobs.txt, line 3: " in error and "1 of 3 films were not made" in error
@@ -145,7 +145,7 @@ def test_tiny_writes_only_into_an_empty_folder(tmp_path, capsys):
     assert "not empty" in capsys.readouterr().err
 
 
-def test_tiny_is_told_by_its_seed(tiny_release, tmp_path):
+def test_tiny_is_determined_by_its_seed(tiny_release, tmp_path):
     assert main(["tiny", str(tmp_path / "a"), "--noise", "--seed", "0"]) == 0
     for file in sorted(tiny_release.rglob("*")):
         if file.is_file():
@@ -184,7 +184,7 @@ else:
 """
 
 
-def test_the_engine_imports_without_optional_packages(portrait):
+def test_the_core_imports_without_optional_packages(portrait):
     script = WITHOUT.replace("__FILE__", repr(str(portrait)))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr

@@ -69,7 +69,7 @@ def test_every_level_of_every_colour_comes_back():
 def test_a_chain_goes_on_with_what_is_there(open_store, filled):
     made, kept = [], []
     store = open_store()
-    again = list(clip_chain(3, lambda *given: made.append(given), store, kept.append))
+    again = list(clip_chain(3, lambda *args: made.append(args), store, kept.append))
     assert all(torch.equal(a, b) for a, b in zip(again, filled, strict=True))
     assert not made and kept == [0, 1, 2] and store.note == "3 finished clips are there from an earlier run"
 
@@ -155,15 +155,15 @@ def test_what_is_left_of_a_whole_film(tmp_path, keeping):
 
 
 def test_the_room_is_stated_and_asked_for_first(tmp_path, monkeypatch):
-    told, usage = [], namedtuple("usage", "total used free")
+    lines, usage = [], namedtuple("usage", "total used free")
     plan = FilmPlan("film.mp4", 32, 480, 720, INPUTS)
-    with work_on(tmp_path / "work", plan, Keeping.UNTIL_WHOLE, "", told.append):
+    with work_on(tmp_path / "work", plan, Keeping.UNTIL_WHOLE, "", lines.append):
         pass
-    assert told == [f"keeping finished clips in {tmp_path / 'work'}, about 1.2 GB, until the film is whole"]
+    assert lines == [f"keeping finished clips in {tmp_path / 'work'}, about 1.2 GB, until the film is whole"]
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 0, 3 * 10**8))
     with (
         pytest.raises(InputError, match=r"takes about 1\.2 GB in .*, 300 MB are free\. Make room, or say please"),
-        work_on(tmp_path / "work", plan, Keeping.UNTIL_WHOLE, "say please", told.append),
+        work_on(tmp_path / "work", plan, Keeping.UNTIL_WHOLE, "say please", lines.append),
     ):
         pass
     assert not (tmp_path / "work").exists()
@@ -180,7 +180,7 @@ def test_the_estimate_is_above_what_a_moving_photograph_takes(portrait):
     assert 0.5 < taken / clip_bytes(size, size) < 1
 
 
-def test_an_unusable_place_is_told(tmp_path):
+def test_an_unusable_folder_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made"), WorkFolder(tmp_path / "file", "film.mp4"):
         pass
@@ -189,7 +189,7 @@ def test_an_unusable_place_is_told(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open folder cannot be removed there")
-def test_a_clip_that_cannot_be_kept_is_told(open_store, filled, tmp_path):
+def test_a_clip_that_cannot_be_kept_is_reported(open_store, filled, tmp_path):
     import shutil
 
     store = open_store()

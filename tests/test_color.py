@@ -91,7 +91,7 @@ def test_a_held_clip_has_the_portraits_colours():
     assert distance(hold_colour(clip, portrait * 2 - 1, WHOLE, 1), portrait) < 1e-3
 
 
-def test_a_blink_is_no_drift():
+def test_a_blink_is_not_drift():
     """A change in a single frame is preserved at any strength."""
     portrait = picture()
     clip = portrait.repeat(25, 1, 1, 1)
@@ -163,11 +163,11 @@ def test_a_straight_line_is_its_own_and_lines_add(values, offset, slope):
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan, math.inf])
-def test_a_strength_that_is_none_is_told(strength):
+def test_an_invalid_strength_is_refused(strength):
     with pytest.raises(InputError, match="colour strength is"):
         hold_colour(picture(), picture(), WHOLE, strength)
 
 
-def test_a_clip_of_another_size_is_told():
+def test_a_clip_of_another_size_is_refused():
     with pytest.raises(InputError, match="the clip is 24x16, its portrait 48x32"):
         hold_colour(picture()[..., :16, :24], picture(), WHOLE, 1.0)

@@ -42,7 +42,7 @@ def arguments(denoiser, seed):
 
     bank = [noise(1, GRID.tokens_per_frame, config.hidden, number=i) for i in range(config.layers)]
     sounds = [noise(1, GRID.frames, 4, config.audio, number=20 + i) for i in range(2)]
-    given = Conditions(
+    conditions = Conditions(
         text=denoiser.embed_text(noise(2, config.text_tokens, config.text_width, number=10)),
         reference=denoiser.reference_keys_values(bank),
         face=denoiser.face_keys_values(noise(1, 4, config.face, number=11)),
@@ -50,7 +50,7 @@ def arguments(denoiser, seed):
     )
     modulation = denoiser.modulate_steps(torch.tensor([999.0 - seed, 500.0], device=device), torch.float32).step(0)
     latent = noise(2, 16, GRID.frames, 2 * GRID.rows, 2 * GRID.columns, number=12)
-    return latent, latent[:1], given, modulation, denoiser.layout(GRID, torch.float32)
+    return latent, latent[:1], conditions, modulation, denoiser.layout(GRID, torch.float32)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -71,13 +71,13 @@ def test_one_block_serves_all_layers_and_clips(denoiser, backend):
 def test_the_whole_forward_has_no_graph_break(denoiser, fold, monkeypatch):
     """Compiles the whole model, as hosts do, with folded and with plain keys and values."""
     monkeypatch.setattr("hallo3_core.model.denoiser.is_worth_folding", lambda *_: fold)
-    given = arguments(denoiser, 0)
-    plain = denoiser(*given)
+    inputs = arguments(denoiser, 0)
+    plain = denoiser(*inputs)
     denoiser.compile(backend="eager", fullgraph=True)
-    assert torch.allclose(denoiser(*given), plain, atol=1e-5)
+    assert torch.allclose(denoiser(*inputs), plain, atol=1e-5)
 
 
-def test_a_missing_compiler_is_told_early():
+def test_a_missing_compiler_is_reported_early():
     def broken(graph, inputs):
         raise RuntimeError("no compiler found\nand much more")
 
@@ -88,7 +88,7 @@ def test_a_missing_compiler_is_told_early():
     check_compiler("cpu", "eager")
 
 
-def test_a_compiler_that_knows_no_fp8_is_told_early():
+def test_a_compiler_without_fp8_is_reported_early():
     """Triton behaves like this on GPUs before the RTX 40 series."""
 
     def picky(graph, inputs):
@@ -104,11 +104,11 @@ def test_a_compiler_that_knows_no_fp8_is_told_early():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_device_is_never_waited_for_inside_a_step(denoiser):
-    given = arguments(denoiser.to("cuda"), 0)
-    denoiser(*given)  # libraries may wait during import
+    inputs = arguments(denoiser.to("cuda"), 0)
+    denoiser(*inputs)  # libraries may wait during import
     torch.cuda.set_sync_debug_mode("error")
     try:
-        denoiser(*given)
+        denoiser(*inputs)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

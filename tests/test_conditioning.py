@@ -74,25 +74,25 @@ def inputs(networks: Hallo3) -> dict:
     )
 
 
-def sampled(networks: Hallo3, given: dict) -> torch.Tensor:
+def sampled(networks: Hallo3, batch: dict) -> torch.Tensor:
     """Samples as for a film: constant values are computed once."""
     denoiser, dtype = networks.denoiser, torch.float32
-    bank = networks.reference_net(given["portrait"], given["text"]) if networks.reference_net else None
+    bank = networks.reference_net(batch["portrait"], batch["text"]) if networks.reference_net else None
     conditions = Conditions(
-        denoiser.embed_text(given["text"]),
+        denoiser.embed_text(batch["text"]),
         denoiser.reference_keys_values(bank),
-        denoiser.face_keys_values(networks.face_projector(given["face"]) if networks.face_projector else None),
-        denoiser.audio_keys_values(networks.audio_projector(given["audio"]) if networks.audio_projector else None),
+        denoiser.face_keys_values(networks.face_projector(batch["face"]) if networks.face_projector else None),
+        denoiser.audio_keys_values(networks.audio_projector(batch["audio"]) if networks.audio_projector else None),
     )
-    modulation = denoiser.modulate_steps(given["timesteps"], dtype)
-    return denoiser(given["latent"], given["concat"], conditions, modulation, denoiser.layout(GRID, dtype))
+    modulation = denoiser.modulate_steps(batch["timesteps"], dtype)
+    return denoiser(batch["latent"], batch["concat"], conditions, modulation, denoiser.layout(GRID, dtype))
 
 
 @BY_NAME
 def test_each_variant_trains_saves_loads_and_samples(variant, tmp_path):
     networks = networks_of(variant)
-    given = inputs(networks)
-    velocity = networks(**given)
+    batch = inputs(networks)
+    velocity = networks(**batch)
     velocity.square().mean().backward()
     silent = [n for n, p in networks.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
@@ -123,7 +123,7 @@ def test_each_variant_trains_saves_loads_and_samples(variant, tmp_path):
         )
     )
     with torch.inference_mode():
-        assert torch.allclose(sampled(again, given), velocity, atol=1e-5 * float(velocity.abs().max()))
+        assert torch.allclose(sampled(again, batch), velocity, atol=1e-5 * float(velocity.abs().max()))
 
 
 @BY_NAME
@@ -151,23 +151,23 @@ def test_the_default_is_the_released_model():
 
 
 @pytest.mark.parametrize("kind", ["self", "norm"])
-def test_sound_is_heard_in_a_way_of_its_own(kind):
+def test_other_audio_changes_the_result_and_batches_agree(kind):
     """Other audio changes the result. A batch of branches with different audio equals the branches run separately."""
     networks = networks_of(Conditioning(audio=kind, face="norm"))
-    given = inputs(networks)
-    louder = given | {"audio": given["audio"] * 2}
+    batch = inputs(networks)
+    louder = batch | {"audio": batch["audio"] * 2}
     with torch.inference_mode():
-        one, other = sampled(networks, given), sampled(networks, louder)
+        one, other = sampled(networks, batch), sampled(networks, louder)
         assert (one - other).abs().max() > 1e-3
         denoiser = networks.denoiser
-        tokens = [networks.audio_projector(each["audio"][:1]) for each in (given, louder)]
+        tokens = [networks.audio_projector(each["audio"][:1]) for each in (batch, louder)]
         kept = [denoiser.audio_keys_values(each) for each in tokens]
         both = stack(kept)
         layout, modulation = (
             denoiser.layout(GRID, torch.float32),
-            denoiser.modulate_steps(given["timesteps"][:1], torch.float32),
+            denoiser.modulate_steps(batch["timesteps"][:1], torch.float32),
         )
-        text, x = denoiser.embed_text(given["text"][:1]), given["latent"][:1]
+        text, x = denoiser.embed_text(batch["text"][:1]), batch["latent"][:1]
         alone = [denoiser(x, x, Conditions(text, audio=each), modulation, layout) for each in kept]
         together = denoiser(x.expand(2, -1, -1, -1, -1), x, Conditions(text, audio=both), modulation, layout)
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)

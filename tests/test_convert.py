@@ -217,10 +217,10 @@ def test_an_interruption_leaves_no_file_and_the_next_run_completes(release, conv
         convert(release, tmp_path, "bf16", progress=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["hallo3_denoiser.safetensors"]
     kept = (tmp_path / "hallo3_denoiser.safetensors").stat().st_mtime_ns
-    told = []
-    convert(release, tmp_path, "bf16", progress=lambda *news: told.append(news))
+    calls = []
+    convert(release, tmp_path, "bf16", progress=lambda *news: calls.append(news))
     assert (tmp_path / "hallo3_denoiser.safetensors").stat().st_mtime_ns == kept
-    assert told[-1][0] == told[-1][1] and "hallo3_denoiser.safetensors" not in {name for *_, name in told}
+    assert calls[-1][0] == calls[-1][1] and "hallo3_denoiser.safetensors" not in {name for *_, name in calls}
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (converted["bf16"] / name).read_bytes()
 
@@ -235,7 +235,7 @@ def test_another_source_or_dtype_is_not_mistaken_for_the_same(release, tmp_path)
     assert read_tensors(tmp_path / "out" / "hallo3_denoiser.safetensors")["head.weight"].dtype == torch.float16
 
 
-def test_a_full_disk_is_told_with_numbers_before_anything_is_written(release, tmp_path):
+def test_a_full_disk_is_reported_with_numbers_before_anything_is_written(release, tmp_path):
     with pytest.raises(InputError, match=r"GB to write, 0\.00 GB free"):
         convert(release, tmp_path / "new", "bf16", free=lambda folder: 100)
     assert not (tmp_path / "new").exists()
@@ -245,7 +245,7 @@ def test_a_foreign_file_is_not_overwritten(release, converted, tmp_path):
     foreign = tmp_path / "hallo3_vae.safetensors"
     write_streamed(foreign, [Entry("x", torch.uint8, (4,))], [torch.zeros(4, dtype=torch.uint8)], {})
     before = foreign.read_bytes()
-    with pytest.raises(InputError, match="no conversion"):
+    with pytest.raises(InputError, match="was not written by convert"):
         convert(release, tmp_path, "bf16")
     assert foreign.read_bytes() == before and list(tmp_path.iterdir()) == [foreign]
     own = converted["bf16"] / "hallo3_denoiser.safetensors"
@@ -300,7 +300,7 @@ def test_an_incomplete_release_is_refused_by_name(tmp_path):
         convert(tmp_path / "release", tmp_path / "out", "bf16")
 
 
-def test_what_fp16_cannot_hold_is_refused_and_nan_is_told(tmp_path, caplog):
+def test_what_fp16_cannot_hold_is_refused_and_nan_is_warned_of(tmp_path, caplog):
     tensors = file_tensors(0)
     weight = tensors["model.diffusion_model.transformer.layers.1.mlp.dense_h_to_4h.weight"]
     weight[3, 4] = 2.0**20

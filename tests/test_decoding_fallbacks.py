@@ -19,9 +19,9 @@ TOY, FULL = PRESETS["toy"], PRESETS["full"]
 
 
 @pytest.fixture
-def card():
-    with FakeDevice() as card:
-        yield card
+def fake():
+    with FakeDevice() as fake:
+        yield fake
 
 
 def test_on_a_cpu_there_is_nothing_to_move():
@@ -29,22 +29,22 @@ def test_on_a_cpu_there_is_nothing_to_move():
     assert list(decoding_fallbacks(denoiser, "cpu")) == [WHOLE, TILED]
 
 
-def test_streamed_blocks_stay(card):
+def test_streamed_blocks_stay(fake):
     denoiser = build_denoiser(TOY, "cpu", torch.bfloat16)
-    denoiser.blocks = StreamedBlocks(denoiser.blocks, card.device)
-    with offloaded(denoiser, card.device):
-        assert denoiser.blocks.slots[0].device.type == card.device.type
+    denoiser.blocks = StreamedBlocks(denoiser.blocks, fake.device)
+    with offloaded(denoiser, fake.device):
+        assert denoiser.blocks.slots[0].device.type == fake.device.type
 
 
 @pytest.mark.parametrize(("mode", "gigabytes"), [(WHOLE, 22.5), (OFFLOAD_DENOISER, 9), (OFFLOAD_ALL, 6)])
-def test_a_smaller_mode_needs_less_and_leaves_everything_in_place(card, mode, gigabytes):
+def test_a_smaller_mode_needs_less_and_leaves_everything_in_place(fake, mode, gigabytes):
     """At the released size: the denoiser's blocks take 13.6 GB, the frames between chunks 2.8."""
-    denoiser = build_denoiser(FULL, card.device, torch.bfloat16)
+    denoiser = build_denoiser(FULL, fake.device, torch.bfloat16)
     for part in (denoiser.modulation, denoiser.head_modulation, denoiser.text_embed):
         part.to("meta")
-    vae = build_vae(FULL, card.device, torch.bfloat16)
-    latent = torch.empty(1, 16, 5, 60, 90, dtype=torch.bfloat16, device=card.device)
-    peaks, held, cpu = [], card.held, torch.device("cpu")
+    vae = build_vae(FULL, fake.device, torch.bfloat16)
+    latent = torch.empty(1, 16, 5, 60, 90, dtype=torch.bfloat16, device=fake.device)
+    peaks, held, cpu = [], fake.held, torch.device("cpu")
 
     class Watched(torch.nn.Module):
         """The VAE; its peak memory is measured without the transfers before and after."""
@@ -52,20 +52,20 @@ def test_a_smaller_mode_needs_less_and_leaves_everything_in_place(card, mode, gi
         autoencoder = vae.autoencoder
 
         def decode_chunks(self, latent):
-            card.reset()
+            fake.reset()
             yield from vae.decode_chunks(latent)
-            peaks.append(card.peak)
+            peaks.append(fake.peak)
 
-    frames = decoding_fallbacks(denoiser, card.device)[mode](Watched(), latent)
+    frames = decoding_fallbacks(denoiser, fake.device)[mode](Watched(), latent)
     assert frames.shape == (17, 3, 480, 720)
     assert gigabytes - 1.5 < peaks[0] / 1e9 < gigabytes
     del frames
-    assert card.held == held and not any(p.device == cpu for p in denoiser.parameters())
+    assert fake.held == held and not any(p.device == cpu for p in denoiser.parameters())
     assert all(getattr(module, "keep", None) is None for module in vae.modules())
 
 
-def test_the_denoiser_comes_back_after_a_failure_too(card):
-    denoiser = build_denoiser(TOY, card.device, torch.bfloat16)
+def test_the_denoiser_comes_back_after_a_failure_too(fake):
+    denoiser = build_denoiser(TOY, fake.device, torch.bfloat16)
 
     class Full:
         def decode_chunks(self, latent):
@@ -73,7 +73,7 @@ def test_the_denoiser_comes_back_after_a_failure_too(card):
             raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        decoding_fallbacks(denoiser, card.device)[OFFLOAD_DENOISER](
-            Full(), torch.empty(1, 16, 3, 8, 12, device=card.device)
+        decoding_fallbacks(denoiser, fake.device)[OFFLOAD_DENOISER](
+            Full(), torch.empty(1, 16, 3, 8, 12, device=fake.device)
         )
-    assert denoiser.blocks[0].mlp.up.weight.device.type == card.device.type
+    assert denoiser.blocks[0].mlp.up.weight.device.type == fake.device.type

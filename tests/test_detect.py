@@ -63,14 +63,14 @@ def under(tensors, prefix):
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def test_the_engine_and_its_parts_are_told(engine):
+def test_the_transformer_file_and_its_parts_are_recognised(engine):
     assert set(identify(header(engine)).parts) == set(TRANSFORMER_PARTS)
     inside = engine | {f"first_stage_model.{name}": tensor for name, tensor in tiny_vae_tensors(0).items()}
     inside["conditioner.embedders.0.transformer.shared.weight"] = torch.zeros(2, 2)
     assert set(identify(header(inside)).parts) == {*TRANSFORMER_PARTS, VAE, TEXT}
 
 
-def test_an_engine_without_audio_lends_only_its_reference_network(engine):
+def test_a_transformer_file_without_audio_serves_only_its_reference_network(engine):
     found = identify(header(without(engine, "audio_attn", "audio_proj")))
     assert found.parts == (names.REFERENCE_NET,) and "audio_attn missing" in found.detail
 
@@ -83,13 +83,13 @@ def test_a_bare_official_transformer_is_recognised_and_not_taken(engine):
 
 
 @pytest.mark.parametrize("part", TRANSFORMER_PARTS)
-def test_each_converted_part_is_told(engine, part):
+def test_each_converted_part_is_recognised(engine, part):
     own = sort_official(engine).tensors[part]
     prefix = f"{part}." if part.endswith("projector") else ""
     assert identify(header({prefix + name: tensor for name, tensor in own.items()})).parts == (part,)
 
 
-def test_base_cogvideox_is_told_in_each_naming(engine):
+def test_base_cogvideox_is_recognised_in_each_naming(engine):
     patch = "mixins.patch_embed.proj.weight"
     base = under(without(engine, "audio", "face"), DENOISER_PREFIX) | {patch: torch.zeros(3072, 32, 2, 2)}
     diffusers = {
@@ -106,14 +106,14 @@ def test_base_cogvideox_is_told_in_each_naming(engine):
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-def test_wan_is_told(prefix):
+def test_wan_is_recognised(prefix):
     found = identify(
         header({f"{prefix}blocks.0.self_attn.q.weight": [5, 5], f"{prefix}patch_embedding.weight": [5, 5]})
     )
     assert found.kind is Kind.FOREIGN and "Wan" in found.detail and not found.is_usable
 
 
-def test_a_vae_is_told_in_both_namings():
+def test_a_vae_is_recognised_in_both_namings():
     official = tiny_vae_tensors(0)
     for tensors in (official, in_diffusers_names(official)):
         assert identify(header(tensors)).parts == (VAE,)
@@ -121,7 +121,7 @@ def test_a_vae_is_told_in_both_namings():
         assert identify(header(half)).kind is Kind.VAE and not identify(header(half)).is_usable
 
 
-def test_text_encoders_are_told_from_their_relatives():
+def test_text_encoders_are_distinguished_from_their_relatives():
     assert identify(header(T5)).parts == (TEXT,) and "2 layers, width 4096" in identify(header(T5)).detail
     assert "fp8" in identify(header(T5 | {"scaled_fp8": [0]})).detail
     bias = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -129,7 +129,7 @@ def test_text_encoders_are_told_from_their_relatives():
     assert "1.0" in identify(header(without(T5, "wi_0"))).detail
 
 
-def test_wav2vec_is_told_with_and_without_prefix():
+def test_wav2vec_is_recognised_with_and_without_prefix():
     bare = {
         "feature_extractor.conv_layers.0.conv.weight": [512, 1, 10],
         "feature_projection.projection.weight": [768, 512],
@@ -147,12 +147,12 @@ def test_wav2vec_is_told_with_and_without_prefix():
         ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", ()),
     ],
 )
-def test_a_lora_is_told_from_the_model_it_changes(name, parts):
+def test_a_lora_is_distinguished_from_the_model_it_changes(name, parts):
     found = identify(header({name: [4, 64]}))
     assert found.kind is Kind.LORA and found.parts == parts
 
 
-def test_onnx_files_are_told_by_what_they_take_and_give(release):
+def test_onnx_files_are_recognised_by_inputs_and_outputs(release):
     models = release / "face_analysis" / "models"
     assert {part for file in models.glob("*.onnx") for part in identify_file(file).found.parts} == {
         FACE_DETECTOR,

@@ -11,8 +11,8 @@ from hallo3_core.runtime.devices import automatic_dtype, check_dtype, choose_dev
 
 
 @pytest.fixture
-def card(monkeypatch):
-    """`card(major)` gives CUDA devices this compute capability."""
+def gpu(monkeypatch):
+    """`gpu(major)` gives CUDA devices this compute capability."""
 
     def of(major):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
@@ -30,14 +30,14 @@ def card(monkeypatch):
         ("cuda", 12, torch.bfloat16),
     ],
 )
-def test_what_is_computed_in_where_nothing_was_asked_for(card, device, major, dtype):
-    card(major)
+def test_the_dtype_without_an_option(gpu, device, major, dtype):
+    gpu(major)
     assert automatic_dtype(device) == dtype
     check_dtype(dtype, device)
 
 
-def test_an_old_card_is_told_before_anything_is_loaded(card):
-    card(7)
+def test_an_old_gpu_is_reported_before_anything_is_loaded(gpu):
+    gpu(7)
     with pytest.raises(InputError, match="--dtype bf16: cuda:0 is older than NVIDIA's RTX 30 series.*choose fp16"):
         check_dtype(torch.bfloat16, "cuda:0")
     check_dtype(torch.float16, "cuda:0")
@@ -52,13 +52,13 @@ def test_a_device_that_is_not_here_is_refused(name):
 
 
 @pytest.mark.parametrize(("system", "device", "limits"), [("nt", "cuda:1", [(0.75, 1)]), ("posix", "cuda:1", [])])
-def test_windows_is_told_to_stay_in_gpu_memory(monkeypatch, system, device, limits):
-    told = []
+def test_windows_is_made_to_stay_in_gpu_memory(monkeypatch, system, device, limits):
+    calls = []
     monkeypatch.setattr(devices.os, "name", system)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (5 << 30, 8 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 1 << 30)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: told.append(given))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *args: calls.append(args))
     stay_in_gpu_memory(device)
     stay_in_gpu_memory("cpu")
     monkeypatch.undo()
-    assert told == limits
+    assert calls == limits

@@ -102,9 +102,9 @@ def test_a_part_alone(tmp_path, part):
 
 def test_a_second_run_fetches_what_the_first_did_not(tmp_path):
     hub = FakeHub(fail_at="t5-v1_1-xxl/spiece.model")
-    with pytest.raises(InputError, match="What has been fetched is kept") as told:
+    with pytest.raises(InputError, match="What has been fetched is kept") as error:
         download(tmp_path, hub=hub)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert hub.fetched
     first, hub.fetched, hub.fail_at = list(hub.fetched), [], None
     download(tmp_path, hub=hub)
@@ -114,7 +114,7 @@ def test_a_second_run_fetches_what_the_first_did_not(tmp_path):
 
 def test_progress_ends_at_the_whole(tmp_path):
     news = []
-    download(tmp_path, hub=FakeHub(), progress=lambda *told: news.append(told))
+    download(tmp_path, hub=FakeHub(), progress=lambda *args: news.append(args))
     done, totals = [n[0] for n in news], {n[1] for n in news}
     assert done == sorted(done) and totals == {done[-1]}
     assert done[-1] == sum(len(content) for name, content in release_files().items() if name not in UNUSED)
@@ -133,25 +133,25 @@ def test_damage_is_found_in_new_files_and_in_old_ones(tmp_path):
 
 
 def test_no_network_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"cannot reach huggingface\.co .*name resolution") as told:
+    with pytest.raises(InputError, match=r"cannot reach huggingface\.co .*name resolution") as error:
         download(tmp_path / "new", hub=Offline())
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "new").exists()
 
 
-def test_without_the_package_the_install_command_is_told(tmp_path, no_network):
+def test_without_the_package_the_error_has_the_install_command(tmp_path, no_network):
     with pytest.raises(InputError, match="pip install huggingface_hub"):
         download(tmp_path)
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path):
+def test_a_full_disk_is_reported_before_anything_is_downloaded(tmp_path):
     hub = FakeHub()
     with pytest.raises(InputError, match="GB free"):
         download(tmp_path, hub=hub, free=lambda folder: 1000)
     assert not hub.fetched
 
 
-def test_a_changed_release_is_told(tmp_path):
+def test_a_changed_release_is_reported(tmp_path):
     files = release_files()
     del files[PARTS[0].needed[0]]
     with pytest.raises(InputError, match="mp_rank_00_model_states.pt"):

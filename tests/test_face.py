@@ -105,7 +105,7 @@ def test_every_source_of_a_mask_serves():
         (torch.zeros(60, 80), "hides the whole portrait"),
     ],
 )
-def test_a_mask_of_no_use_is_refused(mask, message):
+def test_an_unusable_mask_is_refused(mask, message):
     with pytest.raises(InputError, match=message):
         face.reference_mask(60, 80, mask=mask)
 
@@ -209,7 +209,7 @@ def test_no_face_is_an_error_unless_the_whole_image_will_do(analyser):
         face.embed_face(picture, analyser, when_none="guess")
 
 
-def test_a_face_that_stands_on_its_head_is_told(analyser, monkeypatch, caplog):
+def test_an_upside_down_face_is_warned_of(analyser, monkeypatch, caplog):
     picture = paint(480, 480, [(240, 240, 100, 120)])
     face.embed_face(picture, analyser, name="me.png")
     assert "upside down" not in caplog.text
@@ -222,7 +222,7 @@ def test_a_face_that_stands_on_its_head_is_told(analyser, monkeypatch, caplog):
 
 def test_a_face_that_is_not_there_is_refused(analyser):
     faces = analyser.analyse(paint(480, 480, [(240, 240, 100, 120)]))
-    with pytest.raises(InputError, match="me.png: no face 1, as 1 found"):
+    with pytest.raises(InputError, match="me.png: no face 1: it has 1, counted from 0"):
         face.choose_face(faces, 1, "me.png")
     for which in ("prettiest", "-1", -1, "1.5"):
         with pytest.raises(InputError, match="expected largest, leftmost"):
@@ -248,7 +248,7 @@ def test_models_are_found_where_a_release_keeps_them(models, tmp_path, place, mo
     assert len(caplog.records) == 2
 
 
-def test_models_of_other_names_are_told_by_what_they_are(models, tmp_path, caplog):
+def test_models_of_other_names_are_recognised_by_their_content(models, tmp_path, caplog):
     shutil.copy(models / face.RECOGNISER, tmp_path / "a.onnx")
     shutil.copy(models / face.DETECTOR, tmp_path / "b.onnx")
     (tmp_path / "c.onnx").write_bytes(b"never reached")

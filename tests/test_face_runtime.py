@@ -81,10 +81,10 @@ def message(provider="CPU"):
     return str(caught.value)
 
 
-def steps(told):
+def steps(advice):
     """The commands in a message, with the packages of each."""
-    commands = told.partition("Run ")[2].removesuffix(", and start again.").split(", then ")
-    assert all(command.startswith(PIP) for command in commands), told
+    commands = advice.partition("Run ")[2].removesuffix(", and start again.").split(", then ")
+    assert all(command.startswith(PIP) for command in commands), advice
     return [command.removeprefix(f"{PIP} ").split() for command in commands]
 
 
@@ -108,9 +108,9 @@ def test_with_nothing_installed_everything_is_named(installed, provider):
 def test_no_second_build_is_ever_asked_for(installed, build, opencv):
     installed.runtime(build, CUDA).opencv(opencv).others(without=["scipy", "onnx"])
     for provider in ("CPU", "CUDA"):
-        told = message(provider)
-        assert told.startswith("finding faces needs the packages onnx, scipy and insightface. Run ")
-        assert steps(told) == [["install", "onnx", "scipy"], ["install", "--no-deps", "insightface"]]
+        advice = message(provider)
+        assert advice.startswith("finding faces needs the packages onnx, scipy and insightface. Run ")
+        assert steps(advice) == [["install", "onnx", "scipy"], ["install", "--no-deps", "insightface"]]
 
 
 def test_only_what_is_missing_is_asked_for(installed):
@@ -123,11 +123,11 @@ def test_only_what_is_missing_is_asked_for(installed):
     assert face_runtime.load_model_zoo("CPU")
 
 
-def test_the_needs_of_an_older_insightface_are_told(installed):
+def test_the_needs_of_an_older_insightface_are_reported(installed):
     installed.runtime().opencv().others().insightface("import sklearn")
-    told = message()
-    assert told.startswith("insightface is installed but cannot be loaded (No module named 'sklearn').")
-    assert steps(told) == [["install", "scikit-learn"]]
+    advice = message()
+    assert advice.startswith("insightface is installed but cannot be loaded (No module named 'sklearn').")
+    assert steps(advice) == [["install", "scikit-learn"]]
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_the_needs_of_an_older_insightface_are_told(installed):
 )
 def test_an_insightface_that_cannot_be_loaded_is_exchanged(installed, code):
     installed.runtime("onnxruntime-gpu").opencv().others().insightface(code)
-    told = message()
-    assert told.startswith("insightface is installed but cannot be loaded (")
-    assert steps(told) == [["uninstall", "insightface"], ["install", "--no-deps", "insightface"]]
+    advice = message()
+    assert advice.startswith("insightface is installed but cannot be loaded (")
+    assert steps(advice) == [["uninstall", "insightface"], ["install", "--no-deps", "insightface"]]
 
 
 @pytest.mark.parametrize(
@@ -156,39 +156,39 @@ def test_an_opencv_without_its_libraries_is_exchanged_for_the_headless_one(insta
     installed.runtime().others().insightface()
     for build in builds:
         installed.opencv(build, "raise ImportError('libGL.so.1: cannot open shared object file')")
-    told = message()
-    assert told.startswith("OpenCV is installed but cannot be loaded (libGL.so.1: cannot open")
-    assert steps(told) == [["uninstall", *builds], ["install", headless]]
+    advice = message()
+    assert advice.startswith("OpenCV is installed but cannot be loaded (libGL.so.1: cannot open")
+    assert steps(advice) == [["uninstall", *builds], ["install", headless]]
 
 
 def test_a_build_without_the_provider_is_exchanged_not_added_to(installed):
     installed.runtime(providers=["AzureExecutionProvider", *CPU]).opencv().others().insightface()
-    told = message("CUDA")
-    assert "offers CPU." in told
-    assert steps(told) == [["uninstall", "onnxruntime"], ["install", "onnxruntime-gpu"]]
+    advice = message("CUDA")
+    assert "offers CPU." in advice
+    assert steps(advice) == [["uninstall", "onnxruntime"], ["install", "onnxruntime-gpu"]]
 
 
 def test_builds_that_overwrote_each_other_are_both_removed(installed):
     installed.runtime("onnxruntime-gpu").runtime("onnxruntime").opencv().others().insightface()
-    told = message("CUDA")
-    assert "onnxruntime and onnxruntime-gpu overwrite each other" in told
-    assert steps(told)[0] == ["uninstall", "onnxruntime", "onnxruntime-gpu"]
+    advice = message("CUDA")
+    assert "onnxruntime and onnxruntime-gpu overwrite each other" in advice
+    assert steps(advice)[0] == ["uninstall", "onnxruntime", "onnxruntime-gpu"]
 
 
 def test_a_runtime_that_cannot_be_loaded_is_exchanged(installed):
     installed.add("onnxruntime-gpu", "onnxruntime", "raise ImportError('libcudart.so.12')")
     installed.opencv().others().insightface()
-    told = message("CUDA")
-    assert "onnxruntime is installed but cannot be loaded (libcudart.so.12)" in told
-    assert steps(told) == [["uninstall", "onnxruntime-gpu"], ["install", "onnxruntime-gpu"]]
+    advice = message("CUDA")
+    assert "onnxruntime is installed but cannot be loaded (libcudart.so.12)" in advice
+    assert steps(advice) == [["uninstall", "onnxruntime-gpu"], ["install", "onnxruntime-gpu"]]
 
 
-def test_what_is_noted_as_installed_but_gone_is_uninstalled_first(installed):
+def test_a_package_that_is_registered_but_missing_is_uninstalled_first(installed):
     """Uninstalling one of two builds deletes the folder they share, but pip still lists the other as installed."""
     installed.runtime().opencv(code=None).others().insightface()
-    told = message()
-    assert told.startswith("finding faces needs the package opencv-python-headless.")
-    assert steps(told) == [["uninstall", "opencv-python-headless"], ["install", "opencv-python-headless"]]
+    advice = message()
+    assert advice.startswith("finding faces needs the package opencv-python-headless.")
+    assert steps(advice) == [["uninstall", "opencv-python-headless"], ["install", "opencv-python-headless"]]
 
 
 def test_an_unknown_provider_is_refused(installed):

@@ -22,10 +22,10 @@ from hallo3_core.sampling.guidance import Guidance, Scales
 SIZE = (64, 96)
 TWO_STEPS, HALF = dict(settings=Settings(steps=2)), dict(dtype=torch.bfloat16)
 FOUR = Settings(steps=2, guidance=Guidance(Scales(2, 3, 4)))
-WAYS = {
+OPTIONS = {
     "half precision, colour held": TWO_STEPS | HALF | dict(color_hold=1.0),
     "streamed, in turn": dict(stream=True, settings=Settings(steps=2, batched=False)),
-    "eight bits, four evaluations": HALF | dict(fp8="weights", settings=FOUR),
+    "fp8, four model calls": HALF | dict(fp8="weights", settings=FOUR),
     "without noise, with a cache": dict(settings=Settings(steps=6, sampler="dpmpp-2m", cache=0.5)),
 }
 
@@ -34,29 +34,29 @@ WAYS = {
 def clips(tiny_release, portrait, speech, monkeypatch):
     """`clips(**options)` makes a film's first two clips."""
 
-    def found(image, analyser, *given, **named):
+    def found(image, analyser, *args, **named):
         return SimpleNamespace(embedding=torch.empty(512)), torch.empty(image.shape[-2:])
 
     monkeypatch.setattr(encoding, "embed_face", found)
-    monkeypatch.setattr(networks, "choose_attention", lambda *given, **named: flash_attention)
+    monkeypatch.setattr(networks, "choose_attention", lambda *args, **named: flash_attention)
 
     def make(**choices):
         options = Options(size=SIZE, device=NAME, **choices)
         release = Release(tiny_release)
         scene = read_scene(portrait, speech, "A person.", Networks(release, options).config, options)
         heard = encoding.encode_recording(scene.recording, Networks(release, Options(settings=Settings(steps=1))))
-        monkeypatch.setattr(encoding, "encode_recording", lambda *given: heard)
-        with FakeDevice() as card, clip_maker(scene, Networks(release, options), Progress()) as make:
+        monkeypatch.setattr(encoding, "encode_recording", lambda *args: heard)
+        with FakeDevice() as fake, clip_maker(scene, Networks(release, options), Progress()) as make:
             first = make(0, None)
             second = make(1, first.motion)
-            return first, second, card.peak
+            return first, second, fake.peak
 
     return make
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_all_is_where_it_is_computed_with(clips, way):
-    first, second, peak = clips(**WAYS[way])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_all_is_where_it_is_computed_with(clips, options):
+    first, second, peak = clips(**OPTIONS[options])
     height, width = first.frames.shape[1:3]
     assert len(first.frames) == 47 and len(second.frames) == 43
     for clip in (first, second):
@@ -65,16 +65,16 @@ def test_all_is_where_it_is_computed_with(clips, way):
     assert height <= SIZE[0] and width <= SIZE[1] and peak > 0
 
 
-def test_a_film_goes_on_in_the_smallest_ways_there_too(clips, monkeypatch):
+def test_a_film_falls_back_to_the_smallest_modes_there_too(clips, monkeypatch):
     """Memory runs out in the first two sampling modes and in all untiled decoding modes."""
     full = torch.OutOfMemoryError("CUDA out of memory.")
     sample, calls = animate.sample_clip, []
 
-    def sampled(evaluate, *given):
+    def sampled(evaluate, *args):
         calls.append(type(evaluate._denoiser.blocks).__name__)
         if len(calls) < 3:
             raise full
-        return sample(evaluate, *given)
+        return sample(evaluate, *args)
 
     def whole(vae, latent):
         calls.append("whole")

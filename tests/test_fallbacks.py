@@ -42,7 +42,7 @@ class Memory:
 MODES = {"at once": 4, "in halves": 2, "one by one": 1}
 
 
-def test_the_first_way_that_suffices_is_taken_and_stays():
+def test_the_first_mode_that_suffices_is_taken_and_stays():
     reports, memory = [], Memory(2)
     fallbacks = Fallbacks("sampling", MODES, reports.append)
     assert fallbacks.run(memory) == fallbacks.run(memory) == 2
@@ -50,7 +50,7 @@ def test_the_first_way_that_suffices_is_taken_and_stays():
     assert reports == ["out of memory while sampling at once: trying again in halves"]
 
 
-def test_when_none_suffices_it_is_said():
+def test_if_no_mode_suffices_the_error_says_so():
     with pytest.raises(InputError, match="out of memory while sampling one by one, the smallest mode"):
         Fallbacks("sampling", MODES).run(Memory(0))
 
@@ -94,7 +94,7 @@ def test_torch_says_so_in_words_that_we_know():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_solver_stops_at_the_step_that_is_no_number(value, sampler):
+def test_a_solver_stops_at_the_step_that_is_not_finite(value, sampler):
     seen = []
 
     def predict(x, step):
@@ -167,7 +167,7 @@ def test_the_toy_vae_in_tiles_is_nearly_itself(tiny_release):
     assert (tiled - whole).square().mean().sqrt() < 0.25 * whole.std()
 
 
-def test_evaluations_go_in_turn_from_the_start_where_they_would_not_fit_together(tiny_release, monkeypatch):
+def test_model_calls_run_in_turn_from_the_start_if_they_would_not_fit_together(tiny_release, monkeypatch):
     settings = Settings(steps=2)
     networks = Networks(Release(tiny_release), Options(settings=settings))
     with torch.inference_mode(), networks.denoiser() as denoiser, ExitStack() as opened:

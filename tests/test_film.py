@@ -231,7 +231,7 @@ def test_a_name_is_only_a_name(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of this kind are POSIX")
-def test_a_full_disk_is_told_in_one_line(tmp_path):
+def test_a_full_disk_is_reported_in_one_line(tmp_path):
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -251,7 +251,7 @@ def test_where_no_film_can_go_is_said_before_any_work(tmp_path):
     assert check_output(str(tmp_path / "A.MP4")) == tmp_path / "A.MP4"
     for path, reason in (
         (tmp_path / "a.avi", "written as .mp4, found .avi"),
-        (tmp_path / "a", "found no ending"),
+        (tmp_path / "a", "found no extension"),
         (tmp_path / "dir.mp4", "is a folder"),
         (tmp_path / "gone" / "a.mp4", "there is no folder"),
         (tmp_path / "file" / "a.mp4", "there is no folder"),
@@ -264,7 +264,7 @@ def test_where_no_film_can_go_is_said_before_any_work(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
-def test_a_folder_that_refuses_files_is_told():
+def test_a_folder_that_refuses_files_is_reported():
     with pytest.raises(InputError, match="nothing can be written to /proc"):
         check_output("/proc/a.mp4")
 
@@ -285,7 +285,7 @@ def test_wrong_sizes_are_refused(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_what_is_no_film_is_named(tmp_path, caplog):
+def test_a_file_that_is_not_a_film_is_named(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     (tmp_path / "a.mp4").write_text("not a film")
     for name, reason in (("a.mp4", "not readable"), ("gone.mp4", "no such film")):

@@ -20,7 +20,7 @@ from hallo3_core.sampling.guidance import Guidance, Scales
 
 
 @pytest.mark.parametrize("change", ["value", "shape", "dtype"])
-def test_a_digest_tells_tensors_apart(change):
+def test_a_digest_distinguishes_tensors(change):
     tensor = torch.arange(12.0).view(3, 4)
     other = {"value": tensor + (tensor == 5) * 1e-6, "shape": tensor.view(4, 3), "dtype": tensor.to(torch.float64)}
     assert digest(tensor) == digest(tensor.clone()) == digest(tensor.T.contiguous().T)
@@ -28,7 +28,7 @@ def test_a_digest_tells_tensors_apart(change):
     assert digest(tensor.bfloat16()) == digest(tensor.bfloat16())
 
 
-def test_a_file_is_told_by_size_time_and_both_ends(tmp_path):
+def test_a_file_is_recognised_by_size_time_and_both_ends(tmp_path):
     path = tmp_path / "weights"
     content = bytearray(os.urandom(200_000))
     path.write_bytes(content)
@@ -47,7 +47,7 @@ def test_a_file_is_told_by_size_time_and_both_ends(tmp_path):
 
 
 @given(st.integers(0, 100))
-def test_rounding_is_no_difference_and_another_input_is(seed):
+def test_rounding_does_not_count_as_a_difference_and_another_input_does(seed):
     draw = torch.Generator().manual_seed(seed)
     tensor = torch.randn(40, 30, generator=draw)
     before, other = about(tensor), torch.randn(40, 30, generator=draw)
@@ -107,7 +107,7 @@ def test_every_option_counts(tiny_release, scene, change):
     assert differences(before, film_inputs(scene, release, Options(**CHANGES[change])))
 
 
-def test_ways_to_compute_do_not_count(tiny_release, scene):
+def test_how_it_is_computed_does_not_count(tiny_release, scene):
     release = Release(tiny_release)
     before = film_inputs(scene, release, Options(device="cuda:0"))
     now = film_inputs(scene, release, Options(device="cuda:1", settings=Settings(batched=False)))

@@ -31,7 +31,7 @@ def phases():
 
 
 @pytest.mark.parametrize(("weights", "gigabytes"), [("resident", 18), ("fp8", 12), ("streamed", 8)])
-def test_two_evaluations_fit_in_the_memory_that_was_promised(phases, weights, gigabytes):
+def test_two_model_calls_fit_in_the_memory_that_was_promised(phases, weights, gigabytes):
     assert phases(weights)["steps"]["peak_GB"] < gigabytes
 
 
@@ -40,7 +40,7 @@ def test_streamed_networks_fit_in_eight_gigabytes_from_the_portrait_to_the_last_
     assert max(phase["peak_GB"] for name, phase in found.items() if name != "decode") < 8
 
 
-def test_a_step_is_spared_what_is_algebra_away(phases):
+def test_a_step_leaves_out_what_algebra_removes(phases):
     """Two model calls take 837 TFLOP in the original."""
     assert phases("resident")["steps"]["TFLOP"] / STEPS < 0.93 * 837
 
@@ -52,66 +52,66 @@ def test_the_host_waits_once_a_step(phases):
 
 
 @pytest.fixture
-def card():
-    with FakeDevice() as card:
-        yield card
+def fake():
+    with FakeDevice() as fake:
+        yield fake
 
 
 @pytest.mark.parametrize("grid", [TRAINED, SQUARE])
 @pytest.mark.parametrize("samples", [1, 2, 4])
-def test_what_an_evaluation_needs_is_estimated_and_none_waits(card, grid, samples):
-    denoiser = build_denoiser(FULL, card.device, BF16, attention=flash_attention)
+def test_the_memory_of_a_model_call_is_estimated_and_none_waits(fake, grid, samples):
+    denoiser = build_denoiser(FULL, fake.device, BF16, attention=flash_attention)
     config = denoiser.config
 
-    def given(*shape):
-        return torch.empty(shape, dtype=BF16, device=card.device)
+    def empty(*shape):
+        return torch.empty(shape, dtype=BF16, device=fake.device)
 
     layout = denoiser.layout(grid, BF16)
-    modulation = denoiser.modulate_steps(given(1), BF16)
-    text = denoiser.embed_text(given(samples, config.text_tokens, config.text_width))
-    face = denoiser.face_keys_values(given(1, 4, config.face))
-    latent = given(samples, 16, grid.frames, 2 * grid.rows, 2 * grid.columns)
-    held = card.held
-    reference = denoiser.reference_keys_values([given(1, grid.tokens_per_frame, config.hidden)] * config.layers)
-    audio = denoiser.audio_keys_values(given(samples, grid.frames, 32, config.audio))
-    card.reset()
+    modulation = denoiser.modulate_steps(empty(1), BF16)
+    text = denoiser.embed_text(empty(samples, config.text_tokens, config.text_width))
+    face = denoiser.face_keys_values(empty(1, 4, config.face))
+    latent = empty(samples, 16, grid.frames, 2 * grid.rows, 2 * grid.columns)
+    held = fake.held
+    reference = denoiser.reference_keys_values([empty(1, grid.tokens_per_frame, config.hidden)] * config.layers)
+    audio = denoiser.audio_keys_values(empty(samples, grid.frames, 32, config.audio))
+    fake.reset()
     denoiser(latent, latent[:1], Conditions(text, reference, face, audio), modulation, layout)
-    assert card.waits == 0
-    needed = card.peak - held
+    assert fake.waits == 0
+    needed = fake.peak - held
     assert needed < activation_bytes(config, grid, samples, BF16) < 1.25 * needed
 
 
 @pytest.mark.parametrize("portraits", [1, 2])
-def test_what_a_run_keeps_is_estimated(card, portraits):
-    denoiser = build_denoiser(FULL, card.device, BF16, attention=flash_attention)
+def test_what_a_run_keeps_is_estimated(fake, portraits):
+    denoiser = build_denoiser(FULL, fake.device, BF16, attention=flash_attention)
     config, grid, steps, sounds = denoiser.config, TRAINED, 40, 2
 
-    def given(*shape):
-        return torch.empty(shape, dtype=BF16, device=card.device)
+    def empty(*shape):
+        return torch.empty(shape, dtype=BF16, device=fake.device)
 
-    held = card.held
-    layout, modulation = denoiser.layout(grid, BF16), denoiser.modulate_steps(given(steps), BF16)
-    bank, sound = [given(1, grid.tokens_per_frame, config.hidden)] * config.layers, given(1, 13, 32, config.audio)
+    held = fake.held
+    layout, modulation = denoiser.layout(grid, BF16), denoiser.modulate_steps(empty(steps), BF16)
+    bank, sound = [empty(1, grid.tokens_per_frame, config.hidden)] * config.layers, empty(1, 13, 32, config.audio)
     reference = [denoiser.reference_keys_values(bank) for _ in range(portraits)]
     audio = [denoiser.audio_keys_values(sound) for _ in range(sounds)]
-    text, latent = denoiser.embed_text(given(1, config.text_tokens, config.text_width)), given(1, 16, 13, 60, 90)
-    face = denoiser.face_keys_values(given(1, 4, config.face))
-    card.reset()
+    text, latent = denoiser.embed_text(empty(1, config.text_tokens, config.text_width)), empty(1, 16, 13, 60, 90)
+    face = denoiser.face_keys_values(empty(1, 4, config.face))
+    fake.reset()
     denoiser(latent, latent, Conditions(text, reference[0], face, audio[0]), modulation.step(0), layout)
-    needed = card.peak - held
-    told = run_bytes(config, grid, portraits, sounds, steps, BF16) + activation_bytes(config, grid, 1, BF16)
-    assert needed < told < 1.1 * needed
+    needed = fake.peak - held
+    estimate = run_bytes(config, grid, portraits, sounds, steps, BF16) + activation_bytes(config, grid, 1, BF16)
+    assert needed < estimate < 1.1 * needed
 
 
 @pytest.mark.parametrize("side", [30, 16])
 @pytest.mark.parametrize("samples", [1, 2])
-def test_what_a_portrait_needs_is_estimated(card, side, samples):
-    network = build_reference_net(FULL, card.device, BF16, flash_attention)
-    latent = torch.empty(samples, 16, 2 * side, 3 * side, dtype=BF16, device=card.device)
-    held = card.held
-    card.reset()
+def test_what_a_portrait_needs_is_estimated(fake, side, samples):
+    network = build_reference_net(FULL, fake.device, BF16, flash_attention)
+    latent = torch.empty(samples, 16, 2 * side, 3 * side, dtype=BF16, device=fake.device)
+    held = fake.held
+    fake.reset()
     network(latent)
-    needed = card.peak - held
+    needed = fake.peak - held
     assert needed < reference_bytes(network.config, Grid(1, side, 3 * side // 2), samples, BF16) < 1.25 * needed
 
 
@@ -123,44 +123,44 @@ def vae_as_on_cuda(device):
 
 @pytest.mark.parametrize("pixels", [(480, 720), (256, 384)])
 @pytest.mark.parametrize("frames", [1, 3, 49])
-def test_what_encoding_needs_is_estimated(card, pixels, frames):
-    vae, picture = vae_as_on_cuda(card.device), torch.empty(1, 3, frames, *pixels, dtype=BF16).to(card.device)
-    held = card.held
-    card.reset()
+def test_what_encoding_needs_is_estimated(fake, pixels, frames):
+    vae, picture = vae_as_on_cuda(fake.device), torch.empty(1, 3, frames, *pixels, dtype=BF16).to(fake.device)
+    held = fake.held
+    fake.reset()
     vae.encode(picture)
-    assert card.peak - held < encode_bytes(frames, *pixels, BF16) < 1.25 * (card.peak - held)
+    assert fake.peak - held < encode_bytes(frames, *pixels, BF16) < 1.25 * (fake.peak - held)
 
 
 @pytest.mark.parametrize("pixels", [(480, 720), (256, 384)])
 @pytest.mark.parametrize("frames", [1, 3, 13])
-def test_what_decoding_needs_is_estimated(card, pixels, frames):
+def test_what_decoding_needs_is_estimated(fake, pixels, frames):
     height, width = pixels
-    latent = torch.empty(1, 16, frames, height // 8, width // 8, dtype=BF16, device=card.device)
-    vae = vae_as_on_cuda(card.device)
-    held = card.held
-    card.reset()
+    latent = torch.empty(1, 16, frames, height // 8, width // 8, dtype=BF16, device=fake.device)
+    vae = vae_as_on_cuda(fake.device)
+    held = fake.held
+    fake.reset()
     for _ in vae.decode_chunks(latent):
         pass
-    assert card.peak - held < decode_bytes(frames, height, width, BF16) < 1.25 * (card.peak - held)
+    assert fake.peak - held < decode_bytes(frames, height, width, BF16) < 1.25 * (fake.peak - held)
 
 
-def test_the_card_counts_what_is_there_and_no_longer(card):
-    a = torch.empty(1000, 1000, device=card.device)
+def test_the_fake_device_counts_tensors_until_they_are_freed(fake):
+    a = torch.empty(1000, 1000, device=fake.device)
     view = a[10:]
-    card.reset()
-    assert card.held == card.peak == 4_000_256  # in whole chunks
+    fake.reset()
+    assert fake.held == fake.peak == 4_000_256  # in whole chunks
     b = a @ a
-    assert card.peak == card.held == 2 * 4_000_256 and card.operations == 2 * 1000**3
+    assert fake.peak == fake.held == 2 * 4_000_256 and fake.operations == 2 * 1000**3
     del a, b
-    assert card.held == 4_000_256 and card.peak == 2 * card.held
+    assert fake.held == 4_000_256 and fake.peak == 2 * fake.held
     del view
-    assert card.held == 0
+    assert fake.held == 0
 
 
-def test_the_card_tells_tensors_elsewhere_and_counts_waits(card):
-    a = torch.empty(4, device=card.device)
+def test_the_fake_device_distinguishes_tensors_elsewhere_and_counts_waits(fake):
+    a = torch.empty(4, device=fake.device)
     with pytest.raises(RuntimeError, match="two devices"):
         a + torch.empty(4)
-    assert bool(a.isfinite().all()) and card.waits == 1
-    assert a.cpu().device.type == "cpu" and card.waits == 2
-    assert torch.empty(4).to(card.device).device == a.device and card.waits == 2
+    assert bool(a.isfinite().all()) and fake.waits == 1
+    assert a.cpu().device.type == "cpu" and fake.waits == 2
+    assert torch.empty(4).to(fake.device).device == a.device and fake.waits == 2

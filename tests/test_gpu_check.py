@@ -97,11 +97,11 @@ def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatc
     monkeypatch.setattr(gpu, "PARTS", parts)
     seen, output = [], tmp_path / "gpu.json"
 
-    def tell(found):
+    def on_result(found):
         gpu.write(found, output)
         seen.append(list(json.loads(output.read_text())["parts"]))
 
-    gpu.check(Bench("full", "cpu", torch.float32), list(parts), 50, tell)
+    gpu.check(Bench("full", "cpu", torch.float32), list(parts), 50, on_result)
     assert seen == [["full"], ["full", "long"], ["full", "long", "good"]] and list(tmp_path.iterdir()) == [output]
     found = json.loads(output.read_text())["parts"]
     assert found["full"]["out_of_memory"] and "\n" not in found["full"]["error"]

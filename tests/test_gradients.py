@@ -79,14 +79,14 @@ def largest_difference(found, expected) -> float:
     )
 
 
-def plain_loss(network: Hallo3, given):
+def plain_loss(network: Hallo3, batch):
     """Loss computed the original's way (benchmarks/plain.py): nothing in place, portrait tokens also as queries."""
-    latent, concat, _, text, portrait, face, audio = given
+    latent, concat, _, text, portrait, face, audio = batch
     bank = plain_bank(network.reference_net, portrait, text)
     networks = Networks(network.denoiser, network.audio_projector, network.face_projector)
     layout = network.denoiser.layout(GRID, latent.dtype)
-    told = Inputs(latent, concat, text, audio, face, bank)
-    return loss_of(plain.velocity(networks, told, latent, STEP, layout))
+    plain_inputs = Inputs(latent, concat, text, audio, face, bank)
+    return loss_of(plain.velocity(networks, plain_inputs, latent, STEP, layout))
 
 
 def plain_bank(network, portrait, text):
@@ -117,10 +117,10 @@ def test_gradients_are_the_plain_formulas_in_float64(hallo3, released):
 
 def test_half_precision_trains_and_stays_near(hallo3):
     """With autocast on float32 weights, and with bfloat16 weights, where an in-place write would raise an error."""
-    given, config = inputs(hallo3.denoiser.config), hallo3.denoiser.config
-    exact = gradients(hallo3, loss_of(hallo3(*given)))
+    batch, config = inputs(hallo3.denoiser.config), hallo3.denoiser.config
+    exact = gradients(hallo3, loss_of(hallo3(*batch)))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = gradients(hallo3, loss_of(hallo3(*given)))
+        mixed = gradients(hallo3, loss_of(hallo3(*batch)))
     low = trained(hallo3, torch.bfloat16)
     coarse = gradients(low, loss_of(low(*inputs(config, torch.bfloat16))))
     for name, grad in exact.items():
@@ -187,20 +187,20 @@ def test_every_weight_has_a_gradient(hallo3):
 def test_training_computes_what_inference_does(hallo3, dtype):
     """Inference caches keys and values, folds them if worthwhile, and works in place; training does none of these."""
     network = trained(hallo3, dtype)
-    given = inputs(network.denoiser.config, dtype)
-    live = network(*given).detach()
-    latent, concat, steps, text, portrait, face, audio = given
+    batch = inputs(network.denoiser.config, dtype)
+    live = network(*batch).detach()
+    latent, concat, steps, text, portrait, face, audio = batch
     with torch.inference_mode():
-        assert torch.equal(network(*given), live) or dtype != torch.float64
+        assert torch.equal(network(*batch), live) or dtype != torch.float64
         denoiser = network.denoiser
-        told = type(denoiser.live_conditions(text))(
+        conditions = type(denoiser.live_conditions(text))(
             denoiser.embed_text(text),
             denoiser.reference_keys_values(network.reference_net(portrait, text)),
             denoiser.face_keys_values(network.face_projector(face)),
             denoiser.audio_keys_values(network.audio_projector(audio)),
         )
-        assert isinstance(told.face[0], Folded)
-        kept = denoiser(latent, concat, told, denoiser.modulate_steps(steps, dtype), denoiser.layout(GRID, dtype))
+        assert isinstance(conditions.face[0], Folded)
+        kept = denoiser(latent, concat, conditions, denoiser.modulate_steps(steps, dtype), denoiser.layout(GRID, dtype))
     error = (kept - live).abs().max() / live.abs().max()
     assert error < {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
 

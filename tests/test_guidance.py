@@ -70,7 +70,7 @@ def test_what_a_setting_costs(r, a, t):
 @pytest.mark.parametrize(
     ("scales", "cost"), [((3.5, 3.5, 3.5), 2), ((1, 3.5, 3.5), 2), ((1, 1, 1), 1), ((1, 2, 3), 3), ((2, 3, 4), 4)]
 )
-def test_equal_scales_cost_two_evaluations(scales, cost):
+def test_equal_scales_cost_two_model_calls(scales, cost):
     assert len(branch_weights(Scales(*scales))) == cost
 
 
@@ -89,7 +89,7 @@ def test_together_or_in_turn_is_the_same():
 
 
 @pytest.mark.parametrize("batched", [True, False])
-def test_an_evaluation_without_a_result_is_no_zero(batched):
+def test_a_model_call_without_a_result_is_not_zero(batched):
     weights = branch_weights(Scales(2, 3, 4))
     with pytest.raises(ValueError, match="shorter"):
         guide(lambda branches: [torch.ones(1)] * (len(branches) - 1), weights, batched)
@@ -110,13 +110,13 @@ def test_scales_for_each_step():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.1, LARGEST_SCALE + 0.1])
-def test_a_scale_that_is_none(value):
+def test_an_invalid_scale_is_refused(value):
     with pytest.raises(InputError, match="audio scale is"):
         Scales(audio=value)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0.5, 0.5), (0.6, 0.2), (-0.1, 1), (0, 1.1), (math.nan, 1)])
-def test_a_part_that_is_none(start, stop):
+def test_an_invalid_range_of_steps_is_refused(start, stop):
     with pytest.raises(InputError, match="guidance runs from"):
         Guidance(start=start, stop=stop)
 

@@ -67,7 +67,7 @@ def test_what_a_cpu_is_offered_is_near_float32(tiny_release, dtype):
         assert error < LIMIT[dtype], f"{processor()}: {error:.1%} off in {dtype}"
 
 
-def test_a_wrong_result_is_told_with_the_processor_before_anything_is_computed(
+def test_a_wrong_result_is_reported_with_the_processor_before_anything_is_computed(
     tiny_release, portrait, short_speech, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(LIMIT, torch.bfloat16, 0.0)  # rounding alone exceeds it

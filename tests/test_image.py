@@ -134,13 +134,13 @@ def test_an_image_bomb_is_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(15, 40), (40, 15), (200, 16)])
-def test_a_picture_of_no_use_is_refused(tmp_path, size):
+def test_an_unusable_picture_is_refused(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=f"{size[0]}x{size[1]} is too"):
         image.read_image(tmp_path / "a.png")
 
 
-def test_what_is_no_picture_is_refused(tmp_path):
+def test_a_file_that_is_not_a_picture_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such picture"):
         image.read_image(tmp_path / "missing.png")
     with pytest.raises(InputError, match="no such picture"):

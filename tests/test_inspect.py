@@ -57,7 +57,7 @@ def test_a_list_of_tensors_is_accounted_for_to_the_last(tmp_path, engine):
         assert name in report.text()
 
 
-def test_a_list_and_its_file_are_told_alike(tmp_path, engine):
+def test_a_list_and_its_file_are_recognised_alike(tmp_path, engine):
     file, listed = saved(tmp_path, engine).files[0], inspect(manifest(tmp_path, engine)).files[0]
     assert (file.parts, file.unused, file.kind) == (listed.parts, listed.unused, listed.kind)
 
@@ -103,7 +103,7 @@ def test_sizes_that_fit_no_network_are_a_fault(tmp_path, engine):
                 assert not report.usable or name in report.files[0].unused, (name, shape)
 
 
-def test_values_that_are_no_numbers_are_warned_of(tmp_path, engine):
+def test_values_that_are_not_finite_are_warned_of(tmp_path, engine):
     name = "model.diffusion_model.time_embed.0.bias"
     for value in (float("nan"), float("inf")):
         spoilt = engine[name].clone()
@@ -145,13 +145,13 @@ def test_a_missing_shard_makes_the_release_unusable(release):
     assert not report.usable and TEXT in report.lacking and shard.name in report.text()
 
 
-def test_a_damaged_engine_makes_the_release_unusable(release):
+def test_a_damaged_transformer_file_makes_the_release_unusable(release):
     path = next(release.rglob(TRANSFORMER_FILE))
     path.write_bytes(path.read_bytes()[:-1000])
     assert not inspect(release).usable
 
 
-def test_training_leftovers_of_the_vae_are_no_fault(tmp_path):
+def test_training_leftovers_of_the_vae_are_accepted(tmp_path):
     report = saved(tmp_path, tiny_vae_tensors(0) | {"loss.logvar": torch.zeros(1)})
     assert report.usable and "loss.logvar" in report.files[0].unused
 
@@ -179,7 +179,7 @@ def test_a_folder_without_models_and_no_path_are_refused(tmp_path):
         inspect(tmp_path / "none")
 
 
-def test_what_is_no_model_is_not_usable(tmp_path):
+def test_a_file_that_is_not_a_model_is_not_usable(tmp_path):
     (tmp_path / "note.json").write_text('{"a": 1}')
     (tmp_path / "empty.pt").write_bytes(b"")
     assert not inspect(tmp_path / "note.json").usable and not inspect(tmp_path / "empty.pt").usable

@@ -71,7 +71,7 @@ def test_kept_networks_make_the_same_films_and_are_loaded_once(make, plain, tiny
     )
 
 
-def test_others_are_let_go_one_after_another(make, plain, tiny_release):
+def test_other_networks_are_freed_one_after_another(make, plain, tiny_release):
     networks = Networks(Counting(tiny_release), OPTIONS)
     with networks.part(names.REFERENCE_NET) as reference_net:
         assert not any(p.is_meta for p in reference_net.parameters())
@@ -80,7 +80,7 @@ def test_others_are_let_go_one_after_another(make, plain, tiny_release):
     assert networks.release.loaded.count("vae") == 2  # for the portrait, and for the clips
 
 
-def test_a_failed_film_lets_go_too(tiny_release):
+def test_a_failed_film_frees_them_too(tiny_release):
     networks = Networks(Release(tiny_release), OPTIONS)
     with pytest.raises(KeyboardInterrupt), networks.denoiser() as denoiser:
         raise KeyboardInterrupt

@@ -93,7 +93,7 @@ def test_a_disk_without_locks_is_not_another_run(tmp_path, monkeypatch, caplog, 
     monkeypatch.setattr(locking, "_without_locks", set())
     locks = [try_lock(tmp_path / "lock"), try_lock(tmp_path / "other")]
     assert all(locks) and len(caplog.records) == 1
-    assert "no locks on this disk" in caplog.text and os.strerror(getattr(errno, name)) in caplog.text
+    assert "this disk has no file locks" in caplog.text and os.strerror(getattr(errno, name)) in caplog.text
     for lock in locks:
         lock.release()
     assert not list(tmp_path.iterdir())
@@ -125,7 +125,7 @@ def test_a_film_is_made_where_there_are_no_locks_and_no_syncs(tmp_path, monkeypa
     assert ours and len(read_film(output)[0]) == 2
 
 
-def test_a_full_disk_is_still_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_still_reported(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -49,10 +49,10 @@ def conditions(denoiser, seed=0, batch=1):
     )
 
 
-def velocity(denoiser, given, latent, step=500.0):
+def velocity(denoiser, conditions, latent, step=500.0):
     layout = denoiser.layout(GRID, torch.float32)
     modulation = denoiser.modulate_steps(torch.tensor([step]), torch.float32)
-    return denoiser(latent, torch.zeros_like(latent[:1]), given, modulation, layout)
+    return denoiser(latent, torch.zeros_like(latent[:1]), conditions, modulation, layout)
 
 
 def latents(batch=1, seed=99):
@@ -82,10 +82,10 @@ def test_branches_in_one_batch_equal_one_after_another(denoiser):
 
 def test_audio_is_heard_in_its_own_frame_first(denoiser):
     """Each latent frame attends to its own audio, so without self-attention no other frame changes."""
-    given, x = conditions(denoiser), latents()
+    conds, x = conditions(denoiser), latents()
     layout = denoiser.layout(GRID, torch.float32)
     video = denoiser.embed_video(torch.cat((x, x), 1), layout)
-    block, audio = denoiser.blocks[0], given.audio[0]
+    block, audio = denoiser.blocks[0], conds.audio[0]
     louder = Folded(audio.keys, audio.outputs.clone())
     louder.outputs[:, 1] += 1
     difference = (block.attend_audio(video, layout, louder) - block.attend_audio(video, layout, audio)).abs()
@@ -120,11 +120,11 @@ def test_the_attention_function_and_the_layers_are_arguments(parts):
 
 def test_text_that_ends_changes_nothing_for_the_video(denoiser):
     """The last block skips the text's queries and MLP, in the reference network too."""
-    given, x = conditions(denoiser), latents()
+    conds, x = conditions(denoiser), latents()
     layout = denoiser.layout(GRID, torch.float32)
     modulation = denoiser.modulate_steps(torch.tensor([500.0]), torch.float32)
-    video, text = denoiser.embed_video(torch.cat((x, x), 1), layout), given.text + layout.text
-    block, args = denoiser.blocks[0], (modulation.layer(0), layout, *given.of_layer(0))
+    video, text = denoiser.embed_video(torch.cat((x, x), 1), layout), conds.text + layout.text
+    block, args = denoiser.blocks[0], (modulation.layer(0), layout, *conds.of_layer(0))
     goes_on, _ = block(video, text, *args)
     ends, nothing = block(video, text, *args, text_ends=True)
     assert nothing is None and torch.allclose(ends, goes_on, atol=1e-5)
@@ -203,7 +203,7 @@ def test_modulation_of_all_steps_is_that_of_each(denoiser):
 
 
 @pytest.mark.parametrize("part", [names.DENOISER, names.REFERENCE_NET])
-def test_the_configuration_is_told_by_the_shapes(parts, part):
+def test_the_configuration_is_read_from_the_shapes(parts, part):
     found = TransformerConfig.from_shapes(parts.shapes(part))
     expected = tiny.CONFIG
     if part == names.REFERENCE_NET:

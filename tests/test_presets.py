@@ -18,16 +18,16 @@ from hallo3_core.toy.noise_release import CONFIG
 REQUIRED = "animate --image a.png --audio a.wav --prompt A --output a.mp4 --models m --device cpu".split()
 
 
-def given(*words):
+def parsed(*words):
     return build_parser().parse_args([*REQUIRED, *words])
 
 
-def test_without_a_word_it_is_the_originals_way():
-    options = film_options(given())
+def test_without_options_the_settings_are_the_originals():
+    options = film_options(parsed())
     settings = options.settings
     assert (settings.steps, settings.sampler, settings.cache) == (50, "sde-dpmpp-2m", 0)
     assert (settings.guidance.start, settings.guidance.stop, options.framing) == (0, 1, "auto")
-    assert settle(given()) == settle(given("--preset", "quality"))
+    assert settle(parsed()) == settle(parsed("--preset", "quality"))
     assert not options.stream and options.fp8 is None and options.attention == "auto"
 
 
@@ -36,7 +36,7 @@ def test_a_preset_is_the_options_it_stands_for(name):
     words = [
         word for key, value in asdict(PRESETS[name]).items() for word in ("--" + key.replace("_", "-"), str(value))
     ]
-    assert film_options(given("--preset", name)) == film_options(given(*words))
+    assert film_options(parsed("--preset", name)) == film_options(parsed(*words))
 
 
 OWN = {"steps": 7, "sampler": "ddim", "guidance_start": 0.1, "guidance_stop": 0.7, "cache": 0.2, "framing": "crop"}
@@ -44,21 +44,21 @@ OWN = {"steps": 7, "sampler": "ddim", "guidance_start": 0.1, "guidance_stop": 0.
 
 @pytest.mark.parametrize("name", OWN)
 def test_an_option_of_ones_own_wins(name):
-    now = settle(given("--preset", "fast", "--" + name.replace("_", "-"), str(OWN[name])))
+    now = settle(parsed("--preset", "fast", "--" + name.replace("_", "-"), str(OWN[name])))
     assert {key: getattr(now, key) for key in OWN} == asdict(PRESETS["fast"]) | {name: OWN[name]}
 
 
 def test_zero_is_an_option_too():
-    assert settle(given("--preset", "fast", "--cache", "0")).cache == 0
+    assert settle(parsed("--preset", "fast", "--cache", "0")).cache == 0
 
 
-def evaluations(name):
-    settings = film_options(given("--preset", name)).settings
+def model_calls(name):
+    settings = film_options(parsed("--preset", name)).settings
     return sum(len(settings.guidance.weights(step, settings.steps)) for step in range(settings.steps))
 
 
 def test_each_preset_costs_less_than_the_one_before():
-    assert evaluations("quality") == 100 and evaluations("quality") > evaluations("balanced") > evaluations("fast")
+    assert model_calls("quality") == 100 and model_calls("quality") > model_calls("balanced") > model_calls("fast")
 
 
 def test_skipping_steps_goes_with_a_solver_that_adds_no_noise():
@@ -67,27 +67,27 @@ def test_skipping_steps_goes_with_a_solver_that_adds_no_noise():
 
 
 def test_the_summary_says_what_was_in_force():
-    assert summary(given()) == "preset quality: 50 steps of sde-dpmpp-2m"
-    found = summary(given("--preset", "fast", "--steps", "9"))
+    assert summary(parsed()) == "preset quality: 50 steps of sde-dpmpp-2m"
+    found = summary(parsed("--preset", "fast", "--steps", "9"))
     assert found.startswith("preset fast with your own steps: 9 steps of dpmpp-2m, guidance from 0 to 0.6 of them")
     assert found.endswith("step cache 0.1, framing native")
 
 
 def test_streaming_is_nothing_on_a_cpu():
-    assert not film_options(given("--stream")).stream
+    assert not film_options(parsed("--stream")).stream
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--fp8", "products"], "fp8 products have results in bf16"),  # the CPU computes in float32
+        (["--fp8", "products"], "fp8 products needs bf16"),  # the CPU computes in float32
         (["--attention", "fastest"], "attention is 'fastest'"),
         (["--attention", "sage"], "attention 'sage' is for CUDA devices, this is cpu"),
     ],
 )
-def test_a_choice_that_cannot_be_is_told_first(words, message):
+def test_an_impossible_choice_is_reported_first(words, message):
     with pytest.raises(InputError, match=message):
-        check_machine(film_options(given(*words)))
+        check_machine(film_options(parsed(*words)))
 
 
 # Native square
@@ -101,7 +101,7 @@ def test_a_square_portrait_makes_a_square_film_where_that_is_asked_for():
     assert film_frame(None, "pad", CONFIG, is_square=True) == ((96, 144), "pad")
 
 
-def test_native_is_no_size_to_be_warned_about(caplog):
+def test_native_sizes_are_not_warned_about(caplog):
     film_frame(None, "native", CONFIG, is_square=True)
     assert not caplog.records
     film_frame((96, 96), "auto", CONFIG, is_square=True)

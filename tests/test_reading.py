@@ -227,7 +227,7 @@ def test_code_is_named_and_never_run(tmp_path, protocol, place):
         b"\x80\x02ctorch._utils\n_rebuild_device_tensor_from_numpy\n).",
     ],
 )
-def test_other_ways_to_run_code_are_refused(tmp_path, pickled):
+def test_other_attempts_to_run_code_are_refused(tmp_path, pickled):
     assert "refused" in refusal(read_tensors, archive(tmp_path / "a.pt", {"a/data.pkl": pickled}))
 
 
@@ -410,7 +410,7 @@ def test_state_of_any_program_stands_beside_the_tensors(tmp_path, kind, place, p
     }
 
 
-def test_what_was_passed_over_is_told_once(tmp_path, caplog):
+def test_what_was_skipped_is_reported_once(tmp_path, caplog):
     torch.save({"module": {"x": torch.ones(2)}, "a": datetime.timedelta(1), "b": decimal.Decimal(1)}, tmp_path / "a.pt")
     for read in (read_tensors, read_header, read_tensors):
         read(tmp_path / "a.pt")

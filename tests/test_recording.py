@@ -82,7 +82,7 @@ def test_16_bit_samples_are_exact_whatever_the_channels(tmp_path, channels):
     assert (found.samples, found.rate, found.seconds) == (1000, 22050, 1000 / 22050)
 
 
-def test_a_damaged_packet_is_left_out_and_told(tmp_path, caplog):
+def test_a_damaged_packet_is_skipped_with_a_warning(tmp_path, caplog):
     path = write_sound(tmp_path / "a.mp3", tone(440, RATE)[None], RATE, "libmp3lame")
     whole = read_recording(path)
     path.write_bytes(path.read_bytes() + b"\xff\xfb\x90\x64" + b"\xff" * 700)
@@ -92,7 +92,7 @@ def test_a_damaged_packet_is_left_out_and_told(tmp_path, caplog):
     assert "damaged" in caplog.text and "a.mp3" in caplog.text
 
 
-def test_what_is_no_recording_is_named(tmp_path):
+def test_a_file_that_is_not_a_recording_is_named(tmp_path):
     (tmp_path / "notes.wav").write_text("not sound")
     with av.open(str(tmp_path / "mute.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -132,13 +132,13 @@ def test_what_is_no_recording_is_named(tmp_path):
         (torch.tensor([[0.1, -math.inf]]), 1000, "sample 1 .* is -inf"),
     ],
 )
-def test_what_is_no_sound_is_refused(waveform, rate, reason):
+def test_an_unusable_recording_is_refused(waveform, rate, reason):
     with pytest.raises(InputError, match=reason) as error:
         check_recording(Recording(waveform, rate, "voice.wav"))
     assert str(error.value).startswith("voice.wav: ")
 
 
-def test_silence_is_let_through_with_a_warning(caplog):
+def test_silence_is_accepted_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         check_recording(Recording(tone(440, 16000)[None], 16000, "voice.wav"))
         assert not caplog.records
@@ -198,7 +198,7 @@ def test_rumble_does_not_drown_the_voice(tmp_path, layout):
 
 @pytest.mark.parametrize("gain", [1.0, 0.8, 1.2])
 @pytest.mark.parametrize("offset", [0.0, 0.2])
-def test_channels_that_cancel_are_told_and_one_is_heard(caplog, gain, offset):
+def test_channels_that_cancel_are_warned_of_and_one_is_used(caplog, gain, offset):
     left = tone(300, 44100)
     found = check_recording(Recording(torch.stack((left, -gain * left)) + offset, 44100, "turned.wav"))
     assert "turned.wav: its channels cancel each other" in caplog.text and "silent" not in caplog.text
@@ -315,9 +315,8 @@ def test_of_several_tracks_the_default_or_the_first_with_sound_is_heard(tmp_path
     found = to_mono(read_recording(path))
     assert torch.fft.rfft(found).abs().argmax() == wanted
     number = hertz.index(wanted) + 1
-    assert [r.getMessage() for r in caplog.records if "sound tracks" in r.getMessage()] == [
-        f"{path}: track {number} of its {len(hertz)} sound tracks is heard; on the command line --audio-track chooses "
-        "another."
+    assert [r.getMessage() for r in caplog.records if "sound track" in r.getMessage()] == [
+        f"{path}: uses sound track {number} of {len(hertz)}; on the command line --audio-track chooses another."
     ]
     assert "silent" not in caplog.text
     for number, pitch in enumerate(hertz, start=1):

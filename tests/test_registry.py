@@ -241,7 +241,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     assert used - HOST - OPTIONAL - BROUGHT == declared
 
 
-def test_the_registry_is_told_what_it_asks_for():
+def test_the_registry_finds_what_it_asks_for():
     project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
     assert project["name"] == "hallo3"  # for ever
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])

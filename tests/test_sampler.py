@@ -93,7 +93,7 @@ def test_deterministic_solvers_draw_nothing_and_agree_to_first_order():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_what_is_no_number_stops_at_its_step(sampler):
+def test_a_value_that_is_not_finite_stops_at_its_step(sampler):
     seen = []
 
     def predict(x, i):
@@ -117,7 +117,7 @@ def draws(seed, clip):
     )
 
 
-def test_a_seed_and_a_clip_tell_every_draw():
+def test_a_seed_and_a_clip_determine_every_draw():
     assert torch.equal(draws(7, 3), draws(7, 3))
     assert draws(0, 0).shape == draws(0, 0).unique().shape
     for other in ((8, 3), (7, 4), (3, 7), (MAX_SEED, 3)):

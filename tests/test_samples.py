@@ -26,7 +26,7 @@ def test_a_file_that_is_there_stays(tmp_path):
     assert (tmp_path / "hallo3_speech.flac").is_file()
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(InputError, match="missing: no such folder. Give ComfyUI's input folder"):
         copy_samples(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()

@@ -17,7 +17,7 @@ RATE = 16_000
 MONO = (0.5 * torch.sin(2 * math.pi * 300 * torch.arange(4000) / RATE))[None]
 STEREO = torch.cat((MONO, MONO.flip(1)))
 
-CLOTHES = {
+FORMS = {
     "as it should be": lambda w: {"waveform": w[None], "sample_rate": RATE},
     "no batch": lambda w: {"waveform": w, "sample_rate": RATE},
     "numpy": lambda w: {"waveform": w[None].numpy(), "sample_rate": RATE},
@@ -47,9 +47,9 @@ COARSE = {
 
 
 @pytest.mark.parametrize("waveform", [MONO, STEREO], ids=["mono", "stereo"])
-@pytest.mark.parametrize("form", [*CLOTHES, *COARSE])
+@pytest.mark.parametrize("form", [*FORMS, *COARSE])
 def test_what_is_plainly_meant_is_taken(form, waveform):
-    found = check_recording(recording_from((CLOTHES | COARSE)[form](waveform)))
+    found = check_recording(recording_from((FORMS | COARSE)[form](waveform)))
     within = {"8 bits": 1 / 128, "float16": 1e-3, "16 bits": 1 / 32768}.get(form, 1e-7)
     torch.testing.assert_close(found.waveform, waveform, atol=within, rtol=0)
     assert (found.rate, found.name, type(found.rate)) == (RATE, "audio", int)
@@ -68,8 +68,8 @@ def test_one_channel_without_any_other_dimension():
         ("voice.wav", "no waveform"),
         (MONO, "no waveform"),
         ({"waveform": None, "sample_rate": RATE}, "no waveform"),
-        ({"waveform": MONO}, "no sample rate"),
-        ({"waveform": MONO, "sample_rate": None}, "no sample rate"),
+        ({"waveform": MONO}, "it has no sample_rate"),
+        ({"waveform": MONO, "sample_rate": None}, "it has no sample_rate"),
         ({"waveform": MONO, "sample_rate": 44100.5}, "sample rate '44100.5'"),
         ({"waveform": MONO, "sample_rate": math.nan}, "sample rate 'nan'"),
         ({"waveform": MONO, "sample_rate": "fast"}, "sample rate 'fast'"),

@@ -62,7 +62,7 @@ def others(style: Path) -> dict[str, tuple[Options, Progress | None]]:
         "a LoRA": (replace(SMALL, loras=((style, 1.0),)), None),
         "bf16": (replace(SMALL, dtype=torch.bfloat16), None),
         "another size": (replace(SMALL, size=(32, 48)), None),
-        "four evaluations, ddim": (
+        "four model calls, ddim": (
             replace(SMALL, settings=Settings(3, Guidance(Scales(2, 3, 4)), "ddim", batched=False)),
             None,
         ),
@@ -72,7 +72,7 @@ def others(style: Path) -> dict[str, tuple[Options, Progress | None]]:
     }
 
 
-def test_a_film_after_any_other_is_the_first_again(tiny_release, make, style):
+def test_a_film_after_any_other_is_the_same_again(tiny_release, make, style):
     """All films share one release object, as in `batch`: its files are memory-mapped once."""
     release = Release(tiny_release)
     first = make(release)
@@ -84,7 +84,7 @@ def test_a_film_after_any_other_is_the_first_again(tiny_release, make, style):
         assert make(release) == first, name
 
 
-def test_the_worlds_dice_and_settings_are_not_touched(tiny_release, make):
+def test_the_global_generators_and_settings_are_not_touched(tiny_release, make):
     release = Release(tiny_release)
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
 
@@ -143,7 +143,7 @@ def test_a_batch_makes_the_films_that_single_runs_make(tiny_release, portrait, s
     assert films[0] == films[2] == films[3] != films[1]
 
 
-def test_modules_of_the_engine_keep_nothing(tiny_release, make):
+def test_modules_of_the_core_keep_no_state(tiny_release, make):
     """No module's globals change during a film."""
     import sys
 

@@ -78,9 +78,9 @@ def test_an_ideal_denoisers_film_is_nearer_than_with_x0_held(sampler, steps):
     for seed in range(3):
         mixture, asked = Mixture(seed, 0.3), []
 
-        def noting(predict, *given, asked=asked):
+        def noting(predict, *args, asked=asked):
             asked.append(Counted(predict))
-            return StepCache(asked[0], *given)
+            return StepCache(asked[0], *args)
 
         full, film = mixture.film(settings).latent, mixture.film(settings, noting).latent
         skipped = set(range(steps)) - set(asked[0].steps)
@@ -161,6 +161,6 @@ def test_fresh_noise_leaves_less_to_skip():
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan"), float("inf")])
-def test_a_threshold_that_is_none(threshold):
+def test_an_invalid_threshold_is_refused(threshold):
     with pytest.raises(InputError, match="the step cache's threshold is"):
         Settings(cache=threshold)

@@ -54,7 +54,7 @@ def evaluate(denoiser, seed=0, step=500.0):
         return noise(*shape, seed=seed).to(dtype)
 
     bank = [values(1, GRID.tokens_per_frame, CONFIG.hidden, seed=seed + i) for i in range(CONFIG.layers)]
-    given = Conditions(
+    conditions = Conditions(
         text=denoiser.embed_text(values(1, CONFIG.text_tokens, CONFIG.text_width, seed=seed + 10)),
         reference=denoiser.reference_keys_values(bank),
         face=denoiser.face_keys_values(values(1, 4, CONFIG.face, seed=seed + 11)),
@@ -62,7 +62,7 @@ def evaluate(denoiser, seed=0, step=500.0):
     )
     latent = values(2, 16, GRID.frames, 2 * GRID.rows, 2 * GRID.columns, seed=seed + 13)
     modulation = denoiser.modulate_steps(torch.tensor([step]), dtype)
-    return denoiser(latent, torch.zeros_like(latent[:1]), given, modulation, denoiser.layout(GRID, dtype))
+    return denoiser(latent, torch.zeros_like(latent[:1]), conditions, modulation, denoiser.layout(GRID, dtype))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -138,7 +138,7 @@ def test_few_blocks(count):
         assert all(torch.equal(block.weight, weight) for block, weight in zip(stream, own, strict=True))
 
 
-def test_a_block_that_is_not_lent_cannot_be_used():
+def test_a_block_that_is_not_loaded_cannot_be_used():
     blocks = layers(3)
     stream = StreamedBlocks(blocks, "cpu")
     first = stream[0]

@@ -23,7 +23,7 @@ NAME = "映画 é"
 @pytest.fixture
 def words(tmp_path, portrait, short_speech, tiny_release):
     (tmp_path / NAME).mkdir()
-    given = {
+    inputs = {
         "--image": portrait,
         "--audio": short_speech,
         "--prompt": "A person talks.",
@@ -33,7 +33,7 @@ def words(tmp_path, portrait, short_speech, tiny_release):
         "--steps": "1",
         "--device": "cpu",
     }
-    return ["animate", *(str(word) for pair in given.items() for word in pair)]
+    return ["animate", *(str(word) for pair in inputs.items() for word in pair)]
 
 
 def film(words) -> Path:

@@ -124,7 +124,7 @@ def test_a_prompt_that_fits_exactly_is_not_cut(encoder, caplog):
     assert not caplog.records
 
 
-def test_half_a_character_is_refused(encoder):
+def test_a_broken_character_is_refused(encoder):
     with pytest.raises(InputError, match="character 3"):
         encoder.encode("a \udcff b")
 
@@ -196,7 +196,7 @@ def test_a_missing_or_damaged_file_is_named(copy, name):
     [
         ({"num_layers": 10**9}, "more than 256"),
         ({"d_model": 1e300}, "more than 1,048,576"),
-        ({"d_model": "wide"}, "no T5 can be built"),
+        ({"d_model": "wide"}, "describes no usable T5"),
         ({"model_type": "bert"}, "a 'bert' model"),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_configuration_that_no_model_has_is_refused(copy, change, said):
     assert "config.json" in message and said in message
 
 
-def test_an_empty_prompt_is_told(encoder, caplog):
+def test_an_empty_prompt_is_warned_of(encoder, caplog):
     assert torch.isfinite(encoder.encode(" ")).all()
     assert "the prompt is empty" in caplog.text
 

@@ -44,7 +44,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("config", [CONFIG, VaeConfig()], ids=["toy", "full"])
-def test_names_go_both_ways(config):
+def test_names_convert_back_and_forth(config):
     theirs = list(shapes_of(config))
     official = [to_original(name) for name in theirs]
     assert [to_diffusers(name) for name in official] == theirs
@@ -74,7 +74,7 @@ def test_names_of_the_release(official, theirs):
     layers=st.integers(1, 3),
     latent=st.integers(1, 4),
 )
-def test_sizes_are_told_by_shapes_in_either_naming(channels, layers, latent):
+def test_sizes_are_read_from_shapes_in_either_naming(channels, layers, latent):
     config = VaeConfig(tuple(channels), layers, latent)
     shapes = shapes_of(config)
     assert VaeConfig.from_shapes(shapes) == config
@@ -124,7 +124,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tensors, change, named):
     assert str(error.value).startswith("some.pt: ") and named in str(error.value)
 
 
-def test_encoding_is_the_mean_unless_noise_is_given(vae):
+def test_encoding_without_noise_is_the_mean(vae):
     frames = pixels(3)
     mean, log_variance = vae.moments(frames).chunk(2, dim=1)
     noise = draw(*mean.shape)

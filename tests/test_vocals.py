@@ -97,12 +97,12 @@ def test_the_film_keeps_the_whole_sound(release, library, portrait, tmp_path):
     assert library == [0.2]
 
 
-def test_what_is_missing_is_told_before_any_work(release, portrait, short_speech, tmp_path, monkeypatch):
+def test_a_missing_package_or_file_is_reported_before_any_work(release, portrait, short_speech, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "audio_separator", None)
     monkeypatch.delitem(sys.modules, "audio_separator.separator", raising=False)
-    given = (portrait, short_speech, "A person.", release, tmp_path / "film.mp4", Options(vocals=True))
+    args = (portrait, short_speech, "A person.", release, tmp_path / "film.mp4", Options(vocals=True))
     with pytest.raises(InputError, match="audio-separator"):
-        animate(*given)
+        animate(*args)
     (release.folder / VOCALS_FILE).unlink()
     with pytest.raises(InputError, match="Kim_Vocal_2.onnx: missing from the release folder"):
-        animate(*given)
+        animate(*args)

@@ -26,7 +26,7 @@ FRAMES, START = 105, 3  # of a film, and where the clip begins in it: as in trai
 
 
 class Probe:
-    """A held-out film with everything that the denoiser is told of it."""
+    """A held-out film with everything that conditions the denoiser on it."""
 
     @torch.inference_mode()
     def __init__(self, networks: Networks, number: int):
@@ -55,7 +55,7 @@ class Probe:
 
     @torch.inference_mode()
     def loss(self, step: int, heard: Tensor | None, motion: Tensor | None = None) -> float:
-        """At a step of the run; heard: the frames ``49`` whose sound is given, None: the null; motion: frames
+        """At a step of the run; heard: the frames ``49`` whose sound is used, None: the null; motion: frames
         ``1 3 2 h w`` in place of the clip's first."""
         with self.networks.part(names.AUDIO_PROJECTOR) as projector:
             silent = torch.zeros(1, FRAMES_PER_CLIP, *windows(self.heard, torch.zeros(1).long()).shape[1:])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import is_cpu, peak_gb, reset_peak, seconds_of, summary
-from benchmarks.presets import PRESETS, Networks, build_networks, build_vae, draw_inputs, tell, twin
+from benchmarks.presets import PRESETS, Networks, build_networks, build_vae, conditions_of, draw_inputs, twin
 from hallo3_core.model.denoiser import Denoiser
 from hallo3_core.pipeline.conditions import stack
 from hallo3_core.runtime.fallback import free_memory, is_out_of_memory
@@ -91,7 +91,7 @@ class Steps:
         networks: Networks = build_networks(sizes, device, dtype)
         self.denoiser = denoiser = networks.denoiser
         samples = [draw_inputs(sizes, device, dtype, seed) for seed in range(max(CALLS))]
-        first = tell(networks, samples[:1])
+        first = conditions_of(networks, samples[:1])
         audio = [denoiser.audio_keys_values(networks.audio(each.audio)) for each in samples]
         text = [denoiser.embed_text(each.text) for each in samples]
         self._conditions = {n: replace(first, text=torch.cat(text[:n]), audio=stack(audio[:n])) for n in CALLS}

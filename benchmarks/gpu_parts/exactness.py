@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.gpu_parts.bench import TIMESTEP, Bench, attempt, relative_error, without_tf32
-from benchmarks.presets import PRESETS, Inputs, Networks, build_networks, draw_inputs, round_to_fp8, tell
+from benchmarks.presets import PRESETS, Inputs, Networks, build_networks, conditions_of, draw_inputs, round_to_fp8
 from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.runtime import attention_backends
@@ -123,16 +123,16 @@ def conv(bench: Bench) -> dict[str, Any]:
             out, _ = CausalConv(layer)(x.to(device), None if cache is None else cache.to(device))
         return relative_error(out, exact)
 
-    ways = {"whole": 2**27, "in pieces": 5 * frames[:, :, 0].numel()}
+    variants = {"whole": 2**27, "in pieces": 5 * frames[:, :, 0].numel()}
     caches = {"first frame": None, "cache": before}
 
     def errors(dtype: torch.dtype) -> dict[str, Any]:
         return {
-            f"{way}, {name}": {
+            f"{variant}, {name}": {
                 "error": attempt(lambda c=cache, v=values: error(dtype, c, v, bench.device)),
                 "cpu_error": attempt(lambda c=cache, v=values: error(dtype, c, v, torch.device("cpu"))),
             }
-            for way, values in ways.items()
+            for variant, values in variants.items()
             for name, cache in caches.items()
         }
 
@@ -204,7 +204,7 @@ def velocity(networks: Networks, samples: list[Inputs], stream_to: torch.device 
 
     moved = [Inputs(**{field.name: there(getattr(each, field.name)) for field in fields(Inputs)}) for each in samples]
     with streamed(denoiser, device) if stream_to is not None else nullcontext():
-        conditions = tell(networks, moved)
+        conditions = conditions_of(networks, moved)
         modulation = denoiser.modulate_steps(torch.tensor([TIMESTEP], device=device), dtype)
         layout = denoiser.layout(denoiser.config.grid, dtype)
         latent = torch.cat([each.latent for each in moved])

@@ -45,7 +45,7 @@ def toy_film(bench: Bench) -> dict[str, Any]:
 def film(device: torch.device | str, dtype: torch.dtype) -> list[Tensor]:
     """Frames of each clip, on the CPU."""
     sizes = PRESETS["smallest"]
-    grid, given = sizes.denoiser.grid, draw_inputs(sizes, dtype=torch.bfloat16)
+    grid, inputs = sizes.denoiser.grid, draw_inputs(sizes, dtype=torch.bfloat16)
     height, width = 16 * grid.rows, 16 * grid.columns
     networks = cast(build_networks(sizes, dtype=torch.bfloat16), device, dtype)
     reference_net = build_reference_net(sizes, "cpu", torch.bfloat16).to(device, dtype)
@@ -53,14 +53,14 @@ def film(device: torch.device | str, dtype: torch.dtype) -> list[Tensor]:
     picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     framing = plan_framing(height, width, height, width, "auto")
     portrait = prepare_portrait(picture, torch.ones_like(picture[0, 0]), framing, vae, reference_net)
-    tokens = networks.audio(given.audio.to(device, dtype))
+    tokens = networks.audio(inputs.audio.to(device, dtype))
     run = prepare_run(
         networks.denoiser,
         portrait,
         Settings(steps=STEPS),
-        text=given.text,
-        face_tokens=networks.face(given.face.to(device, dtype)),
-        null_audio_tokens=networks.audio(torch.zeros_like(given.audio).to(device, dtype)),
+        text=inputs.text,
+        face_tokens=networks.face(inputs.face.to(device, dtype)),
+        null_audio_tokens=networks.audio(torch.zeros_like(inputs.audio).to(device, dtype)),
         dtype=dtype,
     )
     frames = CLIPS * NEW_FRAMES_PER_CLIP

@@ -24,16 +24,16 @@ def vae(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {"pixels": [height, width], "held_GB": attempt(lambda: (bench.vae, bench.held_gb())[1])}
     draw = torch.Generator().manual_seed(1)
     pixels = torch.rand(1, 3, FRAMES_PER_CLIP, height, width, generator=draw).mul_(2).sub_(1)
-    ways = {
+    variants = {
         "decode": lambda: decode_whole(bench.vae, latent),
         "decode, caches in host memory": lambda: decode_lean(bench, latent),
         "decode in tiles": lambda: decode_tiled(bench.vae, latent),
     }
     frames: dict[str, Tensor] = {}
-    for name, decode in ways.items():
+    for name, decode in variants.items():
         found[name] = attempt(lambda n=name, d=decode: bench.timed(lambda: frames.update({n: d()}), 1))
     found["decode"]["reckoned_activations_GB"] = gigabytes(decode_bytes(latent.shape[2], height, width, bench.dtype))
-    found["differences"] = attempt(lambda: differences(*(frames[name].cpu() for name in ways)))
+    found["differences"] = attempt(lambda: differences(*(frames[name].cpu() for name in variants)))
     frames.clear()
     for count in (1, CONDITIONS, FRAMES_PER_CLIP):
         some = pixels[:, :, :count].to(bench.device, bench.dtype)

@@ -22,7 +22,7 @@ from hallo3_core.errors import InputError, require  # noqa: E402
 
 
 class Worker:
-    """One worker of several; Ray gives it a process, and cards where it was asked for."""
+    """One worker of several; Ray gives it a process, and GPUs if asked for."""
 
     def run(self, worker: int, workers: int, words: Sequence[str]) -> int:
         """Run `batch` as this worker, and give its exit code."""
@@ -39,15 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every film is there, as far as the workers that lived can tell."""
     parser = argparse.ArgumentParser(description="batch on a Ray cluster; all further options are those of batch")
     parser.add_argument("--workers", type=int, default=1, help="how many actors")
-    parser.add_argument("--cards-each", type=float, default=0, help="cards an actor; 0: the CPU")
-    given, words = parser.parse_known_args(arguments)
+    parser.add_argument("--cards-each", type=float, default=0, help="GPUs per actor; 0: the CPU")
+    args, words = parser.parse_known_args(arguments)
     try:
         ray = require("ray", "ray", "running on a Ray cluster")
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     ray.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
-    actor = ray.remote(num_gpus=given.cards_each)(Worker)
-    running = [actor.remote().run.remote(worker, given.workers, words) for worker in range(given.workers)]
+    actor = ray.remote(num_gpus=args.cards_each)(Worker)
+    running = [actor.remote().run.remote(worker, args.workers, words) for worker in range(args.workers)]
     codes = []
     for result in running:
         try:

@@ -1,4 +1,4 @@
-"""Draws `guidance.png`: the chain of conditions, its three scales, and which evaluations a setting costs.
+"""Draws `guidance.png`: the chain of conditions, its three scales, and which model calls a setting costs.
 
 Run it as `python docs/pictures/draw_guidance.py`, in the project's folder with its packages.
 """
@@ -21,7 +21,7 @@ STAGES = (
     ("nothing", "the trained null", (150, 160, 172)),
     ("portrait", "who it is", (66, 132, 190)),
     ("portrait, sound", "how the mouth moves", (222, 140, 54)),
-    ("portrait, sound, sentence", "what the scene is", (84, 156, 96)),
+    ("portrait, sound, prompt", "what the scene is", (84, 156, 96)),
 )
 STEPS = ("reference_cfg", "audio_cfg", "text_cfg")
 SETTINGS = ((1, 3.5, 3.5), (3.5, 3.5, 3.5), (1, 1, 1), (1, 5, 3.5), (2, 5, 3.5))
@@ -68,15 +68,15 @@ def draw() -> Sheet:
         y = FIRST_ROW + number * ROW
         sheet.line((24, y - ROW / 2), (WIDTH - 24, y - ROW / 2), fill=LINE, width=1)
         sheet.text(96, y, " / ".join(f"{scale:g}" for scale in setting), 18)
-        run = evaluated(setting)
+        run = stages_of(setting)
         for i, x in enumerate(CENTRES):
             sheet.disc(x, y, 10, fill=STAGES[i][2] if i in run else None, outline=None if i in run else LINE)
-        sheet.text(890, y, f"{len(run)} evaluation{'s' if len(run) > 1 else ''}", 14)
+        sheet.text(890, y, f"{len(run)} model call{'s' if len(run) > 1 else ''}", 14)
     return sheet
 
 
-def evaluated(setting: tuple[float, float, float]) -> set[int]:
-    """Which stages of the chain a setting needs, by the engine's own rule."""
+def stages_of(setting: tuple[float, float, float]) -> set[int]:
+    """Which stages of the chain a setting needs, by the same rule as sampling."""
     return {sum(branch) for branch in branch_weights(Scales(*setting))}
 
 

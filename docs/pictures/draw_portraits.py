@@ -1,4 +1,4 @@
-"""Draws the pictures of `docs/portraits.md` from the project's own portrait, by the engine's own framing and masks.
+"""Draws the pictures of `docs/portraits.md` from the project's own portrait, with the project's own framing and masks.
 
 Run it as `python docs/pictures/draw_portraits.py`, in the project's folder with its packages; it takes a few minutes.
 """

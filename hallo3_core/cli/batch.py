@@ -71,7 +71,7 @@ def _lines(path: Path) -> list[str]:
     """The file's lines, numbered as editors number them, without the byte order mark that some of them write."""
     try:
         if path.stat().st_size > SIZE_LIMIT:
-            raise InputError(f"{path}: larger than {SIZE_LIMIT >> 20} MB, which no batch file is")
+            raise InputError(f"{path}: larger than {SIZE_LIMIT >> 20} MB, the most that a batch file may have")
         return path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

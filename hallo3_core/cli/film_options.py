@@ -21,10 +21,10 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=PRESETS, default=DEFAULT, help="quality for speed: sets the options marked with * below")
     add("--steps", type=int, help="*1 to 1000; time grows with it (default 50)")
     add("--audio-cfg", type=float, default=3.5, help="how much the lips follow the sound (default 3.5)")
-    add("--text-cfg", type=float, default=3.5, help="how much the scene follows the sentence (default 3.5)")
+    add("--text-cfg", type=float, default=3.5, help="how much the scene follows the prompt (default 3.5)")
     add("--reference-cfg", type=float, default=1.0, help="how much the person follows the portrait (default 1)")
     add("--guidance-start", type=float, metavar="SHARE", help="*guidance begins at this share of the steps (default 0)")
-    add("--guidance-stop", type=float, metavar="SHARE", help="*and ends at this one: fewer evaluations (default 1)")
+    add("--guidance-stop", type=float, metavar="SHARE", help="*and ends at this one: fewer model calls (default 1)")
     add("--size", type=size, metavar="HxW", help="height x width, multiples of 16 (default: the trained size, 480x720)")
     framing = "*auto: square portraits are padded, others cropped; native: square ones make a square film, a third less"
     add("--framing", choices=FRAMINGS, help=framing)
@@ -47,12 +47,14 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     )
     keeping = parser.add_mutually_exclusive_group()
     keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the film is whole")
-    keeping.add_argument("--no-resume", action="store_true", help="keep no finished clips: a stopped run starts anew")
-    add("--compile", action="store_true", help="torch.compile: a wait at the first steps, quicker ones after it")
-    add("--sequential", action="store_true", help="the evaluations of a step one after another: half the memory")
+    keeping.add_argument(
+        "--no-resume", action="store_true", help="keep no finished clips: a stopped run starts from the beginning"
+    )
+    add("--compile", action="store_true", help="torch.compile: slow first steps, faster ones after them")
+    add("--sequential", action="store_true", help="the model calls of a step run one after another: half the memory")
     add("--stream", action="store_true", help="weights stay in host memory; the device holds two blocks at a time")
-    add("--fp8", choices=FP8, help="the denoiser's matrices in fp8; products: multiplied so too (lossy)")
-    add("--attention", default="auto", metavar="KERNEL", help="auto: the quickest exact one by trial; sage: lossy")
+    add("--fp8", choices=FP8, help="the denoiser's matrices in fp8; products: fp8 matmuls too (lossy)")
+    add("--attention", default="auto", metavar="KERNEL", help="auto: the fastest exact one, measured; sage: lossy")
 
 
 def seed(text: str) -> int:
@@ -65,7 +67,7 @@ def seed(text: str) -> int:
 
 def track(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no sound track: count from 1")
+        raise argparse.ArgumentTypeError(f"sound track {text!r}: use a whole number from 1")
     return int(text)
 
 
@@ -94,7 +96,7 @@ def tag(text: str) -> tuple[str, str]:
     return name, value
 
 
-def film_options(given: argparse.Namespace):
+def film_options(args: argparse.Namespace):
     """Converts parsed arguments to `options.Options`."""
     import torch
 
@@ -102,33 +104,33 @@ def film_options(given: argparse.Namespace):
     from ..runtime.devices import automatic_dtype, choose_device
     from ..sampling.guidance import Guidance, Scales
 
-    given = settle(given)
-    device = choose_device(given.device)
-    scales = Scales(given.reference_cfg, given.audio_cfg, given.text_cfg)
-    guidance = Guidance(scales, given.guidance_start, given.guidance_stop)
+    args = settle(args)
+    device = choose_device(args.device)
+    scales = Scales(args.reference_cfg, args.audio_cfg, args.text_cfg)
+    guidance = Guidance(scales, args.guidance_start, args.guidance_stop)
     return Options(
-        settings=Settings(given.steps, guidance, given.sampler, batched=not given.sequential, cache=given.cache),
-        seed=given.seed,
-        size=given.size,
-        framing=given.framing,
-        face=given.face,
-        audio_track=given.audio_track,
-        vocals=given.vocals,
-        loras=tuple(given.lora),
-        color_hold=given.color_hold,
-        metadata=dict(given.metadata),
-        ai_notice=not given.no_ai_notice,
+        settings=Settings(args.steps, guidance, args.sampler, batched=not args.sequential, cache=args.cache),
+        seed=args.seed,
+        size=args.size,
+        framing=args.framing,
+        face=args.face,
+        audio_track=args.audio_track,
+        vocals=args.vocals,
+        loras=tuple(args.lora),
+        color_hold=args.color_hold,
+        metadata=dict(args.metadata),
+        ai_notice=not args.no_ai_notice,
         device=device,
-        dtype=automatic_dtype(device) if given.dtype == "auto" else getattr(torch, DTYPES[given.dtype]),
-        compile=given.compile,
-        attention=given.attention,
-        fp8=given.fp8,
-        stream=given.stream and device != "cpu",  # on a CPU the weights are in host memory anyway
+        dtype=automatic_dtype(device) if args.dtype == "auto" else getattr(torch, DTYPES[args.dtype]),
+        compile=args.compile,
+        attention=args.attention,
+        fp8=args.fp8,
+        stream=args.stream and device != "cpu",  # on a CPU the weights are in host memory anyway
     )
 
 
-def keeping_of(given: argparse.Namespace):
+def keeping_of(args: argparse.Namespace):
     """How long to keep finished clips, as `work_folder.Keeping`."""
     from ..film.work_folder import Keeping
 
-    return Keeping.NEVER if given.no_resume else Keeping.ALWAYS if given.keep_work else Keeping.UNTIL_WHOLE
+    return Keeping.NEVER if args.no_resume else Keeping.ALWAYS if args.keep_work else Keeping.UNTIL_WHOLE

@@ -63,20 +63,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="hallo3", description="A portrait, a recording and a sentence become a film.")
+    parser = Parser(prog="hallo3", description="Makes a talking film of a portrait, a recording and a prompt.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     one = commands.add_parser("animate", help="one portrait and one recording to a film")
     one.add_argument("--image", type=Path, required=True, help="the portrait")
     one.add_argument("--audio", type=Path, required=True, help="the recording, or a film whose sound to take")
-    one.add_argument("--prompt", required=True, help="a sentence about person and scene")
+    one.add_argument("--prompt", required=True, help="text that describes the person and the scene")
     one.add_argument("--output", type=Path, required=True, help="the film to write, .mp4")
     add_film_options(one)
     one.set_defaults(run=run_animate)
 
     many = commands.add_parser("batch", help="a film for each line of a file: prompt@@image@@audio")
-    many.add_argument("file", type=Path, help="paths in it start at the file's own folder and stay in it")
-    many.add_argument("--inputs", type=Path, action="append", default=[], help="a further folder they may lead to")
+    many.add_argument("file", type=Path, help="paths in it are relative to the file's folder and must stay in it")
+    many.add_argument("--inputs", type=Path, action="append", default=[], help="another folder they may lead to")
     many.add_argument("--output-dir", type=Path, required=True, help="films are named 0000.mp4, 0001.mp4, ...")
     many.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="only each N-th line, from line I on")
     add_film_options(many)
@@ -94,21 +94,23 @@ def build_parser() -> Parser:
         action="append",
         default=[],
         metavar="LORA[:STRENGTH]",
-        help="a LoRA that the weights take in",
+        help="a LoRA to merge into the weights",
     )
     smaller.set_defaults(run=run_convert)
 
     fetch = commands.add_parser("download", help="the release's files from the Hugging Face hub, about 40 GB")
-    fetch.add_argument("folder", type=Path, nargs="?", help="where to; a broken download goes on where it stopped")
+    fetch.add_argument("folder", type=Path, nargs="?", help="folder to download to; an interrupted download resumes")
     fetch.add_argument("--parts", nargs="+", metavar="PART", help="only these (see --list)")
     fetch.add_argument("--list", action="store_true", help="parts, sizes and licences; needs no network")
-    fetch.add_argument("--dry-run", action="store_true", help="the same, and the room in the folder; fetches nothing")
+    fetch.add_argument(
+        "--dry-run", action="store_true", help="the same, and the free space in the folder; downloads nothing"
+    )
     fetch.set_defaults(run=run_download)
 
     tiny = commands.add_parser("tiny", help="write the toy release: the official layout at toy sizes")
     tiny.add_argument("folder", type=Path)
-    tiny.add_argument("--noise", action="store_true", help="seeded noise in place of what learnt the drawn world")
-    tiny.add_argument("--seed", type=seed, default=0, help="of the noise")
+    tiny.add_argument("--noise", action="store_true", help="random weights instead of the trained ones")
+    tiny.add_argument("--seed", type=seed, default=0, help="seed of --noise")
     tiny.set_defaults(run=run_tiny)
 
     demo = commands.add_parser("demo", help="the toy release makes a film of the portrait and speech in assets/")
@@ -119,12 +121,12 @@ def build_parser() -> Parser:
     samples = commands.add_parser(
         "samples", help="put the project's portrait and recording into ComfyUI's input folder"
     )
-    samples.add_argument("folder", type=Path, help="that folder; files of these names that are there stay")
+    samples.add_argument("folder", type=Path, help="ComfyUI's input folder; existing files of these names are kept")
     samples.set_defaults(run=run_samples)
 
     add_train(commands)
 
-    look = commands.add_parser("inspect", help="what a file or folder is, and whether it can be used")
+    look = commands.add_parser("inspect", help="say what a file or folder is, and whether it can be used")
     look.add_argument("path", type=Path)
     look.set_defaults(run=run_inspect)
     return parser
@@ -134,7 +136,7 @@ def shard(text: str) -> tuple[int, int]:
     """Parses "part/parts"; the part is counted from 1 in the text and from 0 in the result."""
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part: the parts of four are 1/4, 2/4, 3/4 and 4/4")
+        raise argparse.ArgumentTypeError(f"shard {text!r}: use I/N with I from 1 to N, such as 2/4")
     return int(part) - 1, int(parts)
 
 
@@ -173,22 +175,22 @@ class Bar:
             self._bar.close()
 
 
-def run_animate(given: argparse.Namespace) -> None:
+def run_animate(args: argparse.Namespace) -> None:
     from ..animate import animate, assist
     from ..parallel.team import join, take_gpu
     from ..release.layout import Release
     from ..runtime.devices import stay_in_gpu_memory
 
     with join() as meet:
-        take_gpu(given.device)
-        release, options = Release(given.models), film_options(given)
+        take_gpu(args.device)
+        release, options = Release(args.models), film_options(args)
         stay_in_gpu_memory(options.device)
         team = meet(options.device, len(options.settings.branches()))
         if team is not None and not team.leads:
             return assist(team, release, options)
-        inputs = (given.image, given.audio, given.prompt, release, given.output)
-        tell(animate(*inputs, options, Bar(), keeping_of(given), team))
-        say(summary(given))
+        inputs = (args.image, args.audio, args.prompt, release, args.output)
+        tell(animate(*inputs, options, Bar(), keeping_of(args), team))
+        say(summary(args))
 
 
 def tell(film) -> None:
@@ -199,7 +201,7 @@ def tell(film) -> None:
     )
 
 
-def run_batch(given: argparse.Namespace) -> int:
+def run_batch(args: argparse.Namespace) -> int:
     """Makes the films of a batch file; reports and skips failing lines. The exit code tells if any film is missing."""
     from ..animate import animate
     from ..parallel.team import take_gpu
@@ -211,95 +213,95 @@ def run_batch(given: argparse.Namespace) -> int:
 
     def make(job, film):
         inputs = (job.image, job.audio, job.prompt, release, film)
-        return animate(*inputs, options, Bar(), keeping_of(given), networks=networks)
+        return animate(*inputs, options, Bar(), keeping_of(args), networks=networks)
 
-    take_gpu(given.device)
-    part, parts = given.shard
-    lines = enumerate(read_batch(given.file, given.inputs))
-    every = {given.output_dir / f"{number:04d}.mp4": job for number, job in lines}
-    check_jobs(given.file, every, [claim_file(film) for film in every])
-    release, options = Release(given.models), film_options(given)
+    take_gpu(args.device)
+    part, parts = args.shard
+    lines = enumerate(read_batch(args.file, args.inputs))
+    every = {args.output_dir / f"{number:04d}.mp4": job for number, job in lines}
+    check_jobs(args.file, every, [claim_file(film) for film in every])
+    release, options = Release(args.models), film_options(args)
     stay_in_gpu_memory(options.device)
     networks = Networks(release, options, keep=can_keep_all(release, options))
-    if not given.output_dir.is_dir():
-        raise InputError(f"{given.output_dir}: no such folder for the films")
+    if not args.output_dir.is_dir():
+        raise InputError(f"{args.output_dir}: no such folder for the films")
     jobs = dict(list(every.items())[part::parts])
     for film in filter(Path.exists, jobs):
-        say(f"{film}: there already, and kept (remove it to make it anew)", sys.stderr)
+        say(f"{film}: already exists, kept (delete it to make it again)", sys.stderr)
     worker, workers = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     for film, made in make_films(jobs, make, worker, workers):
         if isinstance(made, InputError):
-            say(f"error: {given.file}, line {jobs[film].line}: {made}", sys.stderr)
+            say(f"error: {args.file}, line {jobs[film].line}: {made}", sys.stderr)
         else:
             tell(made)
-    say(summary(given))
+    say(summary(args))
     missing = sum(not film.exists() for film in jobs)
     if missing:
         say(f"{missing} of {len(jobs)} films were not made", sys.stderr)
     return NOT_DONE if missing else DONE
 
 
-def run_tiny(given: argparse.Namespace) -> None:
+def run_tiny(args: argparse.Namespace) -> None:
     from ..toy.learnt_release import is_packed, write_toy_release
     from ..toy.noise_release import write_tiny_release
 
-    if given.noise or not is_packed():
-        folder = write_tiny_release(given.folder, given.seed)
+    if args.noise or not is_packed():
+        folder = write_tiny_release(args.folder, args.seed)
         say(f"{folder}: a toy release (seeded noise, for trying the program only)")
     else:
-        say(f"{write_toy_release(given.folder)}: a toy release (it knows drawn people, and nobody else)")
+        say(f"{write_toy_release(args.folder)}: a toy release (it knows drawn people, and nobody else)")
 
 
-def run_demo(given: argparse.Namespace) -> None:
+def run_demo(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        if given.models is None:
-            given.models = Path(scratch) / "tiny"
-            run_tiny(argparse.Namespace(folder=given.models, noise=False, seed=0))
+        if args.models is None:
+            args.models = Path(scratch) / "tiny"
+            run_tiny(argparse.Namespace(folder=args.models, noise=False, seed=0))
         words = ["animate", "--image", str(PORTRAIT), "--audio", str(SPEECH)]
-        words += ["--prompt", DEMO_PROMPT, "--models", str(given.models), "--output", str(given.output)]
+        words += ["--prompt", DEMO_PROMPT, "--models", str(args.models), "--output", str(args.output)]
         run_animate(build_parser().parse_args([*words, "--steps", str(DEMO_STEPS), "--device", "cpu"]))
         say("What you see: someone of the toy's drawn world, whom it never saw in training, speaks invented words.")
         say("The mouth should open with the voice and close in pauses; person, clothes and background should stay.")
         say("The weights are a toy's: this shows that everything works, not what the released weights make.")
 
 
-def run_samples(given: argparse.Namespace) -> None:
+def run_samples(args: argparse.Namespace) -> None:
     from ..inputs.samples import copy_samples
 
-    for path in copy_samples(given.folder):
+    for path in copy_samples(args.folder):
         say(str(path))
 
 
-def run_inspect(given: argparse.Namespace) -> int:
+def run_inspect(args: argparse.Namespace) -> int:
     from ..release.inspect import inspect
 
-    report = inspect(given.path)
+    report = inspect(args.path)
     say(report.text())
     return DONE if report.usable else NOT_DONE
 
 
-def run_convert(given: argparse.Namespace) -> None:
+def run_convert(args: argparse.Namespace) -> None:
     from ..release.convert import convert
     from ..release.merging import Merge
 
     with byte_bar() as progress:
-        merges = [Merge(*each) for each in given.merge]
-        files = convert(given.source, given.target, given.dtype, merges=merges, progress=progress)
+        merges = [Merge(*each) for each in args.merge]
+        files = convert(args.source, args.target, args.dtype, merges=merges, progress=progress)
     for path in files:
         say(f"{path}: {path.stat().st_size / 1e9:.2f} GB")
 
 
-def run_download(given: argparse.Namespace) -> None:
+def run_download(args: argparse.Namespace) -> None:
     from ..release.download import download, plan_text
 
-    if given.folder is None and not given.list:
+    if args.folder is None and not args.list:
         raise InputError("download: name the folder to download to (or give --list)")
-    say(plan_text(given.parts, given.folder))
-    if given.list or given.dry_run:
+    say(plan_text(args.parts, args.folder))
+    if args.list or args.dry_run:
         return
     with byte_bar() as progress:
-        files = download(given.folder, given.parts, progress=progress)
-    say(f"{given.folder}: {len(files)} files")
+        files = download(args.folder, args.parts, progress=progress)
+    say(f"{args.folder}: {len(files)} files")
 
 
 @contextmanager

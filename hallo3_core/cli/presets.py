@@ -28,16 +28,16 @@ PRESETS = {
 }
 
 
-def settle(given: argparse.Namespace) -> argparse.Namespace:
+def settle(args: argparse.Namespace) -> argparse.Namespace:
     """The options, with the preset's values for those that are None."""
-    chosen = asdict(PRESETS[given.preset])
-    return argparse.Namespace(**vars(given) | {name: _given(given, name, chosen[name]) for name in chosen})
+    chosen = asdict(PRESETS[args.preset])
+    return argparse.Namespace(**vars(args) | {name: _or_preset(args, name, chosen[name]) for name in chosen})
 
 
-def summary(given: argparse.Namespace) -> str:
+def summary(args: argparse.Namespace) -> str:
     """A one-line summary of a film's settings: the preset, and the effective value of every option that it sets."""
-    now = settle(given)
-    own = [name for name in asdict(PRESETS[given.preset]) if getattr(given, name) is not None]
+    now = settle(args)
+    own = [name for name in asdict(PRESETS[args.preset]) if getattr(args, name) is not None]
     words = [f"{now.steps} steps of {now.sampler}"]
     if (now.guidance_start, now.guidance_stop) != (0, 1):
         words.append(f"guidance from {now.guidance_start:g} to {now.guidance_stop:g} of them")
@@ -46,9 +46,9 @@ def summary(given: argparse.Namespace) -> str:
     if now.framing != "auto":
         words.append(f"framing {now.framing}")
     changed = f" with your own {', '.join(name.replace('_', ' ') for name in own)}" if own else ""
-    return f"preset {given.preset}{changed}: {', '.join(words)}"
+    return f"preset {args.preset}{changed}: {', '.join(words)}"
 
 
-def _given(given: argparse.Namespace, name: str, otherwise):
-    value = getattr(given, name)
+def _or_preset(args: argparse.Namespace, name: str, otherwise):
+    value = getattr(args, name)
     return otherwise if value is None else value

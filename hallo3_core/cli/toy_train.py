@@ -31,25 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int)
     for name in SECONDS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="S", help="of training on that device")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    if given.device == "cpu":
+    if args.device == "cpu":
         torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
     else:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    plan = Plan.of(given.device).changed(**{name: getattr(given, name) for name in (*SECONDS, "films", "seed")})
+    plan = Plan.of(args.device).changed(**{name: getattr(args, name) for name in (*SECONDS, "films", "seed")})
     from ..toy.faces.training import train_faces
     from ..train.toy_engine import train_toy_engine
 
     try:
         out = train_toy_release(
-            given.folder, given.out, train_faces, train_toy_engine, device=given.device, plan=plan, on_line=_say
+            args.folder, args.out, train_faces, train_toy_engine, device=args.device, plan=plan, on_line=_say
         )
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on\n")
+        sys.stderr.write("interrupted; run the same command to resume\n")
         return 130
     _say(f"{out}: the toy release, packed. Write it out with: python -m hallo3_core tiny FOLDER")
     return 0

@@ -140,8 +140,8 @@ class ClipStore:
             _write(self._folder / MANIFEST, _manifest(self._inputs, clips))
         except OSError as error:
             raise InputError(
-                f"{self._folder}: clip {number + 1} could not be kept ({error.strerror or error}). See that there is "
-                "room and that the folder can be written to, and start again: it goes on where it stopped."
+                f"{self._folder}: clip {number + 1} could not be kept ({error.strerror or error}). Check that the "
+                "disk has space and the folder can be written to, then start again: the run resumes with this clip."
             ) from error
         self._clips = clips
 

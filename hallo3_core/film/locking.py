@@ -74,7 +74,9 @@ def _warn(path: Path, descriptor: int, error: OSError) -> None:
     if device not in _without_locks:
         _without_locks.add(device)
         reason = error.strerror or error
-        _log.warning("%s: no locks on this disk (%s). Start no second run that writes the same film.", path, reason)
+        _log.warning(
+            "%s: this disk has no file locks (%s). Do not start a second run that writes the same film.", path, reason
+        )
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -24,11 +24,11 @@ def check_tags(tags: Mapping[str, str]) -> None:
                 value.encode()
             except UnicodeEncodeError as error:
                 raise InputError(
-                    f"metadata {name!a}: {value[:80]!a} holds half of a character. Type it again, or save its file as "
+                    f"metadata {name!a}: {value[:80]!a} has a broken character. Type it again, or save its file as "
                     "UTF-8."
                 ) from error
             if "\0" in value:
-                raise InputError(f"metadata {name!a}: a text ends where it holds a zero. Leave it out.")
+                raise InputError(f"metadata {name!a}: it has a NUL character, where the text would end. Leave it out.")
 
 
 def append_tags(path: Path, tags: Mapping[str, str]) -> None:

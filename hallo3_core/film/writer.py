@@ -241,20 +241,20 @@ class _Sound:
         pieces = (mixed(piece, weights) for piece in waveform.split(PIECE, dim=1))
         self._pieces = resampled(pieces, recording.rate, self._rate)
         channels = min(2, waveform.shape[0])
-        self._waiting, self._given = torch.zeros(channels, 0), 0
+        self._waiting, self._encoded = torch.zeros(channels, 0), 0
         self._stream = container.add_stream("aac", rate=self._rate, layout="mono" if channels == 1 else "stereo")
         self._stream.codec_context.bit_rate = channels * min(96_000, 4 * self._rate)
 
     def until(self, seconds: Fraction) -> list:
         """Packets of the sound since the last call, up to `seconds`; silence after the end of the recording."""
-        count = round(seconds * self._rate) - self._given
+        count = round(seconds * self._rate) - self._encoded
         while self._waiting.shape[1] < count:
             piece = next(self._pieces, None)
             if piece is None:
                 piece = self._waiting.new_zeros(self._waiting.shape[0], count - self._waiting.shape[1])
             self._waiting = torch.cat((self._waiting, piece), dim=1)
         now, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
-        start, self._given = self._given, self._given + count
+        start, self._encoded = self._encoded, self._encoded + count
         return self._stream.encode(sound_frame(now, self._rate, start)) if count else []
 
     def end(self) -> list:

@@ -90,7 +90,7 @@ def load_wav2vec(path: str | PathLike, *, device: torch.device | str = "cpu") ->
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
     except Exception as error:  # its class depends on the version of transformers
-        raise InputError(f"{weights.parent}: no wav2vec2 can be built after its config.json ({error}).") from error
+        raise InputError(f"{weights.parent}: its config.json describes no usable wav2vec2 ({error}).") from error
     expected = model.state_dict()
     if _TRAINING_ONLY in expected:
         tensors.setdefault(_TRAINING_ONLY, torch.zeros(expected[_TRAINING_ONLY].shape))

@@ -262,7 +262,7 @@ def choose_face(faces: list[Face], which: str | int = "largest", name: str = "po
     if not str(which).isdecimal():
         raise InputError(f"face {which!r}: expected largest, leftmost, rightmost or a number from left to right.")
     if int(which) >= len(ordered):
-        raise InputError(f"{name}: no face {which}, as {len(ordered)} found. Count from 0, from left to right.")
+        raise InputError(f"{name}: no face {which}: it has {len(ordered)}, counted from 0, left to right.")
     return ordered[int(which)]
 
 

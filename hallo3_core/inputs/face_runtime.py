@@ -90,7 +90,7 @@ def _check_runtime(provider: str) -> None:
     if PROVIDERS[provider] in available:
         onnxruntime.set_default_logger_severity(3)  # errors only, as in InsightFace's own front end
         return
-    offered = ", ".join(name for name, full in PROVIDERS.items() if full in available) or "none of ours"
+    offered = ", ".join(name for name, full in PROVIDERS.items() if full in available) or "none of these"
     builds = installed_builds("onnxruntime")
     several = f"{' and '.join(builds)} overwrite each other. " if len(builds) > 1 else ""
     raise InputError(

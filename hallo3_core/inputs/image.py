@@ -57,7 +57,7 @@ def read_image(path: str | Path) -> Tensor:
             if picture.width * picture.height > MAX_PIXELS:
                 raise images.DecompressionBombError(f"{picture.width}x{picture.height}")
             if getattr(picture, "is_animated", False):
-                log.warning("%s: has several pictures or moves, the first one is taken", path)
+                log.warning("%s: has several pictures or is animated: only the first picture is used", path)
             pixels = _rgb(ops.exif_transpose(picture), path)
     except InputError:
         raise

@@ -122,7 +122,7 @@ def _judged(recording: Recording) -> Recording:
     weights, alone, mean = surviving(weights, recording.waveform.split(PIECE, dim=1))
     if alone is not None:
         _log.warning(
-            "%s: its channels cancel each other, as where one is turned over: the mouth follows channel %d alone.",
+            "%s: its channels cancel each other, so one may be inverted: the mouth follows channel %d alone.",
             name,
             alone + 1,
         )
@@ -160,7 +160,7 @@ def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
             if _varies(found.waveform) or len(order) == 1:
                 break
         if len(order) > 1:
-            _log.warning("%s: track %d of its %d sound tracks is heard%s.", path, number, len(order), _CHOOSE)
+            _log.warning("%s: uses sound track %d of %d%s.", path, number, len(order), _CHOOSE)
         recording = check_recording(found)
         if recording.seconds < 0.9 * claimed:
             _log.warning(
@@ -168,10 +168,10 @@ def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
             )
         return recording
     except IndexError as error:  # from PyAV, for a stream that the file's header does not list
-        raise InputError(f"{path}: a further stream begins on its way. Save its sound alone, as wav.") from error
+        raise InputError(f"{path}: a further stream begins partway through. Save its sound alone, as wav.") from error
     except av.error.FFmpegError as error:
         is_foreign = error.errno == errno.EINVAL  # FFmpeg's error for a container that is not allowed
-        reason = "of a kind that holds none" if is_foreign else error.strerror
+        reason = "a file type without sound" if is_foreign else error.strerror
         raise InputError(f"{path}: not readable as sound ({reason}). Use wav, mp3, flac, ogg or m4a.") from error
 
 
@@ -248,7 +248,7 @@ def _tracks(av, path: Path, wanted: int | None) -> list[int]:
         numbers = list(range(1, len(streams) + 1))
         if wanted is not None:
             if wanted not in numbers:
-                raise InputError(f"{path}: no sound track {wanted}, as it has {len(numbers)}. Count from 1.")
+                raise InputError(f"{path}: no sound track {wanted}: it has {len(numbers)}, counted from 1.")
             return [wanted]
         plays = [number for number in numbers if streams[number - 1].disposition.value & _DEFAULT]
         return sorted(numbers, key=lambda number: number not in plays)
@@ -284,8 +284,8 @@ def _decode(container, stream, path: Path, damage: type[Exception]) -> tuple[Ten
             found = (frame.sample_rate, len(frame.layout.channels))
             if setup not in (None, found):
                 raise InputError(
-                    f"{path}: changes from {setup[0]} Hz, {setup[1]} channels to {found[0]} Hz, {found[1]} channels on "
-                    "its way. Save it again with one setting."
+                    f"{path}: changes from {setup[0]} Hz, {setup[1]} channels to {found[0]} Hz, {found[1]} channels "
+                    "partway through. Save it again with one sample rate and channel count."
                 )
             setup, samples = found, samples + frame.samples
             speakers = speakers or tuple(channel.name for channel in frame.layout.channels)
@@ -309,13 +309,13 @@ def _check_length(name: str, values: int, seconds: float) -> None:
 
 def _claimed(container, stream, path: Path, seconds: float) -> float:
     """The length that the file claims for a track of `seconds`: longer if a download or copy was cut short."""
-    told = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     if container.format.name == "wav":  # FFmpeg uses the file's size here, not the header
         with path.open("rb") as file:
             claimed = int.from_bytes(file.read(8)[4:], "little") + 8
         if claimed < 1 << 32:  # the largest values mean that the writer did not know the size
-            told = max(told, seconds * claimed / max(1, path.stat().st_size))
-    return told
+            length = max(length, seconds * claimed / max(1, path.stat().st_size))
+    return length
 
 
 def _samples(frame) -> Tensor:

@@ -66,7 +66,7 @@ def _both(audio: Any, name: str) -> tuple[Any, Any]:
         kind = type(audio).__name__
         raise InputError(f"{name}: no waveform in it (found {kind}), expected AUDIO. Connect a node that gives sound.")
     if rate is None:
-        raise InputError(f"{name}: no sample rate in it, so it cannot be told how fast it is. Connect Load Audio.")
+        raise InputError(f"{name}: it has no sample_rate. Connect Load Audio.")
     return waveform, rate
 
 

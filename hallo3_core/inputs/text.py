@@ -49,8 +49,8 @@ class Tokenizer:
             prompt.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"the prompt holds {prompt[error.start : error.end]!a} at character {error.start + 1}, which is no "
-                "text. Type it again, or save its file as UTF-8."
+                f"the prompt's character {error.start + 1}, {prompt[error.start : error.end]!a}, is broken. Type it "
+                "again, or save its file as UTF-8."
             ) from error
         if not prompt.strip():
             log.warning("the prompt is empty: portrait and sound alone decide what is seen")
@@ -212,7 +212,7 @@ def _build_model(folder: Path) -> nn.Module:
         with torch.device("meta"):
             model = transformers.T5EncoderModel(transformers.T5Config.from_dict(config))
     except Exception as error:  # its class depends on the version of transformers
-        raise InputError(f"{folder / CONFIG}: no T5 can be built after it ({_reason(error)}).") from error
+        raise InputError(f"{folder / CONFIG}: describes no usable T5 ({_reason(error)}).") from error
     model.set_input_embeddings(model.shared)  # one embedding table; some versions create two until weights are tied
     return model
 

@@ -70,7 +70,7 @@ def require_library() -> ModuleType:
     Raises:
         InputError: it is not installed.
     """
-    return require("audio_separator.separator", '"audio-separator[cpu]"', "parting the voice from music")
+    return require("audio_separator.separator", '"audio-separator[cpu]"', "separating the voice from the music")
 
 
 def run_library(library: Any, sound: Path, model: Path) -> None:

@@ -57,13 +57,13 @@ class Conditioning:
             ValueError: it is damaged, or has fields from a newer version.
         """
         try:
-            told = json.loads(metadata.get(METADATA, "{}"))
+            stored = json.loads(metadata.get(METADATA, "{}"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"its {METADATA} is not JSON ({error})") from error
-        if not isinstance(told, dict) or not told.keys() <= {field.name for field in fields(cls)}:
-            raise ValueError(f"its {METADATA} is {str(told)[:80]!a}, which this version does not know")
+        if not isinstance(stored, dict) or not stored.keys() <= {field.name for field in fields(cls)}:
+            raise ValueError(f"its {METADATA} is {str(stored)[:80]!a}, which this version does not know")
         try:
-            return cls(**told)
+            return cls(**stored)
         except TypeError as error:
             raise ValueError(f"its {METADATA} is damaged ({error})") from error
 

@@ -46,6 +46,6 @@ def put_in_place(module: nn.Module, layer: str) -> None:
     except AttributeError as error:
         raise ValueError(f"a scale for {layer}, which the model does not have") from error
     if not isinstance(linear, nn.Linear):
-        raise ValueError(f"a scale for {layer}, which is no linear layer")
+        raise ValueError(f"a scale for {layer}, which is not a linear layer")
     sizes = dict(inputs=linear.in_features, outputs=linear.out_features, bias=linear.bias is not None)
     setattr(parent, leaf, ScaledLinear(**sizes, device=linear.weight.device, dtype=linear.weight.dtype))

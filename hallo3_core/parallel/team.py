@@ -117,7 +117,9 @@ def join() -> Iterator[Meet]:
     try:
         store, *_ = next(dist.rendezvous("env://", timeout=START))  # it records the first failure
     except RuntimeError as error:
-        raise InputError(f"process {rank} of {size} found no others within {START}: start all of them") from error
+        raise InputError(
+            f"process {rank} of {size} did not reach the others within {START}: start all of them"
+        ) from error
     logging.getLogger("hallo3_core").setLevel(logging.ERROR if rank else logging.NOTSET)  # rank 0 warns for all
     team = None
 

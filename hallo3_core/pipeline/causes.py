@@ -20,5 +20,5 @@ def likely_cause(dtype: torch.dtype, guidance: Guidance, with_lora: bool) -> str
         return f"A guidance scale is far beyond the usual 3.5: choose less than {STRONG:g}."
     return (
         "Perhaps weights are damaged, which `python -m hallo3_core inspect` does not always see: convert or download "
-        "them again. On a graphics card an unstable one (overclocked, hot) does this too."
+        "them again. An unstable GPU (overclocked, too hot) does this too."
     )

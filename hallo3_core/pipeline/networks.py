@@ -193,9 +193,9 @@ class Networks:
 
     def _attention(self, config: TransformerConfig, grid: Grid) -> Attention:
         settings = self.options.settings
-        evaluations = len(settings.branches()) if settings.batched else 1
+        batch = len(settings.branches()) if settings.batched else 1
         place = dict(device=self.options.device, dtype=self.options.dtype)
-        return choose_attention(self.options.attention, config, grid, evaluations=evaluations, **place)
+        return choose_attention(self.options.attention, config, grid, batch=batch, **place)
 
     @contextmanager
     def _load(self, name: str, load: Callable[[str], T], blocks: str | None = None, needs: int = 0) -> Iterator[T]:

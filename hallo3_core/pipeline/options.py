@@ -81,4 +81,4 @@ class Options:
         if self.fp8 not in (None, *FP8):
             raise InputError(f"fp8 is {self.fp8!r}: choose one of {', '.join(FP8)}")
         if self.fp8 == FP8_PRODUCTS and self.dtype != torch.bfloat16:
-            raise InputError(f"fp8 {FP8_PRODUCTS} have results in bf16: choose --dtype bf16, or --fp8 {FP8_WEIGHTS}")
+            raise InputError(f"fp8 {FP8_PRODUCTS} needs bf16: choose --dtype bf16, or --fp8 {FP8_WEIGHTS}")

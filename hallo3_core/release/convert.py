@@ -90,7 +90,9 @@ class Converted:
             return False
         found = read_metadata(self.path)
         if "converter" not in found:
-            raise InputError(f"{self.path}: is there already and is no conversion; choose another folder or move it")
+            raise InputError(
+                f"{self.path}: already exists and was not written by convert; choose another folder or move it"
+            )
         found.pop(CHECKSUM, None)
         return found == self.metadata
 
@@ -273,9 +275,9 @@ def _pieces(file: Converted, dtype: torch.dtype, rounded: bool) -> Iterator[Tens
                 mapped = _read_sorted(file.source).tensors
             tensor = mapped[part][name]
             tensor = tensor if tensor.ndim else tensor[None]
-            eight_bits = rounded and is_rounded(_written_name(part, name))
+            to_fp8 = rounded and is_rounded(_written_name(part, name))
             changes = file.changes.get(part, NOTHING)
-            whole = eight_bits or changes.needs_whole(name)
+            whole = to_fp8 or changes.needs_whole(name)
             rows = len(tensor)
             end = rows if whole else begin + max(1, SLICE_BYTES * rows // max(1, tensor.nbytes))
             piece = tensor[begin:end]
@@ -283,7 +285,7 @@ def _pieces(file: Converted, dtype: torch.dtype, rounded: bool) -> Iterator[Tens
             label = f"{file.source}: {name}"
             if changes.touches(name):
                 piece = changes.apply(name, piece, begin)
-            values = quantise(piece, label) if eight_bits else (_cast(piece, dtype, label),)
+            values = quantise(piece, label) if to_fp8 else (_cast(piece, dtype, label),)
             del tensor, piece
             yield from values
             begin = end

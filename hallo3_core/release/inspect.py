@@ -260,11 +260,11 @@ def _manifest(path: Path) -> dict[str, Entry] | None:
     tensors = content.get("tensors") if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
         return None
-    return {name: _entry(path, name, told) for name, told in tensors.items()}
+    return {name: _entry(path, name, listed) for name, listed in tensors.items()}
 
 
-def _entry(path: Path, name: str, told: object) -> Entry:
-    shape, dtype = (told.get("shape"), told.get("dtype")) if isinstance(told, dict) else (None, None)
+def _entry(path: Path, name: str, listed: object) -> Entry:
+    shape, dtype = (listed.get("shape"), listed.get("dtype")) if isinstance(listed, dict) else (None, None)
     are_counts = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(map(is_count, shape))
     if not are_counts or prod(n for n in shape if n) >= LARGEST_COUNT:
         raise InputError(f"{path}: {name[:80]!a} has no shape that is a list of counts")

@@ -138,7 +138,7 @@ def match_lora(
     lora = match_pairs(own, lora_targets(config), weight_shapes(config), label=label, metadata=metadata)
     if not lora.patches and len(own) == len(tensors):
         raise InputError(
-            f"{label}: no LoRA for this model: none of its {len(tensors)} tensors fits (the first: {min(tensors)}). "
+            f"{label}: not a LoRA for this model: none of its {len(tensors)} tensors fits (the first: {min(tensors)}). "
             + (reason(lora.unknown) or "Choose one made for CogVideoX-5B-I2V, in diffusers or kohya naming.")
         )
     return lora
@@ -180,14 +180,12 @@ def match_pairs(
             patches.append(Patch(target, up[rows], down, scale, own, bias[rows] if isinstance(bias, Tensor) else None))
     notes = []
     if patches and not has_alpha:
-        notes.append(
-            "no alpha was found in it or beside it: its pairs count as they are, as with an alpha of their rank"
-        )
+        notes.append("no alpha was found in it or beside it: alpha = rank is assumed, so its pairs are not scaled")
     adapters = {name for _, name in pairs}
     if len(adapters) > 1:
         notes.append(f"holds {len(adapters)} adapters ({shortened(sorted(adapters))}), and all are applied")
     if unknown:
-        notes.append(" ".join((f"{len(unknown)} keys of no use here: {shortened(sorted(unknown))}.", reason(unknown))))
+        notes.append(" ".join((f"unused keys ({len(unknown)}): {shortened(sorted(unknown))}.", reason(unknown))))
     return Lora(label, tuple(patches), tuple(sorted(unknown)), tuple(notes))
 
 

@@ -34,7 +34,7 @@ _ROLES = {
 }
 _NEEDED = {"up", "down"}
 _REASONS = {
-    "LoHa, LoKr, OFT and their kin cannot be applied, only LoRA and DoRA.": r"\.(hada|lokr|oft|boft|glora|ia3|a\d|b\d)",
+    "LoHa, LoKr, OFT and the like cannot be applied, only LoRA and DoRA.": r"\.(hada|lokr|oft|boft|glora|ia3|a\d|b\d)",
     "Whole biases, norms and weights that were trained beside pairs are not applied.": r"\.(diff|bias|w_norm|b_norm)$",
     "Those of a text encoder are not applied: T5 stays as it is.": r"lora_te|text_encoder|text_model",
 }

@@ -81,7 +81,9 @@ def read_scales(metadata: Mapping[str, str], ranks: set[int], label: str) -> Sca
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{label}: damaged settings in its metadata ({error})") from error
         if odd := [key for key in patterns if not key.replace("_", "").replace(".", "").isalnum()]:
-            raise InputError(f"{label}: an alpha for each layer by a pattern ({odd[0][:80]}) cannot be followed")
+            raise InputError(
+                f"{label}: its alpha_pattern has a regular expression ({odd[0][:80]}), which is not supported"
+            )
         return scales
     for name in _NUMBERS:
         try:

@@ -55,11 +55,11 @@ def choose_attention(
     config: TransformerConfig,
     grid: Grid,
     *,
-    evaluations: int,
+    batch: int,
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> Attention:
-    """The attention function for a denoiser of these sizes; `evaluations` model calls are computed together.
+    """The attention function for a denoiser of these sizes; `batch` model calls are computed together.
 
     "auto" measures on CUDA and leaves the choice to torch elsewhere. If torch has no fused kernel (Macs, some AMD
     GPUs), queries are processed in chunks, because the scores of all of them would take 30 GB.
@@ -73,7 +73,7 @@ def choose_attention(
     if choice == SAGE:
         return for_long_keys(Checked(sage_attention(), checks=config.layers, name=SAGE))
     backends = gpu_backends() if choice == AUTO else [_named(choice)]
-    sample = sample_inputs(config, grid, evaluations, device, dtype)
+    sample = sample_inputs(config, grid, batch, device, dtype)
     best = fastest(backends, sample, seconds_on(device))
     if best is None and choice != AUTO:
         raise InputError(
@@ -172,7 +172,7 @@ def for_long_keys(attention: Attention, otherwise: Attention = scaled_dot_produc
 
 
 def sample_inputs(
-    config: TransformerConfig, grid: Grid, evaluations: int, device: torch.device | str, dtype: torch.dtype
+    config: TransformerConfig, grid: Grid, batch: int, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Random queries, keys and values of self-attention's size, seeded."""
     queries = config.text_tokens + grid.tokens
@@ -180,7 +180,7 @@ def sample_inputs(
     draw = torch.Generator(device).manual_seed(0)
 
     def normal(count: int) -> Tensor:
-        return torch.randn(evaluations, config.heads, count, config.head, generator=draw, device=device, dtype=dtype)
+        return torch.randn(batch, config.heads, count, config.head, generator=draw, device=device, dtype=dtype)
 
     return normal(queries), normal(keys), normal(keys)
 

@@ -17,7 +17,7 @@ from .torch_pickle import Foreign, Stored, outline
 
 PICKLE_LIMIT = 8 << 20  # bytes; the whole file's has 0.5 MB. Reading one takes up to 70 times its size in memory
 _log = logging.getLogger(__name__)
-_told: set[tuple[str, ...]] = set()  # warnings already logged; a run reads a file more than once
+_warned: set[tuple[str, ...]] = set()  # warnings already logged; a run reads a file more than once
 WRAPPERS = ("module", "state_dict")  # keys under which training programs store the tensors
 
 
@@ -39,7 +39,7 @@ def read_slots(path: Path) -> dict[str, Slot]:
             raise ValueError("its numbers are not in little-endian order, as a file of this kind of machine has them")
         notes: list[str] = []
         tensors, made_elsewhere = _tensors(outline(_read(file, pickled, end), sizes, notes))
-        _tell(path, notes, made_elsewhere, len(tensors))
+        _warn_of_skipped(path, notes, made_elsewhere, len(tensors))
         starts = {key: _start(file, records[prefix + key], end) for key in {stored.key for stored in tensors.values()}}
     return {name: _slot(stored, starts[stored.key]) for name, stored in tensors.items()}
 
@@ -69,14 +69,14 @@ def _records(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], int]:
     return root, records, end
 
 
-def _tell(path: Path, notes: list[str], made_elsewhere: list[str], tensors: int) -> None:
+def _warn_of_skipped(path: Path, notes: list[str], made_elsewhere: list[str], tensors: int) -> None:
     """Logs one warning about everything that was skipped; if no tensors are left, raises that as the reason."""
     if notes and not tensors:
         raise ValueError(f"refused: its pickle {notes[0]}, and holds no tensors beside it")
-    told = (str(path), *notes)
-    if not notes or told in _told:
+    warning = (str(path), *notes)
+    if not notes or warning in _warned:
         return
-    _told.add(told)
+    _warned.add(warning)
     more = f" (and {len(notes) - 1} more such things)" if len(notes) > 1 else ""
     lost = f"; left out with it: {', '.join(made_elsewhere[:3])}" if made_elsewhere else ""
     _log.warning("%s: its pickle %s%s: skipped, and nothing was run%s", path, notes[0], more, lost)

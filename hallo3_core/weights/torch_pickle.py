@@ -217,7 +217,7 @@ class _Follower:
         if isinstance(top, kind):
             return True
         if top is not _PLACEHOLDER and not isinstance(top, Foreign):
-            raise ValueError("damaged: its pickle fills something that is no container")
+            raise ValueError("damaged: its pickle fills something that is not a container")
         return False
 
     def named(self, module: object, name: object) -> _Name:
@@ -227,12 +227,14 @@ class _Follower:
             ValueError: a name that could run programs, or not a name.
         """
         if not (isinstance(module, str) and isinstance(name, str)) or len(module) + len(name) > LONGEST_NAME:
-            raise ValueError("damaged: its pickle asks for something that is no name")
+            raise ValueError("damaged: its pickle asks for something that is not a name")
         full = f"{module}.{name}".replace("__builtin__.long", "builtins.int").replace("__builtin__.", "builtins.")
         if full not in _TENSORS and full not in INERT and not full.startswith(INERT_PACKAGES):
             if _runs(full):
-                raise ValueError(f"refused: its pickle asks for {full[:80]!a}, which is no tensor and could run code")
-            self.note(f"asks for {full[:80]!a}, which is no tensor")
+                raise ValueError(
+                    f"refused: its pickle asks for {full[:80]!a}, which is not a tensor and could run code"
+                )
+            self.note(f"asks for {full[:80]!a}, which is not a tensor")
         return _Name(full)
 
     def pairs(self, items: list) -> dict:
@@ -250,15 +252,15 @@ class _Follower:
         if text not in self.notes and len(self.notes) < MOST_NOTES:
             self.notes.append(text)
 
-    def storage(self, told: object) -> _Storage:
-        match told:
+    def storage(self, reference: object) -> _Storage:
+        match reference:
             case ("storage", _Name(name), str(key), str(), size) if is_count(size) and name in {*STORAGES, *UNTYPED}:
                 dtype = STORAGES.get(name)
                 needed, there = size * (dtype.itemsize if dtype else 1), self.sizes.get(key, -1)
                 if not 0 <= needed <= there:
                     raise ValueError(f"damaged: its record {key[:20]!a} has {max(there, 0):,} bytes of {needed:,}")
                 return _Storage(dtype, key, size)
-        raise ValueError("refused: its pickle refers to something that is no record of the archive")
+        raise ValueError("refused: its pickle refers to something that is not a record of the archive")
 
 
 def _runs(full: str) -> bool:

@@ -99,7 +99,7 @@ def read_sizes(tensors: dict[str, Tensor], path: Path) -> dict[str, int]:
     lacking = [name for name in (EMBEDDING, MARK, gate, bias) if name not in tensors]
     if lacking:
         raise InputError(
-            f"{path.name} is no T5 v1.1 encoder ({lacking[0]} missing). Choose t5-v1_1-xxl of the release, or "
+            f"{path.name} is not a T5 v1.1 encoder ({lacking[0]} missing). Choose t5-v1_1-xxl of the release, or "
             "t5xxl_fp16.safetensors."
         )
     inner, heads = tensors[MARK].shape[0], tensors[bias].shape[1]

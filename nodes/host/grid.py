@@ -69,9 +69,9 @@ def sample_cells(
     Raises:
         InputError: no such clip, or motion frames of another film.
     """
-    steps, given = clips.settings.steps, {field.name: getattr(clips, field.name) for field in fields(clips)}
+    steps, own = clips.settings.steps, {field.name: getattr(clips, field.name) for field in fields(clips)}
     branches = set().union(*(Guidance(cell).branches(steps) for cell in scales))
-    grid = GridSampler(**given, ready=clips.inputs(clip, motion), all_branches=branches, shared=[])
+    grid = GridSampler(**own, ready=clips.inputs(clip, motion), all_branches=branches, shared=[])
     settings = [replace(clips.settings, guidance=Guidance(cell)) for cell in scales]
     latents = [replace(grid, settings=cell).sample(clip, motion, bar.callback()) for cell in settings]
     grid.shared.clear()  # all decoding happens after all sampling, so the VAE replaces the denoiser once, not per cell

@@ -121,7 +121,7 @@ class Guider(comfy.samplers.CFGGuider):
         least, most = min(results), max(results)
         scale = {} if len(results) > 2 else {"cond_scale": weights[most]}
         for function in options.get(AFTER, []):
-            told = {
+            values = {
                 "denoised": clean,
                 "cond": self.conds[name_of(most)],
                 "uncond": self.conds[name_of(least)],
@@ -132,7 +132,7 @@ class Guider(comfy.samplers.CFGGuider):
                 "model_options": options,
                 "input": x,
             }
-            clean = function(AfterGuidance(told | scale, function))
+            clean = function(AfterGuidance(values | scale, function))
         return clean
 
     def _held(self, branches: Collection[Branch]) -> int:

@@ -150,7 +150,7 @@ def host_layers(dtype: torch.dtype, compute: torch.dtype | None, quantised: bool
     if choice != FP8_MATMUL:
         return layers
     if not management.supports_fp8_compute(device):
-        log.warning("%s does not multiply in fp8: weights are kept in it, matmuls are exact", device)
+        log.warning("%s has no fp8 matmul: weights are kept in it, matmuls are exact", device)
         return layers
     return type("Fp8MatmulLayers", (layers,), {"Linear": _with_scaled_rows(layers.Linear)})
 

@@ -40,7 +40,7 @@ NEUTRAL = {
     "unclip_conditioning": (None, "unCLIPConditioning"),
     "attention_mask": (None, "a text encoder that masks its padding (choose CLIPLoader's type cogvideox)"),
 }
-TOO_MANY = "with these scales a step takes more than two model calls, and it knows two"
+TOO_MANY = "with these scales a step takes more than two model calls, and it expects two"
 MEANINGLESS = {"pooled_output", "control_apply_to_uncond", "noise_augmentation"}
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def check_model(patcher: Any, guidance: Guidance, steps: int) -> None:
 def check_sampling(sampling: Any) -> None:
     """Raises InputError unless the noise levels are those of the model."""
     if not hasattr(sampling, "hallo3_alphas"):
-        _refuse(owner(sampling), "it changes the noise levels, and Hallo3 knows its own alone")
+        _refuse(owner(sampling), "it changes the noise levels, and Hallo3 works with its own only")
 
 
 def check_blocks(transformer_options: Mapping[str, Any]) -> None:
@@ -138,17 +138,17 @@ def guide_pair(
     if INSTEAD not in options:
         return minus + (plus - minus) * scale, plus, minus
     x = shared["input"]
-    told = {"cond": x - plus, "uncond": x - minus, "cond_denoised": plus, "uncond_denoised": minus}
-    told |= {"input_cond": cond, "input_uncond": uncond}
-    return x - options[INSTEAD]({**shared, **told}), plus, minus
+    values = {"cond": x - plus, "uncond": x - minus, "cond_denoised": plus, "uncond_denoised": minus}
+    values |= {"input_cond": cond, "input_uncond": uncond}
+    return x - options[INSTEAD]({**shared, **values}), plus, minus
 
 
 class AfterGuidance(dict):
     """Arguments of a post-guidance function. With more than two branches there is no single scale, so a function that
     reads `cond_scale` is rejected."""
 
-    def __init__(self, told: Mapping[str, Any], function: Callable):
-        super().__init__(told)
+    def __init__(self, values: Mapping[str, Any], function: Callable):
+        super().__init__(values)
         self._function = function
 
     def __missing__(self, key: str) -> Any:

@@ -109,17 +109,17 @@ def _no_word_of_missing_weights() -> Iterator[None]:
         root.removeFilter(passes)
 
 
-def in_float32_if_need_be(vae: Any, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+def in_float32_if_need_be(vae: Any, work: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """Runs a host VAE on a tensor. If fp16, used on GPUs without bf16, turns finite input into NaN or infinity, repeats
     the call in float32 and keeps the VAE in float32."""
-    found = work(given)
-    if vae.vae_dtype != torch.float16 or found.isfinite().all() or not given.isfinite().all():
+    found = work(values)
+    if vae.vae_dtype != torch.float16 or found.isfinite().all() or not values.isfinite().all():
         return found
-    log.warning("the VAE gave NaN in fp16: it works in float32 from here on, which takes twice the memory")
+    log.warning("the VAE gave NaN in fp16: it runs in float32 from now on, which takes twice the memory")
     vae.vae_dtype = torch.float32
     vae.first_stage_model.float()
     vae.patcher.size = 0  # makes the host compute the size again
-    return work(given)
+    return work(values)
 
 
 def encode_memory(shape: tuple[int, ...], dtype: torch.dtype) -> float:

@@ -1,4 +1,4 @@
-"""docs/errors.md, read and run: every row's input is made, given to the command line, and answered as the row says."""
+"""Runs every row of docs/errors.md: makes its input, runs the command line on it, and compares the outcome."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Row:
 
 def read_rows() -> list[Row]:
     lines = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    assert lines[0].split("|")[1:-1] == [" what you give ", " case ", " what happens ", " exit "]
+    assert lines[0].split("|")[1:-1] == [" input ", " case ", " what happens ", " exit "]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
-    return [Row(f"{given}: {case}", happens, int(code)) for given, case, happens, code in rows]
+    return [Row(f"{kind}: {case}", happens, int(code)) for kind, case, happens, code in rows]
 
 
 ROWS = read_rows()
@@ -66,7 +66,7 @@ def test_every_row_has_a_builder_and_every_builder_a_row():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)
 def test_a_row_says_how_it_ends(row):
     assert row.happens.startswith({0: "accepted", 2: "refused"}[row.code])
-    assert row.code == 0 or len(row.words) == 1, "a refusal has one sentence"
+    assert row.code == 0 or len(row.words) == 1, "a refusal has one message"
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +84,13 @@ def place(tmp_path, portrait, speech, tiny_release):
     return cases.Place(tmp_path, portrait, speech, tiny_release)
 
 
-def run(place, given) -> int:
-    """The exit code of what a case gives."""
+def run(place, case) -> int:
+    """The exit code of a case."""
     try:
-        if given.read is not None:
-            given.read()
+        if case.read is not None:
+            case.read()
             return 0
-        words = given.command or ["animate", *place.words(given.options)]
+        words = case.command or ["animate", *place.words(case.options)]
         return main([str(word) for word in words])
     except SystemExit as stop:  # argparse's own
         return stop.code
@@ -99,10 +99,10 @@ def run(place, given) -> int:
 @pytest.mark.skipif(sys.platform == "win32", reason="some cases are links, or names that Windows refuses")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)
 def test_what_happens_is_what_the_table_says(row, place, capsys, caplog):
-    given = cases.CASES[row.case](place)
-    if given.frames is not None:
+    case = cases.CASES[row.case](place)
+    if case.frames is not None:
         place.output.write_bytes(OLD)
-    code = run(place, given)
+    code = run(place, case)
     said = "".join(capsys.readouterr())
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert (code, "Traceback" in said) == (row.code, False), said
@@ -110,13 +110,13 @@ def test_what_happens_is_what_the_table_says(row, place, capsys, caplog):
     if code == 0:
         assert not errors
         assert all(words in caplog.text for words in row.words), caplog.text
-        if given.frames is not None:
-            assert len(read_film(place.output)[0]) == given.frames
+        if case.frames is not None:
+            assert len(read_film(place.output)[0]) == case.frames
     else:
         assert len(errors) <= 1 and row.words[0] in said, said
-        assert given.frames is None or place.output.read_bytes() == OLD
-    if given.treated is not None:
-        given.treated()
+        assert case.frames is None or place.output.read_bytes() == OLD
+    if case.treated is not None:
+        case.treated()
 
 
 def test_a_reader_refuses_with_the_same_words(place):
@@ -125,4 +125,4 @@ def test_a_reader_refuses_with_the_same_words(place):
         from hallo3_core.inputs.recording import read_recording
 
         read_recording(place.folder)
-    assert run(place, cases.Given({"--audio": place.folder})) == 2
+    assert run(place, cases.Case({"--audio": place.folder})) == 2

@@ -127,9 +127,9 @@ def words_for(tiny_release, portrait, tmp_path_factory):
 
     def words(clips: int) -> list[str]:
         speech = write_speech(tmp_path_factory.mktemp("sound") / "speech.wav", clips)
-        given = {"--image": portrait, "--audio": speech, "--prompt": "A person talks.", "--models": tiny_release}
+        inputs = {"--image": portrait, "--audio": speech, "--prompt": "A person talks.", "--models": tiny_release}
         small = ["--size", "16x16", "--steps", str(STEPS), "--device", "cpu", "--seed", "5"]
-        return ["animate", *(str(word) for pair in given.items() for word in pair), *small]
+        return ["animate", *(str(word) for pair in inputs.items() for word in pair), *small]
 
     return words
 

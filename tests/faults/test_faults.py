@@ -26,7 +26,7 @@ STAGES = {  # where an exception is raised -> clips that are finished by then
     "decode_whole 2": 1,
     "to_uint8 3": 2,
     "ClipStore.save 2": 1,
-    "FilmWriter.write 2": 3,  # in the background, so it is told after the clip behind it
+    "FilmWriter.write 2": 3,  # in the background, so it is reported after the next clip
     "FilmWriter.close": 3,
     "WorkFolder.clear 2": 3,  # of a film that is whole
 }
@@ -170,7 +170,7 @@ def test_another_film_starts_afresh_and_says_why(stage, two_clips, whole, option
 
 
 def test_how_it_is_computed_may_change(stage, two_clips, whole):
-    """One evaluation after another is the same film: who runs out of memory must not lose clips."""
+    """One model call after another makes the same film: falling back to it must not lose finished clips."""
     shutil.copytree(two_clips.work, stage.work)
     code, said = stage.make("--sequential")
     assert code == 0 and "2 finished clips are there" in said
@@ -217,7 +217,7 @@ def test_out_of_memory_while_sampling_tries_a_smaller_mode(stage, whole, times, 
     assert (read_film(stage.output)[0].int() - whole.frames.int()).abs().max() <= 2  # last bits, and the encoder's eye
 
 
-def test_out_of_memory_in_the_smallest_way_keeps_the_clips(stage, whole):
+def test_out_of_memory_in_the_smallest_mode_keeps_the_clips(stage, whole):
     code, said = stage.make(faults=[{"kind": "run_out_of_memory", **at("sample_clip", 2), "times": 3}])
     assert code == 2 and "the smallest mode. Finished clips are kept" in said and "Traceback" not in said
     assert stage.kept() == 1
@@ -230,7 +230,7 @@ def test_out_of_memory_while_decoding_decodes_in_tiles(stage, whole):
     assert stage.film() == whole.film  # a picture this small is one tile
 
 
-def test_values_that_are_no_numbers_stop_the_run_and_are_named(stage, whole):
+def test_values_that_are_not_finite_stop_the_run_and_are_named(stage, whole):
     faults = [{"kind": "spoil", "target": "hallo3_core.pipeline.clip:clean_from_velocity", "call": 4}]
     code, said = stage.make(faults=faults)
     assert code == 2 and "error: clip 2 of 3, step 2 of 2: the latent holds values that are NaN" in said

@@ -19,13 +19,13 @@ def test_thirty_random_moments_of_six_clips(forges, make_whole, tmp_path):
     whole, draw = make_whole(CLIPS), random.Random(7)
     moments = [draw.random() * CLIPS for _ in range(MOMENTS)]
 
-    def trials(lane: int) -> list[int]:
-        folder = tmp_path / str(lane)
+    def trials(thread: int) -> list[int]:
+        folder = tmp_path / str(thread)
         folder.mkdir()
-        return [killed_and_resumed(Set(forges[lane], folder, whole.words), whole, t) for t in moments[lane::2]]
+        return [killed_and_resumed(Set(forges[thread], folder, whole.words), whole, t) for t in moments[thread::2]]
 
-    with ThreadPoolExecutor(2) as lanes:
-        kept = [clips for lane in lanes.map(trials, range(2)) for clips in lane]
+    with ThreadPoolExecutor(2) as pool:
+        kept = [clips for thread in pool.map(trials, range(2)) for clips in thread]
     assert len(kept) == MOMENTS and len(set(kept)) >= 5  # moments before, between and behind the clips
 
 

@@ -99,7 +99,7 @@ def mutants(count: int, seed: int):
     for n in range(count):
         if n % 4 == 0:
             yield mutated(whole["safetensors"][:header], draw) + whole["safetensors"][header:]
-        elif n % 4 == 1:  # the length told anew, so that the JSON is looked at
+        elif n % 4 == 1:  # with the new length, so that the JSON is read
             text = mutated(whole["safetensors"][8:header], draw)
             yield len(text).to_bytes(8, "little") + text + whole["safetensors"][header:]
         elif n % 4 == 2:

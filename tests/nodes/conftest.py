@@ -155,7 +155,7 @@ def film(pack, loaded, scene):
     node = pack("nodes.film").Hallo3LongVideo
 
     def run(**changes) -> Path:
-        given = dict(model=loaded.model, vae=loaded.vae, seed=11, **vars(scene), **SETTINGS)
-        return Path(node().execute(**{**given, **changes})[0].get_stream_source())
+        inputs = dict(model=loaded.model, vae=loaded.vae, seed=11, **vars(scene), **SETTINGS)
+        return Path(node().execute(**{**inputs, **changes})[0].get_stream_source())
 
     return run

@@ -183,10 +183,10 @@ def pick_operations(weight_dtype, compute_dtype, load_device=None, model_config=
 
 def optimized_attention(q, k, v, heads, skip_reshape=False, skip_output_reshape=False, transformer_options=None):
     assert skip_reshape and skip_output_reshape and q.shape[1] == heads
-    override = (transformer_options or {}).get("optimized_attention_override", lambda own, *given, **told: own(*given))
-    told = dict(skip_reshape=True, skip_output_reshape=True, transformer_options=transformer_options)
-    own = lambda q, k, v, heads, **told: F.scaled_dot_product_attention(q, k, v)  # noqa: E731
-    return override(own, q, k, v, heads, **told)
+    override = (transformer_options or {}).get("optimized_attention_override", lambda own, *args, **kwargs: own(*args))
+    kwargs = dict(skip_reshape=True, skip_output_reshape=True, transformer_options=transformer_options)
+    own = lambda q, k, v, heads, **kwargs: F.scaled_dot_product_attention(q, k, v)  # noqa: E731
+    return override(own, q, k, v, heads, **kwargs)
 
 
 # The model ------------------------------------------------------------------------------------------------------
@@ -357,8 +357,8 @@ class CFGGuider:
         if torch.count_nonzero(latent_image) > 0:
             latent_image = self.inner_model.process_latent_in(latent_image)
         for cond in (c for branch in self.conds.values() for c in branch):
-            given = {key: value for key, value in cond.items() if key != "model_conds"}
-            cond["model_conds"] = self.inner_model.extra_conds(**given, noise=noise, device=device)
+            values = {key: value for key, value in cond.items() if key != "model_conds"}
+            cond["model_conds"] = self.inner_model.extra_conds(**values, noise=noise, device=device)
         inner = {**self.model_options["transformer_options"], "sample_sigmas": sigmas}
         options = {**self.model_options, "transformer_options": inner}
         arguments = {"model_options": options, "seed": seed}

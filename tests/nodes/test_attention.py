@@ -17,13 +17,13 @@ def heads(tokens: int) -> torch.Tensor:
 
 @pytest.fixture
 def hosts(pack, monkeypatch):
-    """The keys that the host's function was given, call by call."""
+    """The keys passed to the host's function, call by call."""
     keys, attention = [], pack("nodes.host.attention")
     host = attention.optimized_attention
     monkeypatch.setattr(
         attention,
         "optimized_attention",
-        lambda q, k, *rest, **told: keys.append(k.shape[-2]) or host(q, k, *rest, **told),
+        lambda q, k, *rest, **kwargs: keys.append(k.shape[-2]) or host(q, k, *rest, **kwargs),
     )
     return keys
 
@@ -40,12 +40,12 @@ def test_the_few_keys_of_face_and_sound_are_left_to_torch(pack, hosts, queries, 
 
 
 def test_a_node_s_own_function_computes_self_attention(pack, loaded, sampler_of):
-    """As core's nodes put it into the model's options; what it is given is what the host's own models give."""
+    """As core's nodes put it into the model's options; it receives what the host's own models pass."""
     calls = []
 
-    def override(function, q, k, v, heads, *args, **told):
+    def override(function, q, k, v, heads, *args, **kwargs):
         calls.append((q.shape[-2], k.shape[-2]))
-        return function(q, k, v, heads, *args, **told)
+        return function(q, k, v, heads, *args, **kwargs)
 
     expected = sampler_of(STEPS).sample(0, None)
     patched = loaded.model.clone()
@@ -62,7 +62,7 @@ def test_a_function_that_changes_the_picture_does(pack, loaded, sampler_of):
     expected = sampler_of(STEPS).sample(0, None)
     patched = loaded.model.clone()
     options = patched.model_options["transformer_options"]
-    options["optimized_attention_override"] = lambda function, q, *rest, **told: torch.zeros_like(q)
+    options["optimized_attention_override"] = lambda function, q, *rest, **kwargs: torch.zeros_like(q)
     assert not torch.allclose(replace(sampler_of(STEPS), patcher=patched).sample(0, None), expected, atol=1e-3)
     assert "optimized_attention_override" not in loaded.model.model_options["transformer_options"]
 
@@ -71,12 +71,12 @@ def test_a_function_that_changes_the_picture_does(pack, loaded, sampler_of):
 
 
 @pytest.fixture
-def eight_bits(pack, monkeypatch):
-    """A host that was started with sage: keys keep 8 bits of the largest. `eight_bits[0]` changes its results."""
+def lossy_sage(pack, monkeypatch):
+    """A host that was started with sage: keys keep 8 bits of the largest. `lossy_sage[0]` changes its results."""
     pack()
     attention, spoil = pack("nodes.host.attention"), [lambda result: result]
 
-    def sage(q, k, v, heads, **told):
+    def sage(q, k, v, heads, **kwargs):
         k = (k / (step := k.abs().amax() / 127)).round() * step
         return spoil[0](F.scaled_dot_product_attention(q, k, v))
 
@@ -91,7 +91,7 @@ def joint(pack, layers=2):
     return lambda *qkv: function(None, list(qkv), None)
 
 
-def test_keys_without_their_mean_keep_sage_exact(pack, eight_bits):
+def test_keys_without_their_mean_keep_sage_exact(pack, lossy_sage):
     """A mean that is shared by all keys changes nothing in the softmax, but takes the 8 bits of what differs."""
     q, k, v = heads(300), heads(300) + 200, heads(300)
     exact = F.scaled_dot_product_attention(q, k, v)
@@ -101,27 +101,27 @@ def test_keys_without_their_mean_keep_sage_exact(pack, eight_bits):
     assert error(found) < 0.03 < 10 * error(found) < error(plain)
 
 
-def test_sage_that_does_not_serve_is_replaced_and_told(pack, eight_bits, caplog):
-    eight_bits[0] = torch.zeros_like
+def test_sage_that_is_too_inexact_is_replaced_with_a_warning(pack, lossy_sage, caplog):
+    lossy_sage[0] = torch.zeros_like
     attend, qkv = joint(pack), (heads(300), heads(300), heads(300))
     torch.testing.assert_close(attend(*qkv), F.scaled_dot_product_attention(*qkv), atol=1e-5, rtol=0)
     assert "attention sage does not work here" in caplog.text
 
 
-def test_only_the_first_results_of_a_run_are_compared(pack, eight_bits):
+def test_only_the_first_results_of_a_run_are_compared(pack, lossy_sage):
     attend, qkv = joint(pack, layers=1), (heads(300), heads(300), heads(300))
     attend(*qkv)
-    eight_bits[0] = torch.zeros_like
+    lossy_sage[0] = torch.zeros_like
     assert not attend(*qkv).any()
 
 
-def test_a_run_with_sage_makes_the_same_clip(pack, eight_bits, sampler_of, monkeypatch):
+def test_a_run_with_sage_makes_the_same_clip(pack, lossy_sage, sampler_of, monkeypatch):
     found = sampler_of(STEPS).sample(0, None)
     monkeypatch.setattr(pack("nodes.host.attention").management, "sage_attention_enabled", lambda: False)
     monkeypatch.setattr(
         pack("nodes.host.attention"),
         "optimized_attention",
-        lambda q, k, v, heads, **told: F.scaled_dot_product_attention(q, k, v),
+        lambda q, k, v, heads, **kwargs: F.scaled_dot_product_attention(q, k, v),
     )
     expected = sampler_of(STEPS).sample(0, None)
     assert (found - expected).std() < 0.2 * expected.std() and not torch.equal(found, expected)
@@ -133,10 +133,10 @@ def test_a_node_that_brings_it_is_known_by_its_name(pack):
     def sageattn(q, k, v):
         return v
 
-    def attention_override(function, *args, **told):
+    def attention_override(function, *args, **kwargs):
         return sageattn(*args)
 
-    def other(function, *args, **told):
-        return function(*args, **told)
+    def other(function, *args, **kwargs):
+        return function(*args, **kwargs)
 
     assert attention.is_sage(attention_override) and not attention.is_sage(other)

@@ -18,35 +18,35 @@ def sample(pack, loaded, scene):
     """A clip's latent by the node Hallo3SampleClip on a MODEL."""
 
     def run(model, **changes) -> torch.Tensor:
-        given = dict(
+        inputs = dict(
             clip_index=0, seed=11, steps=12, sampler="dpmpp-2m", audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0
         )
         return (
             pack("nodes.sampling")
             .Hallo3SampleClip()
-            .execute(model=model, vae=loaded.vae, **vars(scene), **{**given, **changes})[0]["samples"]
+            .execute(model=model, vae=loaded.vae, **vars(scene), **{**inputs, **changes})[0]["samples"]
         )
 
     return run
 
 
 @pytest.fixture
-def evaluated(pack, monkeypatch):
+def model_calls(pack, monkeypatch):
     """How often the network was asked."""
     network = pack("nodes.host.model").HostDenoiser
     calls, original = [], network._call
-    monkeypatch.setattr(network, "_call", lambda self, *given: calls.append(1) or original(self, *given))
+    monkeypatch.setattr(network, "_call", lambda self, *args: calls.append(1) or original(self, *args))
     return calls
 
 
-def test_easy_cache_skips_steps_and_stays_near(loaded, sample, evaluated):
+def test_easy_cache_skips_steps_and_stays_near(loaded, sample, model_calls):
     nodes = pytest.importorskip("comfy_extras.nodes_easycache")
     plain = sample(loaded.model)
-    steps = len(evaluated)
+    steps = len(model_calls)
     cached = nodes.EasyCacheNode.execute(loaded.model, 1.0, 0.15, 0.95, False)[0]
-    evaluated.clear()
+    model_calls.clear()
     near = sample(cached)
-    assert 0 < len(evaluated) < steps
+    assert 0 < len(model_calls) < steps
     assert (near - plain).std() < 0.5 * plain.std()
 
 

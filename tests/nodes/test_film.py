@@ -17,7 +17,7 @@ from tests.nodes.conftest import SETTINGS
 
 @pytest.fixture
 def written(pack, monkeypatch):
-    """What the film's writer was given, clip by clip."""
+    """What the film's writer received, clip by clip."""
     writer, clips = pack("nodes.host.film").FilmWriter, []
     original = writer.write
     monkeypatch.setattr(writer, "write", lambda self, frames: clips.append(frames) or original(self, frames))
@@ -95,7 +95,7 @@ def test_bars_of_a_padded_portrait_are_not_in_the_film(pack, scene, film):
     assert frames.shape == (scene.audio.frames, *plan.keep[2:], 3) and plan.keep[3] < 32
 
 
-def test_each_clip_is_written_and_let_go_before_the_next_is_sampled(pack, film, monkeypatch):
+def test_each_clip_is_written_and_freed_before_the_next_is_sampled(pack, film, monkeypatch):
     host, sampler = pack("nodes.host.film"), pack("nodes.host.sampling").ClipSampler
     events, decoded = [], []
     sample, write, decode = sampler.sample, host.FilmWriter.write, host.decode
@@ -105,8 +105,8 @@ def test_each_clip_is_written_and_let_go_before_the_next_is_sampled(pack, film, 
         assert not [clip for clip in decoded if clip() is not None]
         return sample(self, clip, *rest)
 
-    def decoding(*given):
-        frames = decode(*given)
+    def decoding(*args):
+        frames = decode(*args)
         decoded.append(weakref.ref(frames))
         return frames
 
@@ -125,18 +125,18 @@ def test_cancel_in_the_second_clip_leaves_no_file_and_the_next_run_works(film, p
     assert temp_films() - {film()} == before
 
 
-def test_a_film_whose_file_is_gone_is_made_again(pack, loaded, scene):
+def test_a_film_whose_file_was_deleted_is_made_again(pack, loaded, scene):
     """The host runs a node again when what IS_CHANGED gives is another value than before."""
     node = pack("nodes.film").Hallo3LongVideo
-    given = dict(model=loaded.model, vae=loaded.vae, seed=11, node_id="31", **vars(scene), **SETTINGS)
+    inputs = dict(model=loaded.model, vae=loaded.vae, seed=11, node_id="31", **vars(scene), **SETTINGS)
     before = node.IS_CHANGED(seed=11, node_id="31")
-    video = node().execute(**given)[0]
+    video = node().execute(**inputs)[0]
     assert node.IS_CHANGED(seed=11, node_id="31") == before
     Path(video.get_stream_source()).unlink()
     assert node.IS_CHANGED(node_id="32") == before  # another node's is there
     after = node.IS_CHANGED(node_id="31")
     assert after != before and node.IS_CHANGED(node_id="31") == after
-    again = node().execute(**given)[0]
+    again = node().execute(**inputs)[0]
     assert node.IS_CHANGED(node_id="31") == after
     del again  # the host let go of it: its file may go too
     assert node.IS_CHANGED(node_id="31") == after
@@ -147,7 +147,7 @@ def test_two_films_do_not_share_a_file(film):
     assert first != second and first.read_bytes() == second.read_bytes()
 
 
-def test_the_node_tells_clips_and_cost(pack, film, monkeypatch):
+def test_the_node_shows_clips_and_cost(pack, film, monkeypatch):
     progress, texts = pack("nodes.host.progress"), []
     monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append(text))
     film(node_id="5")
@@ -165,8 +165,8 @@ def test_the_node_tells_clips_and_cost(pack, film, monkeypatch):
         (dict(seed=-1), "seed is -1"),
     ],
 )
-def test_wrong_inputs_are_told_before_anything_is_sampled(pack, film, monkeypatch, changes, words):
-    monkeypatch.setattr(pack("nodes.host.sampling").ClipSampler, "sample", lambda *given: pytest.fail("sampled"))
+def test_wrong_inputs_are_refused_before_anything_is_sampled(pack, film, monkeypatch, changes, words):
+    monkeypatch.setattr(pack("nodes.host.sampling").ClipSampler, "sample", lambda *args: pytest.fail("sampled"))
     before = temp_films()
     with pytest.raises(pack("hallo3_core.errors").InputError, match=words):
         film(**changes)
@@ -183,8 +183,8 @@ def grid(pack, loaded, scene):
     lists = dict(audio_cfgs="1, 3.5", text_cfgs="3.5", reference_cfgs="1", frames="24")
 
     def run(**changes) -> torch.Tensor:
-        given = dict(model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **lists)
-        return node().execute(**{**given, "steps": 2, "sampler": "sde-dpmpp-2m", **changes})[0]
+        inputs = dict(model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **lists)
+        return node().execute(**{**inputs, "steps": 2, "sampler": "sde-dpmpp-2m", **changes})[0]
 
     return run
 
@@ -222,16 +222,16 @@ def test_a_cell_is_the_clip_with_its_scales(pack, loaded, scene, grid, cells):
 
 
 def test_what_the_cells_share_is_prepared_once(pack, grid, monkeypatch):
-    """What the clip is made of, and the keys and values of all branches that any cell evaluates."""
+    """What the clip is made of, and the keys and values of all branches that any cell computes."""
     sampler, guider = pack("nodes.host.sampling").ClipSampler, pack("nodes.host.guider")
     calls, inputs, prepare = [], sampler.inputs, guider.prepare_film
-    monkeypatch.setattr(sampler, "inputs", lambda *given: calls.append("inputs") or inputs(*given))
-    monkeypatch.setattr(guider, "prepare_film", lambda *given: calls.append("conditions") or prepare(*given))
+    monkeypatch.setattr(sampler, "inputs", lambda *args: calls.append("inputs") or inputs(*args))
+    monkeypatch.setattr(guider, "prepare_film", lambda *args: calls.append("conditions") or prepare(*args))
     grid()
     assert calls == ["inputs", "conditions"]
 
 
-def test_the_grid_counts_cells_and_evaluations(pack, grid, monkeypatch):
+def test_the_grid_counts_cells_and_model_calls(pack, grid, monkeypatch):
     progress, texts = pack("nodes.host.progress"), []
     monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append(text))
     grid(audio_cfgs="1, 3.5, 1", text_cfgs="1")
@@ -250,21 +250,24 @@ def test_a_cancelled_grid_runs_again(grid, press_cancel):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(audio_cfgs="1, three"), "audio_cfgs is '1, three': 'three' cannot be, expected numbers from 0 to 20"),
-        (dict(text_cfgs=""), "text_cfgs is '': '' cannot be"),
-        (dict(text_cfgs="1,,2"), "text_cfgs is '1,,2': '' cannot be"),
+        (
+            dict(audio_cfgs="1, three"),
+            "audio_cfgs is '1, three': 'three' is not allowed, expected numbers from 0 to 20",
+        ),
+        (dict(text_cfgs=""), "text_cfgs is '': '' is not allowed"),
+        (dict(text_cfgs="1,,2"), "text_cfgs is '1,,2': '' is not allowed"),
         (dict(reference_cfgs="nan"), "reference_cfgs is 'nan'"),
-        (dict(reference_cfgs="1, -1"), "'-1' cannot be"),
-        (dict(audio_cfgs="1e9"), "'1e9' cannot be"),
-        (dict(frames="49"), "frames is '49': '49' cannot be, expected whole numbers from 0 to 48"),
-        (dict(frames="2.5"), "'2.5' cannot be"),
+        (dict(reference_cfgs="1, -1"), "'-1' is not allowed"),
+        (dict(audio_cfgs="1e9"), "'1e9' is not allowed"),
+        (dict(frames="49"), "frames is '49': '49' is not allowed, expected whole numbers from 0 to 48"),
+        (dict(frames="2.5"), "'2.5' is not allowed"),
         (dict(frames="1,2,3,4,5"), "5 frames, at most 4"),
         (dict(audio_cfgs="1,2,3,4,5,6,7", text_cfgs="1,2,3,4,5,6"), "7 x 6 x 1 scales are 42 cells: at most 36"),
         (dict(clip_index=2), "clip 2 does not exist"),
     ],
 )
-def test_wrong_lists_are_told_before_anything_is_sampled(pack, grid, monkeypatch, changes, words):
-    monkeypatch.setattr(pack("nodes.host.guider").Guider, "sample", lambda *given: pytest.fail("sampled"))
+def test_wrong_lists_are_refused_before_anything_is_sampled(pack, grid, monkeypatch, changes, words):
+    monkeypatch.setattr(pack("nodes.host.guider").Guider, "sample", lambda *args: pytest.fail("sampled"))
     with pytest.raises(pack("hallo3_core.errors").InputError, match=words):
         grid(**changes)
 

@@ -18,7 +18,7 @@ def in_fp16(pack, models):
 
 @pytest.mark.parametrize("way", ["encode", "decode"])
 def test_a_vae_whose_fp16_gives_nan_goes_on_in_float32(pack, in_fp16, loaded, caplog, way):
-    stage, given = (
+    stage, sample = (
         in_fp16.first_stage_model,
         torch.rand(1, 16, 16, 3) if way == "encode" else torch.randn(1, 16, 1, 2, 2),
     )
@@ -28,10 +28,10 @@ def test_a_vae_whose_fp16_gives_nan_goes_on_in_float32(pack, in_fp16, loaded, ca
         return original(x) * (float("nan") if x.dtype == torch.float16 else 1)
 
     setattr(stage, way, overflowing)
-    found = getattr(in_fp16, way)(given)
-    expected = getattr(loaded.vae, way)(given)
+    found = getattr(in_fp16, way)(sample)
+    expected = getattr(loaded.vae, way)(sample)
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
-    assert "the VAE gave NaN in fp16: it works in float32 from here on" in caplog.text
+    assert "the VAE gave NaN in fp16: it runs in float32 from now on" in caplog.text
     assert {parameter.dtype for parameter in stage.parameters()} == {torch.float32}
 
 

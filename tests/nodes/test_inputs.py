@@ -35,9 +35,9 @@ def node(pack):
     def run(key: str, **inputs):
         made = pack().NODE_CLASS_MAPPINGS[key]
         assert inputs.keys() >= made.INPUT_TYPES()["required"].keys()
-        given = getattr(made(), made.FUNCTION)(**inputs)
-        assert len(given) == len(made.RETURN_TYPES)
-        return given
+        outputs = getattr(made(), made.FUNCTION)(**inputs)
+        assert len(outputs) == len(made.RETURN_TYPES)
+        return outputs
 
     return run
 
@@ -76,10 +76,10 @@ def found(node, picture, face_analysis):
 @pytest.fixture
 def embed(node, picture, face_analysis):
     def run(**changes):
-        given = dict(
+        inputs = dict(
             image=picture, face_analysis=face_analysis, which_face="largest", when_no_face="error", box_ratio=1.2
         )
-        return node("Hallo3FaceEmbed", **{**given, **changes})
+        return node("Hallo3FaceEmbed", **{**inputs, **changes})
 
     return run
 
@@ -90,9 +90,9 @@ def refer(node, loaded):
 
     def run(**changes):
         draw = torch.Generator().manual_seed(7)
-        given = dict(image=torch.rand(1, 60, 80, 3, generator=draw), mask=torch.ones(1, 60, 80), vae=loaded.vae)
-        given |= dict(reference_net=loaded.reference_net, width=WIDTH, height=HEIGHT, framing="auto")
-        return node("Hallo3Reference", **{**given, **changes})
+        inputs = dict(image=torch.rand(1, 60, 80, 3, generator=draw), mask=torch.ones(1, 60, 80), vae=loaded.vae)
+        inputs |= dict(reference_net=loaded.reference_net, width=WIDTH, height=HEIGHT, framing="auto")
+        return node("Hallo3Reference", **{**inputs, **changes})
 
     return run
 
@@ -161,10 +161,10 @@ def test_a_picture_without_a_face_can_serve_as_a_whole(embed):
     assert face.count == 0 and not face.embedding.any() and mask.shape == (1, 64, 80) and mask.all()
 
 
-def test_no_face_is_told_without_the_command_line_s_words(engine, embed):
-    with pytest.raises(engine.error, match='or set "when no face" to "whole image"') as told:
+def test_no_face_is_reported_without_the_command_line_s_words(engine, embed):
+    with pytest.raises(engine.error, match='or set "when no face" to "whole image"') as error:
         embed(image=torch.zeros(1, 64, 80, 3))
-    assert "--" not in str(told.value)
+    assert "--" not in str(error.value)
 
 
 def two_heads() -> torch.Tensor:
@@ -180,8 +180,8 @@ def two_heads() -> torch.Tensor:
 def test_one_of_several_faces_is_chosen(pack, embed):
     left, right = (embed(image=two_heads(), which_face=which)[0] for which in ("largest", "1"))
     assert left.box[2] < 240 < right.box[0]
-    told = pack("nodes.face").summary(right)
-    assert told == "2 faces, took number 1 from the left (from 0): which_face takes another"
+    summary = pack("nodes.face").summary(right)
+    assert summary == "2 faces, took number 1 from the left (from 0): which_face takes another"
 
 
 def test_silence_shows_as_such(pack, node, loaded, caplog):
@@ -206,10 +206,10 @@ def test_the_reference_is_the_engines(engine, refer, size, framing):
     torch.testing.assert_close(shown.movedim(-1, 1) * 2 - 1, expected.pixels.clamp(-1, 1))
 
 
-def test_the_size_of_the_video_is_told_before_the_networks_run(pack, refer, monkeypatch, caplog):
+def test_the_size_of_the_video_is_shown_before_the_networks_run(pack, refer, monkeypatch, caplog):
     progress, texts = pack("nodes.host.progress"), []
     monkeypatch.setattr(progress, "show_text", lambda text, node_id: texts.append((text, node_id)))
-    monkeypatch.setattr(pack("nodes.reference"), "make_reference", lambda *given: 1 / 0)
+    monkeypatch.setattr(pack("nodes.reference"), "make_reference", lambda *args: 1 / 0)
     for size, words in (((60, 80), "the video will be 32x16"), ((64, 64), "the video will be 16x16: the portrait is")):
         with pytest.raises(ZeroDivisionError):
             refer(image=torch.rand(1, *size, 3), mask=torch.ones(1, *size), node_id="3")
@@ -291,17 +291,17 @@ def test_colours_are_held_as_by_the_engine(engine, node, scene, strength):
     assert torch.equal(held, frames) == (strength == 0)
 
 
-def test_no_node_changes_what_it_is_given(node, embed, refer, scene, encoded, picture, sound):
+def test_no_node_changes_its_inputs(node, embed, refer, scene, encoded, picture, sound):
     """The host keeps results and hands them to several nodes."""
     clip, film, mask = torch.rand(49, HEIGHT, WIDTH, 3), torch.rand(47, HEIGHT, WIDTH, 3), torch.ones(1, 60, 80)
-    given = (picture, sound["waveform"], clip, film, mask, scene.reference.pixels)
-    before = [tensor.clone() for tensor in given]
+    inputs = (picture, sound["waveform"], clip, film, mask, scene.reference.pixels)
+    before = [tensor.clone() for tensor in inputs]
     embed()
     refer(mask=mask)
     node("Hallo3MotionFrames", frames=clip, count=2)
     node("Hallo3ColorMatch", frames=clip, reference=scene.reference, strength=1.0)
     node("Hallo3AppendClip", clip=clip, audio=encoded[0], clip_index=1, film=film)
-    assert all(torch.equal(tensor, kept) for tensor, kept in zip(given, before, strict=True))
+    assert all(torch.equal(tensor, kept) for tensor, kept in zip(inputs, before, strict=True))
 
 
 # Wrong inputs ---------------------------------------------------------------------------------------------------
@@ -320,13 +320,13 @@ NAN, RATE = math.nan, 16_000
         (dict(waveform=torch.zeros(1, 1, 99), sample_rate=0), "0 samples a second"),
     ],
 )
-def test_what_is_no_recording_is_told(engine, node, loaded, audio, words):
+def test_an_unusable_recording_is_refused(engine, node, loaded, audio, words):
     with pytest.raises(engine.error, match=words):
         node("Hallo3AudioEncode", audio=audio, wav2vec=loaded.wav2vec)
 
 
 SAID = torch.randn(1, 2, 4_000, generator=torch.Generator().manual_seed(1)) * 0.1
-ODD_CLOTHES = {
+OTHER_FORMS = {
     "numpy": dict(waveform=SAID.numpy(), sample_rate=RATE),
     "lists": dict(waveform=SAID.tolist(), sample_rate=RATE),
     "a rate of 16000.0": dict(waveform=SAID, sample_rate=16_000.0),
@@ -339,9 +339,9 @@ ODD_CLOTHES = {
 }
 
 
-@pytest.mark.parametrize("name", ODD_CLOTHES)
-def test_a_recording_in_odd_clothes_is_taken(pack, engine, name):
-    found = engine.recording.check_recording(pack("nodes.audio").recording_of(ODD_CLOTHES[name]))
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_a_recording_in_another_form_is_accepted(pack, engine, name):
+    found = engine.recording.check_recording(pack("nodes.audio").recording_of(OTHER_FORMS[name]))
     assert found.rate == RATE and type(found.rate) is int
     torch.testing.assert_close(found.waveform, SAID[0], atol=1e-3, rtol=0)  # half precision rounds
 
@@ -349,8 +349,8 @@ def test_a_recording_in_odd_clothes_is_taken(pack, engine, name):
 @pytest.mark.parametrize(
     ("audio", "words"),
     [
-        (dict(waveform=SAID), "no sample rate in it, so it cannot be told how fast it is. Connect Load Audio"),
-        (dict(waveform=SAID, sample_rate=None), "no sample rate in it"),
+        (dict(waveform=SAID), "it has no sample_rate. Connect Load Audio"),
+        (dict(waveform=SAID, sample_rate=None), "it has no sample_rate"),
         (dict(sample_rate=RATE), "no waveform in it"),
         (dict(waveform=None, sample_rate=RATE), "no waveform in it"),
         ({}, "no waveform in it"),
@@ -363,7 +363,7 @@ def test_a_recording_in_odd_clothes_is_taken(pack, engine, name):
         ([dict(waveform=SAID, sample_rate=RATE)] * 2, "a list of 2 recordings, expected one"),
     ],
 )
-def test_what_may_be_anything_is_told_in_a_line(engine, node, loaded, audio, words):
+def test_any_wrong_audio_is_reported_in_one_line(engine, node, loaded, audio, words):
     with pytest.raises(engine.error, match=words):
         node("Hallo3AudioEncode", audio=audio, wav2vec=loaded.wav2vec)
 
@@ -381,7 +381,7 @@ PICTURES = [
 
 
 @pytest.mark.parametrize(("image", "words"), PICTURES)
-def test_what_is_no_portrait_is_told(engine, embed, refer, image, words):
+def test_an_unusable_portrait_is_refused(engine, embed, refer, image, words):
     for ask in (embed, refer):
         with pytest.raises(engine.error, match=words):
             ask(image=image)
@@ -391,14 +391,14 @@ def test_what_is_no_portrait_is_told(engine, embed, refer, image, words):
     ("changes", "words"),
     [
         (dict(image=torch.zeros(1, 64, 64, 3)), 'no face found .* or set "when no face" to "whole image"'),
-        (dict(image=two_heads(), which_face="2"), "no face 2, as 2 found. Count from 0"),
+        (dict(image=two_heads(), which_face="2"), "no face 2: it has 2, counted from 0"),
         (dict(which_face="tallest"), "expected largest, leftmost"),
         (dict(when_no_face="ignore"), 'expected "error" or "whole image"'),
         (dict(box_ratio=NAN), "box_ratio is nan: choose 1"),
         (dict(box_ratio=0.5), "box_ratio is 0.5"),
     ],
 )
-def test_what_is_no_face_is_told(engine, embed, changes, words):
+def test_an_unusable_face_is_refused(engine, embed, changes, words):
     with pytest.raises(engine.error, match=words):
         embed(**changes)
 
@@ -417,7 +417,7 @@ def test_what_is_no_face_is_told(engine, embed, changes, words):
         (dict(vae=object()), "expected CogVideoX's"),
     ],
 )
-def test_what_makes_no_reference_is_told(engine, refer, changes, words):
+def test_inputs_that_make_no_reference_are_refused(engine, refer, changes, words):
     with pytest.raises(engine.error, match=words):
         refer(**changes)
 
@@ -438,18 +438,18 @@ def test_what_makes_no_reference_is_told(engine, refer, changes, words):
         ("Hallo3AppendClip", dict(clip=torch.zeros(49, 32, 64, 3)), "64x32, but the video so far is 32x16"),
     ],
 )
-def test_what_makes_no_chain_is_told(engine, node, scene, encoded, key, changes, words):
+def test_inputs_that_cannot_be_chained_are_refused(engine, node, scene, encoded, key, changes, words):
     whole = torch.zeros(49, HEIGHT, WIDTH, 3)
-    given = {
+    inputs = {
         "Hallo3MotionFrames": dict(frames=whole, count=2),
         "Hallo3ColorMatch": dict(frames=whole, reference=scene.reference, strength=1.0),
         "Hallo3AppendClip": dict(clip=whole, audio=encoded[0], clip_index=1, film=whole[:47]),
     }
     with pytest.raises(engine.error, match=words):
-        node(key, **{**given[key], **changes})
+        node(key, **{**inputs[key], **changes})
 
 
-def test_a_clip_of_another_reference_is_told(engine, node, scene, encoded):
+def test_a_clip_of_another_reference_is_refused(engine, node, scene, encoded):
     other = replace(scene.reference, framing=engine.image.plan_framing(64, 64, 32, 32))
     with pytest.raises(engine.error, match="clip: 32x16, but its reference is 32x32"):
         node(

@@ -156,7 +156,7 @@ def test_a_lora_changes_what_the_engine_would_change(kind, pack, loaded, release
 
 def test_a_lora_that_touches_nothing_is_refused(pack, loaded, in_models):
     in_models("loras/other.safetensors", {"lora_te1_x.lora_up.weight": torch.zeros(2, 2)})
-    with pytest.raises(pack("hallo3_core.errors").InputError, match="no LoRA for this model"):
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="not a LoRA for this model"):
         pack("nodes.loaders").Hallo3LoraLoader().execute(loaded.model, "other.safetensors", 1.0)
 
 
@@ -178,7 +178,7 @@ def test_a_name_leads_nowhere_else(pack, models, name):
         pack("nodes.loaders").Hallo3VAELoader().execute(name)
 
 
-def test_a_file_of_another_kind_is_told(pack, loaded, in_models):
+def test_a_file_of_another_kind_is_refused(pack, loaded, in_models):
     in_models("diffusion_models/vae.safetensors", {"decoder.conv_in.conv.weight": torch.zeros(8, 16, 3, 3, 3)})
     in_models("text_encoders/vae.safetensors", {"decoder.conv_in.conv.weight": torch.zeros(8, 16, 3, 3, 3)})
     loaders, error = pack("nodes.loaders"), pack("hallo3_core.errors").InputError
@@ -218,11 +218,11 @@ def test_a_converted_release_in_fp8_computes_what_the_engine_computes(pack, conv
     place = dict(dtype=torch.float32, device=torch.device("cpu"))
     conditions = pack("nodes.host.conditions").prepare_text(host.diffusion_model, text, (1, 16, 2, 4, 4), **place)
     latent, times = torch.randn(1, 32, 2, 4, 4), torch.tensor([500.0])
-    evaluation = conditions.of((pack("hallo3_core.sampling.guidance").EVERYTHING,))
-    found = host.diffusion_model(latent, times, hallo3=evaluation)
+    call = conditions.of((pack("hallo3_core.sampling.guidance").EVERYTHING,))
+    found = host.diffusion_model(latent, times, hallo3=call)
     own = pack("hallo3_core.model.denoiser").Conditions(text=engine.embed_text(text))
     modulation = engine.modulate_steps(times, torch.float32)
-    expected = engine(*latent.chunk(2, dim=1), own, modulation, evaluation.layout)
+    expected = engine(*latent.chunk(2, dim=1), own, modulation, call.layout)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     multiplied_out = loader.execute("hallo3/converted/", "bf16")[0].model.diffusion_model
     assert {parameter.dtype for parameter in multiplied_out.parameters()} == {torch.bfloat16}
@@ -301,17 +301,17 @@ def no_models(pack, models, monkeypatch):
 def test_without_models_the_words_are_ours_and_hold_the_command(pack, no_models, key, name):
     node, (argument, where) = pack().NODE_CLASS_MAPPINGS[key], LOADERS[key]
     assert node.VALIDATE_INPUTS(**{argument: name}) is True  # the host's own refusal would come first
-    given = {argument: name, **OTHERS.get(key, {})}
+    inputs = {argument: name, **OTHERS.get(key, {})}
     if key == "Hallo3LoraLoader":
-        given |= dict(model=None, strength=1.0)
+        inputs |= dict(model=None, strength=1.0)
         if name != "none found":
             return
     if key == "Hallo3SeparateVocals":
-        given["audio"] = {"waveform": torch.zeros(1, 1, 99), "sample_rate": 16_000}
-    with pytest.raises(pack("hallo3_core.errors").InputError, match="none found") as told:
-        getattr(node(), node.FUNCTION)(**given)
-    assert f"{where} or models/hallo3, and refresh the page (R)" in str(told.value)
-    assert "hallo3.py download" in str(told.value)
+        inputs["audio"] = {"waveform": torch.zeros(1, 1, 99), "sample_rate": 16_000}
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="none found") as error:
+        getattr(node(), node.FUNCTION)(**inputs)
+    assert f"{where} or models/hallo3, and refresh the page (R)" in str(error.value)
+    assert "hallo3.py download" in str(error.value)
 
 
 @pytest.mark.parametrize("key", LOADERS)
@@ -343,7 +343,7 @@ def no_release(models, converted):
     away.rename(models / "hallo3" / "tiny")
 
 
-def test_a_file_that_is_named_and_gone_is_not_replaced(pack):
+def test_a_file_that_is_named_but_missing_is_not_replaced(pack):
     with pytest.raises(
         pack("hallo3_core.errors").InputError, match="'mine.safetensors' is not there: put the file into"
     ):
@@ -372,7 +372,7 @@ def test_a_dropdown_leaves_out_what_is_something_else(pack, converted, models, i
 def test_a_file_that_is_written_again_is_read_again(pack, in_models, models):
     path = models / "loras" / "later.safetensors"
     in_models("loras/later.safetensors", {"decoder.conv_in.conv.weight": torch.zeros(8, 16, 3, 3, 3)})
-    assert "later.safetensors" in offered(pack, "Hallo3LoraLoader")  # what cannot be told may fit
+    assert "later.safetensors" in offered(pack, "Hallo3LoraLoader")  # an unidentified file may fit
     save_file(
         {
             "shared.weight": torch.zeros(4, 4),
@@ -403,4 +403,4 @@ def test_fp8_matmul_asks_the_host_for_it_and_says_where_it_cannot(pack, loaded, 
     mark = f"blocks.0.mlp.up.{fp8.MARK}"
     assert b"full_precision" in bytes(plain[mark].tolist()) and b"full_precision" not in bytes(fast[mark].tolist())
     pack("nodes.loaders").Hallo3ModelLoader().execute(TINY, "fp8 matmul")
-    assert "does not multiply in fp8: weights are kept in it, matmuls are exact" in caplog.text
+    assert "has no fp8 matmul: weights are kept in it, matmuls are exact" in caplog.text

@@ -32,7 +32,7 @@ def running(pack, monkeypatch):
 SILENT = {"waveform": torch.zeros(1, 1, 16_000), "sample_rate": 16_000}
 
 
-def test_a_silent_recording_stands_on_the_node(pack, loaded, said):
+def test_a_silent_recording_is_shown_on_the_node(pack, loaded, said):
     pack().NODE_CLASS_MAPPINGS["Hallo3AudioEncode"]().execute(audio=SILENT, wav2vec=loaded.wav2vec, node_id="4")
     text, node = said[-1]
     assert node == "4" and "loudest sample 0%" in text.splitlines()[0]
@@ -42,7 +42,7 @@ def test_a_silent_recording_stands_on_the_node(pack, loaded, said):
 @pytest.mark.parametrize(
     ("prompt", "words"), [("", "the prompt is empty"), ("  ", "the prompt is empty"), ("word " * 300, "225")]
 )
-def test_what_is_wrong_with_a_prompt_stands_on_core_s_node(loaded, said, running, prompt, words):
+def test_a_fault_of_the_prompt_is_shown_on_core_s_node(loaded, said, running, prompt, words):
     running("7")
     loaded.clip.tokenize(prompt)
     text, node = said[-1]
@@ -68,7 +68,7 @@ def test_warnings_stay_below_the_line_that_changes(pack, said):
     assert said[-1] == ("step 2\nWarning: upside down", "5")
 
 
-def test_a_node_in_a_subgraph_speaks_outside_too(pack, said, running):
+def test_a_node_in_a_subgraph_shows_its_messages_outside_too(pack, said, running):
     messages, log = pack("nodes.host.messages"), pack("hallo3_core.inputs.face").log
     running("12:3")
     with messages.speaking("12:3"):
@@ -88,7 +88,7 @@ def test_cancel_and_errors_take_the_place_of_the_last_line(pack, film, said, pre
         film(node_id="5")
     assert said[-1] == ("cancelled", "5")
     with monkeypatch.context() as patch:
-        patch.setattr(pack("nodes.host.film"), "make_clip", lambda *given, **named: 1 / 0)
+        patch.setattr(pack("nodes.host.film"), "make_clip", lambda *args, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             film(node_id="5")
     assert said[-1] == ("stopped by an error", "5")
@@ -114,6 +114,6 @@ def test_an_error_is_headed_by_its_name_alone(pack):
     assert f"{error.__module__}.{error.__qualname__}" == "builtins.InputError"
 
 
-def test_every_node_speaks(pack, said):
+def test_every_node_shows_its_messages(pack, said):
     for key, node in pack().NODE_CLASS_MAPPINGS.items():
         assert hasattr(getattr(node, node.FUNCTION), "__wrapped__"), key

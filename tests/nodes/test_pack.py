@@ -135,8 +135,8 @@ def test_every_input_has_a_tooltip_and_reaches_the_function(nodes):
             assert len(options["tooltip"]) > 10, f"{key}.{name}"
             assert isinstance(kind, (str, list)), f"{key}.{name}"
         parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
-        given = {name for group in inputs.values() for name in group}
-        assert given == parameters.keys() - {"self"}, key
+        declared = {name for group in inputs.values() for name in group}
+        assert declared == parameters.keys() - {"self"}, key
         assert all(parameters[name].default is not inspect.Parameter.empty for name in inputs.get("optional", {}))
 
 
@@ -206,7 +206,7 @@ LATE = {"diffusers", "transformers", "sentencepiece", "safetensors", "huggingfac
 
 @pytest.mark.parametrize("packages", [OPTIONAL, OPTIONAL | LATE], ids=["optional", "all but einops"])
 def test_a_missing_package_hides_no_node(nodes, tmp_path, packages):
-    """What is not installed is told by the node that needs it, when it runs."""
+    """A missing package is reported by the node that needs it, when it runs."""
     code = WITHOUT.format(packages=packages, models=str(tmp_path), here=str(HERE), root=str(ROOT))
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == sorted(nodes), result.stderr

@@ -1,6 +1,6 @@
 """Where memory is short the host loads some layers, and brings the others as they are used.
 
-The card is one that is not there, since on a CPU every load is a whole one: it refuses an operation on tensors of two
+A fake device, since on a CPU every load is a whole one: it refuses an operation on tensors of two
 devices, as a real one does.
 """
 
@@ -19,7 +19,7 @@ SHARES = (0.05, 0.3, 0.6, 0.9)  # of the first, a host may find that nothing fit
 
 @pytest.fixture(autouse=True)
 def as_the_card_needs_it(pack, monkeypatch):
-    """The host's attention asks a card for its memory; tensors of inference mode cannot be exchanged."""
+    """The host's attention asks a GPU for its memory; tensors of inference mode cannot be exchanged."""
     management = pack("nodes.host.memory").management
     ask = lambda device=None, torch_free_too=False: (2**40, 2**40) if torch_free_too else 2**40  # noqa: E731
     monkeypatch.setattr(management, "get_free_memory", ask, raising=False)
@@ -38,13 +38,13 @@ def places(patcher) -> set[str]:
 
 @contextmanager
 def in_part(patcher, share: float):
-    """That share of a network's weights on a card, the rest left behind; gives the card's device."""
+    """Puts that share of a network's weights on a fake device and leaves the rest behind; yields the device."""
     size = sum(parameter.nbytes for parameter in patcher.model.parameters())
-    with FakeDevice() as card:
-        patcher.load_device = card.device
-        patcher.partially_load(card.device, int(size * share))
+    with FakeDevice() as fake:
+        patcher.load_device = fake.device
+        patcher.partially_load(fake.device, int(size * share))
         assert "cpu" in places(patcher)
-        yield card.device
+        yield fake.device
 
 
 def clip_inputs(pack, config):
@@ -61,7 +61,7 @@ def clip_inputs(pack, config):
 
 @pytest.mark.parametrize("choice", ["auto", "bf16"])
 @pytest.mark.parametrize("share", SHARES)
-def test_the_denoiser_computes_where_the_card_is(pack, release, share, choice):
+def test_the_denoiser_computes_on_the_load_device(pack, release, share, choice):
     guidance = pack("hallo3_core.sampling.guidance")
     patcher = pack("nodes.host.model").load_model(str(release), choice)
     denoiser = patcher.model.diffusion_model
@@ -84,14 +84,14 @@ def test_text_alone_too(pack, release, share):
     with in_part(patcher, share) as device:
         text, noise = torch.zeros(1, config.text_tokens, config.text_width), torch.zeros(1, 16, 13, 2, 4, device=device)
         conds = patcher.model.extra_conds(cross_attn=text, noise=noise, device=device)
-        evaluation = conds["hallo3"].process_cond(batch_size=1).concat([])
+        call = conds["hallo3"].process_cond(batch_size=1).concat([])
         x = torch.zeros(1, 32, 13, 2, 4, device=device)
-        out = patcher.model.diffusion_model(x, torch.zeros(1, device=device), hallo3=evaluation)
+        out = patcher.model.diffusion_model(x, torch.zeros(1, device=device), hallo3=call)
         assert out.device.type == device.type
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_the_reference_network_computes_where_the_card_is(pack, release, share):
+def test_the_reference_network_computes_on_the_load_device(pack, release, share):
     network = pack("nodes.host.networks").load_reference_net(release, "auto")
     with in_part(network.patcher, share) as device:
         bank = network.module(torch.zeros(1, 16, 4, 8, dtype=network.dtype, device=device))
@@ -99,7 +99,7 @@ def test_the_reference_network_computes_where_the_card_is(pack, release, share):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
-def test_the_projectors_compute_where_the_card_is(pack, release, share):
+def test_the_projectors_compute_on_the_gpu(pack, release, share):
     model = pack("nodes.host.model")
     projectors = model.projectors_of(model.load_model(str(release)))
     with in_part(projectors.audio.patcher, share) as device:
@@ -117,18 +117,18 @@ def test_layers_that_the_host_cannot_bring_are_loaded_whole(pack, release, netwo
         patcher = pack("nodes.host.vae").load_host_vae(release).patcher
     else:
         patcher = pack("nodes.host.networks").load_wav2vec_network(release / "wav2vec/wav2vec2-base-960h").patcher
-    with FakeDevice() as card:
+    with FakeDevice() as fake:
         for offered in (0.1, 1000, -1000):
-            patcher.partially_load(card.device, offered)
-            assert places(patcher) == {card.device.type}
+            patcher.partially_load(fake.device, offered)
+            assert places(patcher) == {fake.device.type}
             if hasattr(patcher, "partially_unload"):  # to make room for another network, until it is used again
                 patcher.partially_unload(torch.device("cpu"), 1000)
-                assert places(patcher) == {"cpu", card.device.type}
+                assert places(patcher) == {"cpu", fake.device.type}
 
 
 @pytest.mark.parametrize("choice", ["auto", "fp8"])
 def test_layers_brought_as_they_are_used_compute_the_same(pack, release, choice):
-    """Values, which the card has not; each layer by itself, the blocks' own calls among them."""
+    """Values, which the fake device does not have; each layer by itself, the blocks' own calls among them."""
     guidance, found = pack("hallo3_core.sampling.guidance"), []
     for share in (2.0, 0.4):
         patcher = pack("nodes.host.model").load_model(str(release), choice)

@@ -21,8 +21,8 @@ def sample(pack, loaded, scene):
     node = pack("nodes.sampling").Hallo3SampleClip
 
     def run(model, **changes) -> torch.Tensor:
-        given = dict(model=model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **SETTINGS)
-        return node().execute(**{**given, **changes})[0]["samples"]
+        inputs = dict(model=model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **SETTINGS)
+        return node().execute(**{**inputs, **changes})[0]["samples"]
 
     return run
 
@@ -186,28 +186,28 @@ def test_parts_of_the_model_that_others_exchange_are_refused(error, loaded, samp
         (dict(reference_latents=[torch.zeros(1)]), "ReferenceLatent"),
     ],
 )
-def test_what_stands_beside_the_text_is_refused_by_name(error, loaded, scene, sample, extra, words):
+def test_other_conditioning_beside_the_text_is_refused_by_name(error, loaded, scene, sample, extra, words):
     (text, own), *_ = scene.text
     with pytest.raises(error, match=f"{words} does not work with Hallo3"):
         sample(loaded.model, text=[[text, {**own, **extra}]])
 
 
-def test_what_says_nothing_beside_the_text_is_let_through(loaded, scene, sample, caplog):
+def test_conditioning_without_effect_beside_the_text_is_accepted(loaded, scene, sample, caplog):
     (text, own), *_ = scene.text
     extra = dict(start_percent=0.0, end_percent=1.0, strength=1.0, area=None, mine=3)
     assert torch.equal(sample(loaded.model, text=[[text, {**own, **extra}]]), sample(loaded.model))
     assert "the conditioning holds 'mine', which Hallo3 does not use" in caplog.text
 
 
-def test_text_alone_is_told_at_the_node(pack, loaded, scene, monkeypatch):
+def test_text_alone_is_reported_on_the_node(pack, loaded, scene, monkeypatch):
     """Core's KSampler on our MODEL: no portrait and no voice take part."""
     messages, texts = pack("nodes.host.messages"), []
     monkeypatch.setattr(messages, "_send", lambda text, node_id: texts.append((text, node_id)))
     monkeypatch.setattr(messages, "_context", lambda: type("Context", (), dict(node_id="9", prompt_id="a")))
     (text, _), *_ = scene.text
-    given = dict(noise=torch.zeros(1, 16, 13, 2, 4), device=torch.device("cpu"), cross_attn=text)
+    inputs = dict(noise=torch.zeros(1, 16, 13, 2, 4), device=torch.device("cpu"), cross_attn=text)
     for kind in ("positive", "negative"):
-        loaded.model.model.extra_conds(**given, prompt_type=kind)
+        loaded.model.model.extra_conds(**inputs, prompt_type=kind)
     ((said, node),) = texts
     assert node == "9" and "from the prompt alone, without portrait and voice" in said
 

@@ -11,7 +11,7 @@ from tests.nodes import fake_host
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (7, "0:07"), (750, "12:30"), (3723, "1:02:03")])
-def test_time_is_told_as_people_read_it(pack, seconds, text):
+def test_time_is_shown_as_people_read_it(pack, seconds, text):
     assert pack("nodes.host.progress").span(seconds) == text
 
 
@@ -93,5 +93,5 @@ def test_the_preview_of_the_portraits_latent_is_the_portrait_in_small(pack, samp
 def test_previews_are_off_where_the_user_has_them_off_and_cost_nothing(pack, sampler_of, previews, monkeypatch):
     previews(False)
     sampler = sampler_of(steps=2)
-    monkeypatch.setattr(type(sampler.vae), "encode", lambda *given: pytest.fail("the VAE was asked for a preview"))
+    monkeypatch.setattr(type(sampler.vae), "encode", lambda *args: pytest.fail("the VAE was asked for a preview"))
     assert pack("nodes.host.progress").StepBar(sampler)._previewer is None

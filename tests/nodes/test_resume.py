@@ -141,7 +141,7 @@ def test_the_bar_counts_clips_that_are_there(pack, film, press_cancel, monkeypat
     assert texts[1].startswith("clip 2 of 2, step 1 of 2")
 
 
-def test_out_of_memory_is_tried_again_with_one_evaluation_after_another(pack, film, monkeypatch):
+def test_out_of_memory_is_tried_again_with_one_model_call_after_another(pack, film, monkeypatch):
     whole, sampler = film().read_bytes(), pack("nodes.host.sampling").ClipSampler
     progress, texts, batched = pack("nodes.host.progress"), [], []
     original = sampler.sample
@@ -161,19 +161,19 @@ def test_out_of_memory_is_tried_again_with_one_evaluation_after_another(pack, fi
     assert abs(len(found) - len(whole)) < 0.1 * len(whole)
 
 
-def test_one_evaluation_after_another_is_the_same_clip(sampler_of):
+def test_one_model_call_after_another_is_the_same_clip(sampler_of):
     clips = sampler_of(2)
     in_turn = replace(clips, settings=replace(clips.settings, batched=False))
     assert (clips.sample(0, None) - in_turn.sample(0, None)).abs().max() < 1e-4
 
 
-def test_values_that_are_no_numbers_are_told_with_clip_and_step(pack, sampler_of, monkeypatch):
+def test_values_that_are_not_finite_are_reported_with_clip_and_step(pack, sampler_of, monkeypatch):
     guider, calls = pack("nodes.host.guider"), []
     original = guider.combine
 
-    def combine(*given):
-        calls.append(given)
-        return original(*given) * (float("nan") if len(calls) == 2 else 1)
+    def combine(*args):
+        calls.append(args)
+        return original(*args) * (float("nan") if len(calls) == 2 else 1)
 
     monkeypatch.setattr(guider, "combine", combine)
     with pytest.raises(

@@ -45,11 +45,11 @@ def test_one_s_own_goes_before_the_sample(pack, input_folder, own):
     samples = dict(zip(("image", "audio"), run()["result"], strict=True))
     mine = {"image": torch.rand(1, 60, 80, 3), "audio": {"waveform": torch.zeros(1, 1, 99), "sample_rate": 8_000}}
     done = run(**{own: mine[own]})
-    given = dict(zip(("image", "audio"), done["result"], strict=True))
-    assert given[own] is mine[own]
+    chosen = dict(zip(("image", "audio"), done["result"], strict=True))
+    assert chosen[own] is mine[own]
     assert bool(done["ui"]["images"]) == (own == "audio")  # the sample portrait is shown where it is used
     (other,) = {"image", "audio"} - {own}
-    a, b = (value if other == "image" else value["waveform"] for value in (given[other], samples[other]))
+    a, b = (value if other == "image" else value["waveform"] for value in (chosen[other], samples[other]))
     assert torch.equal(a, b)
 
 

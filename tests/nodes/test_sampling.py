@@ -1,4 +1,4 @@
-"""Sampling nodes: the same film as the core's own pipeline, the cost that is told, Cancel, and wrong inputs."""
+"""Sampling nodes: the same film as the core's own pipeline, the cost shown on the node, Cancel, and wrong inputs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SETTINGS = dict(steps=3, audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0, sampler
 
 @pytest.fixture
 def sample(pack, loaded, scene):
-    """Run the node Hallo3SampleClip; what is not given is the scene's."""
+    """Run the node Hallo3SampleClip; inputs that are left out are the scene's."""
     node = pack("nodes.sampling").Hallo3SampleClip
 
     def run(**changes) -> torch.Tensor:
-        given = dict(model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **SETTINGS)
-        return node().execute(**{**given, **changes})[0]["samples"]
+        inputs = dict(model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **SETTINGS)
+        return node().execute(**{**inputs, **changes})[0]["samples"]
 
     return run
 
@@ -87,7 +87,7 @@ def test_a_chain_by_hand_equals_the_engines_film(pack, sample, engine, loaded, s
 
 
 @pytest.fixture
-def evaluated(pack, monkeypatch):
+def call_counts(pack, monkeypatch):
     """How many samples the network was asked for, in all."""
     network = pack("nodes.host.model").HostDenoiser
     counts, original = [], network._call
@@ -101,7 +101,7 @@ def evaluated(pack, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "evaluations"),
+    ("changes", "calls"),
     [
         ({}, 2),
         (dict(reference_cfg=3.5), 2),
@@ -110,17 +110,17 @@ def evaluated(pack, monkeypatch):
         (dict(reference_cfg=1.5, audio_cfg=2.0), 4),
     ],
 )
-def test_an_evaluation_of_weight_zero_never_runs(sample, evaluated, changes, evaluations):
+def test_a_model_call_of_weight_zero_never_runs(sample, call_counts, changes, calls):
     sample(**changes)
-    assert sum(evaluated) == SETTINGS["steps"] * evaluations
+    assert sum(call_counts) == SETTINGS["steps"] * calls
 
 
-def test_guidance_can_end_early(pack, sample, evaluated):
+def test_guidance_can_end_early(pack, sample, call_counts):
     sample(steps=4, guidance_stop=0.5)
-    assert sum(evaluated) == 2 * 2 + 2 * 1
+    assert sum(call_counts) == 2 * 2 + 2 * 1
 
 
-def test_the_cost_that_is_told_is_the_cost(pack):
+def test_the_cost_that_is_shown_is_the_cost(pack):
     guidance = pack("hallo3_core.sampling.guidance")
     settings = pack("hallo3_core.pipeline.options").Settings(
         steps=4, guidance=guidance.Guidance(guidance.Scales(), 0, 0.5)
@@ -132,7 +132,7 @@ def test_cancel_leaves_nothing_behind_and_the_next_run_works(sample, press_cance
     guiders = []
     guider = pack("nodes.host.sampling").Guider
     monkeypatch.setattr(
-        pack("nodes.host.sampling"), "Guider", lambda *given: guiders.append(guider(*given)) or guiders[-1]
+        pack("nodes.host.sampling"), "Guider", lambda *args: guiders.append(guider(*args)) or guiders[-1]
     )
     before = sample()
     with pytest.raises(press_cancel(2)):
@@ -163,8 +163,8 @@ def test_cores_euler_on_our_sigmas_is_ddim(pack, loaded, scene, sample):
 
     nodes = pack("nodes.sampling")
     scales = dict(audio_cfg=1.0, text_cfg=1.0, reference_cfg=1.0)
-    given = dict(model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **scales)
-    guider = nodes.Hallo3Guider().execute(**given)[0]
+    inputs = dict(model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **scales)
+    guider = nodes.Hallo3Guider().execute(**inputs)[0]
     start = pack("hallo3_core.sampling.noise").SeededNoise(11, 0).initial((1, 16, 13, 2, 4))
     euler, sigmas = comfy.samplers.sampler_object("euler"), nodes.Hallo3Scheduler().execute(6, 1.0)[0]
     found = guider.sample(start, torch.zeros_like(start), euler, sigmas, disable_pbar=True, seed=11)
@@ -200,7 +200,7 @@ def test_the_scheduler_counts_from_the_end(pack):
         (dict(text=[[torch.zeros(1, 226, 40), {}]] * 2), "the conditioning has 2 parts"),
     ],
 )
-def test_wrong_inputs_are_told(pack, sample, changes, words):
+def test_wrong_inputs_are_refused(pack, sample, changes, words):
     with pytest.raises(pack("hallo3_core.errors").InputError, match=words):
         sample(**changes)
 
@@ -208,12 +208,12 @@ def test_wrong_inputs_are_told(pack, sample, changes, words):
 @pytest.mark.parametrize(
     ("shape", "words"), [((2, 3, 96, 144), "144x96, the video is 32x16"), ((3, 3, 16, 32), "3 motion frames")]
 )
-def test_motion_frames_of_another_film_are_told(pack, sample, shape, words):
+def test_motion_frames_of_another_film_are_refused(pack, sample, shape, words):
     with pytest.raises(pack("hallo3_core.errors").InputError, match=words):
         sample(clip_index=1, motion=pack("nodes.types").Motion(torch.zeros(shape)))
 
 
-def test_a_reference_or_sound_of_another_model_is_told(pack, sample, scene):
+def test_a_reference_or_sound_of_another_model_is_refused(pack, sample, scene):
     error = pack("hallo3_core.errors").InputError
     with pytest.raises(error, match="the reference has 2 layers of 64, the denoiser 3 of 64"):
         sample(reference=replace(scene.reference, bank=scene.reference.bank[:2]))
@@ -221,7 +221,7 @@ def test_a_reference_or_sound_of_another_model_is_told(pack, sample, scene):
         sample(audio=replace(scene.audio, hidden=scene.audio.hidden[:, :2]))
 
 
-def test_a_latent_of_another_size_is_told(pack, loaded, scene):
+def test_a_latent_of_another_size_is_refused(pack, loaded, scene):
     nodes = pack("nodes.sampling")
     scales = {name: SETTINGS[name] for name in ("audio_cfg", "text_cfg", "reference_cfg")}
     guider = nodes.Hallo3Guider().execute(
@@ -245,17 +245,17 @@ def test_noise_levels_of_others_are_left_to_the_host(pack):
     assert pack("nodes.host.solver").timesteps_of(torch.tensor([14.6, 7.0, 3.0, 1.0, 0.0])) is None
 
 
-def test_the_network_is_told_the_true_timesteps(pack, sample, monkeypatch):
+def test_the_network_receives_the_true_timesteps(pack, sample, monkeypatch):
     network = pack("nodes.host.model").HostDenoiser
-    told, original = [], network._call
+    seen, original = [], network._call
 
     def listening(self, x, timesteps, *rest):
-        told.append(timesteps.unique().tolist())
+        seen.append(timesteps.unique().tolist())
         return original(self, x, timesteps, *rest)
 
     monkeypatch.setattr(network, "_call", listening)
     sample(steps=6)
-    assert told == [[999], [832], [666], [499], [333], [166]]
+    assert seen == [[999], [832], [666], [499], [333], [166]]
 
 
 def test_while_steps_are_taken_only_the_denoiser_is_on_the_device(pack, loaded, sample, monkeypatch):
@@ -264,9 +264,9 @@ def test_while_steps_are_taken_only_the_denoiser_is_on_the_device(pack, loaded, 
     network = pack("nodes.host.model").HostDenoiser
     present, original = [], network._call
 
-    def looking(self, *given):
+    def looking(self, *args):
         present.append({type(loaded.model.model).__name__ for loaded in management.current_loaded_models})
-        return original(self, *given)
+        return original(self, *args)
 
     monkeypatch.setattr(network, "_call", looking)
     management.load_models_gpu([loaded.reference_net.patcher, loaded.wav2vec.patcher])

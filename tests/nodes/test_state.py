@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-def test_a_film_after_any_other_is_the_first_again(pack, film, scene, loaded, press_cancel, monkeypatch):
+def test_a_film_after_any_other_is_the_same_again(pack, film, scene, loaded, press_cancel, monkeypatch):
     first = film().read_bytes()
     weights = {name: value.clone() for name, value in loaded.model.model.state_dict().items()}
     lora = loaded.model.clone()
@@ -22,14 +22,14 @@ def test_a_film_after_any_other_is_the_first_again(pack, film, scene, loaded, pr
         film(model=lora, seed=12)
     assert film().read_bytes() == first
     with monkeypatch.context() as patch:
-        patch.setattr(pack("nodes.host.film"), "make_clip", lambda *given, **named: 1 / 0)
+        patch.setattr(pack("nodes.host.film"), "make_clip", lambda *args, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             film(model=lora)
     assert film().read_bytes() == first
     assert all(torch.equal(value, weights[name]) for name, value in loaded.model.model.state_dict().items())
 
 
-def test_the_worlds_dice_are_not_touched(film):
+def test_the_global_generators_are_not_touched(film):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = film().read_bytes()

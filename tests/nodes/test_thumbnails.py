@@ -1,4 +1,4 @@
-"""Thumbnails are made of the frames that are given."""
+"""Thumbnails show frames of the result."""
 
 from __future__ import annotations
 

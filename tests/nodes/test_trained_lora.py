@@ -63,8 +63,8 @@ def core_film(pack, scene, release, options) -> torch.Tensor:
         sounds, silence = [project(window) for window in windows], project(torch.zeros_like(windows[0]))
     run_settings = pack("hallo3_core.pipeline.options").Settings(steps=SETTINGS["steps"])
     denoiser = load_denoiser(Release(release), networks.config, options)
-    given = dict(text=scene.text[0][0], face_tokens=face_tokens, null_audio_tokens=silence)
-    run = pack("hallo3_core.pipeline.conditions").prepare_run(denoiser, portrait, run_settings, **given)
+    conditions = dict(text=scene.text[0][0], face_tokens=face_tokens, null_audio_tokens=silence)
+    run = pack("hallo3_core.pipeline.conditions").prepare_run(denoiser, portrait, run_settings, **conditions)
     noise = pack("hallo3_core.sampling.noise").SeededNoise
     with networks.vae() as vae:
         clips = film_clips(
@@ -80,15 +80,15 @@ def test_the_node_makes_the_cores_film_and_leaves_the_model_as_it_was(
     release, decoded = models / "hallo3" / "tiny", []
     host = pack("nodes.host.film")
     decode = host.decode
-    monkeypatch.setattr(host, "decode", lambda *given: decoded.append(decode(*given)) or decoded[-1])
+    monkeypatch.setattr(host, "decode", lambda *args: decoded.append(decode(*args)) or decoded[-1])
 
     def node_film(model, reference_net) -> torch.Tensor:
         decoded.clear()
         run = pack("nodes.host.networks").run_reference_net
         vae = pack("nodes.host.vae").CoreVae(loaded.vae)
         reference = portrait_of(pack, vae, lambda latent: run(reference_net, latent))
-        given = {**vars(scene), "reference": reference}
-        pack("nodes.film").Hallo3LongVideo().execute(model=model, vae=loaded.vae, seed=11, **given, **SETTINGS)
+        inputs = {**vars(scene), "reference": reference}
+        pack("nodes.film").Hallo3LongVideo().execute(model=model, vae=loaded.vae, seed=11, **inputs, **SETTINGS)
         new = pack("hallo3_core.pipeline.clip").new_frames
         return torch.cat([new(frames, clip, scene.audio.frames) for clip, frames in enumerate(decoded)])
 
@@ -103,7 +103,7 @@ def test_the_node_makes_the_cores_film_and_leaves_the_model_as_it_was(
     assert torch.equal(node_film(*without), node_film(loaded.model, loaded.reference_net))
 
 
-def test_a_reference_network_that_is_not_connected_is_told(pack, loaded, trained, caplog):
+def test_a_reference_network_that_is_not_connected_is_warned_of(pack, loaded, trained, caplog):
     model, nothing = pack("nodes.loaders").Hallo3LoraLoader().execute(loaded.model, trained.name, 1.0)
     assert nothing is None and "connect reference_net" in caplog.text
     host = pack("nodes.host.model")

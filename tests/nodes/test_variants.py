@@ -1,4 +1,4 @@
-"""Variants of conditioning from training to films: the command line and the nodes tell them from the file alone."""
+"""Variants of conditioning from training to films: the command line and the nodes recognise them by the file alone."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def chained_film(pack, trained, loaded, scene, model, clips: int) -> torch.Tenso
     chaining, node = pack("nodes.chaining"), pack("nodes.sampling").Hallo3SampleClip()
     whole = motion = None
     for clip in range(clips):
-        given = dict(model=model, vae=loaded.vae, clip_index=clip, seed=11, motion=motion)
-        latent = node.execute(**given, **vars(scene), **SETTINGS)[0]
+        inputs = dict(model=model, vae=loaded.vae, clip_index=clip, seed=11, motion=motion)
+        latent = node.execute(**inputs, **vars(scene), **SETTINGS)[0]
         frames = loaded.vae.decode(latent["samples"]).flatten(0, 1)
         motion = chaining.Hallo3MotionFrames().execute(frames, trained.conditioning.motion_frames)[0]
         whole = chaining.Hallo3AppendClip().execute(frames, scene.audio, clip, whole, scene.reference, model)[0]

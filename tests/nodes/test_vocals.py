@@ -68,13 +68,13 @@ def test_both_parts_come_back_as_loud_as_they_were(separate, toy, loudness):
     assert rest["waveform"].shape == sound.shape and not rest["waveform"].any()
 
 
-def test_a_list_that_is_missing_is_told_instead_of_downloaded(pack, separate, toy, models):
+def test_a_missing_list_is_reported_instead_of_downloaded(pack, separate, toy, models):
     (models / "hallo3" / "voices" / LIST).unlink()
     with pytest.raises(pack("hallo3_core.errors").InputError, match=f"{LIST} is missing beside Kim_Vocal_2.onnx"):
         separate(torch.zeros(1, 1, 100))
 
 
-def test_without_the_library_its_install_command_is_told(pack, separate, monkeypatch):
+def test_without_the_library_the_error_has_its_install_command(pack, separate, monkeypatch):
     monkeypatch.setitem(sys.modules, "audio_separator", None)  # as if it were not installed
     monkeypatch.delitem(sys.modules, "audio_separator.separator", raising=False)
     words = r'python -m pip install "audio-separator\[cpu\]"'
@@ -83,7 +83,7 @@ def test_without_the_library_its_install_command_is_told(pack, separate, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("inputs", "words"),
     [
         (dict(waveform=None), "audio: there is no sound"),
         (dict(waveform=torch.zeros(2, 1, 100)), r"audio: shape \[2, 1, 100\]"),
@@ -92,6 +92,6 @@ def test_without_the_library_its_install_command_is_told(pack, separate, monkeyp
         (dict(waveform=torch.zeros(1, 1, 9), model="none found"), "vocal separation model: none found"),
     ],
 )
-def test_wrong_inputs_are_told(pack, separate, toy, given, words):
+def test_wrong_inputs_are_refused(pack, separate, toy, inputs, words):
     with pytest.raises(pack("hallo3_core.errors").InputError, match=words):
-        separate(**given)
+        separate(**inputs)

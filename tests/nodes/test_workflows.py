@@ -89,10 +89,10 @@ def test_links_join_what_they_say(declared, name):
 def test_nothing_required_is_left_open_and_every_value_is_allowed(declared, name):
     prompt = read(name, "api")
     for entry in prompt.values():
-        kind, given = entry["class_type"], entry["inputs"]
+        kind, values = entry["class_type"], entry["inputs"]
         inputs = inputs_of(declared[kind])
-        assert declared[kind]["input"]["required"].keys() <= given.keys(), kind
-        for key, value in given.items():
+        assert declared[kind]["input"]["required"].keys() <= values.keys(), kind
+        for key, value in values.items():
             if isinstance(value, list):
                 source = prompt[value[0]]["class_type"]
                 assert declared[source]["output"][value[1]] == inputs[key][0], f"{source} to {kind}.{key}"

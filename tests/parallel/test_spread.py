@@ -60,13 +60,13 @@ def side_by_side(work):
 def velocity(denoiser, seed=0):
     x = noise(2, 16, 13, 6, 10, seed=99)
     layout = denoiser.layout(CONFIG.grid, torch.float32)
-    given = Conditions(
+    conditions = Conditions(
         text=denoiser.embed_text(noise(2, CONFIG.text_tokens, CONFIG.text_width, seed=seed + 10)),
         reference=denoiser.reference_keys_values(bank(seed)),
         face=denoiser.face_keys_values(noise(1, 4, CONFIG.face, seed=seed + 11)),
         audio=denoiser.audio_keys_values(noise(2, 13, 4, CONFIG.audio, seed=seed + 12)),
     )
-    return denoiser(x, x[:1], given, denoiser.modulate_steps(torch.tensor([500.0]), torch.float32), layout)
+    return denoiser(x, x[:1], conditions, denoiser.modulate_steps(torch.tensor([500.0]), torch.float32), layout)
 
 
 def portrait(null=True):
@@ -180,7 +180,7 @@ def test_only_self_attention_and_the_result_are_exchanged(together, denoiser):
 
 
 def test_a_strip_that_is_the_whole_picture_is_exchanged_with_nobody(together, denoiser):
-    """As where each of two cards has a branch of its own."""
+    """As when each of two GPUs computes one branch."""
 
     def attention():
         grid = CONFIG.grid
@@ -231,10 +231,10 @@ def test_branches_come_apart_first(processes, branches, groups):
 def test_a_mistake_gets_one_line_from_all(together, tiny_release, tmp_path, short_speech):
     from hallo3_core.cli.main import main
 
-    given = ["animate", "--audio", str(short_speech), "--prompt", "x", "--models", str(tiny_release), "--device", "cpu"]
-    given += ["--output", str(tmp_path / "film.mp4")]
+    words = ["animate", "--audio", str(short_speech), "--prompt", "x", "--models", str(tiny_release), "--device", "cpu"]
+    words += ["--output", str(tmp_path / "film.mp4")]
     for more in (["--image", str(tmp_path / "none.png")], ["--image", "x.png", "--steps", "0"], []):
-        codes = together(3, lambda more=more: main(given + more))
+        codes = together(3, lambda more=more: main(words + more))
         errors = [line for e in tmp_path.glob("*.err") for line in e.read_text().splitlines() if "error" in line]
         assert len(errors) == 1, errors
         assert all(code == 2 or isinstance(code, SystemExit) for code in codes)
@@ -263,7 +263,7 @@ def test_memory_that_runs_out_anywhere_gets_a_line(together, denoiser, monkeypat
     monkeypatch.setattr(
         ClipCalls,
         "__call__",
-        lambda self, *given: (evaluate if os.environ["RANK"] == "1" else follow_only)(self, *given),
+        lambda self, *args: (evaluate if os.environ["RANK"] == "1" else follow_only)(self, *args),
     )
     results = together(2, lambda: film_of_noise(denoiser))
     assert isinstance(results[0], SystemExit)
@@ -281,8 +281,8 @@ def test_a_process_that_is_killed_ends_all(together, denoiser, monkeypatch):
     monkeypatch.setattr(ClipCalls, "__call__", evaluate)
     results = together(4, lambda: film_of_noise(denoiser))
     assert results.pop(2) == -signal.SIGKILL
-    told = [error for error in results if isinstance(error, InputError)]
-    assert len(told) == 1 and "ended without a message" in str(told[0])
+    errors = [error for error in results if isinstance(error, InputError)]
+    assert len(errors) == 1 and "ended without a message" in str(errors[0])
     assert sum(isinstance(error, SystemExit) and error.code == 1 for error in results) == 2
 
 
@@ -300,8 +300,8 @@ def test_more_processes_than_heads_are_refused(together, denoiser):
         return SequenceDenoiser(denoiser, group).layout(Grid(13, 1, 2), torch.float32)
 
     results = together(3, lambda: side_by_side(work))
-    told = [error for error in results if isinstance(error, InputError)]
-    assert len(told) == 1 and "3 GPUs share 2 tokens in a frame: use 2 GPUs or fewer" in str(told[0])
+    errors = [error for error in results if isinstance(error, InputError)]
+    assert len(errors) == 1 and "3 GPUs share 2 tokens in a frame: use 2 GPUs or fewer" in str(errors[0])
 
 
 @pytest.mark.parametrize("device", ["mps", "cuda:1", "cuda"])
@@ -311,7 +311,7 @@ def test_a_device_that_a_film_cannot_be_shared_on_is_refused(device, monkeypatch
         backend_of(device)
 
 
-def test_each_process_takes_its_own_card(monkeypatch):
+def test_each_process_takes_its_own_gpu(monkeypatch):
     taken = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.set_device", taken.append)

@@ -104,26 +104,26 @@ def test_films_of_others_are_waited_for_and_not_made_again(tmp_path):
 
 
 def test_shards_of_a_batch_are_all_of_it_once(tiny_release, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("hallo3_core.animate.animate", lambda *given, **more: Film(given[4], 1, 1, 2, 2))
+    monkeypatch.setattr("hallo3_core.animate.animate", lambda *args, **more: Film(args[4], 1, 1, 2, 2))
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("\n".join(["A person.@@a.png@@a.wav"] * 5))
-    given = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), "--device", "cpu"]
+    words = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), "--device", "cpu"]
     made = []
     for part in ("1/3", "2/3", "3/3"):
-        main([*given, "--shard", part])
+        main([*words, "--shard", part])
         made += re.findall(r"(\d{4}\.mp4): 1 frames", capsys.readouterr().out)
     assert sorted(made) == [f"000{i}.mp4" for i in range(5)]
     for bad in ("0/3", "4/3", "1", "a/b"):
         with pytest.raises(SystemExit):
-            main([*given, "--shard", bad])
-        assert f"{bad!r} is no part" in capsys.readouterr().err
+            main([*words, "--shard", bad])
+        assert f"shard {bad!r}: use I/N" in capsys.readouterr().err
 
 
 def test_a_film_that_is_there_is_kept(tiny_release, tmp_path, capsys):
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("A person.@@a.png@@a.wav")
     (tmp_path / "0000.mp4").write_bytes(b"a film")
-    given = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), "--device", "cpu"]
-    assert main(given) == 0
+    words = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), "--device", "cpu"]
+    assert main(words) == 0
     assert (tmp_path / "0000.mp4").read_bytes() == b"a film"
-    assert "there already, and kept" in capsys.readouterr().err
+    assert "already exists, kept" in capsys.readouterr().err

@@ -17,8 +17,8 @@ from hallo3_core.weights.parts import TEXT, VAE, build, sort_official
 def parts(manifest):
     return sort_official(
         {
-            name: torch.empty(told["shape"], dtype=getattr(torch, told["dtype"]), device="meta")
-            for name, told in manifest["tensors"].items()
+            name: torch.empty(each["shape"], dtype=getattr(torch, each["dtype"]), device="meta")
+            for name, each in manifest["tensors"].items()
         }
     )
 
@@ -33,7 +33,7 @@ def test_every_tensor_has_a_place_or_a_reason(manifest, parts):
     assert not parts.unknown
     kept = sum(t.numel() for part in parts.tensors.values() for t in part.values())
     unused = sum(torch.Size(manifest["tensors"][name]["shape"]).numel() for name in parts.unused)
-    assert kept + unused == sum(torch.Size(told["shape"]).numel() for told in manifest["tensors"].values())
+    assert kept + unused == sum(torch.Size(each["shape"]).numel() for each in manifest["tensors"].values())
 
 
 def test_parameters_are_as_many_as_recorded(manifest, tmp_path):
@@ -56,7 +56,7 @@ def test_parameters_are_as_many_as_recorded(manifest, tmp_path):
             if name.startswith(prefix) and name not in buffers
         )
 
-    found = {part: told.parameters for part, told in file.parts.items()}
+    found = {part: each.parameters for part, each in file.parts.items()}
     denoiser, reference = names.PREFIXES
     trunk = sum(found[part] for part in (names.DENOISER, names.AUDIO_PROJECTOR, names.FACE_PROJECTOR))
     assert trunk + unused(denoiser) == counts["denoiser_total"]

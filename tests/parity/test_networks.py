@@ -202,8 +202,8 @@ def test_reference_bank(reference, recorded, table, case):
     recording = recorded("refnet_tiny")
     net = load(reference, names.REFERENCE_NET, dtype=torch.float32)
     latent = rearrange(recording["in.ref_latent"], "b 1 c h w -> b c h w")
-    given = (recording["in.context"], recording[f"{case}.timestep"]) if case == "with_text" else ()
-    bank = net(latent, *given)
+    context = (recording["in.context"], recording[f"{case}.timestep"]) if case == "with_text" else ()
+    bank = net(latent, *context)
     for n, features in enumerate(bank):
         table.meets(recording, f"{case}.bank.{n}", features)
     assert len(bank) == len(recording.numbers(f"{case}.bank.#"))

@@ -44,8 +44,8 @@ def test_analytic_runs(recorded, table):
         text, audio, concat, face = (recording[f"{run}.{k}"] for k in ("text", "audio", "concat", "face"))
 
         def velocity(x, timestep, sound, words, concat=concat, face=face):
-            given = 0.2 * sound.mean() + 0.1 * words.mean() + 0.05 * concat.mean() + 0.01 * face.mean()
-            return 0.4 * torch.tanh(x) + 0.1 * torch.sin(torch.tensor(0.01 * timestep)) + given
+            offset = 0.2 * sound.mean() + 0.1 * words.mean() + 0.05 * concat.mean() + 0.01 * face.mean()
+            return 0.4 * torch.tanh(x) + 0.1 * torch.sin(torch.tensor(0.01 * timestep)) + offset
 
         def evaluate(x, branches, timestep, velocity=velocity, audio=audio, text=text):
             return [velocity(x, timestep, audio * b.audio, text * b.text) for b in branches]

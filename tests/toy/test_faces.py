@@ -127,14 +127,14 @@ def test_what_a_cell_should_say_gives_the_box_back():
 
 
 def test_the_recogniser_learns_to_tell_people_apart(drawings):
-    def told_apart(network):
+    def accuracy(network):
         with torch.no_grad():
             faces = training._aligned(drawings, torch.Generator().manual_seed(1))
             one, other = network(faces[:, 0]), network(faces[:, 3])
         return ((one @ other.T).argmax(1) == torch.arange(len(one))).float().mean()
 
-    before = told_apart(training.train_recogniser(drawings, 1, 0))
-    after = told_apart(training.train_recogniser(drawings, 60, 0))
+    before = accuracy(training.train_recogniser(drawings, 1, 0))
+    after = accuracy(training.train_recogniser(drawings, 60, 0))
     assert after > before and after > 0.9
 
 

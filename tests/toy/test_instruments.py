@@ -1,4 +1,4 @@
-"""The instruments read what was drawn, through blur and noise: mouth, colours, motion; they refuse what is no face."""
+"""The instruments read what was drawn, through blur and noise: mouth, colours, motion; they refuse other pictures."""
 
 from __future__ import annotations
 

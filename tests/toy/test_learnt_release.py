@@ -88,7 +88,7 @@ def test_a_folder_that_is_not_empty_or_weights_that_are_missing_are_refused(pack
 
 
 @pytest.mark.parametrize(("arguments", "mark"), [([], "drawn world"), (["--noise"], "seeded noise")])
-def test_tiny_writes_what_was_learnt_unless_told_otherwise(packed, tmp_path, monkeypatch, arguments, mark):
+def test_tiny_writes_the_trained_release_unless_noise_is_asked_for(packed, tmp_path, monkeypatch, arguments, mark):
     monkeypatch.setattr(learnt_release, "WEIGHTS", packed)
     assert main(["tiny", str(tmp_path / "toy"), *arguments]) == 0
     assert mark in (tmp_path / "toy" / "TOY_WEIGHTS.txt").read_text()

@@ -9,7 +9,7 @@ from hallo3_core.toy.stages import Stages
 
 
 def run(folder, recipes, fail_at=None):
-    """Three stages, each writing what it was told; the names of those that were made."""
+    """Three stages, each writing its recipe; returns the names of those that were made."""
     made, stages = [], Stages(folder, lambda line: None)
     for name, recipe in recipes.items():
 
@@ -63,10 +63,10 @@ def test_a_damaged_record_counts_as_none(tmp_path):
     assert run(tmp_path, RECIPES)[0][0] == "vae"
 
 
-def test_the_card_tells_recipe_measure_and_hash():
+def test_the_data_card_has_recipe_measure_and_hash():
     stages = {
         "vae": {"recipe": {"seconds": 150, "channels": (32, 64)}, "seconds": 151.2, "measured": {"psnr": 33.0034}}
     }
     text = card(stages, {"VAE": {"psnr": 32.9}}, {"vae.safetensors": (4_800_000, "ab12")}, "a CPU, PyTorch 2")
-    for told in ("| channels | 32, 64 |", "| measured: psnr | 33 |", "psnr 32.9", "4,800,000", "`ab12`", "a CPU"):
-        assert told in text, told
+    for text_part in ("| channels | 32, 64 |", "| measured: psnr | 33 |", "psnr 32.9", "4,800,000", "`ab12`", "a CPU"):
+        assert text_part in text, text_part

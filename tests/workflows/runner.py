@@ -15,7 +15,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 @dataclass(frozen=True)
 class Made:
-    """What CreateVideo joins, and what SaveVideo is given of any film: ``t h w 3`` in 0..1, and AUDIO."""
+    """What CreateVideo joins, and what SaveVideo receives of any film: ``t h w 3`` in 0..1, and AUDIO."""
 
     images: Tensor
     audio: Mapping[str, Any] | None
@@ -42,23 +42,23 @@ class Runner:
     def _result(self, number: str, prompt: Mapping[str, Any], results: dict[str, tuple]) -> tuple:
         if number not in results:
             entry = prompt[number]
-            given = {
+            inputs = {
                 name: self._result(value[0], prompt, results)[value[1]] if isinstance(value, list) else value
                 for name, value in entry["inputs"].items()
             }
-            results[number] = self._execute(number, entry["class_type"], given)
+            results[number] = self._execute(number, entry["class_type"], inputs)
         return results[number]
 
-    def _execute(self, number: str, kind: str, given: dict[str, Any]) -> tuple:
+    def _execute(self, number: str, kind: str, inputs: dict[str, Any]) -> tuple:
         if kind in self.nodes:
             node = self.nodes[kind]
-            found = getattr(node(), node.FUNCTION)(**given)
+            found = getattr(node(), node.FUNCTION)(**inputs)
             return found["result"] if isinstance(found, dict) else found  # what is shown on the node stands beside it
         if kind in ("SaveVideo", "PreviewImage", "PreviewAudio"):
-            shown = {name: self._film(value) if kind == "SaveVideo" else value for name, value in given.items()}
+            shown = {name: self._film(value) if kind == "SaveVideo" else value for name, value in inputs.items()}
             self.shown[number] = {"kind": kind, **shown}
-            return tuple(given.values())
-        return getattr(self, f"_{kind}")(**given)
+            return tuple(inputs.values())
+        return getattr(self, f"_{kind}")(**inputs)
 
     def _film(self, value: Any) -> Any:
         """A film that a node wrote to a file, read back; anything else as it is."""

@@ -1,4 +1,4 @@
-"""The cases of docs/errors.md: for each, a builder that makes the input and says what a film of it must be."""
+"""The cases of docs/errors.md: each has a builder that makes the input and says what must hold for the result."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ class Place:
             "--steps": "1",
             "--device": "cpu",
         }
-        given = {name: value for name, value in (usual | dict(changes)).items() if value is not None}
-        return [str(word) for name, value in given.items() for word in ([name] if value == "" else [name, value])]
+        merged = {name: value for name, value in (usual | dict(changes)).items() if value is not None}
+        return [str(word) for name, value in merged.items() for word in ([name] if value == "" else [name, value])]
 
 
 @dataclass(frozen=True)
-class Given:
-    """What is given, and what must hold of what is made of it."""
+class Case:
+    """An input, and what must hold for the result."""
 
     options: Mapping[str, object] = field(default_factory=dict)  # changes to the usual ones of `animate`
     command: list[object] | None = None  # in place of `animate` with its options
-    read: Callable[[], object] | None = None  # in place of a command: the reader, where its verdict is the command's
+    read: Callable[[], object] | None = None  # instead of a command: the reader, if it decides what the command does
     treated: Callable[[], None] | None = None  # asserts that an accepted input was treated as the table says
     frames: int | None = FRAMES  # of the film; None: no film at the usual place
     kept: bool = True  # a refusal leaves the film that was there
 
 
-CASES: dict[str, Callable[[Place], Given]] = {}
+CASES: dict[str, Callable[[Place], Case]] = {}
 
 
 def case(name: str) -> Callable:
     """Register the builder of a row, named `input: case`."""
 
-    def register(build: Callable[[Place], Given]) -> Callable[[Place], Given]:
+    def register(build: Callable[[Place], Case]) -> Callable[[Place], Case]:
         assert name not in CASES, f"{name} is built twice"
         CASES[name] = build
         return build

@@ -9,7 +9,7 @@ from PIL import Image
 from hallo3_core.inputs.face import DETECTOR, embed_face, load_face_analyser
 from hallo3_core.inputs.image import read_image
 
-from . import Given, case
+from . import Case, case
 from .models import changed
 
 GROUND, SKIN = (90, 128, 166), (224, 171, 140)
@@ -21,7 +21,7 @@ PROMPTS = {
     "in Chinese": "一个人在对着镜头说话。",
     "in Arabic": "شخص يتحدث إلى الكاميرا",
     "with control characters": "A person\x07 talks.\x1b[2J\x1b[31m\r\n\t\x7f",
-    "with half of a character": "A person talks. \udcff",
+    "with a broken character": "A person talks. \udcff",
     "with @@ in it": "A person@@talks",
 }
 
@@ -29,7 +29,7 @@ for name, prompt in PROMPTS.items():
 
     @case(f"prompt: {name}")
     def prompted(place, prompt=prompt):
-        return Given({"--prompt": prompt} if prompt else {"--prompt": None, "--prompt=": ""})
+        return Case({"--prompt": prompt} if prompt else {"--prompt": None, "--prompt=": ""})
 
 
 def heads(place, *where, size=(480, 480)):
@@ -44,7 +44,7 @@ def heads(place, *where, size=(480, 480)):
     return path
 
 
-def found(place, path, which, middle) -> Given:
+def found(place, path, which, middle) -> Case:
     """The face whose box is around `middle` is the one that the reference network sees."""
 
     def treated() -> None:
@@ -55,7 +55,7 @@ def found(place, path, which, middle) -> Given:
         _, columns = mask.nonzero().T
         assert columns.min() <= max(0, x0) and columns.max() >= min(mask.shape[1], x1) - 1
 
-    return Given({"--image": path, "--face": which}, treated=treated)
+    return Case({"--image": path, "--face": which}, treated=treated)
 
 
 TWO = ((160, 220, 110, 130), (560, 240, 70, 85))
@@ -63,12 +63,12 @@ TWO = ((160, 220, 110, 130), (560, 240, 70, 85))
 
 @case("face: none")
 def none(place):
-    return Given({"--image": heads(place)})
+    return Case({"--image": heads(place)})
 
 
 @case("face: none, with --face whole")
 def whole(place):
-    return Given({"--image": heads(place), "--face": "whole"})
+    return Case({"--image": heads(place), "--face": "whole"})
 
 
 @case("face: several")
@@ -83,12 +83,12 @@ def second(place):
 
 @case("face: several, with --face 2")
 def third(place):
-    return Given({"--image": heads(place, *TWO, size=(720, 480)), "--face": "2"})
+    return Case({"--image": heads(place, *TWO, size=(720, 480)), "--face": "2"})
 
 
 @case("face: tiny")
 def tiny(place):
-    return Given({"--image": heads(place, (240, 240, 8, 10))})
+    return Case({"--image": heads(place, (240, 240, 8, 10))})
 
 
 @case("face: at the edge")
@@ -109,9 +109,9 @@ def upside_down(place):
         model.graph.node.append(onnx.helper.make_node("Neg", [f"{name}_up"], [name]))
     path.unlink()
     path.write_bytes(model.SerializeToString())
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("face: no such choice")
 def no_choice(place):
-    return Given({"--face": "prettiest"})
+    return Case({"--face": "prettiest"})

@@ -18,7 +18,7 @@ from hallo3_core.toy.noise_text import write_tiny_text_encoder
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.toy.noise_wav2vec import write_tiny_wav2vec
 
-from . import Given, Place, case
+from . import Case, Place, case
 
 ENGINE = f"hallo3/1/{TRANSFORMER_FILE}"
 SHARD, INDEX = "model-00001-of-00002.safetensors", "model.safetensors.index.json"
@@ -33,13 +33,13 @@ def changed(place: Place, *removed: str) -> Path:
     return release
 
 
-def replaced(place: Place, name: str, content: bytes) -> Given:
+def replaced(place: Place, name: str, content: bytes) -> Case:
     release = changed(place, name)
     (release / name).write_bytes(content)
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
-def respelt(place: Place, name: str, change: Callable[[dict], None]) -> Given:
+def respelt(place: Place, name: str, change: Callable[[dict], None]) -> Case:
     """A torch or safetensors file with its tensors changed."""
     whole, path = place.release / name, changed(place, name) / name
     if path.suffix == ".safetensors":
@@ -50,7 +50,7 @@ def respelt(place: Place, name: str, change: Callable[[dict], None]) -> Given:
         content = torch.load(whole, weights_only=True)
         change(content.get("module") or content.get("state_dict") or content)
         torch.save(content, path)
-    return Given({"--models": place.folder / "models"})
+    return Case({"--models": place.folder / "models"})
 
 
 def first(tensors: dict, part: str) -> str:
@@ -62,11 +62,11 @@ def spoil(tensors: dict, part: str) -> None:
     tensors[name] = torch.full_like(tensors[name], torch.nan)
 
 
-def kept_with(place: Place, **state) -> Given:
+def kept_with(place: Place, **state) -> Case:
     """The denoiser's file with something beside its tensors."""
     whole, release = place.release / ENGINE, changed(place, ENGINE)
     torch.save(torch.load(whole, weights_only=True) | state, release / ENGINE)
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 class Hostile:
@@ -76,19 +76,19 @@ class Hostile:
         return os.system, ("true",)
 
 
-def lora(place: Place, **tensors: torch.Tensor) -> Given:
+def lora(place: Place, **tensors: torch.Tensor) -> Case:
     save_file(tensors, place.folder / "style.safetensors")
-    return Given({"--lora": place.folder / "style.safetensors"})
+    return Case({"--lora": place.folder / "style.safetensors"})
 
 
 @case("models: not there")
 def missing(place):
-    return Given({"--models": place.folder / "none"})
+    return Case({"--models": place.folder / "none"})
 
 
 @case("models: empty folder")
 def empty_folder(place):
-    return Given({"--models": place.folder})
+    return Case({"--models": place.folder})
 
 
 @case("models: denoiser cut short")
@@ -110,7 +110,7 @@ def page(place):
 def hostile(place):
     release = changed(place, ENGINE)
     torch.save({"module": {"a": torch.zeros(2)}, "state": Hostile()}, release / ENGINE)
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("models: pickle with state of other programs")
@@ -137,7 +137,7 @@ def bomb(place):
     with zipfile.ZipFile(release / ENGINE, "w") as file:
         file.writestr("a/data.pkl", pickled)
         file.writestr("a/data/0", bytes(8))
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("models: compressed archive")
@@ -145,28 +145,28 @@ def compressed(place):
     release = changed(place, ENGINE)
     with zipfile.ZipFile(release / ENGINE, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", bytes(10_000_000))
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("models: old torch file")
 def old(place):
     release = changed(place, ENGINE)
     torch.save({"a": torch.zeros(2)}, release / ENGINE, _use_new_zipfile_serialization=False)
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("models: VAE instead of the denoiser")
 def vae_as_engine(place):
     release = changed(place, ENGINE)
     torch.save({"state_dict": tiny_vae_tensors(0)}, release / ENGINE)
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("models: LoRA instead of the denoiser")
 def lora_as_engine(place):
     release = changed(place, ENGINE)
     torch.save({"transformer.transformer_blocks.0.attn1.to_v.lora_A.weight": torch.zeros(4, 64)}, release / ENGINE)
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("models: denoiser lacks a tensor")
@@ -195,7 +195,7 @@ def latest(place):
 
 @case("models: latest not there")
 def no_latest(place):
-    return Given({"--models": changed(place, "hallo3/latest")})
+    return Case({"--models": changed(place, "hallo3/latest")})
 
 
 @case("models: another model instead of the VAE")
@@ -217,12 +217,12 @@ def nan_vae(place):
 def wrong_text(place):
     release = changed(place, TEXT_FOLDER)
     write_tiny_text_encoder(release / TEXT_FOLDER, dim=48, heads=4)
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("models: T5 shard missing")
 def shard(place):
-    return Given({"--models": changed(place, f"{TEXT_FOLDER}/{SHARD}")})
+    return Case({"--models": changed(place, f"{TEXT_FOLDER}/{SHARD}")})
 
 
 @case("models: T5 shard cut short")
@@ -240,7 +240,7 @@ def list_index(place):
     return replaced(place, f"{TEXT_FOLDER}/{INDEX}", b"[]")
 
 
-def configured(place: Place, folder: str, **values) -> Given:
+def configured(place: Place, folder: str, **values) -> Case:
     config = json.loads((place.release / folder / "config.json").read_text())
     return replaced(place, f"{folder}/config.json", json.dumps(config | values).encode())
 
@@ -263,7 +263,7 @@ def remote_code(place):
 
 @case("models: no tokenizer")
 def tokenizer(place):
-    return Given({"--models": changed(place, f"{TEXT_FOLDER}/spiece.model")})
+    return Case({"--models": changed(place, f"{TEXT_FOLDER}/spiece.model")})
 
 
 @case("models: tokenizer damaged")
@@ -280,7 +280,7 @@ def nan_text(place):
 def wrong_wav2vec(place):
     release = changed(place, WAV2VEC_FOLDER)
     write_tiny_wav2vec(release / WAV2VEC_FOLDER, dim=32, layers=3)
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("models: NaN in wav2vec2")
@@ -290,7 +290,7 @@ def nan_wav2vec(place):
 
 @case("models: no face models")
 def no_faces(place):
-    return Given(
+    return Case(
         {"--models": changed(place, *(f"face_analysis/models/{n}.onnx" for n in ("glintr100", "scrfd_10g_bnkps")))}
     )
 
@@ -301,35 +301,35 @@ def cut_face(place):
     return replaced(place, name, (place.release / name).read_bytes()[:5000])
 
 
-@case("models: sound read in a way that is none")
+@case("models: unknown way to read sound")
 def unknown_conditioning(place):
     release = changed(place, "hallo3")
     tensors = torch.load(place.release / ENGINE, weights_only=True)["module"]
     own = {name: tensor.clone() for name, tensor in tensors.items()}
     save_file(own, release / "hallo3_own.safetensors", {"conditioning": json.dumps({"audio": "both"})})
-    return Given({"--models": release})
+    return Case({"--models": release})
 
 
 @case("LoRA: to be merged, not there")
 def no_lora_to_merge(place):
     words = ["convert", place.release, place.folder / "merged", "--merge", place.folder / "none.safetensors"]
-    return Given(command=words, frames=None)
+    return Case(command=words, frames=None)
 
 
 @case("LoRA: to be merged, of another model")
 def foreign_lora_to_merge(place):
     (path,) = foreign_lora(place).options.values()
-    return Given(command=["convert", place.release, place.folder / "merged", "--merge", path], frames=None)
+    return Case(command=["convert", place.release, place.folder / "merged", "--merge", path], frames=None)
 
 
 @case("LoRA: not there")
 def no_lora(place):
-    return Given({"--lora": place.folder / "none.safetensors"})
+    return Case({"--lora": place.folder / "none.safetensors"})
 
 
 @case("LoRA: whole model")
 def whole_model(place):
-    return Given({"--lora": place.release / ENGINE})
+    return Case({"--lora": place.release / ENGINE})
 
 
 @case("LoRA: of another model")
@@ -379,4 +379,4 @@ def loha(place):
 @case("inspect: text file")
 def inspected(place):
     (place.folder / "x.safetensors").write_text("nothing")
-    return Given(command=["inspect", place.folder / "x.safetensors"])
+    return Case(command=["inspect", place.folder / "x.safetensors"])

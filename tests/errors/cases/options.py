@@ -7,7 +7,7 @@ import av
 from hallo3_core.film.writer import NOTICE, read_film
 from hallo3_core.sampling.noise import MAX_SEED
 
-from . import Given, Place, case
+from . import Case, Place, case
 
 CHANGES = {
     "steps 0": {"--steps": 0},
@@ -44,7 +44,7 @@ for name, options in CHANGES.items():
 
     @case(f"option: {name}")
     def changed_option(place: Place, options=options):
-        return Given(options)
+        return Case(options)
 
 
 @case("option: size 16x32, not the trained one")
@@ -52,7 +52,7 @@ def other_size(place):
     def treated() -> None:
         assert read_film(place.output)[0].shape[1:] == (16, 16, 3)  # a square portrait
 
-    return Given({"--size": "16x32"}, treated=treated)
+    return Case({"--size": "16x32"}, treated=treated)
 
 
 def comment(place: Place) -> str | None:
@@ -65,12 +65,12 @@ def extended(place):
     def treated() -> None:
         assert comment(place) == f"{NOTICE}. Mine"
 
-    return Given({"--metadata": "comment=Mine"}, treated=treated)
+    return Case({"--metadata": "comment=Mine"}, treated=treated)
 
 
 @case("option: vocals, without its model in the release")
 def no_vocals_model(place):
-    return Given({"--vocals": ""})
+    return Case({"--vocals": ""})
 
 
 @case("option: no-ai-notice")
@@ -78,4 +78,4 @@ def without_notice(place):
     def treated() -> None:
         assert comment(place) is None
 
-    return Given({"--no-ai-notice": ""}, treated=treated)
+    return Case({"--no-ai-notice": ""}, treated=treated)

@@ -1,4 +1,4 @@
-"""Pictures of every kind, and what is none. Most show no face: the whole picture serves."""
+"""Pictures of every kind, and files that are none. Most show no face: the whole picture serves."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from PIL import Image, ImageCms
 
 from hallo3_core.inputs.image import read_image
 
-from . import Given, Place, case
+from . import Case, Place, case
 from .files import encoded, noise, picture, png, text
 
 PIXELS = noise(20, 28)
 
 
-def given(path: Path, expected: np.ndarray | None = None, within: float = 1e-6) -> Given:
+def as_image(path: Path, expected: np.ndarray | None = None, within: float = 1e-6) -> Case:
     """A picture that is read as `expected`, ``h w 3`` in 0..255."""
 
     def treated() -> None:
         wanted = torch.from_numpy(np.ascontiguousarray(expected, dtype=np.float32) / 255).permute(2, 0, 1)
         torch.testing.assert_close(read_image(path), wanted, atol=within, rtol=0)
 
-    return Given({"--image": path, "--face": "whole"}, treated=None if expected is None else treated)
+    return Case({"--image": path, "--face": "whole"}, treated=None if expected is None else treated)
 
 
 def saved(place: Place, name: str, image: Image.Image, **options) -> Path:
@@ -35,38 +35,38 @@ def saved(place: Place, name: str, image: Image.Image, **options) -> Path:
 def transparent(place):
     alpha = noise(20, 28, 1, seed=1)
     path = saved(place, "rgba.png", Image.fromarray(np.dstack((PIXELS, alpha))))
-    return given(path, PIXELS * (alpha / 255.0))
+    return as_image(path, PIXELS * (alpha / 255.0))
 
 
 @case("picture: grey")
 def grey(place):
-    return given(saved(place, "grey.png", Image.fromarray(PIXELS[..., 0])), PIXELS[..., :1].repeat(3, 2))
+    return as_image(saved(place, "grey.png", Image.fromarray(PIXELS[..., 0])), PIXELS[..., :1].repeat(3, 2))
 
 
 @case("picture: grey of 16 bits")
 def deep_grey(place):
     deep = np.random.default_rng(2).integers(0, 65536, (20, 28)).astype(np.uint16)
-    return given(saved(place, "deep.png", Image.fromarray(deep)), (deep / 257.0)[..., None].repeat(3, 2))
+    return as_image(saved(place, "deep.png", Image.fromarray(deep)), (deep / 257.0)[..., None].repeat(3, 2))
 
 
 @case("picture: colours of 16 bits")
 def deep_colours(place):
     deep = np.random.default_rng(3).integers(0, 65536, (20, 28, 3)).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in deep)
-    return given(png(place.folder / "deep.png", 28, 20, 16, 2, rows), deep / 257.0, within=1.01 / 255)
+    return as_image(png(place.folder / "deep.png", 28, 20, 16, 2, rows), deep / 257.0, within=1.01 / 255)
 
 
 @case("picture: black and white")
 def bits(place):
     dark = PIXELS[..., 0] > 127
-    return given(saved(place, "bits.png", Image.fromarray(dark)), 255.0 * dark[..., None].repeat(3, 2))
+    return as_image(saved(place, "bits.png", Image.fromarray(dark)), 255.0 * dark[..., None].repeat(3, 2))
 
 
 @case("picture: CMYK")
 def cmyk(place):
     flat = Image.new("RGB", (24, 24), (200, 60, 120))
     path = saved(place, "cmyk.jpg", flat.convert("CMYK"), quality=100)
-    return given(path, np.asarray(flat), within=3 / 255)
+    return as_image(path, np.asarray(flat), within=3 / 255)
 
 
 @case("picture: palette, one colour transparent")
@@ -75,7 +75,7 @@ def palette(place):
     indices = np.random.default_rng(4).integers(0, 3, (20, 28), dtype=np.uint8)
     image = Image.fromarray(indices, "P")
     image.putpalette(colours.tobytes())
-    return given(saved(place, "p.gif", image, transparency=1), colours[indices] * (indices != 1)[..., None])
+    return as_image(saved(place, "p.gif", image, transparency=1), colours[indices] * (indices != 1)[..., None])
 
 
 @case("picture: turned by EXIF")
@@ -83,120 +83,120 @@ def turned(place):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
     stored = Image.fromarray(PIXELS).transpose(Image.Transpose.ROTATE_90)
-    return given(saved(place, "turned.png", stored, exif=exif), PIXELS)
+    return as_image(saved(place, "turned.png", stored, exif=exif), PIXELS)
 
 
 @case("picture: moving GIF")
 def moving_gif(place):
     frames = [Image.new("RGB", (24, 20), colour) for colour in ((255, 0, 0), (0, 0, 255))]
     path = saved(place, "moving.gif", frames[0], save_all=True, append_images=frames[1:])
-    return given(path, np.asarray(frames[0]))
+    return as_image(path, np.asarray(frames[0]))
 
 
 @case("picture: moving WebP")
 def moving_webp(place):
     frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
     path = saved(place, "moving.webp", frames[0], save_all=True, append_images=frames[1:], lossless=True)
-    return given(path, PIXELS)
+    return as_image(path, PIXELS)
 
 
 @case("picture: TIFF of two pages")
 def pages(place):
     frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
-    return given(saved(place, "pages.tiff", frames[0], save_all=True, append_images=frames[1:]), PIXELS)
+    return as_image(saved(place, "pages.tiff", frames[0], save_all=True, append_images=frames[1:]), PIXELS)
 
 
 @case("picture: with a colour profile")
 def profile(place):
     wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    return given(saved(place, "profile.png", Image.fromarray(PIXELS), icc_profile=wide), PIXELS)
+    return as_image(saved(place, "profile.png", Image.fromarray(PIXELS), icc_profile=wide), PIXELS)
 
 
 @case("picture: PNG named .jpg")
 def misnamed(place):
-    return given(saved(place, "really.jpg", Image.fromarray(PIXELS), format="PNG"), PIXELS)
+    return as_image(saved(place, "really.jpg", Image.fromarray(PIXELS), format="PNG"), PIXELS)
 
 
 @case("picture: 1 x 1 pixel")
 def one_pixel(place):
-    return given(picture(place.folder / "dot.png", (1, 1)))
+    return as_image(picture(place.folder / "dot.png", (1, 1)))
 
 
 @case("picture: 12000 x 12000 pixels")
 def huge(place):
-    return given(saved(place, "huge.png", Image.new("1", (12_000, 12_000))))
+    return as_image(saved(place, "huge.png", Image.new("1", (12_000, 12_000))))
 
 
 @case("picture: 12000 x 100 pixels")
 def ribbon(place):
-    return given(picture(place.folder / "ribbon.png", (12_000, 100)))
+    return as_image(picture(place.folder / "ribbon.png", (12_000, 100)))
 
 
 @case("picture: header says 60000 x 60000")
 def bomb(place):
-    return given(png(place.folder / "bomb.png", 60_000, 60_000, 8, 2, b""))
+    return as_image(png(place.folder / "bomb.png", 60_000, 60_000, 8, 2, b""))
 
 
 @case("picture: cut short")
 def cut(place):
     path = saved(place, "cut.jpg", Image.fromarray(noise(200, 200)))
     path.write_bytes(path.read_bytes()[:9000])
-    return given(path)
+    return as_image(path)
 
 
 @case("picture: SVG named .png")
 def svg(place):
     drawing = '<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><circle r="20"/></svg>'
-    return given(text(place.folder / "drawing.png", drawing))
+    return as_image(text(place.folder / "drawing.png", drawing))
 
 
 @case("picture: HEIC")
 def heic(place):
     (place.folder / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
-    return given(place.folder / "photo.jpg")
+    return as_image(place.folder / "photo.jpg")
 
 
 @case("picture: EPS")
 def eps(place):
-    return given(text(place.folder / "a.png", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n"))
+    return as_image(text(place.folder / "a.png", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n"))
 
 
 @case("picture: text named .jpg")
 def letter(place):
-    return given(text(place.folder / "letter.jpg"))
+    return as_image(text(place.folder / "letter.jpg"))
 
 
 @case("picture: film")
 def film(place):
-    return given(encoded(place.folder / "film.mkv", "aac", pictures=True))
+    return as_image(encoded(place.folder / "film.mkv", "aac", pictures=True))
 
 
 @case("picture: floating point")
 def floats(place):
-    return given(saved(place, "float.tiff", Image.fromarray(np.random.default_rng(5).random((20, 20), dtype="f4"))))
+    return as_image(saved(place, "float.tiff", Image.fromarray(np.random.default_rng(5).random((20, 20), dtype="f4"))))
 
 
 @case("picture: grey of 32 bits")
 def deepest(place):
-    return given(saved(place, "i.tiff", Image.fromarray(np.full((20, 20), 1 << 20, dtype=np.int32))))
+    return as_image(saved(place, "i.tiff", Image.fromarray(np.full((20, 20), 1 << 20, dtype=np.int32))))
 
 
 @case("picture: empty file")
 def empty(place):
     (place.folder / "empty.png").touch()
-    return given(place.folder / "empty.png")
+    return as_image(place.folder / "empty.png")
 
 
 @case("picture: folder")
 def folder(place):
-    return given(place.folder)
+    return as_image(place.folder)
 
 
 @case("picture: not there")
 def missing(place):
-    return given(place.folder / "none.png")
+    return as_image(place.folder / "none.png")
 
 
 @case("picture: name of 300 letters")
 def long_name(place):
-    return given(place.folder / ("x" * 300 + ".png"))
+    return as_image(place.folder / ("x" * 300 + ".png"))

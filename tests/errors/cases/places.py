@@ -9,39 +9,39 @@ from pathlib import Path
 from hallo3_core.film.writer import read_film
 from hallo3_core.inputs.recording import read_recording
 
-from . import Given, Place, case
+from . import Case, Place, case
 from .files import encoded, tone, wav
 
 
-@case("output: no ending")
-def no_ending(place):
-    return Given({"--output": place.folder / "film"})
+@case("output: no extension")
+def no_extension(place):
+    return Case({"--output": place.folder / "film"})
 
 
 @case("output: .avi")
 def another_ending(place):
-    return Given({"--output": place.folder / "film.avi"})
+    return Case({"--output": place.folder / "film.avi"})
 
 
 @case("output: folder")
 def folder(place):
     (place.folder / "folder.mp4").mkdir()
-    return Given({"--output": place.folder / "folder.mp4"})
+    return Case({"--output": place.folder / "folder.mp4"})
 
 
 @case("output: in a folder that is not there")
 def no_folder(place):
-    return Given({"--output": place.folder / "none" / "film.mp4"})
+    return Case({"--output": place.folder / "none" / "film.mp4"})
 
 
 @case("output: in a folder that takes no files")
 def read_only(place):
-    return Given({"--output": "/proc/film.mp4"})  # to root, other folders are writable whatever their permissions
+    return Case({"--output": "/proc/film.mp4"})  # to root, other folders are writable whatever their permissions
 
 
 @case("output: film that is there")
 def there(place):
-    return Given()
+    return Case()
 
 
 @case("output: name with blanks, colon and letters of all kinds")
@@ -51,17 +51,17 @@ def odd_name(place):
     def treated() -> None:
         assert len(read_film(path)[0]) == 5
 
-    return Given({"--output": path}, frames=None, treated=treated)
+    return Case({"--output": path}, frames=None, treated=treated)
 
 
-def unchanged(path: Path, output: Path) -> Given:
+def unchanged(path: Path, output: Path) -> Case:
     """A recording that the film would overwrite, and that is there afterwards as before."""
     content = path.read_bytes()
 
     def treated() -> None:
         assert path.read_bytes() == content and list(read_recording(path).waveform.shape)
 
-    return Given({"--audio": path, "--output": output}, frames=None, treated=treated)
+    return Case({"--audio": path, "--output": output}, frames=None, treated=treated)
 
 
 def talk(place: Place) -> Path:
@@ -94,7 +94,7 @@ def hard_link(place):
 @case("output: the portrait")
 def portrait(place):
     (place.folder / "me.mp4").write_bytes(place.portrait.read_bytes())
-    return Given({"--image": place.folder / "me.mp4", "--output": place.folder / "me.mp4"}, frames=None)
+    return Case({"--image": place.folder / "me.mp4", "--output": place.folder / "me.mp4"}, frames=None)
 
 
 @case("output: its work folder holds the recording")
@@ -114,21 +114,21 @@ def no_utf8(place):
     def treated() -> None:
         assert len(read_film(path)[0]) == 5 and list(folder.iterdir()) == [path]
 
-    return Given({"--output": path}, frames=None, treated=treated)
+    return Case({"--output": path}, frames=None, treated=treated)
 
 
 @case("output: everything in folders whose names are not UTF-8")
 def nothing_utf8(place):
     folder = place.folder / os.fsdecode(b"caf\xe9")
     folder.mkdir()
-    given = {"--output": folder / "film.mp4"}
+    options = {"--output": folder / "film.mp4"}
     for option, source in (("--image", place.portrait), ("--audio", place.speech), ("--models", place.release)):
-        given[option] = folder / os.fsdecode(os.fsencode(f"{option[2:]}{source.suffix}") + b"\xff")
-        given[option].symlink_to(source)
-    return Given(given, frames=None, treated=lambda: None if len(read_film(folder / "film.mp4")[0]) == 5 else 1 / 0)
+        options[option] = folder / os.fsdecode(os.fsencode(f"{option[2:]}{source.suffix}") + b"\xff")
+        options[option].symlink_to(source)
+    return Case(options, frames=None, treated=lambda: None if len(read_film(folder / "film.mp4")[0]) == 5 else 1 / 0)
 
 
-def batch(place: Place, content: str | bytes, *options: object, films: tuple[str, ...] | None = None) -> Given:
+def batch(place: Place, content: str | bytes, *options: object, films: tuple[str, ...] | None = None) -> Case:
     """A batch file beside its inputs; `films` are those that must be made of it."""
     for name, source in (("me.jpg", place.portrait), ("voice.wav", place.speech)):
         (place.folder / name).write_bytes(source.read_bytes())
@@ -142,7 +142,7 @@ def batch(place: Place, content: str | bytes, *options: object, films: tuple[str
 
     words = ["batch", jobs, "--output-dir", place.folder / "films", "--models", place.release]
     words += ["--size", "16x16", "--steps", "1", "--device", "cpu", *options]
-    return Given(command=words, frames=None, treated=None if films is None else treated)
+    return Case(command=words, frames=None, treated=None if films is None else treated)
 
 
 LINE = "A person talks.@@me.jpg@@voice.wav"
@@ -190,16 +190,16 @@ def utf16(place):
 
 @case("batch: not there")
 def missing(place):
-    given = batch(place, LINE, films=())
+    batch_case = batch(place, LINE, films=())
     (place.folder / "jobs.txt").unlink()
-    return given
+    return batch_case
 
 
 @case("batch: folder of films not there")
 def no_films(place):
-    given = batch(place, LINE)
+    batch_case = batch(place, LINE)
     (place.folder / "films").rmdir()
-    return given
+    return batch_case
 
 
 @case("batch: picture of one line of two not readable")
@@ -237,15 +237,15 @@ def chained(place):
 @case("batch: film of one line is a recording that is there")
 def taken(place):
     def kept() -> None:
-        given.treated()
+        batch_case.treated()
         assert read_recording(sound).samples
 
-    given = batch(place, f"{LINE}\n{LINE.replace('voice.wav', '0000.mp4')}", films=())
+    batch_case = batch(place, f"{LINE}\n{LINE.replace('voice.wav', '0000.mp4')}", films=())
     sound = encoded(place.folder / "0000.mp4", "aac", pictures=True)
-    given.command[given.command.index("--output-dir") + 1] = place.folder
-    return replace(given, treated=kept)
+    batch_case.command[batch_case.command.index("--output-dir") + 1] = place.folder
+    return replace(batch_case, treated=kept)
 
 
-@case("batch: path that is none")
+@case("batch: invalid path")
 def no_path(place):
     return batch(place, "Him.@@me\0.jpg@@voice.wav", films=())

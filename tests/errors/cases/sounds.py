@@ -1,4 +1,4 @@
-"""Recordings of every kind, and what is none. The usual one lasts 0.2 s: 5 frames."""
+"""Recordings of every kind, and files that are none. The usual one lasts 0.2 s: 5 frames."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import torch
 
 from hallo3_core.inputs.recording import read_recording
 
-from . import Given, Place, case
+from . import Case, Place, case
 from .files import encoded, float_wav, patched, picture, text, tone, tracks, wav
 
 RATES = (8_000, 16_000, 44_100, 96_000, 192_000)
 
 
-def given(path: Path, frames: int | None = 5, samples: np.ndarray | None = None, within: float = 1e-6) -> Given:
+def as_audio(path: Path, frames: int | None = 5, samples: np.ndarray | None = None, within: float = 1e-6) -> Case:
     """A recording of so many frames that is read as `samples`, ``samples channels``."""
 
     def treated() -> None:
         found = read_recording(path).waveform
         torch.testing.assert_close(found, torch.from_numpy(samples.T).float(), atol=within, rtol=0)
 
-    return Given({"--audio": path}, frames=frames, treated=None if samples is None else treated)
+    return Case({"--audio": path}, frames=frames, treated=None if samples is None else treated)
 
 
-def lossy(path: Path) -> Given:
+def lossy(path: Path) -> Case:
     """What encoders pad: the film is as long as what is decoded, which is 0.2 s and less than 0.1 s more."""
     recording = read_recording(path)
     assert 0.2 <= recording.seconds < 0.3
-    return given(path, frames=recording.frames)
+    return as_audio(path, frames=recording.frames)
 
 
 for rate in RATES:
@@ -39,7 +39,7 @@ for rate in RATES:
     @case(f"sound: {rate / 1000:g} kHz")
     def at_rate(place: Place, rate=rate):
         samples = tone(0.2, rate)
-        return given(wav(place.folder / "a.wav", samples, rate), 5, samples, 2.0**-15)
+        return as_audio(wav(place.folder / "a.wav", samples, rate), 5, samples, 2.0**-15)
 
 
 for channels in (2, 3, 6, 8):
@@ -47,7 +47,7 @@ for channels in (2, 3, 6, 8):
     @case(f"sound: {channels} channels")
     def of_channels(place: Place, channels=channels):
         samples = tone(0.2, 16_000, channels)
-        return given(wav(place.folder / "a.wav", samples, 16_000), 5, samples, 2.0**-15)
+        return as_audio(wav(place.folder / "a.wav", samples, 16_000), 5, samples, 2.0**-15)
 
 
 for bits in (8, 24, 32):
@@ -55,13 +55,13 @@ for bits in (8, 24, 32):
     @case(f"sound: wav of {bits} bits")
     def of_bits(place: Place, bits=bits):
         samples = tone(0.2, 16_000)
-        return given(wav(place.folder / "a.wav", samples, 16_000, bits), 5, samples, 2.0 ** (2 - bits) + 1e-6)
+        return as_audio(wav(place.folder / "a.wav", samples, 16_000, bits), 5, samples, 2.0 ** (2 - bits) + 1e-6)
 
 
 @case("sound: wav of floats")
 def floats(place):
     samples = tone(0.2, 16_000)
-    return given(float_wav(place.folder / "a.wav", samples, 16_000), 5, samples)
+    return as_audio(float_wav(place.folder / "a.wav", samples, 16_000), 5, samples)
 
 
 for name, codec in (("mp3", "libmp3lame"), ("ogg", "libopus"), ("m4a", "aac")):
@@ -73,7 +73,7 @@ for name, codec in (("mp3", "libmp3lame"), ("ogg", "libopus"), ("m4a", "aac")):
 
 @case("sound: flac")
 def flac(place):
-    return given(encoded(place.folder / "a.flac", "flac"))
+    return as_audio(encoded(place.folder / "a.flac", "flac"))
 
 
 @case("sound: mp3 named .wav")
@@ -88,18 +88,18 @@ def of_video(place):
 
 @case("sound: silent")
 def silent(place):
-    return given(wav(place.folder / "a.wav", np.zeros((3200, 1)), 16_000), 5, np.zeros((3200, 1)))
+    return as_audio(wav(place.folder / "a.wav", np.zeros((3200, 1)), 16_000), 5, np.zeros((3200, 1)))
 
 
-@case("sound: stereo, one side turned over")
+@case("sound: stereo, one channel inverted")
 def turned_over(place):
     samples = tone(0.2, 16_000) * np.array([[1.0, -1.0]])
-    return given(wav(place.folder / "a.wav", samples, 16_000), 5, samples, 2.0**-15)
+    return as_audio(wav(place.folder / "a.wav", samples, 16_000), 5, samples, 2.0**-15)
 
 
 @case("sound: a constant offset alone")
 def constant(place):
-    return given(wav(place.folder / "a.wav", np.full((3200, 2), 0.25), 16_000), 5)
+    return as_audio(wav(place.folder / "a.wav", np.full((3200, 2), 0.25), 16_000), 5)
 
 
 def pitch_of(path: Path, track: int | None = None) -> float:
@@ -114,64 +114,64 @@ def two_tracks(place):
     def treated() -> None:
         assert [pitch_of(path, n) for n in (None, 1, 2)] == [300, 300, 600]
 
-    return Given({"--audio": path}, treated=treated)
+    return Case({"--audio": path}, treated=treated)
 
 
 @case("sound: two tracks, the first silent")
 def first_silent(place):
     path = tracks(place.folder / "a.mkv", 0, 600)
-    return Given({"--audio": path}, treated=lambda: pitch_of(path) == 600 or 1 / 0)
+    return Case({"--audio": path}, treated=lambda: pitch_of(path) == 600 or 1 / 0)
 
 
 @case("sound: two tracks, --audio-track 2")
 def second_track(place):
-    return Given({"--audio": tracks(place.folder / "a.mkv", 300, 600), "--audio-track": 2})
+    return Case({"--audio": tracks(place.folder / "a.mkv", 300, 600), "--audio-track": 2})
 
 
 @case("sound: two tracks, --audio-track 3")
 def third_track(place):
-    return Given({"--audio": tracks(place.folder / "a.mkv", 300, 600), "--audio-track": 3})
+    return Case({"--audio": tracks(place.folder / "a.mkv", 300, 600), "--audio-track": 3})
 
 
 @case("sound: clipped")
 def clipped(place):
     samples = np.clip(tone(0.2, 16_000, size=5), -1, 1)
-    return given(wav(place.folder / "a.wav", samples, 16_000), 5, samples, 2.0**-14)
+    return as_audio(wav(place.folder / "a.wav", samples, 16_000), 5, samples, 2.0**-14)
 
 
 @case("sound: one sample")
 def one_sample(place):
-    return given(wav(place.folder / "a.wav", np.full((1, 1), 0.5), 16_000), 1)
+    return as_audio(wav(place.folder / "a.wav", np.full((1, 1), 0.5), 16_000), 1)
 
 
 @case("sound: 3 ms")
 def short(place):
-    return given(wav(place.folder / "a.wav", tone(0.003, 44_100), 44_100), 1)
+    return as_audio(wav(place.folder / "a.wav", tone(0.003, 44_100), 44_100), 1)
 
 
 @case("sound: header says more than there is")
 def boastful(place):
     path = wav(place.folder / "a.wav", tone(0.2, 16_000), 16_000)
-    return given(patched(patched(path, 4, struct.pack("<I", 1_000_000)), 40, struct.pack("<I", 999_964)))
+    return as_audio(patched(patched(path, 4, struct.pack("<I", 1_000_000)), 40, struct.pack("<I", 999_964)))
 
 
 @case("sound: header says less than there is")
 def modest(place):
     path = wav(place.folder / "a.wav", tone(0.4, 16_000), 16_000)
-    return given(patched(path, 40, struct.pack("<I", 6_400)))
+    return as_audio(patched(path, 40, struct.pack("<I", 6_400)))
 
 
 @case("sound: header does not say how much")
 def streamed(place):
     path = wav(place.folder / "a.wav", tone(0.2, 16_000), 16_000)
-    return given(patched(patched(path, 4, b"\xff" * 4), 40, b"\xff" * 4))
+    return as_audio(patched(patched(path, 4, b"\xff" * 4), 40, b"\xff" * 4))
 
 
 @case("sound: flac cut short")
 def cut(place):
     path = encoded(place.folder / "a.flac", "flac", seconds=2)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return given(path, frames=read_recording(path).frames)
+    return as_audio(path, frames=read_recording(path).frames)
 
 
 @case("sound: two hours")
@@ -183,87 +183,87 @@ def two_hours(place):
         recording = read_recording(path)
         assert recording.seconds == 7200 and recording.frames == 180_000
 
-    return Given(read=read, frames=None)
+    return Case(read=read, frames=None)
 
 
 @case("sound: four hours")
 def four_hours(place):
-    return given(wav(place.folder / "long.wav", np.zeros((4 * 3600 * 1000, 1), np.int8), 1_000, 8))
+    return as_audio(wav(place.folder / "long.wav", np.zeros((4 * 3600 * 1000, 1), np.int8), 1_000, 8))
 
 
 @case("sound: NaN in it")
 def nan(place):
     samples = tone(0.2, 16_000)
     samples[7] = math.nan
-    return given(float_wav(place.folder / "a.wav", samples, 16_000))
+    return as_audio(float_wav(place.folder / "a.wav", samples, 16_000))
 
 
 @case("sound: infinity in it")
 def infinite(place):
     samples = tone(0.2, 16_000)
     samples[9] = -math.inf
-    return given(float_wav(place.folder / "a.wav", samples, 16_000))
+    return as_audio(float_wav(place.folder / "a.wav", samples, 16_000))
 
 
 @case("sound: floats that are whole numbers")
 def undivided(place):
-    return given(float_wav(place.folder / "a.wav", tone(0.2, 16_000, size=30_000), 16_000))
+    return as_audio(float_wav(place.folder / "a.wav", tone(0.2, 16_000, size=30_000), 16_000))
 
 
 @case("sound: header says 2 GHz")
 def absurd_rate(place):
     path = wav(place.folder / "a.wav", tone(0.2, 16_000), 16_000)
-    return given(patched(path, 24, struct.pack("<I", 2_000_000_000)))
+    return as_audio(patched(path, 24, struct.pack("<I", 2_000_000_000)))
 
 
 @case("sound: header says 10 Hz")
 def slow_rate(place):
-    return given(patched(wav(place.folder / "a.wav", tone(0.2, 16_000), 16_000), 24, struct.pack("<I", 10)))
+    return as_audio(patched(wav(place.folder / "a.wav", tone(0.2, 16_000), 16_000), 24, struct.pack("<I", 10)))
 
 
 @case("sound: no samples")
 def no_samples(place):
-    return given(wav(place.folder / "a.wav", np.zeros((0, 1)), 16_000))
+    return as_audio(wav(place.folder / "a.wav", np.zeros((0, 1)), 16_000))
 
 
 @case("sound: empty file")
 def empty(place):
     (place.folder / "a.wav").touch()
-    return given(place.folder / "a.wav")
+    return as_audio(place.folder / "a.wav")
 
 
 @case("sound: text named .wav")
 def letter(place):
-    return given(text(place.folder / "letter.wav"))
+    return as_audio(text(place.folder / "letter.wav"))
 
 
 @case("sound: picture")
 def a_picture(place):
-    return given(picture(place.folder / "flat.png"))
+    return as_audio(picture(place.folder / "flat.png"))
 
 
 @case("sound: video without sound")
 def mute(place):
-    return given(encoded(place.folder / "mute.mp4", "", pictures=True))
+    return as_audio(encoded(place.folder / "mute.mp4", "", pictures=True))
 
 
 @case("sound: playlist")
 def playlist(place):
     listed = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{place.speech}\n#EXT-X-ENDLIST\n"
-    return given(text(place.folder / "list.m3u8", listed))
+    return as_audio(text(place.folder / "list.m3u8", listed))
 
 
 @case("sound: list of files to join")
 def joined(place):
     (place.folder / "a.wav").write_bytes(place.speech.read_bytes())
-    return given(text(place.folder / "list.wav", "ffconcat version 1.0\nfile a.wav\n"))
+    return as_audio(text(place.folder / "list.wav", "ffconcat version 1.0\nfile a.wav\n"))
 
 
 @case("sound: folder")
 def folder(place):
-    return given(place.folder)
+    return as_audio(place.folder)
 
 
 @case("sound: not there")
 def missing(place):
-    return given(place.folder / "none.wav")
+    return as_audio(place.folder / "none.wav")

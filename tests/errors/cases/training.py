@@ -16,12 +16,12 @@ from hallo3_core.film.writer import FilmWriter
 from hallo3_core.release.layout import VAE_FILE, Release
 from hallo3_core.weights.reading import read_tensors
 
-from . import Given, Place, case
+from . import Case, Place, case
 
 BOX = [4, 2, 40, 28]
 
 
-def training(place: Place, changes: Sequence[str] = (), text: str | None = None, **values: object) -> Given:
+def training(place: Place, changes: Sequence[str] = (), text: str | None = None, **values: object) -> Case:
     """`train` with a small configuration, of which some values are others."""
     path = place.folder / "run.yaml"
     usual = {
@@ -36,7 +36,7 @@ def training(place: Place, changes: Sequence[str] = (), text: str | None = None,
     }
     path.write_text(text if text is not None else yaml.safe_dump(usual | values))
     words = [word for change in changes for word in ("--set", change)]
-    return Given(command=["train", path, *words], frames=None)
+    return Case(command=["train", path, *words], frames=None)
 
 
 def clips(place: Place, frames: int = 56, sound: float | None = None, fps: int = 25, **changes: object) -> Path:
@@ -84,7 +84,7 @@ for name, values in {
     "unknown key in a section": {"stop": {"step": 100}},
     "a word for a number": {"batch": "many"},
     "a number for a section": {"data": 7},
-    "a mode that is none": {"mode": "speach"},
+    "an unknown mode": {"mode": "speach"},
     "a share above 1": {"chances": {"drop_text": 2}},
     "a rate of 0": {"rates": {"peak": 0}},
     "a micro-batch that does not divide the batch": {"memory": {"micro_batch": 3}},
@@ -93,8 +93,8 @@ for name, values in {
     "no folder of clips": {"data": {"size": [32, 48]}},
     "a LoRA of rank 0": {"mode": "lora", "lora": {"rank": 0}},
     "a LoRA of no groups": {"mode": "lora", "lora": {"groups": []}},
-    "a LoRA of a group that is none": {"mode": "lora", "lora": {"groups": ["voice"]}},
-    "sound read in a way that is none": {"conditioning": {"audio": "both"}},
+    "a LoRA of an unknown group": {"mode": "lora", "lora": {"groups": ["voice"]}},
+    "unknown way to read sound": {"conditioning": {"audio": "both"}},
     "three motion frames": {"conditioning": {"motion_frames": 3}},
 }.items():
 
@@ -121,14 +121,14 @@ def no_yaml(place):
 
 @case("training: no configuration")
 def no_configuration(place):
-    return Given(command=["train", place.folder / "none.yaml"], frames=None)
+    return Case(command=["train", place.folder / "none.yaml"], frames=None)
 
 
 @case("training: --fit of 10 MB")
 def fit_too_small(place):
     small = {"hidden": 64, "heads": 4, "layers": 2, "time": 16, "face_width": 16}
-    given = training(place, mode="identity", network=small)
-    return Given(command=[*given.command, "--fit", "0.01", "--dry-run"], frames=None)
+    usual = training(place, mode="identity", network=small)
+    return Case(command=[*usual.command, "--fit", "0.01", "--dry-run"], frames=None)
 
 
 # Clips
@@ -196,12 +196,12 @@ def runs_code(place):
             return (Path.touch, (place.folder / "ran",))
 
     path = original(place, Runs())
-    given = training(place, data=listed(path))
+    usual = training(place, data=listed(path))
 
     def treated() -> None:
         assert not (place.folder / "ran").exists()
 
-    return Given(command=given.command, frames=None, treated=treated)
+    return Case(command=usual.command, frames=None, treated=treated)
 
 
 @case("training: all films held out")
@@ -267,11 +267,11 @@ def two_writers(place):
     output = place.folder / "out"
     output.mkdir()
     lock = try_lock(output / "lock")
-    given = training(place)
-    return Given(command=given.command, frames=None, treated=lock.release)
+    usual = training(place)
+    return Case(command=usual.command, frames=None, treated=lock.release)
 
 
-def checkpoint(place: Place, **changes: str) -> Given:
+def checkpoint(place: Place, **changes: str) -> Case:
     """A run of one step, whose checkpoint then says that it belongs to another."""
     path = original(place, torch.ones(512))
     folder = place.folder / "out" / "checkpoints" / "step-00000001"

@@ -1,4 +1,4 @@
-"""Branches on several devices, as core's MultiGPU CFG Split evaluates them: the model can be cloned, the result is one.
+"""Branches on several devices, as core's MultiGPU CFG Split computes them: the model can be cloned, the result is one.
 
 A second device is played by the CPU under another name, where the host itself takes part.
 """
@@ -29,7 +29,7 @@ def conditions(pack, sampler_of, monkeypatch):
     return kept[0]
 
 
-def test_conditions_follow_their_evaluation_to_its_device(pack, conditions):
+def test_conditions_follow_their_model_call_to_its_device(pack, conditions):
     guidance = pack("hallo3_core.sampling.guidance")
     branches = (guidance.EVERYTHING, guidance.PORTRAIT)
     conditions.step = 1
@@ -37,9 +37,9 @@ def test_conditions_follow_their_evaluation_to_its_device(pack, conditions):
     assert here.to(here.layout.video.device).clip is conditions
     there = here.to("meta")
     assert there.branches == branches and there.step == 1 and there.layout.grid == here.layout.grid
-    given = there.conditions
-    tensors = [there.layout.video, there.layout.text, *there.layout.rotary, *there.modulation, given.text]
-    tensors += [x for layers in (given.reference, given.face, given.audio) for layer in layers for x in layer]
+    moved = there.conditions
+    tensors = [there.layout.video, there.layout.text, *there.layout.rotary, *there.modulation, moved.text]
+    tensors += [x for layers in (moved.reference, moved.face, moved.audio) for layer in layers for x in layer]
     assert len(tensors) > 20 and all(tensor.is_meta for tensor in tensors)
     assert [t.shape for t in there.modulation] == [t.shape for t in here.modulation]
     assert not here.conditions.text.is_meta
@@ -92,9 +92,9 @@ def test_a_clip_by_two_devices_is_the_same(pack, loaded, sampler_of, monkeypatch
     network, calls = pack("nodes.host.model").HostDenoiser, []
     evaluate = network._call
 
-    def noted(self, x, timesteps, evaluation, options):
-        calls.append((x.shape[0], self, evaluation.clip))
-        return evaluate(self, x, timesteps, evaluation, options)
+    def noted(self, x, timesteps, call, options):
+        calls.append((x.shape[0], self, call.clip))
+        return evaluate(self, x, timesteps, call, options)
 
     monkeypatch.setattr(network, "_call", noted)
     found = replace(sampler_of(3), patcher=both).sample(0, None)
