@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hallo3_core.clips import NEW_FRAMES_PER_CLIP
+from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP
 from hallo3_core.inputs.face import EMBEDDING
 from hallo3_core.inputs.image import plan_framing, to_uint8
 from hallo3_core.inputs.recording import VOICE_RATE, Recording
@@ -27,6 +27,7 @@ from hallo3_core.vae.latents import decode_whole
 from hallo3_core.weights import names
 
 FRAMES = NEW_FRAMES_PER_CLIP  # per film: one clip
+QUIET = 20  # the frame at which a voice stops, where it does
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Subject:
     person: int
     voice: int | None = None  # None: the person's own
     prompt: str | None = None  # None: the one that describes the person's film
-    silence: bool = False
+    silence: bool = False  # from frame QUIET on
     frames: int = FRAMES
 
 
@@ -62,10 +63,12 @@ def voice_of(subject: Subject) -> int:
 
 
 def recording(subject: Subject) -> Recording:
-    """The film's audio; silence is the faint noise of every recording in the drawn world."""
+    """The film's audio; silence is the faint noise between the words of every recording in the drawn world."""
     samples = torch.from_numpy(truth(voice_of(subject), subject.frames).speech.samples)
     if subject.silence:
-        samples = 8e-4 * torch.randn(len(samples), generator=torch.Generator().manual_seed(subject.person))
+        first = QUIET * VOICE_RATE // FPS
+        noise = torch.randn(len(samples) - first, generator=torch.Generator().manual_seed(subject.person))
+        samples = torch.cat((samples[:first], 8e-4 * noise))
     return Recording(samples[None], VOICE_RATE, f"voice {voice_of(subject)}")
 
 

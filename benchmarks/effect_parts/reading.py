@@ -18,6 +18,7 @@ from hallo3_core.toy.world.instruments import measure, sync
 from .films import Subject, truth, voice_of
 
 CROWD = 100  # people among whom the film's person must be the nearest
+LATE = 27  # the frame from which a mouth has closed if its voice stopped at frame QUIET
 LAGS = range(-3, 4)  # delays of the mouth in the reported curve, frames
 SEEN = (0.4, 0.7, 1.0)  # positions in the film of the frames used for identity
 
@@ -39,6 +40,8 @@ def read_film(frames: Tensor, subject: Subject, release: Path) -> dict[str, floa
         "curve": [late(mouth, heard, by) for by in LAGS],
         "sync_own": sync(mouth, own)[0],
         "open": float(mouth.mean()),
+        "open_late": float(mouth[LATE:].mean()),
+        "open_late_true": float(heard[LATE:].mean()),
         "mouth_motion": float(mouth.std()),
         "mouth_motion_true": float(heard.std()),
         "background_motion": found.background_motion,

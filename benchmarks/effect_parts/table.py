@@ -11,6 +11,7 @@ COLUMNS = {
     "sync_own": "sync, own track",
     "mouth_motion": "mouth motion",
     "open": "mouth open",
+    "open_late": "mouth open, last 20 frames",
     "background_motion": "background motion",
     "head_motion": "head motion",
     "likeness": "likeness",
