@@ -1,11 +1,12 @@
-"""Seconds and memory of a training step, with and without each switch of the section memory, in pairs.
+"""Seconds and memory of a training step, with and without each switch of the section memory, side by side.
 
-    python -m benchmarks.train_step toy --steps 10
-    python -m benchmarks.train_step cpu-medium --steps 3
+    python -m benchmarks.train_step toy --rounds 10
+    python -m benchmarks.train_step cpu-medium --rounds 3
 
-Runs with and without a switch alternate, so that other load affects both alike. Films, text, audio, faces and the VAE
-are noise; the time is that of real ones. On a CPU, seconds are CPU time and memory is the peak of the tensors that a
-step makes; on a GPU, memory is the allocator's peak, including weights.
+Every round makes one step with each switch and one without any, so that other load affects all alike. Films, text,
+audio, faces and the VAE are noise; the time is that of real ones. On a CPU, seconds are CPU time and memory is the peak
+of the tensors that the first step makes, with the optimiser's moments; on a GPU, memory is the allocator's peak,
+including weights.
 """
 
 from __future__ import annotations
@@ -143,35 +144,36 @@ def one(run: TrainingRun, device: str) -> float:
     clock = time.perf_counter if device == "cuda" else time.process_time
     run.step += 1
     begun = clock()
-    run._step(1e-4, tells=False)
+    run._step(1e-4, logs=False)
     if device == "cuda":
         torch.cuda.synchronize()
     return clock() - begun
 
 
-def compare(bench: Bench, name: str, steps: int, device: str) -> dict[str, object]:
-    """Compares the switch with none, step by step."""
-    runs = {"without": bench.run(Memory()), "with": bench.run(SWITCHES[name])}
-    for run in runs.values():
-        one(run, device)  # warm-up
-    memory = {which: peak_of(run, device) for which, run in runs.items()}
-    seconds: dict[str, list[float]] = {which: [] for which in runs}
-    for _ in range(steps):
-        for which, run in runs.items():
-            seconds[which].append(one(run, device))
-    ratios = [b / a for a, b in zip(seconds["without"], seconds["with"], strict=True)]
-    return {
-        "switch": name,
-        **{f"seconds_{which}": [round(value, 3) for value in found] for which, found in seconds.items()},
-        "ratio": round(median(ratios), 3),
-        **{f"peak_mb_{which}": round(found / 1e6, 1) for which, found in memory.items()},
-    }
+def compare(bench: Bench, switches: list[str], rounds: int, device: str) -> dict[str, object]:
+    """Compares the switches with none. Each run makes a first step, whose peak memory is measured; then every round
+    makes one step of each run, so that other load affects all alike, and ratios are those of one round."""
+    runs = {"none": bench.run(Memory()), **{name: bench.run(SWITCHES[name]) for name in switches}}
+    memory = {name: peak_of(run, device) for name, run in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        for name in list(runs) if number % 2 == 0 else reversed(runs):
+            seconds[name].append(one(runs[name], device))
+    found = {}
+    for name, own in seconds.items():
+        ratios = [b / a for a, b in zip(seconds["none"], own, strict=True)]
+        found[name] = {
+            "seconds": [round(value, 3) for value in own],
+            "ratio": round(median(ratios), 3),
+            "peak_mb": round(memory[name] / 1e6, 1),
+        }
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("size", choices=SIZES)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -181,9 +183,9 @@ def main() -> None:
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         bench = Bench(args.size, args.batch, args.device, Path(folder))
-        rows = [compare(bench, name, args.steps, args.device) for name in args.switches]
+        found = compare(bench, args.switches, args.rounds, args.device)
     about = {"size": args.size, "batch": args.batch, "device": args.device, "threads": torch.get_num_threads()}
-    result = about | {"torch": torch.__version__, "switches": rows}
+    result = about | {"torch": torch.__version__, "switches": found}
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
     if args.output:
         args.output.write_text(json.dumps(result, indent=1) + "\n")

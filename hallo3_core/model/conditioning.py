@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 METADATA = "conditioning"  # key in a file's metadata: conditioning that differs from the release, as JSON
+MARK = "hallo3_conditioning"  # a tensor with the same JSON as bytes, for programs that write tensors alone
 ROWS = 6  # (shift, scale, gate) x (attention, MLP), only for the video
 
 
@@ -48,6 +49,20 @@ class Conditioning:
     def metadata(self) -> dict[str, str]:
         """The entry for a file's metadata; empty for the released conditioning, whose files have none."""
         return {} if self == RELEASED else {METADATA: json.dumps(asdict(self))}
+
+    def mark(self) -> dict[str, Tensor]:
+        """The same as a tensor, by its name; empty for the released conditioning."""
+        text = self.metadata().get(METADATA)
+        return {} if text is None else {MARK: torch.tensor(list(text.encode()), dtype=torch.uint8)}
+
+    @classmethod
+    def from_mark(cls, mark: Tensor) -> Conditioning:
+        """Parses what `mark` wrote.
+
+        Raises:
+            ValueError: as `from_metadata`.
+        """
+        return cls.from_metadata({METADATA: bytes(mark.flatten().tolist()).decode(errors="replace")})
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Conditioning:

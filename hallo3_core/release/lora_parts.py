@@ -16,6 +16,7 @@ from ..model.config import Shape, TransformerConfig
 from ..weights import names
 from ..weights.reading import read_metadata, read_tensors
 from .lora import Lora, Target, apply_lora, match_pairs, read_lora
+from .lora_base import warn_of_other_base
 from .lora_names import PART_PREFIXES, part_of
 
 
@@ -36,10 +37,15 @@ def apply_loras(
     module: nn.Module, part: str, loras: Sequence[tuple[Path, float]], config: TransformerConfig | None = None
 ) -> None:
     """Applies all of these files to a network, each at its strength; `config` is the denoiser's, and used only for it.
+    A LoRA that was trained on another denoiser is applied with a warning.
 
     Raises:
         InputError: a file that is not a LoRA for this model, or a strength that is NaN or infinite.
     """
+    if part == names.DENOISER:  # before any is applied
+        weights = module.state_dict()
+        for path, _ in loras:
+            warn_of_other_base(path, weights)
     for path, strength in loras:
         if part == names.DENOISER:
             lora = read_lora(path, config)

@@ -16,6 +16,7 @@ from ..film.fingerprint import file_digest
 from ..model.config import TransformerConfig
 from ..weights import names
 from .lora import Lora, Patch, by_column, change_of, read_lora
+from .lora_base import warn_of_other_base
 from .lora_parts import read_part_lora
 
 
@@ -75,6 +76,8 @@ def read_changes(
     for path, strength in merges:
         if not math.isfinite(strength):
             raise InputError(f"{path}: strength {strength}, expected a number such as 1")
+        if part == names.DENOISER:
+            warn_of_other_base(path, tensors)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         lora = read_lora(path, config) if part == names.DENOISER else read_part_lora(path, part, shapes)
         changes.add(lora, strength)

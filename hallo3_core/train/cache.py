@@ -21,6 +21,7 @@ from ..clips import FRAMES_PER_CLIP, MOTION_FRAMES
 from ..errors import InputError
 from ..film.fingerprint import digest
 from ..inputs.audio import REACH
+from ..inputs.recording import Recording
 from ..weights.reading import read_tensors
 from . import geometry
 from .batch import frame_moments
@@ -40,7 +41,7 @@ class Entry:
 
     clip ``k 32 13 h w`` with start frames ``k``; motion ``k 3 2 H W`` and portrait ``r 3 H W``, uint8; masked
     ``r 32 1 h w``; text ``m w``; face ``512``; audio ``n l d``. Face and audio are None if the mode does not use them.
-    weight: of each latent cell in the loss, ``h w``; None: all count the same.
+    weight: of each latent cell in the loss, ``h w``; None: all count the same. sound: reads the film's, for previews.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Entry:
     face: Tensor | None
     audio: Tensor | None
     weight: Tensor | None = None
+    sound: Callable[[], Recording] | None = None
 
 
 def cache_films(
@@ -90,6 +92,7 @@ def _entry(
     motion_frames: int,
 ) -> Entry:
     pictures = _once(film.frames)
+    weight = mouth_weight(film, pictures, data)
     size = tuple(data.size)
     settings = [size, data.windows, data.references, *([motion_frames] if motion_frames != MOTION_FRAMES else [])]
 
@@ -120,14 +123,14 @@ def _entry(
                 f"{film.name}: {len(audio) / 25:.2f} s of sound, but {needed / 25:.2f} s of film are trained on. Cut "
                 "the film to its sound."
             )
-    weight = mouth_weight(film, pictures, data)
     text = texts[film.caption]
-    return Entry(film.name, film.identity, film.consent, text=text, face=face, audio=audio, weight=weight, **frames)
+    own = dict(text=text, face=face, audio=audio, weight=weight, sound=film.sound)
+    return Entry(film.name, film.identity, film.consent, **own, **frames)
 
 
 def mouth_weight(film: Film, pictures: Callable[[], Tensor], data: Data) -> Tensor | None:
-    """Weight ``h w`` of each latent cell in the loss: `data.mouth_weight` for those that the mouth's box touches, scaled
-    to a mean of 1. None: all count the same.
+    """Weight ``h w`` of each latent cell in the loss: `data.mouth_weight` for those that the mouth's box touches,
+    scaled to a mean of 1. None: all count the same.
 
     Raises:
         InputError: the film has no mouth box.

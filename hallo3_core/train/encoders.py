@@ -86,7 +86,7 @@ def audio_features(recording: Recording, wav2vec: Wav2Vec) -> Tensor:
     signal = padded_signal(waveform)[: len(waveform)]
     hidden = encode_features(convolve(wav2vec.model, signal), recording.frames, wav2vec)
     if not torch.isfinite(hidden).all():
-        raise InputError(f"{recording.name}: wav2vec2 answers with values that are no numbers.")
+        raise InputError(f"{recording.name}: wav2vec2 gives NaN or infinite values. Leave the film out.")
     return hidden
 
 

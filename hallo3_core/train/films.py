@@ -57,7 +57,7 @@ def film_of_arrays(
     mouth: Sequence[float] | None = None,
     consent: str = "own",
 ) -> Film:
-    """Makes a film from arrays: frames ``n h w 3``, uint8, samples ``k`` in -1..1, boxes of face and mouth in pixels."""
+    """Makes a film from arrays: frames ``n h w 3``, uint8; samples ``k`` in -1..1; boxes of face and mouth, pixels."""
     pictures = torch.as_tensor(frames).permute(0, 3, 1, 2)
     sound = None
     if samples is not None:
@@ -116,7 +116,9 @@ def _of_line(line: str, folder: Path, where: str) -> Film:
 
 
 def _is_box(box: object) -> bool:
-    return isinstance(box, list) and len(box) == 4 and box[0] < box[2] and box[1] < box[3]
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
+        return False
+    return box[0] < box[2] and box[1] < box[3]
 
 
 def _original(path: Path) -> list[Film]:

@@ -37,8 +37,8 @@ def box_mask(box: Tensor, size: Size) -> Tensor:
 
 
 def box_cells(box: Tensor, frame: Size, size: Size) -> Tensor:
-    """1 for the latent cells of 8 x 8 pixels that a box touches, else 0: `box` ``[x0, y0, x1, y1]`` in pixels of a frame
-    that is stretched to `size` -> ``H/8 W/8``, float32."""
+    """1 for the latent cells of 8 x 8 pixels that a box touches, else 0: `box` ``[x0, y0, x1, y1]`` in pixels of a
+    frame that is stretched to `size` -> ``H/8 W/8``, float32."""
     (height, width), (rows, columns) = frame, (side // 8 for side in size)
     x0, y0, x1, y1 = (box / torch.tensor([width, height, width, height]) * torch.tensor([columns, rows] * 2)).tolist()
     cells = torch.zeros(rows, columns)

@@ -1,8 +1,10 @@
-"""The training loop: from initial weights, through steps that can be interrupted, to a transformer file."""
+"""The training loop: steps that can be interrupted, from initial weights to a transformer file or a LoRA.
+
+What a run is built from is in `materials.py`, what it writes in `saving.py`.
+"""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -13,35 +15,23 @@ import torch
 
 from ..errors import InputError
 from ..film.locking import try_lock
-from ..model.hallo3 import Hallo3
-from ..release.layout import Release
-from ..runtime.checkpointing import checkpoint_blocks
-from ..runtime.compiling import compile_blocks
-from . import checkpoints
-from .cache import Entry, cache_films
+from . import saving
+from .cache import Entry
 from .config import Config, checked, write
 from .draw import draw
-from .draws import Keyed, mixed
-from .encoders import Encoders, release_encoders
-from .films import Film, read_films
-from .frozen_fp8 import round_frozen
+from .draws import Keyed
+from .encoders import Encoders
+from .films import Film
 from .interrupting import asked_to_stop
-from .lora import FILE as LORA_FILE
-from .lora import add_lora, write_lora
-from .networks import hold_rotary, official_names
-from .preview import NO_DROPS, preview, write_preview
-from .processes import Processes, join, shard
+from .materials import DTYPES, build_networks, gather
+from .preview import NO_DROPS, preview, sound_of, write_preview
+from .processes import Processes, join
 from .report import Losses, Report
-from .result import engine_tensors, result_name, write_result
 from .samples import Mapped, Order, Resident, Samples
-from .start import InputSizes, Maker, Start, networks_of, read_start
 from .step import step
-from .trainable import RULES
 from .updater import Updater
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GROUPS = ("self_attention", "face", "audio", "mlp", "modulation", "reference_net")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,29 +111,25 @@ def _prepared(config: Config, processes: Processes):
 
 
 class TrainingRun:
-    """The objects of a run, built in order of dependency."""
+    """A run's networks, data and optimiser, and its steps; see `train` for the arguments."""
 
-    def __init__(self, config, processes, films, encoders, entries):
+    def __init__(
+        self,
+        config: Config,
+        processes: Processes,
+        films: Sequence[Film] | None,
+        encoders: Encoders | None,
+        entries: Sequence[Entry] | None,
+    ):
         self.config, self.processes = config, processes
-        self.dtype = DTYPES[config.precision]
-        device = processes.device
-        release = Release(config.release) if config.release else None
-        if entries is None:
-            films = list(films) if films is not None else read_films(_folder(config))
-        self.start = _start(config, release)
-        self.encoders = encoders or self._encoders(release)
-        entries = self._cached(films) if entries is None else entries
-        self.consent = list(dict.fromkeys(entry.consent for entry in entries))
-        kept = len(entries) - config.data.held_out
-        if kept < 1:
-            raise InputError(
-                f"data.held_out is {config.data.held_out} of {len(entries)} films: none is left to train on."
-            )
+        self.dtype, device = DTYPES[config.precision], processes.device
+        self.materials = gather(config, device, films, encoders, entries)
+        self.encoders = self.materials.encoders
         make = Resident if config.data.on_device else Mapped
-        self.samples: Samples = make(entries[:kept], device)
-        self.held_out: Samples | None = make(entries[kept:], device) if config.data.held_out else None
-        self.data_identity = str(mixed(*(int(e.identity[:15], 16) for e in entries)))
-        self.networks, names = self._networks(entries[0])
+        held_out = self.materials.held_out
+        self.samples: Samples = make(self.materials.entries, device)
+        self.held_out: Samples | None = make(held_out, device) if held_out else None
+        self.networks, names = build_networks(config, processes, self.materials.start, self.materials.entries[0])
         parameters = {n: p for n, p in self.networks.named_parameters() if n in names}
         self.updater = Updater(parameters, config.updating, config.memory.optimiser, processes.summed)
         self.order = Order(self.samples.count, config.seed, device if config.data.on_device else "cpu")
@@ -151,64 +137,9 @@ class TrainingRun:
         self.losses = Losses(device)
         self.step, self.seconds = 0, 0.0
 
-    # Construction
-
-    def _encoders(self, release: Release | None) -> Encoders:
-        if release is None:
-            raise InputError("release is missing: it names the folder with the VAE, T5, wav2vec2 and face models.")
-        tokens = self.config.network.text_tokens
-        if self.start.tensors:
-            from ..weights import names as weight_names
-            from ..weights.parts import sort_official, transformer_config
-
-            tokens = transformer_config(sort_official(dict(self.start.tensors)), weight_names.DENOISER).text_tokens
-        return release_encoders(release, device=self.processes.device, dtype=self.dtype, text_tokens=tokens)
-
-    def _cached(self, films: Sequence[Film]) -> list[Entry]:
-        config = self.config
-        folder = config.data.cache or config.output / "cache"
-        reads = dict(
-            with_face=config.mode != "base" and config.conditioning.face != "none",
-            with_audio=config.mode not in ("base", "identity"),
-            motion_frames=config.conditioning.motion_frames,
-        )
-        return cache_films(films, self.encoders, config.data, folder, **reads)
-
-    def _networks(self, entry: Entry) -> tuple[Hallo3, set[str]]:
-        config, processes = self.config, self.processes
-        generator = torch.Generator().manual_seed(config.seed)
-        maker = Maker(config.network, generator, processes.device, self.dtype)
-        networks = networks_of(self.start, config.mode, config.network, config.conditioning, input_sizes(entry), maker)
-        if config.mode == "lora":
-            names = add_lora(networks, config.lora, config.seed)
-            networks.to(processes.device, self.dtype)
-        else:
-            rule = config.trains or RULES[config.mode]
-            names = {name for name, theirs in official_names(networks).items() if rule.trains(theirs)}
-        if not names:
-            raise InputError(f"mode {config.mode} with these rules trains nothing: look at the section trains.")
-        if config.memory.fp8:
-            if processes.count > 1:
-                raise InputError("memory.fp8 is for one GPU: FSDP shares out the weights of several. Leave it out.")
-            round_frozen(networks, names)
-        for name, parameter in networks.named_parameters():
-            if parameter.is_floating_point() and parameter.dtype.itemsize > 1:
-                parameter.requires_grad_(name in names)
-        for network in (networks.denoiser, networks.reference_net):
-            if network is not None:
-                hold_rotary(network)
-                if config.memory.checkpoint_layers:
-                    checkpoint_blocks(network)
-                if config.compile:
-                    compile_blocks(network)
-        shard(networks, processes)
-        return networks, names
-
-    # Training
-
     def to_the_end(self, stop: Callable[[], bool], on_step: Callable[[int], None] | None) -> Result:
         config, watch = self.config, self.config.watch
-        self._resume()
+        saving.resume(self)
         report = Report(config.output, config.stop.steps, self.step, self.processes.is_first)
         begun = time.monotonic() - self.seconds
         saved, values = time.monotonic(), {}
@@ -221,9 +152,9 @@ class TrainingRun:
                 if self.processes.agree(share is not None and share >= 1):
                     break
                 self.step += 1
-                tells = watch.log_every and self.step % watch.log_every == 0
-                norms = self._step(config.rates.at(self.step, config.stop.steps, share), tells)
-                if tells:
+                logs = watch.log_every and self.step % watch.log_every == 0
+                norms = self._step(config.rates.at(self.step, config.stop.steps, share), logs)
+                if logs:
                     values = self.losses.take(self.processes.summed) | {"seconds": round(self.seconds, 3)} | norms
                     _check(values["loss"], self.step)
                     report.step(values, self.step, self.processes.device)
@@ -236,17 +167,17 @@ class TrainingRun:
                 ends = self.processes.agree(stop())
                 due = watch.checkpoint_minutes and time.monotonic() - saved >= 60 * watch.checkpoint_minutes
                 if ends or self.processes.agree(bool(due)):
-                    self._save()
+                    saving.save(self)
                     saved = time.monotonic()
                 if ends:
                     raise Stopped
             validation = self.validation_loss() if self.held_out else None
-            return Result(self._write(), self.step, values.get("loss"), validation)
+            return Result(saving.write(self), self.step, values.get("loss"), validation)
         finally:
             report.close()
 
-    def _step(self, rate: float, tells: bool) -> dict[str, float]:
-        """Runs one update. With `tells`, returns the learning rate and the gradient norms, in total and by group."""
+    def _step(self, rate: float, logs: bool) -> dict[str, float]:
+        """Runs one update. With `logs`, returns the learning rate and the gradient norms, in total and by group."""
         config, batch = self.config, self.config.batch
         part = self.processes.part(batch)
         micro = min(config.memory.micro_batch or batch, part.stop - part.start)
@@ -261,13 +192,13 @@ class TrainingRun:
             self.updater.collect()
             self.losses.add(loss, inputs.timesteps)
         norms = {}
-        if tells:
+        if logs:
             for group in GROUPS:
                 names = {n for n in self.updater.names if group in n}
                 if names:
                     norms[f"gradient_{group}"] = float(self.updater.norm_of(names))
         norm = self.updater.update(rate)
-        return {"rate": rate, "gradient": float(norm), **norms} if tells else {}
+        return {"rate": rate, "gradient": float(norm), **norms} if logs else {}
 
     def _activations(self):
         """Context that decides where activations are kept for the backward pass."""
@@ -296,95 +227,12 @@ class TrainingRun:
         batch = samples.batch(torch.zeros(1, dtype=torch.long, device=self.order.device), draws)
         frames = preview(self.networks, self.encoders.vae, batch, config.watch.preview_steps, config.seed, self.dtype)
         if self.processes.is_first:
-            write_preview(config.output / "previews" / f"step-{self.step:08d}.mp4", frames)
-
-    def _identity(self) -> dict[str, str]:
-        """What a checkpoint depends on: it can only be resumed with the same inputs."""
-        config = self.config
-        return {
-            "start": self.start.identity,
-            "data": self.data_identity,
-            "mode": config.mode,
-            "seed": str(config.seed),
-            "batch": str(config.batch),
-            "conditioning": str(config.conditioning),
-            **({"lora": str(config.lora)} if config.mode == "lora" else {}),
-        }
-
-    def _save(self) -> None:
-        info = {"seconds": self.seconds, "updates": self.updater.updates, **self._identity()}
-        folder = self.config.output / "checkpoints"
-        checkpoints.save(folder, self.step, self.updater.state(), info, self.processes, self.config.watch.checkpoints)
-
-    def _resume(self) -> None:
-        found = checkpoints.latest(self.config.output / "checkpoints")
-        if found is None:
-            return
-        path, info = found
-        for key, now in self._identity().items():
-            if info.get(key, now) != now:
-                what = {"start": "other weights", "data": "other data"}.get(key, f"{key} {info.get(key)}, now {now}")
-                raise InputError(
-                    f"{path}: belongs to a run with {what}. Go on with what it began with, or name another output."
-                )
-        checkpoints.load(path, self.updater.prepare_state(), self.processes)
-        self.updater.updates, self.step, self.seconds = info["updates"], info["step"], info["seconds"]
-        self.updater.write()
-        log.info("going on from %s", path)
-
-    def _write(self) -> Path:
-        config = self.config
-        is_lora = config.mode == "lora"
-        path = config.output / (LORA_FILE if is_lora else result_name(config.mode))
-        trained = self.updater.named_values(averaged=bool(config.updating.average))
-        if self.processes.is_first:
-            card = self._identity() | {
-                "steps": self.step,
-                "consent": self.consent,
-                "films": self.samples.count,
-                "trained": len(trained),
-                "averaged": bool(config.updating.average),
-            }
-            if is_lora:
-                write_lora(path, trained, config.lora, card, self.dtype)
-            else:
-                reads = replace(self.networks.denoiser.config.reads, reference=self.networks.reference_net is not None)
-                tensors = engine_tensors(self.start, self.networks, trained, self.dtype)
-                write_result(path, tensors, card, reads)
-        self.processes.wait()
-        return path
+            (entry, *_) = self.materials.held_out or self.materials.entries
+            write_preview(config.output / "previews" / f"step-{self.step:08d}.mp4", frames, sound_of(entry, 0))
 
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop and has written a checkpoint; the same command resumes it."""
-
-
-def input_sizes(entry: Entry) -> InputSizes:
-    """Reads the encoders' output sizes off a film's entry."""
-    _, channels, frames, h, w = entry.clip.shape
-    return InputSizes(
-        text=tuple(entry.text.shape),
-        audio=0 if entry.audio is None else 5 * entry.audio.shape[1] * entry.audio.shape[2],
-        face=0 if entry.face is None else len(entry.face),
-        grid=(frames, h // 2, w // 2),
-        channels=channels // 2,
-    )
-
-
-def _start(config: Config, release: Release | None) -> Start:
-    if config.start is not None:
-        return read_start([config.start])
-    if config.mode == "base":
-        return Start({})
-    if release is None:
-        raise InputError(f"mode {config.mode} needs a start: name an engine in start, or a release.")
-    return read_start(release.engine_files)
-
-
-def _folder(config: Config) -> Path:
-    if config.data.folder is None:
-        raise InputError("data.folder is missing: it names the folder of clips to train on.")
-    return config.data.folder
 
 
 def _check(loss: float, at: int) -> None:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError, require
 from ..model.hallo3 import Hallo3
+from ..release.lora_base import KEY as BASE_VALUES
+from ..release.lora_base import base_text
 from ..release.lora_names import PART_PREFIXES
 from ..weights import names
 from ..weights.writing import Entry, write_streamed
@@ -83,9 +85,15 @@ def file_tensors(trained: Mapping[str, Tensor], lora: Lora, dtype: torch.dtype) 
 
 
 def write_lora(
-    path: Path, trained: Mapping[str, Tensor], lora: Lora, card: Mapping[str, object], dtype: torch.dtype
+    path: Path,
+    trained: Mapping[str, Tensor],
+    lora: Lora,
+    card: Mapping[str, object],
+    base: Mapping[str, Tensor],
+    dtype: torch.dtype,
 ) -> None:
-    """Writes one file for all networks: the LoRA and its provenance, without base weights.
+    """Writes one file for all networks: the LoRA and its provenance, without base weights. `base` is the denoiser that
+    it was trained on, in our names: a few of its values tell a later program whether it has the same.
 
     Raises:
         InputError: the file cannot be written.
@@ -98,6 +106,7 @@ def write_lora(
         "alpha": f"{lora.alpha:g}",
         "groups": ",".join(lora.groups),
         "base": str(card["start"]),
+        BASE_VALUES: base_text(base),
         CARD: json.dumps(card, sort_keys=True),
     }
     write_streamed(path, entries, (tensor.contiguous() for _, tensor in ordered), metadata)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..model.config import Grid
+from ..model.config import Grid, TransformerConfig
 from ..model.hallo3 import Hallo3
 from ..model.positions import Layout, Rotary, fitted_table, rotary_table
 from ..model.trunk import Trunk
@@ -68,3 +68,13 @@ def hold_rotary(network: Trunk) -> None:
         )
 
     network.layout = layout
+
+
+def rotary_tensors(config: TransformerConfig) -> dict[str, Tensor]:
+    """The rotary tables of the release's file, which its grid is read from; names without prefix."""
+    table = rotary_table(config.grid, config.grid, config.head)
+    cosines = "mixins.pos_embed.freqs_cos"
+    return {
+        names.ROTARY: table.sin.repeat_interleave(2, dim=1),
+        cosines: table.cos.repeat_interleave(2, dim=1),
+    }

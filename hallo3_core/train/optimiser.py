@@ -73,11 +73,11 @@ def make_optimiser(
     ]
     groups = [group for group in groups if group["params"]]
     if kind == "adamw8bit":
-        return _in_eight_bits()(groups, **settings)
+        return _adamw_8bit()(groups, **settings)
     return torch.optim.AdamW(groups, fused=all(p.is_cuda for p in parameters), **settings)
 
 
-def _in_eight_bits() -> type[torch.optim.Optimizer]:
+def _adamw_8bit() -> type[torch.optim.Optimizer]:
     try:
         from torchao.optim import AdamW8bit
 
@@ -111,5 +111,9 @@ def update_average(average: Sequence[Tensor], parameters: Sequence[Tensor], deca
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate; torchao's optimisers keep it in a tensor, since they are compiled."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

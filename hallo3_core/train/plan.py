@@ -1,5 +1,5 @@
 """What a run would train and how much memory it would take, computed without weights: a forward pass on the meta device
-counts the tensors that autograd saves for the backward pass."""
+counts the tensors that autograd saves for the backward pass. The layers are alike, so a few of them are run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from ..clips import LATENT_FRAMES
 from ..errors import InputError
@@ -26,14 +25,16 @@ from ..weights import names
 from ..weights.parts import Parts, sort_official, transformer_config
 from .config import Config, Memory, Watch
 from .frozen_fp8 import round_frozen
+from .kept import Kept, flash_attention, kept_for_backward
 from .lora import add_lora
 from .networks import official_names, parts
 from .start import read_start
-from .trainable import RULES, Trainable, engine_shapes, trainable
+from .trainable import RULES, Trainable, trainable, transformer_shapes
 
 RELEASED = dict(text_width=4096, audio_inputs=5 * 12 * 768, face=512)
 log = logging.getLogger(__name__)
 BYTES = {"bf16": 2, "fp32": 4}
+MEASURED = (4, 5)  # layers of the networks that run: enough for a first, a last and alike ones between
 # Switches of the section memory, in the order in which `fit` tries them: fewest first.
 LADDER = (
     Memory(),
@@ -157,14 +158,14 @@ def _sizes(config: Config) -> tuple[TransformerConfig, FaceProjectorConfig, Audi
     audio = AudioProjectorConfig(RELEASED["audio_inputs"], n.audio_inner, n.audio_tokens, sizes.audio or n.audio_width)
     for part, kind in ((names.FACE_PROJECTOR, FaceProjectorConfig), (names.AUDIO_PROJECTOR, AudioProjectorConfig)):
         if part in found.tensors:
-            told = kind.from_shapes(found.shapes(part))
-            face, audio = (told, audio) if kind is FaceProjectorConfig else (face, told)
+            own = kind.from_shapes(found.shapes(part))
+            face, audio = (own, audio) if kind is FaceProjectorConfig else (face, own)
     return sizes, face, audio
 
 
 def _networks(config: Config, sizes: TransformerConfig, face, audio) -> Hallo3:
     place = dict(device="meta", dtype=_dtype(config))
-    whole = dict(attention=_attention, **place)
+    whole = dict(attention=flash_attention, **place)
     plain = replace(sizes, face=None, audio=None)
     has_reference = config.mode != "base" and config.conditioning.reference
     return Hallo3(
@@ -182,46 +183,59 @@ def _dtype(config: Config) -> torch.dtype:
 @dataclass(frozen=True)
 class Counts:
     """Figures that the memory of any combination of switches is computed from: what trains, how many of its parameters
-    get a gradient, bytes of all weights, also with frozen matrices in fp8, and bytes that autograd saves (see
-    `_kept_for_backward`)."""
+    get a gradient, bytes of all weights, also with frozen matrices in fp8, and what autograd saves."""
 
     trains: Trainable
     learns: int
     weights: int
     weights_fp8: int
-    activations: int
-    boundaries: int
-    largest: int
+    kept: Kept
 
 
 @lru_cache(8)
 def _counts(config: Config) -> Counts:
     sizes, face, audio = _sizes(config)
-    networks = _networks(config, sizes, face, audio)
+    networks, ours = _trained(config, sizes, face, audio)
     if config.mode == "lora":
-        ours = add_lora(networks, config.lora, config.seed)
         found = Trainable({n: tuple(p.shape) for n, p in networks.named_parameters() if n in ours}, ())
-        networks.to(_dtype(config))
     else:
         has = dict(parts(networks))
-        found = trainable(
-            engine_shapes(
-                sizes,
-                face if names.FACE_PROJECTOR in has else None,
-                audio if names.AUDIO_PROJECTOR in has else None,
-            ),
-            config.trains or RULES[config.mode],
-        )
-        ours = {name for name, theirs in official_names(networks).items() if theirs in found.shapes}
+        face_has, audio_has = names.FACE_PROJECTOR in has, names.AUDIO_PROJECTOR in has
+        shapes = transformer_shapes(sizes, face if face_has else None, audio if audio_has else None)
+        found = trainable(shapes, config.trains or RULES[config.mode])
     if not ours:
         raise InputError(f"mode {config.mode} with these rules trains nothing: look at the section trains.")
-    for name, parameter in networks.named_parameters():
-        parameter.requires_grad_(name in ours)
-    kept = _kept_for_backward(config, networks)
     learns = sum(p.numel() for name, p in networks.named_parameters() if name in ours)
     weights = _bytes(networks)
     round_frozen(networks, ours)
-    return Counts(found, learns, weights, _bytes(networks), *kept)
+    if sizes.layers <= MEASURED[1]:
+        kept = kept_for_backward(config, _trained(config, sizes, face, audio)[0])
+    else:
+        few, more = (
+            kept_for_backward(config, _trained(config, replace(sizes, layers=n), face, audio)[0]) for n in MEASURED
+        )
+        kept = _extrapolated(few, more, sizes.layers)
+    return Counts(found, learns, weights, _bytes(networks), kept)
+
+
+def _trained(config: Config, sizes: TransformerConfig, face, audio) -> tuple[Hallo3, set[str]]:
+    """The networks on the meta device and the names of what trains; nothing else requires a gradient."""
+    networks = _networks(config, sizes, face, audio)
+    if config.mode == "lora":
+        ours = add_lora(networks, config.lora, config.seed)
+        networks.to(_dtype(config))
+    else:
+        rule = config.trains or RULES[config.mode]
+        ours = {name for name, theirs in official_names(networks).items() if rule.trains(theirs)}
+    for name, parameter in networks.named_parameters():
+        parameter.requires_grad_(name in ours)
+    return networks, ours
+
+
+def _extrapolated(few: Kept, more: Kept, layers: int) -> Kept:
+    """Layers are alike: each beyond those of `more` adds what the last of `more` adds to `few`."""
+    beyond = layers - MEASURED[1]
+    return Kept(*(b + beyond * (b - a) for a, b in zip(few, more, strict=True)))
 
 
 def _bytes(networks: Hallo3) -> int:
@@ -241,71 +255,14 @@ def _memory(config: Config, counts: Counts) -> dict[str, int]:
     if config.updating.average:
         found["moving average"] = 4 * count
     if memory.offload_activations:
-        found["activations of one layer, the others' in host memory"] = counts.largest
+        found["activations of one layer, the others' in host memory"] = counts.kept.largest
     elif memory.checkpoint_layers:
-        found["inputs of every layer, activations of one"] = counts.boundaries + counts.largest
+        found["inputs of every layer, activations of one"] = counts.kept.boundaries + counts.kept.largest
     else:
-        found["activations"] = counts.activations
+        found["activations"] = counts.kept.total
     return found
 
 
 @cache
 def _encoder_parameters() -> int:
     return sum(p.numel() for p in build_vae(VaeConfig()).autoencoder.encoder.parameters())
-
-
-def _kept_for_backward(config: Config, networks: Hallo3) -> tuple[int, int, int]:
-    """Bytes that autograd saves in a forward pass: in total, with only the inputs of blocks, and most in one block."""
-    samples = config.memory.micro_batch or config.batch
-    sizes, dtype = networks.denoiser.config, networks.denoiser.patch_embed.weight.dtype
-    height, width = (side // PIXELS for side in config.data.size)
-    has = dict(parts(networks))
-
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(samples, *shape, device="meta", dtype=dtype)
-
-    kept: dict[int, tuple[int, object]] = {}
-    own = {p.untyped_storage()._cdata for p in networks.parameters()}
-    now: list[object] = [None]
-    inputs: dict[object, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept.setdefault(storage._cdata, (storage.nbytes(), now[0]))
-            alive.append(storage)  # so that its id is not reused
-        return tensor
-
-    def enters(block: nn.Module, arguments: tuple) -> None:
-        now[0] = block
-        inputs[block] = sum(a.nbytes for a in arguments if isinstance(a, Tensor))
-
-    alive: list[object] = []
-    blocks = [b for part in (names.DENOISER, names.REFERENCE_NET) if part in has for b in has[part].blocks]
-    handles = [b.register_forward_pre_hook(enters) for b in blocks]
-    handles += [b.register_forward_hook(lambda *_: now.__setitem__(0, None)) for b in blocks]
-    audio_config = getattr(networks.audio_projector, "proj1", None)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        networks(
-            empty(sizes.channels, LATENT_FRAMES, height, width),
-            empty(sizes.channels, LATENT_FRAMES, height, width),
-            torch.zeros(samples, device="meta"),
-            empty(sizes.text_tokens, sizes.text_width),
-            portrait=empty(sizes.channels, height, width) if names.REFERENCE_NET in has else None,
-            face=empty(networks.face_projector.proj.in_features) if names.FACE_PROJECTOR in has else None,
-            audio=empty(4 * LATENT_FRAMES - 3, 1, 1, audio_config.in_features) if audio_config else None,
-        )
-    for handle in handles:
-        handle.remove()
-    by_block: dict[object, int] = {}
-    for size, block in kept.values():
-        by_block[block] = by_block.get(block, 0) + size
-    outside = by_block.pop(None, 0)
-    total = outside + sum(by_block.values())
-    graph = [block for block in blocks if by_block.get(block)]
-    return total, outside + sum(inputs[block] for block in graph), max(by_block.values(), default=0)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """An attention kernel that does not save the score matrix, like those of GPUs."""
-    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]

@@ -15,8 +15,8 @@ from ..release.layout import TRANSFORMER_FILE, TRANSFORMER_FOLDER
 from ..weights import names
 from ..weights.reading import read_tensors
 from ..weights.writing import Entry, write_streamed
-from .networks import official_names, parts
-from .start import OWN, Start, rotary_tensors, with_reference
+from .networks import official_names, parts, rotary_tensors
+from .start import OWN, Start, with_reference
 
 CARD = "hallo3_training"  # metadata key
 
@@ -26,7 +26,7 @@ def result_name(mode: str) -> str:
     return f"hallo3_{mode}.safetensors"
 
 
-def engine_tensors(
+def transformer_tensors(
     start: Start, networks: Hallo3, trained: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Every tensor of the result by official name: trained ones (passed by our names), newly made ones, and the initial

@@ -16,14 +16,15 @@ from ..model.conditioning import Conditioning
 from ..model.config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
 from ..model.denoiser import Denoiser
 from ..model.hallo3 import Hallo3
-from ..model.positions import rotary_table
 from ..model.projectors import AudioProjector, FaceProjector
 from ..model.reference_net import ReferenceNet
-from ..weights import names
+from ..weights import fp8, names
 from ..weights.parts import Parts, sort_converted, sort_official, transformer_config
-from ..weights.reading import read_tensors
+from ..weights.shards import model_file, read_model
+from . import diffusers_names
 from .config import Network
 from .initial import initial
+from .networks import rotary_tensors
 
 OWN, OTHER = (next(p for p, part in names.PREFIXES.items() if part == n) for n in (names.DENOISER, names.REFERENCE_NET))
 AUDIO_WORDS, FACE_WORDS = ("audio_",), ("face_",)
@@ -39,6 +40,11 @@ class Start:
     def has(self, words: tuple[str, ...]) -> bool:
         return any(word in name for name in self.tensors for word in words)
 
+    def denoiser(self) -> dict[str, Tensor]:
+        """The denoiser's tensors, in our names."""
+        own = {name: tensor for name, tensor in self.tensors.items() if name.startswith(OWN)}
+        return sort_official(own).tensors[names.DENOISER]
+
     @property
     def identity(self) -> str:
         """A hash of some values of each tensor, equal for equal tensors, without reading all 29 GB."""
@@ -50,20 +56,26 @@ class Start:
 
 
 def read_start(paths: list[Path]) -> Start:
-    """Reads the transformers from one file, or from the files that `convert` made of it.
+    """Reads the transformers from one file, or from the files that `convert` made of it: in the release's names, ours
+    or diffusers'; a folder or one of several shards stands for the model.
 
     Raises:
         InputError: a file is not readable or is not a transformer of this kind.
     """
     label = str(paths[0])
     tensors: dict[str, Tensor] = {}
-    for path in paths:
-        found = read_tensors(path)
-        tensors |= found if any(n.startswith(tuple(names.PREFIXES)) for n in found) else _officially_named(found)
+    for path in map(diffusers_names.transformer_file, paths):
+        found = _dequantised(read_model(path))
+        if diffusers_names.is_diffusers(found):
+            found = diffusers_names.officially_named(found, model_file(path))
+        elif not any(name.startswith(tuple(names.PREFIXES)) for name in found):
+            found = _officially_named(found)
+        tensors |= found
     if f"{OWN}transformer.layers.0.attention.query_key_value.weight" not in tensors:
         raise InputError(
-            f"{label}: holds no CogVideoX transformer in the release's names (it begins with "
-            f"{next(iter(tensors), 'nothing')}). Choose the release's engine, or the result of an earlier run."
+            f"{label}: holds no CogVideoX transformer in the release's names or diffusers' (it begins with "
+            f"{next(iter(tensors), 'nothing')}). Choose the release's transformer file, or the result of an earlier "
+            "run."
         )
     return Start({name: t for name, t in tensors.items() if name.startswith(tuple(names.PREFIXES))}, label)
 
@@ -88,7 +100,7 @@ def networks_of(
             return Hallo3(maker.made(Denoiser(config, device="meta"), parts.tensors[names.DENOISER]))
         return Hallo3(maker.made(Denoiser(config, device="meta"), {}, "from nothing"))
     if not start.tensors:
-        raise InputError(f"mode {mode} needs a start: name an engine in start, or a release.")
+        raise InputError(f"mode {mode} needs a start: name a transformer file in start, or a release.")
     with_audio, with_face = mode != "identity", conditioning.face != "none"
     if mode == "lora":
         with_audio = conditioning.audio != "none"
@@ -179,16 +191,6 @@ def with_reference(start: Start) -> Start:
     return replace(start, tensors={**start.tensors, **copied})
 
 
-def rotary_tensors(config: TransformerConfig) -> dict[str, Tensor]:
-    """The rotary tables of the release's file, which its grid is read from; names without prefix."""
-    table = rotary_table(config.grid, config.grid, config.head)
-    cosines = "mixins.pos_embed.freqs_cos"
-    return {
-        names.ROTARY: table.sin.repeat_interleave(2, dim=1),
-        cosines: table.cos.repeat_interleave(2, dim=1),
-    }
-
-
 def _agreed(found: TransformerConfig, wanted: Conditioning, label: str) -> Conditioning:
     """Returns the wanted conditioning if the start's modules match it.
 
@@ -255,6 +257,17 @@ def _officially_named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found |= {official[n]: t for n, t in own.items() if n in official and not n.endswith("_positions")}
         found[prefix + names.POSITIONS] = torch.cat(tables)[None]
     return found
+
+
+def _dequantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """fp8 weights times their scales, in bf16, which is exact: a scale is a power of two."""
+    end = "." + fp8.SCALE
+    scales = {name.removesuffix(end) + ".weight": scale for name, scale in tensors.items() if name.endswith(end)}
+    return {
+        name: tensor.to(torch.bfloat16) * scales[name].to(torch.bfloat16) if name in scales else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith((end, "." + fp8.MARK))
+    }
 
 
 def _names(name: str, words: tuple[str, ...]) -> bool:

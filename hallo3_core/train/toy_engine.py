@@ -26,7 +26,8 @@ from .config import Config, Data, Network, Stop, Watch
 from .draw import Chances
 from .encoders import release_encoders
 from .films import Film, film_of_arrays
-from .loop import input_sizes, train
+from .loop import train
+from .materials import input_sizes
 from .optimiser import Rates, Updating
 from .result import write_official
 from .toy_speech import MOUTH_WEIGHT, Lesson, teach_speech

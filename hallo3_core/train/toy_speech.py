@@ -30,7 +30,7 @@ from .config import Network
 from .draw import Chances, Drawn, draw, first_frames
 from .draws import Keyed, mixed
 from .optimiser import average_decay, update_average
-from .result import engine_tensors, write_result
+from .result import transformer_tensors, write_result
 from .samples import Resident
 from .start import InputSizes, Maker, networks_of, read_start
 from .step import step
@@ -95,7 +95,7 @@ def teach_speech(
             log.info("step %d, %.0f s: loss %.4f", number, time.monotonic() - began, torch.stack(losses).mean())
     card = {"start": start.identity, "mode": "speech, in a window", "steps": number, "seed": lesson.seed}
     values = dict(zip(trained, average, strict=True))
-    write_result(lesson.result, engine_tensors(start, networks, values, torch.float32), card, Conditioning())
+    write_result(lesson.result, transformer_tensors(start, networks, values, torch.float32), card, Conditioning())
     return {"steps": number, "batch": lesson.batch, "window_loss": float(torch.stack(losses).mean())}
 
 

@@ -66,7 +66,7 @@ def decays(shape: Shape) -> bool:
     return len(shape) > 1
 
 
-def engine_shapes(
+def transformer_shapes(
     config: TransformerConfig, face: FaceProjectorConfig | None, audio: AudioProjectorConfig | None
 ) -> dict[str, Shape]:
     """Shapes of all parameters in the release's file, by official name. The file's reference network is a plain

@@ -95,7 +95,7 @@ class Updater:
             found |= {f"average.{n}": e for n, e in zip(self.names, self.average, strict=True)}
         for name, master in zip(self.names, self.masters, strict=True):
             for key, value in self.optimiser.state.get(master, {}).items():
-                found[f"optimiser.{key}.{name}"] = value
+                found[f"optimiser.{key}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         return {name: self._whole(name, value) for name, value in found.items()}
 
     def prepare_state(self) -> dict[str, Tensor]:
@@ -110,6 +110,15 @@ class Updater:
             torch._foreach_copy_(self.masters, kept)
         self.updates = updates
         return self.state()
+
+    def take_numbers(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the numbers of a loaded `prepare_state`, whose tensors were loaded in place: bitsandbytes counts
+        its steps in plain numbers."""
+        for name, master in zip(self.names, self.masters, strict=True):
+            own = self.optimiser.state[master]
+            for key, value in list(own.items()):
+                if not isinstance(value, Tensor):
+                    own[key] = type(value)(state[f"optimiser.{key}.{name}"])
 
     def named_values(self, averaged: bool) -> dict[str, Tensor]:
         """The unsharded trained parameters, or their average, on the CPU."""

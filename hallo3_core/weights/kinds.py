@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from ..model.conditioning import METADATA
+from ..model.conditioning import MARK, METADATA
 from . import names
 from .onnx_outline import OnnxOutline
 from .parts import TEXT, TEXT_PREFIX, VAE, VAE_PREFIX
@@ -73,10 +73,11 @@ class Found:
 def identify(header: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> Found:
     """Identifies a file by the names and shapes of its tensors.
 
-    A denoiser that reads neither audio nor face has exactly CogVideoX's tensors, so only the metadata identifies it.
+    A denoiser that reads neither audio nor face has exactly CogVideoX's tensors, so only the metadata, or ModelSave's
+    tensor in its place, identifies it.
     """
     ours = in_our_form(header)
-    if metadata and METADATA in metadata and (found := _unheard(ours)):
+    if (MARK in ours or METADATA in (metadata or {})) and (found := _unheard(ours)):
         return found
     for rule in (_lora, _official, _converted, _cogvideox, _vae, _text_encoder, _wav2vec, _foreign):
         found = rule(header if rule is _text_encoder else ours)  # the text encoder's scales have their own names

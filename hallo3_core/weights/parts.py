@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..model.attention import Attention, scaled_dot_product
-from ..model.conditioning import RELEASED, Conditioning
+from ..model.conditioning import MARK as CONDITIONING
+from ..model.conditioning import METADATA, RELEASED, Conditioning
 from ..model.config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
 from ..model.denoiser import Denoiser
 from ..model.projectors import AudioProjector, FaceProjector
@@ -36,13 +37,15 @@ class Parts:
     """A checkpoint's tensors by part, in our names (VAE and text keep the official ones).
 
     unused: official name -> why it is not needed; unknown: names that the model does not have; conditioning: how the
-    denoiser reads its conditions, where its tensors alone do not determine that.
+    denoiser reads its conditions, where its tensors alone do not determine that; mark: the tensor that says so in files
+    without metadata.
     """
 
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     conditioning: Conditioning = RELEASED
+    mark: Tensor | None = None
 
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors[part].items()}
@@ -76,13 +79,17 @@ def read_parts(path: Path | str) -> Parts:
 
 
 def with_metadata(parts: Parts, metadata: Mapping[str, str], label: str) -> Parts:
-    """The same parts, with the denoiser's conditioning from the metadata.
+    """The same parts, with the denoiser's conditioning from the metadata. Without metadata of it, it is that of the
+    tensor that ComfyUI's ModelSave writes in its place, if there is one.
 
     Raises:
-        InputError: damaged metadata.
+        InputError: damaged metadata, or a damaged tensor.
     """
     try:
-        parts.conditioning = Conditioning.from_metadata(metadata)
+        if METADATA in metadata or parts.mark is None:
+            parts.conditioning = Conditioning.from_metadata(metadata)
+        else:
+            parts.conditioning = Conditioning.from_mark(parts.mark)
     except ValueError as error:
         raise InputError(f"{label}: {error}. Save the model again with the version that trained it.") from error
     return parts
@@ -110,6 +117,8 @@ def sort_converted(tensors: Mapping[str, Tensor]) -> Parts:
         start, _, rest = name.partition(".")
         if start in (names.AUDIO_PROJECTOR, names.FACE_PROJECTOR):
             parts.put(start, rest, tensor)
+        elif name == CONDITIONING:
+            parts.mark = tensor
         elif start in ("encoder", "decoder") and "decoder.conv_in.conv.weight" in tensors:
             parts.put(VAE, name, tensor)
         elif start in _TRUNK | _ENDS and "video_positions" in tensors:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.release.lora import Lora, Patch, read_lora
+from ...hallo3_core.release.lora_base import warn_of_other_base
 from ...hallo3_core.release.lora_names import part_of
 from ...hallo3_core.release.lora_parts import read_part_lora
 from ...hallo3_core.weights import names
@@ -32,6 +33,7 @@ def with_lora(patcher: Any, reference_net: Network | None, path: Path, strength:
     lora = read_lora(path, require_model(patcher).diffusion_model.config)
     for note in lora.notes:
         log.warning("%s: %s", path.name, note)
+    warn_of_other_base(path, _unpatched(patcher, "diffusion_model."))
     clone = _patched(patcher, lora, strength, path, "diffusion_model.")
     projectors = projectors_of(patcher)
     audio = _with_part(projectors.audio, names.AUDIO_PROJECTOR, path, strength)
@@ -45,6 +47,13 @@ def with_lora(patcher: Any, reference_net: Network | None, path: Path, strength:
             path.name,
         )
     return clone, _with_part(reference_net, names.REFERENCE_NET, path, strength)
+
+
+def _unpatched(patcher: Any, prefix: str) -> dict[str, Tensor]:
+    """The network's own weights. While it has changes in them, the host keeps a copy of what they were."""
+    kept = getattr(patcher, "backup", {})
+    own = patcher.model.state_dict().items()
+    return {n.removeprefix(prefix): kept[n].weight if n in kept else t for n, t in own if n.startswith(prefix)}
 
 
 def _with_part(network: Network | None, part: str, path: Path, strength: float) -> Network | None:

@@ -110,6 +110,12 @@ class Config(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.0
     supported_inference_dtypes = memory.COMPUTE_DTYPES
 
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What core's ModelSave writes. It has no metadata of ours, so conditioning that differs from the release's
+        goes in as a tensor."""
+        mark = self.unet_config["config"].conditioning.mark()
+        return super().process_unet_state_dict_for_saving({**state_dict, **mark})
+
 
 class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
     """v-prediction that converts v to x0 with the nearest entry of the 1000-step alphas, as in the release."""

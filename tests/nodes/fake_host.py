@@ -82,6 +82,11 @@ class ModelPatcher:
         self.model_options = {"transformer_options": {}}
         self.patches, self.attachments = {}, {}
 
+    @property
+    def backup(self):
+        plain = self.model.__dict__.get("plain_weights", {})
+        return {key: types.SimpleNamespace(weight=weight) for key, weight in plain.items()}
+
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
         """Layer by layer as long as memory lasts; what belongs to no layer comes with the whole alone."""
         if extra_memory > bytes_of(self.model):
@@ -204,6 +209,9 @@ class LatentFormat:
 
 
 class BASE:
+    def process_unet_state_dict_for_saving(self, state_dict):
+        return {f"model.diffusion_model.{name}": tensor for name, tensor in state_dict.items()}
+
     unet_config, sampling_settings, optimizations = {}, {}, {"fp8": False}
     latent_format, quant_config, custom_operations, manual_cast_dtype = LatentFormat, None, None, None
 
@@ -240,6 +248,7 @@ class ModelType:
 class BaseModel(nn.Module):
     def __init__(self, model_config, model_type, device=None, unet_model=None):
         super().__init__()
+        self.model_config = model_config
         self.latent_format, self.manual_cast_dtype = model_config.latent_format, model_config.manual_cast_dtype
         layers = model_config.custom_operations or pick_operations(None, None, model_config=model_config)
         self.diffusion_model = unet_model(**model_config.unet_config, device=device, operations=layers)

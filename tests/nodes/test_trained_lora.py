@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.exact_film import film_clips
 from hallo3_core.pipeline.networks import Networks, load_denoiser
 from hallo3_core.pipeline.options import Options
 from hallo3_core.release.layout import Release
+from hallo3_core.toy.noise_release import write_tiny_release
 from hallo3_core.train.cache import cache_films
 from hallo3_core.train.loop import train
 from hallo3_core.train.lora import GROUPS, Lora
@@ -111,3 +113,21 @@ def test_a_reference_network_that_is_not_connected_is_warned_of(pack, loaded, tr
         host.projectors_of(model).audio.patcher.patches and not host.projectors_of(loaded.model).audio.patcher.patches
     )
     assert host.projectors_of(model).face is host.projectors_of(loaded.model).face
+
+
+def test_another_base_is_said_in_one_line(pack, loaded, trained, tmp_path, caplog):
+    """Its own base is not, also while the host has another LoRA's changes in it."""
+    loader, management = pack("nodes.loaders").Hallo3LoraLoader(), importlib.import_module("comfy.model_management")
+
+    def said(model) -> int:
+        caplog.clear()
+        loader.execute(model, trained.name, 1.0, loaded.reference_net)
+        return caplog.text.count("was trained on other weights than this denoiser's")
+
+    (patched, _) = loader.execute(loaded.model, trained.name, 1.0, loaded.reference_net)
+    assert said(loaded.model) == 0
+    management.load_models_gpu([patched])
+    assert said(patched) == 0
+    management.load_models_gpu([loaded.model])
+    other = write_tiny_release(tmp_path / "other", seed=1)
+    assert said(pack("nodes.host.model").load_model(str(other))) == 1

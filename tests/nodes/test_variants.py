@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from benchmarks.exact_film import film_clips
 from hallo3_core.cli.main import main
 from hallo3_core.clips import clip_count
 from hallo3_core.film.writer import read_film
 from hallo3_core.model.conditioning import Conditioning
+from hallo3_core.release.inspect import inspect
 from hallo3_core.release.layout import Release
 from hallo3_core.weights import names
 from hallo3_core.weights.parts import transformer_config
@@ -125,3 +127,26 @@ def test_a_file_alone_loads_in_the_nodes(trained, pack):
     model = pack("nodes.host.model").load_model(str(path), "auto").model
     found = model.diffusion_model.config.reads
     assert vars(found) == vars(trained.conditioning)
+
+
+def test_what_core_s_model_save_writes_is_the_same_variant(trained, pack, tmp_path):
+    """It writes tensors alone, so what they don't tell (motion frames, the reference network) is one of them."""
+    loaded = pack("nodes.host.model").load_model(str(trained.release), "auto")
+    network, projectors = loaded.model.diffusion_model, pack("nodes.host.model").projectors_of(loaded)
+    saved = loaded.model.model_config.process_unet_state_dict_for_saving(dict(network.state_dict()))
+    path = tmp_path / "saved.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in saved.items()}, path)
+    beside = {"audio_projector": projectors.audio, "face_projector": projectors.face}
+    tensors = {f"{part}.{n}": t for part, own in beside.items() if own for n, t in own.module.state_dict().items()}
+    if tensors:
+        save_file(tensors, tmp_path / pack("nodes.host.checkpoint").PROJECTORS_FILE)
+    again = pack("nodes.host.model").load_model(str(path), "auto").model.diffusion_model
+    assert vars(again.config.reads) == vars(trained.conditioning)
+    assert again.state_dict().keys() == network.state_dict().keys()
+    assert inspect(path).usable
+
+
+def test_the_released_conditioning_is_saved_without_a_tensor_of_it(pack, loaded):
+    network, config = loaded.model.model.diffusion_model, loaded.model.model.model_config
+    saved = config.process_unet_state_dict_for_saving(dict(network.state_dict()))
+    assert len(saved) == len(network.state_dict())

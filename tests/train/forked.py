@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class Forked:
-    """`count` processes that run `work(on_step)` as ranks of one group; each tells its steps through a pipe."""
+    """`count` processes that run `work(on_step)` as ranks of one group; the first reports its steps through a pipe."""
 
     def __init__(self, work: Callable[[Callable[[int], None]], None], count: int = 1):
         self._reading, writing = os.pipe()
@@ -26,13 +26,13 @@ class Forked:
         os.close(writing)
 
     def wait_for_steps(self, steps: int) -> bool:
-        """Until the first process has told so many steps; False where it ended before."""
-        told = b""
-        while len(told) < steps:
-            more = os.read(self._reading, steps - len(told))
+        """Until the first process has reported so many steps; False if it ended before."""
+        seen = b""
+        while len(seen) < steps:
+            more = os.read(self._reading, steps - len(seen))
             if not more:
                 return False
-            told += more
+            seen += more
         return True
 
     def kill(self, how: int = signal.SIGKILL) -> None:

@@ -12,9 +12,12 @@ from hallo3_core.train.config import Memory, Stop, Watch
 from hallo3_core.train.draw import Chances, draw
 from hallo3_core.train.draws import Keyed
 from hallo3_core.train.loop import TrainingRun, train
+from hallo3_core.train.lora import GROUPS, Lora
+from hallo3_core.train.optimiser import Rates
 from hallo3_core.train.processes import join
 from hallo3_core.train.samples import Mapped, Order, Resident
 from hallo3_core.train.step import step
+from hallo3_core.weights.reading import read_tensors
 from tests.train import toys
 from tests.train.forked import Forked, prepare_to_fork
 
@@ -48,7 +51,7 @@ def gradients(config, encoders, entries):
     run.step = 1
     kept = {}
     run.updater.update = lambda rate: kept.update(zip(run.updater.names, run.updater._gradients, strict=True)) or 0.0
-    run._step(0.0, tells=False)
+    run._step(0.0, logs=False)
     return kept, run.losses.take(lambda t: t)["loss"]
 
 
@@ -83,6 +86,27 @@ def test_one_process_and_two(tmp_path, encoders, entries, start):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+def test_a_lora_in_one_process_and_two(tmp_path, encoders, entries, start):
+    """The same losses, and the same file up to rounding; every process has its shard of each pair."""
+    losses, files = [], []
+    for count in (1, 2):
+        lora = Lora(tuple(GROUPS), rank=3, alpha=3.0)
+        config = toys.configuration(
+            tmp_path / str(count), "lora", start=start, batch=2, watch=EACH, stop=Stop(steps=3), lora=lora
+        )
+        config = replace(config, rates=Rates(1e-2, 0, 0))
+        work = lambda on_step, config=config: train(config, encoders=encoders, entries=entries)  # noqa: E731
+        assert Forked(work, count).join() == [0] * count
+        lines = (config.output / "log.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+        files.append(read_tensors(config.output / "lora.safetensors"))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert files[0].keys() == files[1].keys()
+    for name, value in files[0].items():
+        assert torch.allclose(value, files[1][name], atol=1e-5), name
+    assert any(value.any() for name, value in files[0].items() if ".lora_B." in name)
+
+
 def test_a_batch_is_its_samples_side_by_side(tmp_path, encoders, entries, start):
     """What a sample sees and costs doesn't depend on its neighbours."""
     run = TrainingRun(toys.configuration(tmp_path, "speech", start=start), join("cpu", 2), None, encoders, entries)
@@ -105,8 +129,9 @@ def test_samples_on_the_device_and_in_files(tmp_path):
     assert resident.count == mapped.count == 6
     clips = Order(6, seed=3).of(4, 9)
     a, b = (samples.batch(clips, Keyed(0, 1, 5)) for samples in (resident, mapped))
+    assert a.weight is None and b.weight is None
     for name, value in vars(a).items():
-        assert torch.equal(value, getattr(b, name)), name
+        assert value is None or torch.equal(value, getattr(b, name)), name
 
 
 def test_every_clip_once_an_epoch():

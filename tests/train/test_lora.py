@@ -13,16 +13,19 @@ from safetensors import safe_open
 from hallo3_core.cli.main import main
 from hallo3_core.errors import InputError
 from hallo3_core.model.conditioning import Conditioning
+from hallo3_core.pipeline.choices import FP8_WEIGHTS
 from hallo3_core.pipeline.networks import Networks, load_denoiser
 from hallo3_core.pipeline.options import Options
 from hallo3_core.release.convert import convert
 from hallo3_core.release.layout import TRANSFORMER_FOLDER, Release
+from hallo3_core.release.lora_base import warn_of_other_base
 from hallo3_core.release.merging import Merge
 from hallo3_core.toy import noise_release as tiny
 from hallo3_core.train.cache import cache_films
 from hallo3_core.train.config import from_values
-from hallo3_core.train.loop import input_sizes, train
+from hallo3_core.train.loop import train
 from hallo3_core.train.lora import GROUPS, Lora, add_lora, file_tensors
+from hallo3_core.train.materials import input_sizes
 from hallo3_core.train.start import Maker, networks_of, read_start
 from hallo3_core.weights import names
 from tests.noise import noise
@@ -121,6 +124,36 @@ def test_the_file_holds_the_lora_alone(trained, start):
     assert metadata["base"] == json.loads(metadata["hallo3_training"])["start"] == start.identity
 
 
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "was trained on other weights" in record.getMessage()]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
+def test_its_base_is_known_after_any_conversion(trained, tiny_release, tmp_path, dtype, caplog):
+    """Two LoRAs of the same base: the first one's changes are not taken for another base."""
+    shutil.copytree(tiny_release, tmp_path, ignore=shutil.ignore_patterns(TRANSFORMER_FOLDER), dirs_exist_ok=True)
+    convert(tiny_release, tmp_path, dtype, merges=[Merge(trained, 0.0)])
+    for fp8 in (None, FP8_WEIGHTS):
+        options = Options(loras=((trained, 1.0), (trained, 1.0)), dtype=torch.bfloat16, fp8=fp8)
+        load_denoiser(Release(tmp_path), Networks(Release(tmp_path), options).config, options)
+    begun = read_start(Release(tmp_path).engine_files).denoiser()  # for a training that starts from it
+    warn_of_other_base(trained, begun)
+    assert all(tensor.itemsize > 1 for tensor in begun.values())
+    assert not warnings_of(caplog)
+
+
+def test_another_base_is_said_in_one_line(trained, tmp_path, caplog):
+    other = tiny.write_tiny_release(tmp_path / "other", seed=1)
+    options = Options(loras=((trained, 1.0),))
+    load_denoiser(Release(other), Networks(Release(other), options).config, options)
+    (said,) = warnings_of(caplog)
+    assert said.startswith(f"{trained}: was trained on other weights than this denoiser's (sampled values differ by 1")
+    assert "Use the transformer file that it was trained on" in said and "\n" not in said
+    caplog.clear()
+    convert(other, tmp_path / "merged", merges=[Merge(trained, 0.5)])
+    assert len(warnings_of(caplog)) == 1
+
+
 def test_every_pair_has_learned(trained):
     with safe_open(trained, "pt") as file:
         assert all(file.get_tensor(key).any() for key in file.keys() if not key.endswith(".alpha"))
@@ -140,9 +173,9 @@ def test_applied_it_is_what_was_trained(start, entries, trained, tiny_release):
     options = Options(loras=((trained, 1.0),))
     own = made(start, entries)
     own.denoiser = load_denoiser(Release(tiny_release), own.denoiser.config, options)
-    lent = Networks(Release(tiny_release), options)
+    networks_with_lora = Networks(Release(tiny_release), options)
     for part in (names.REFERENCE_NET, names.FACE_PROJECTOR, names.AUDIO_PROJECTOR):
-        with lent.part(part) as module:
+        with networks_with_lora.part(part) as module:
             setattr(own, part, toys.copied(module))
     found = velocity(own)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -159,14 +192,14 @@ def frames_of(tiny_release, portrait, short_speech, tmp_path_factory):
         written = []
         finish = pipeline.finish_clip
 
-        def watch(*given):
-            made = finish(*given)
-            written.append(given[0].clone())
+        def watch(frames, *others):
+            made = finish(frames, *others)
+            written.append(frames.clone())
             return made
 
         output = tmp_path_factory.mktemp("film") / "film.mp4"
-        given = ["--image", portrait, "--audio", short_speech, "--prompt", "A person talks.", "--models", models]
-        words = ["animate", *given, "--output", output, "--size", "32x48", "--steps", "2", "--device", "cpu", *options]
+        inputs = ["--image", portrait, "--audio", short_speech, "--prompt", "A person talks.", "--models", models]
+        words = ["animate", *inputs, "--output", output, "--size", "32x48", "--steps", "2", "--device", "cpu", *options]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "finish_clip", watch)
             assert main([str(word) for word in words]) == 0
@@ -211,7 +244,7 @@ def test_a_file_that_was_merged_with_another_is_written_again(trained, tiny_rele
         convert(tiny_release, tmp_path, merges=[Merge(trained, float("nan"))])
 
 
-def test_a_group_that_the_networks_lack_is_told(start, entries):
+def test_a_group_that_the_networks_lack_is_refused(start, entries):
     networks = made(start, entries)
     networks.audio_projector = None
     for block in networks.denoiser.blocks:
@@ -227,6 +260,6 @@ def test_a_lora_that_cannot_be_is_refused(tmp_path, lora):
         train(config, entries=[])
 
 
-def test_an_unknown_group_is_told_with_those_that_exist():
+def test_an_unknown_group_is_refused_with_those_that_exist():
     with pytest.raises(InputError, match="expected one of look, identity, speech"):
         from_values(Lora, {"groups": ["looks"]}, "run.yaml")

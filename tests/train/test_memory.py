@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,13 @@ import torch
 from torch import nn
 
 from hallo3_core.cli.main import main
-from hallo3_core.errors import InputError
-from hallo3_core.train import runs
-from hallo3_core.train.config import Config, Memory, Stop, read
+from hallo3_core.errors import InputError, pip_command
+from hallo3_core.train import checkpoints, runs
+from hallo3_core.train import plan as planning
+from hallo3_core.train.config import Config, Memory, Stop, Watch, read
 from hallo3_core.train.frozen_fp8 import FrozenLinear, rounded
 from hallo3_core.train.loop import TrainingRun, train
-from hallo3_core.train.lora import Lora
+from hallo3_core.train.lora import Lora, file_tensors
 from hallo3_core.train.optimiser import Updating, make_optimiser
 from hallo3_core.train.plan import fit, plan
 from hallo3_core.train.processes import join
@@ -50,7 +53,7 @@ def entries():
 def identity(tmp_path_factory, encoders, entries):
     folder, path = tmp_path_factory.mktemp("start"), None
     for mode in ("base", "identity"):
-        config = toys.configuration(folder / mode, mode, start=path, stop=Stop(steps=1))
+        config = toys.configuration(folder / mode, mode, start=path)  # 4 steps: gates are zero at first
         path = train(config, encoders=encoders, entries=entries).path
     return path
 
@@ -64,20 +67,24 @@ def test_training_beside_frozen_fp8_leaves_the_frozen_tensors_as_they_were(tmp_p
 
 
 def test_a_lora_beside_frozen_fp8(tmp_path, encoders, entries, identity):
+    """A whole run: the layers that it wraps are fp8 too, its file holds the LoRA alone, and memory is what it saves."""
     path = train(
         toys.configuration(tmp_path / "audio", "audio", start=identity), encoders=encoders, entries=entries
     ).path
-    config = toys.configuration(
-        tmp_path / "lora", "lora", start=path, memory=Memory(fp8=True), lora=Lora(("look", "speech"), 2, 2.0)
-    )
+    lora, switches = Lora(("look", "identity", "speech"), 2, 2.0), Memory(fp8=True, checkpoint_layers=True)
+    config = toys.configuration(tmp_path / "lora", "lora", start=path, memory=switches, lora=lora)
     run = TrainingRun(config, join("cpu", 2), None, encoders, entries)
     block = run.networks.denoiser.blocks[0]
     assert isinstance(block.self_attention.qkv.base_layer, FrozenLinear)
     assert isinstance(block.mlp.up, FrozenLinear)
-    before = [p.clone() for p in run.updater.masters]
-    config.output.mkdir()
-    run.to_the_end(lambda: False, None)
-    assert any(not torch.equal(a, b) for a, b in zip(before, run.updater.masters, strict=True))
+    before = {name: master.clone() for name, master in zip(run.updater.names, run.updater.masters, strict=True)}
+    result = train(config, encoders=encoders, entries=entries)
+    assert result.steps == 4 and result.loss < float("inf")
+    after = file_tensors(before, lora, torch.float32)
+    found = read_tensors(result.path)
+    assert found.keys() == after.keys() and all(name.endswith((".weight", ".alpha")) for name in found)
+    changed = {name for name, value in found.items() if not torch.equal(value, after[name])}
+    assert {name for name in found if ".lora_B." in name} <= changed
 
 
 def test_dry_run(tmp_path, capsys):
@@ -100,14 +107,49 @@ def test_ready_configurations_fit(name, gigabytes):
     assert plan(read(Path(runs.__path__[0]) / f"{name}.yaml")).total < 0.95e9 * gigabytes
 
 
-def test_the_8_bit_optimiser_is_asked_for_by_name():
+EIGHT_BIT = [name for name in ("torchao", "bitsandbytes") if importlib.util.find_spec(name)]
+
+
+@pytest.mark.skipif(bool(EIGHT_BIT), reason=f"{EIGHT_BIT} is installed")
+def test_the_8_bit_optimiser_says_what_to_install():
     parameters = [torch.zeros(256, 64)]
-    try:
-        optimiser = make_optimiser(parameters, [p.shape for p in parameters], Updating(), "adamw8bit")
-    except InputError as error:
-        assert "pip install bitsandbytes" in str(error)
-    else:
-        assert "8bit" in type(optimiser).__name__
+    with pytest.raises(InputError) as refused:
+        make_optimiser(parameters, [p.shape for p in parameters], Updating(), "adamw8bit")
+    command = pip_command("install", "bitsandbytes")
+    assert str(refused.value) == (
+        f"the 8-bit optimiser needs the package bitsandbytes. Run {command}, and start again."
+    )
+
+
+@pytest.mark.skipif(not EIGHT_BIT, reason="neither torchao nor bitsandbytes is installed")
+def test_the_8_bit_optimiser_learns_as_adamw_does_and_goes_on_where_it_stopped(tmp_path, encoders, entries):
+    """Losses within 1 % at each step, moments of one byte, and the same bytes at the end of an interrupted run."""
+    watch = Watch(log_every=1, validate_every=0, checkpoint_minutes=1e-9)
+
+    def config(name, kind):
+        found = toys.configuration(tmp_path / name, memory=Memory(optimiser=kind), watch=watch, stop=Stop(steps=6))
+        return replace(found, network=replace(found.network, hidden=128, heads=4))  # smaller matrices stay in float32
+
+    def losses(found):
+        return [json.loads(line)["loss"] for line in (found.output / "log.jsonl").read_text().splitlines()]
+
+    def interrupt(step):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    plain, whole, halted = config("plain", "adamw"), config("whole", "adamw8bit"), config("halted", "adamw8bit")
+    train(plain, encoders=encoders, entries=entries)
+    expected = train(whole, encoders=encoders, entries=entries).path
+    assert losses(whole) == pytest.approx(losses(plain), rel=0.01) and losses(whole) != losses(plain)
+    with pytest.raises(KeyboardInterrupt):
+        train(halted, encoders=encoders, entries=entries, on_step=interrupt)
+    assert checkpoints.latest(halted.output / "checkpoints")[1]["step"] == 3
+    assert train(halted, encoders=encoders, entries=entries).path.read_bytes() == expected.read_bytes()
+    moments = TrainingRun(whole, join("cpu", 2), None, encoders, entries).updater.prepare_state()
+    largest = max((n for n in moments if n.startswith("optimiser.")), key=lambda n: moments[n].numel())
+    assert moments[largest].numel() >= 128 * 128
+    stored = getattr(moments[largest], "codes", moments[largest])  # torchao's tensor holds codes and scales
+    assert stored.element_size() == 1
 
 
 @pytest.mark.parametrize(
@@ -129,6 +171,17 @@ def test_plan_at_full_size(mode, count, lost):
 def toy_config(tmp_path):
     config = toys.configuration(tmp_path, "identity", precision="bf16", batch=1)
     return replace(config, network=replace(config.network, hidden=128, heads=4, layers=6))
+
+
+@pytest.mark.parametrize("mode", ["base", "identity", "audio", "lora"])
+def test_what_few_layers_keep_tells_what_many_keep(toy_config, monkeypatch, mode):
+    """Seven layers counted, and seven extrapolated from four and five."""
+    config = replace(toy_config, mode=mode, network=replace(toy_config.network, layers=7))
+    extrapolated = planning._counts(config)
+    planning._counts.cache_clear()
+    monkeypatch.setattr(planning, "MEASURED", (6, 7))
+    assert planning._counts(config).kept == extrapolated.kept
+    planning._counts.cache_clear()
 
 
 def test_every_switch_saves_what_it_says(toy_config):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from hallo3_core.film.writer import read_film
+from hallo3_core.inputs.recording import Recording
 from hallo3_core.train.config import Stop, Watch
 from hallo3_core.train.draws import Keyed
 from hallo3_core.train.loop import TrainingRun, train
 from hallo3_core.train.optimiser import Rates
-from hallo3_core.train.preview import preview
+from hallo3_core.train.preview import preview, sound_of
 from hallo3_core.train.processes import join
 from hallo3_core.train.result import CARD
 from hallo3_core.weights import names
@@ -47,7 +49,7 @@ def phases(tmp_path_factory, encoders, entries):
     return results
 
 
-def test_three_phases_make_an_engine_that_loads(phases):
+def test_three_phases_make_a_transformer_file_that_loads(phases):
     parts = sort_tensors(read_tensors(phases["audio"].path))
     assert not parts.unknown
     for part in (names.DENOISER, names.REFERENCE_NET, names.FACE_PROJECTOR, names.AUDIO_PROJECTOR):
@@ -71,7 +73,30 @@ def test_previews_before_the_first_step_and_then(tmp_path, encoders, entries):
     films = sorted((tmp_path / "previews").iterdir())
     assert [film.stem for film in films] == ["step-00000000", "step-00000002"]
     h, w = toys.SIZE
-    assert read_film(films[0])[0].shape == (49, h, 2 * w, 3)
+    for film in films:
+        frames, _, recording = read_film(film)
+        assert frames.shape == (49, h, 2 * w, 3)
+        assert likeness(recording, true_sound(entries[-1])) > 0.9 > 0.3 > likeness(recording, true_sound(entries[0]))
+
+
+def true_sound(entry) -> torch.Tensor:
+    """Of the first clip of a film at 16 kHz."""
+    first = int(entry.starts[0]) * 640
+    return entry.sound().waveform[0, first : first + 49 * 640]
+
+
+def likeness(recording, wanted: torch.Tensor) -> float:
+    """Correlation, after a codec that keeps the waveform at these rates."""
+    return float(torch.corrcoef(torch.stack((recording.waveform[0, : len(wanted)], wanted)))[0, 1])
+
+
+def test_a_film_without_sound_or_with_a_damaged_one_has_a_silent_preview(entries):
+    damaged = replace(entries[0], sound=lambda: Recording(torch.full((1, 57 * 640), torch.nan), 16_000))
+    assert sound_of(damaged, 0) is None and sound_of(replace(entries[0], sound=None), 0) is None
+    heard = sound_of(entries[0], 1)
+    assert heard.samples == 49 * 640
+    first = int(entries[0].starts[1]) * 640
+    assert torch.equal(heard.waveform, entries[0].sound().waveform[:, first : first + heard.samples])
 
 
 def test_a_preview_shows_the_true_clip_and_what_the_networks_make_of_it(tmp_path, encoders, entries):

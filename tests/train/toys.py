@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from hallo3_core.train.films import Film, film_of_arrays
 from hallo3_core.train.optimiser import Rates, Updating
 from hallo3_core.vae.autoencoder import load_vae
 
-SIZE = (32, 48)  # height, width: 4 x 6 latent pixels, 2 x 3 tokens
+_DATA = Data(size=(32, 48), windows=2, references=3, held_out=1, on_device=True)
+SIZE = _DATA.size  # height, width: 4 x 6 latent pixels, 2 x 3 tokens
 FRAMES = 57
 
 
@@ -25,7 +27,7 @@ def noise(*shape: int, seed: int) -> torch.Tensor:
 
 
 def copied(module: torch.nn.Module) -> torch.nn.Module:
-    """A network that stays when whoever lent it takes its weights back."""
+    """A copy that keeps its weights when the original is freed."""
     return deepcopy(module)
 
 
@@ -64,7 +66,7 @@ def configuration(output: Path, mode: str = "base", **changes) -> Config:
     config = Config(
         mode=mode,
         output=output,
-        data=Data(size=SIZE, windows=2, references=3, held_out=1, on_device=True),
+        data=_DATA,
         batch=2,
         device="cpu",
         precision="fp32",
@@ -90,4 +92,10 @@ def configuration(output: Path, mode: str = "base", **changes) -> Config:
 
 
 def entries(count: int = 3, folder: Path | None = None) -> list[Entry]:
-    return cache_films(films(count), encoders(), configuration(Path()).data, folder)
+    """Of the films, read from the folder; without one they are computed once for all tests, which only read them."""
+    return _computed(count)[:] if folder is None else cache_films(films(count), encoders(), _DATA, folder)
+
+
+@cache
+def _computed(count: int) -> list[Entry]:
+    return cache_films(films(count), encoders(), _DATA, None)

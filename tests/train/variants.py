@@ -1,4 +1,4 @@
-"""A release whose engine was trained, for a step or two, in a variant of conditioning."""
+"""A release whose transformers were trained, for a step or two, in a variant of conditioning."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from hallo3_core.film.locking import try_lock
 from hallo3_core.film.writer import FilmWriter
@@ -91,6 +92,7 @@ for name, values in {
     "no steps": {"stop": {"steps": 0}},
     "a size of no multiple of 16": {"data": {"size": [100, 150]}},
     "no folder of clips": {"data": {"size": [32, 48]}},
+    "a mouth weight below 1": {"data": {"mouth_weight": 0.5}},
     "a LoRA of rank 0": {"mode": "lora", "lora": {"rank": 0}},
     "a LoRA of no groups": {"mode": "lora", "lora": {"groups": []}},
     "a LoRA of an unknown group": {"mode": "lora", "lora": {"groups": ["voice"]}},
@@ -164,6 +166,18 @@ def no_box(place):
     return training(place)
 
 
+@case("training: a mouth weight without mouth boxes")
+def no_mouth_box(place):
+    folder = clips(place)
+    return training(place, data=listed(folder, mouth_weight=5))
+
+
+@case("training: a mouth box of three numbers")
+def odd_mouth_box(place):
+    clips(place, mouth_box=[1, 2, 3])
+    return training(place)
+
+
 @case("training: a clip of 40 frames")
 def short_clip(place):
     clips(place, frames=40)
@@ -211,6 +225,41 @@ def all_held_out(place):
 
 
 # Starts
+
+
+def in_diffusers_names(place: Place, **changes: tuple[int, ...] | None) -> Case:
+    """A transformer of toy size in diffusers' names, of which some tensors have other shapes, or are missing."""
+    clips(place)
+    shapes = {
+        "patch_embed.proj.weight": (32, 32, 2, 2),
+        "patch_embed.pos_embedding": (1, 226 + 13 * 6, 32),
+        "patch_embed.text_proj.weight": (32, 12),
+        "proj_out.weight": (64, 32),
+        "transformer_blocks.0.attn1.to_q.weight": (32, 32),
+        "transformer_blocks.0.attn1.norm_q.weight": (16,),
+        "transformer_blocks.0.ff.net.0.proj.weight": (128, 32),
+        "time_embedding.linear_1.weight": (16, 32),
+    } | changes
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    start = place.folder / "diffusion_pytorch_model.safetensors"
+    save_file(tensors, start)
+    return training(place, mode="identity", start=str(start))
+
+
+@case("training: from CogVideoX in diffusers' names that makes videos from text")
+def from_text_to_video(place):
+    return in_diffusers_names(place, **{"patch_embed.proj.weight": (32, 16, 2, 2)})
+
+
+@case("training: from CogVideoX in diffusers' names without its last tensors")
+def from_half_a_cogvideox(place):
+    return in_diffusers_names(place)
+
+
+@case("training: from a folder without a transformer")
+def from_a_folder(place):
+    clips(place)
+    return training(place, mode="identity", start=str(place.folder / "clips"))
 
 
 @case("training: from a VAE")
