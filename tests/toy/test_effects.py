@@ -61,14 +61,30 @@ def test_who_is_in_the_portrait_stays_and_only_the_background_moves_when_the_pro
         assert film["hair"] < 0.1 and film["clothes"] < 0.1
 
 
+@pytest.mark.parametrize("person", [1, 2])
+def test_the_mouth_follows_the_voice(read, person):
+    film = read(Subject(person))
+    assert film["sync"] > 0.85 and film["lag"] == 0
+
+
+def test_silence_closes_the_mouth(read):
+    assert read(Subject(PERSON, silence=True))["open_late"] < 0.05
+
+
 def test_another_voice_moves_the_mouth_by_its_own_track(read):
     film = read(Subject(PERSON, voice=PERSON + 50))
-    assert film["sync"] > 0.5 and film["sync_own"] < 0
+    assert film["sync"] > 0.8 and film["sync_own"] < 0.25
 
 
 def test_shuffled_audio_windows_are_caught(probes, right):
     order = torch.randperm(FRAMES_PER_CLIP, generator=torch.Generator().manual_seed(0))
     assert mean_loss(probes, heard=lambda probe: probe.frames_heard()[order]) > right
+
+
+@pytest.mark.parametrize("late", [-4, -2, 2, 4])
+def test_sound_that_is_some_frames_off_is_caught(probes, late):
+    right = mean_loss(probes, step=NOISE)
+    assert mean_loss(probes, step=NOISE, heard=lambda probe: probe.frames_heard() + late) > right
 
 
 def test_sound_of_another_part_of_the_film_is_caught(probes, right):
