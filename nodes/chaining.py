@@ -13,6 +13,7 @@ from ..hallo3_core.inputs.image import crop_to
 from ..hallo3_core.inputs.portrait import Portrait
 from ..hallo3_core.pipeline.clip import last_frames, new_frames
 from . import inputs, types
+from .audio import audio_of
 from .images import image_of, pixels_of
 
 CATEGORY = "Hallo3/chaining"
@@ -152,9 +153,12 @@ class Hallo3AppendClip:
         "Adds the new frames of a clip to the video so far: the first 2 repeat the clip before and are left out, and "
         "the last clip ends with the sound. The video stays in memory, 0.1 GB a second; Hallo3 Long Video does not."
     )
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("film",)
-    OUTPUT_TOOLTIPS = ("The video so far, 25 frames a second: for CreateVideo, or for the next clip's film.",)
+    RETURN_TYPES = ("IMAGE", "AUDIO")
+    RETURN_NAMES = ("film", "sound")
+    OUTPUT_TOOLTIPS = (
+        "The video so far, 25 frames a second: for CreateVideo, or for the next clip's film.",
+        "The recording as it was encoded, for CreateVideo, which ends it with the video.",
+    )
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "join", "concatenate", "long video"]
 
@@ -172,7 +176,8 @@ class Hallo3AppendClip:
         from .host.model import projectors_of
 
         motion_frames = MOTION_FRAMES if model is None else projectors_of(model).motion_frames
-        return (append_clip(film, clip, audio, clip_index, reference, motion_frames),)
+        whole = append_clip(film, clip, audio, clip_index, reference, motion_frames)
+        return (whole, audio_of(audio.recording))
 
 
 NODES = {

@@ -34,15 +34,29 @@ def make_reference(image: Tensor, mask: Tensor, vae: Any, reference_net: types.N
     )
 
 
+def size_of(height: int, width: int, trained: tuple[int, int]) -> tuple[int, int]:
+    """Returns the video's height and width. 0 for both is the trained size; 0 for one keeps the trained proportions."""
+    rows, columns = trained
+    if not height and not width:
+        return trained
+    return height or _on_grid(width * rows / columns), width or _on_grid(height * columns / rows)
+
+
+def _on_grid(side: float) -> int:
+    return max(GRID, round(side / GRID) * GRID)
+
+
 def framing_of(image: Tensor, height: int, width: int, mode: str, reference_net: types.Network) -> Framing:
-    """Plans the crop or padding of the portrait to the video's size. Warns about sizes the model was not trained on.
+    """Plans the crop or padding of the portrait to the video's size, in which 0 is the trained size. Warns about sizes
+    the model was not trained on.
 
     Raises:
         InputError: an unusable picture, size or framing.
     """
-    plan = plan_framing(*portrait_of(image).shape[-2:], height, width, mode)
     grid = reference_net.module.config.grid
     trained = (grid.rows * GRID, grid.columns * GRID)
+    height, width = size_of(height, width, trained)
+    plan = plan_framing(*portrait_of(image).shape[-2:], height, width, mode)
     if plan.size != trained:
         log.warning(
             "%dx%d: the model was trained on %dx%d alone; other sizes work, with weaker results",
@@ -92,8 +106,11 @@ class Hallo3Reference:
             "1 where the face may be seen, as Hallo3 Face Embed gives it. A mask painted in the mask editor serves; "
             "LoadImage's own mask of a cut-out picture is 1 where it is transparent, so invert it first."
         )
-        size = {"min": GRID, "max": LARGEST_SIDE, "step": GRID}
-        advice = "Time and memory grow with the area, faster than it. The model was trained on 720x480 alone."
+        size = {"default": 0, "min": 0, "max": LARGEST_SIDE, "step": GRID}
+        native = (
+            "Of the video, in pixels. 0: the size that the model was trained on, 720x480 for the released weights. "
+            "Another size may look worse. Time and memory grow faster than the area."
+        )
         framing = {
             "default": MODES[0],
             "tooltip": "crop fills the frame, pad shows all of the portrait and cuts the bars off the video; auto pads "
@@ -105,8 +122,8 @@ class Hallo3Reference:
                 "mask": ("MASK", {"tooltip": mask}),
                 "vae": inputs.VAE,
                 "reference_net": (types.REFERENCE_NET, {"tooltip": "From Hallo3 Reference Net Loader."}),
-                "width": ("INT", {**size, "default": 720, "tooltip": f"Of the video, in pixels. {advice}"}),
-                "height": ("INT", {**size, "default": 480, "tooltip": f"Of the video, in pixels. {advice}"}),
+                "width": ("INT", {**size, "tooltip": native}),
+                "height": ("INT", {**size, "tooltip": native}),
                 "framing": (list(MODES), framing),
             },
             "hidden": {"node_id": "UNIQUE_ID"},

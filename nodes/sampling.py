@@ -68,12 +68,15 @@ class Hallo3Guider:
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Everything that a clip is conditioned on, and the three scales, for core's SamplerCustomAdvanced. Give it an "
-        "empty video latent of the portrait's size and 49 frames, and Hallo3 Scheduler's sigmas."
+        "Everything that a clip is conditioned on, and the three scales, for core's SamplerCustomAdvanced, with an "
+        "empty latent of the clip's size. The sigmas come from Hallo3 Scheduler."
     )
-    RETURN_TYPES = ("GUIDER",)
-    RETURN_NAMES = ("guider",)
-    OUTPUT_TOOLTIPS = ("For SamplerCustomAdvanced. EasyCache works; LazyCache and context windows do not.",)
+    RETURN_TYPES = ("GUIDER", "LATENT")
+    RETURN_NAMES = ("guider", "empty_clip")
+    OUTPUT_TOOLTIPS = (
+        "For SamplerCustomAdvanced. EasyCache works; LazyCache and context windows do not.",
+        "An empty latent of the clip's size and length, for SamplerCustomAdvanced's latent_image.",
+    )
     FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "cfg", "guidance"]
 
@@ -106,7 +109,8 @@ class Hallo3Guider:
         guidance = guidance_of(audio_cfg, text_cfg, reference_cfg, guidance_start, guidance_stop)
         settings = Settings(guidance=guidance)
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
-        return (clips.guider(clip_index, motion),)
+        guider = clips.guider(clip_index, motion)
+        return (guider, {"samples": guider.empty_latent})
 
 
 class Hallo3Scheduler:

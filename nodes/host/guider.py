@@ -40,6 +40,11 @@ class Guider(comfy.samplers.CFGGuider):
         super().__init__(patcher)
         self.inputs, self.guidance, self.batched, self.film = inputs, guidance, batched, film
 
+    @property
+    def empty_latent(self) -> Tensor:
+        """A latent of the clip's size to start from, ``1 16 t h w``."""
+        return torch.zeros_like(self.inputs.concat)
+
     def sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs) -> Tensor:
         """Samples like the host's guider. The clip's conditions are on the device only during this call.
 

@@ -65,9 +65,12 @@ class Source:
         return entries[fits[0]]
 
     def _nothing(self) -> str:
-        command = own_command("download", str(Path(folder_paths.models_dir) / OWN_KIND / "release"))
+        folder = Path(folder_paths.models_dir) / OWN_KIND
+        download, tiny = own_command("download", str(folder / "release")), own_command("tiny", str(folder / "toy"))
+        toy = f"To try the nodes without it, run `{tiny}` (11 MB). " if self.part else ""
         return (
-            f"{self.what}: none found. To download the official release (40 GB), run `{command}`. Or {self._advice()}"
+            f"{self.what}: none found. To download the official release (40 GB), run `{download}`. {toy}"
+            f"Or {self._advice()}"
         )
 
     def _advice(self) -> str:

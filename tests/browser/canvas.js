@@ -170,16 +170,32 @@ window.hallo3 = {
     return stores.get('subgraph').subgraphBlueprints.map((blueprint) => blueprint.display_name)
   },
 
-  // Where the whole graph is on the screen, in the thumbnails' shape.
-  frame(ratio) {
-    const boxes = [...window.app.rootGraph.nodes, ...window.app.rootGraph.groups]
-    const edge = (pick, of) => pick(...boxes.map(of))
-    const [left, right] = [edge(Math.min, (b) => b.pos[0]), edge(Math.max, (b) => b.pos[0] + b.size[0])]
-    const [top, bottom] = [edge(Math.min, (b) => b.pos[1] - 40), edge(Math.max, (b) => b.pos[1] + b.size[1])]
-    const { scale, offset } = window.app.canvas.ds
-    const height = Math.max(bottom - top, (right - left) / ratio) * scale * 1.04
-    const middle = [((left + right) / 2 + offset[0]) * scale, ((top + bottom) / 2 + offset[1]) * scale]
-    return { x: middle[0] - (height * ratio) / 2, y: middle[1] - height / 2, width: height * ratio, height }
+  // Links that run behind a node which they do not join, as the page draws them with all of the graph in sight.
+  async hidden() {
+    await window.app.extensionManager.command.execute('Comfy.Canvas.FitView')
+    await new Promise((done) => setTimeout(done, 1000))
+    window.app.canvas.draw(true, true)
+    const [graph, found, fine, title] = [window.app.rootGraph, [], 1 / 3, window.LiteGraph.NODE_TITLE_HEIGHT]
+    const area = window.app.canvas.ds.visible_area
+    const canvas = new OffscreenCanvas(Math.ceil(area[2] * fine), Math.ceil(area[3] * fine))
+    const pen = canvas.getContext('2d', { willReadFrequently: true })
+    for (const link of graph.links.values()) {
+      const paths = [link, ...window.LiteGraph.LLink.getReroutes(graph, link)].map(({ path }) => path)
+      if (!paths.every(Boolean)) throw new Error(`link ${link.id} is not drawn`)
+      pen.setTransform(1, 0, 0, 1, 0, 0)
+      pen.clearRect(0, 0, canvas.width, canvas.height)
+      pen.setTransform(fine, 0, 0, fine, -area[0] * fine, -area[1] * fine)
+      pen.lineWidth = 3
+      for (const path of paths) pen.stroke(path)
+      for (const { id, type, pos, size } of graph.nodes) {
+        if (id === link.origin_id || id === link.target_id) continue
+        const [x, y, w, h] = [pos[0] - area[0] + 6, pos[1] - area[1] - title + 6, size[0] - 12, size[1] + title - 12]
+        const { data } = pen.getImageData(...[x, y, w, h].map((value) => Math.round(value * fine)))
+        if (data.some((value, i) => i % 4 === 3 && value > 99))
+          found.push(`${graph.getNodeById(link.origin_id).type} to ${graph.getNodeById(link.target_id).type} behind ${type} (${id})`)
+      }
+    }
+    return found
   },
 
   // Nodes that cover one another, or stick out of the group that they are in.

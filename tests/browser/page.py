@@ -8,7 +8,6 @@ workflows, shows them, and makes of them what it would send to be run.
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import mimetypes
 from collections.abc import Mapping
@@ -33,7 +32,6 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
 }
-THUMBNAIL = (800, 500)
 QUIET = {"exec_info": {"queue_remaining": 0}}
 SYSTEM = {
     "os": "linux",
@@ -114,24 +112,6 @@ class ComfyPage:
     def call(self, function: str, *arguments: Any) -> Any:
         """A function of canvas.js."""
         return self.page.evaluate(f"arguments => window.hallo3.{function}(...arguments)", list(arguments))
-
-    def picture(self, path: Path) -> None:
-        """The whole open workflow as a thumbnail."""
-        from PIL import Image
-
-        seen = self.page.viewport_size
-        self.page.set_viewport_size({"width": 3 * THUMBNAIL[0], "height": 3 * THUMBNAIL[1]})
-        for command in ("Workspace.ToggleFocusMode", "Comfy.Canvas.FitView"):
-            self._command(command)
-        clip = self.call("frame", THUMBNAIL[0] / THUMBNAIL[1])
-        with Image.open(io.BytesIO(self.page.screenshot(clip=clip))) as picture:
-            picture.convert("RGB").resize(THUMBNAIL, Image.LANCZOS).save(path, quality=85, optimize=True)
-        self._command("Workspace.ToggleFocusMode")
-        self.page.set_viewport_size(seen)
-
-    def _command(self, name: str) -> None:
-        self.page.evaluate("name => window.app.extensionManager.command.execute(name)", name)
-        self.page.wait_for_timeout(700)  # until it has moved there
 
     def _heard(self, message) -> None:
         if message.type == "error" and "status of 404" not in message.text:

@@ -97,6 +97,26 @@ def refer(node, loaded):
     return run
 
 
+def test_size_0_is_the_size_that_the_model_was_trained_on(pack, refer, loaded, caplog):
+    grid = loaded.reference_net.module.config.grid
+    trained = (16 * grid.rows, 16 * grid.columns)
+    reference, framed = refer(width=0, height=0)
+    assert reference.framing.size == trained and framed.shape == (1, *trained, 3)
+    assert "was trained on" not in caplog.text
+    asked, _ = refer(width=trained[1], height=trained[0])
+    assert torch.equal(reference.pixels, asked.pixels)
+
+
+def test_one_side_of_0_follows_the_other_in_the_trained_proportions(pack):
+    size_of = pack("nodes.reference").size_of
+    assert size_of(0, 0, (480, 720)) == (480, 720)
+    assert size_of(320, 0, (480, 720)) == size_of(0, 480, (480, 720)) == (320, 480)
+    assert size_of(480, 480, (480, 720)) == (480, 480)
+    for side in range(16, 2049, 16):
+        height, width = size_of(side, 0, (480, 720))
+        assert height == side and width % 16 == 0 and abs(width - 1.5 * side) <= 8
+
+
 # What the nodes give --------------------------------------------------------------------------------------------
 
 
@@ -411,7 +431,7 @@ def test_an_unusable_face_is_refused(engine, embed, changes, words):
         (dict(mask=torch.ones(2, 60, 80)), r"face mask: shape \[2, 60, 80\]"),
         (dict(mask=torch.full((1, 60, 80), NAN)), "values outside 0..1"),
         (dict(width=100), "width 100: film frames are multiples of 16 pixels. Nearest: 96"),
-        (dict(height=0), "height 0"),
+        (dict(height=8), "height 8"),
         (dict(width=4096), "width 4096: film frames have at most 2048 pixels a side"),
         (dict(framing="stretch"), "framing 'stretch'"),
         (dict(vae=object()), "expected CogVideoX's"),
@@ -470,7 +490,7 @@ FORMS = {
     "Hallo3Reference": ("image mask vae reference_net width height framing", "", "HALLO3_REFERENCE IMAGE"),
     "Hallo3MotionFrames": ("frames count", "", "HALLO3_MOTION"),
     "Hallo3ColorMatch": ("frames reference strength", "", "IMAGE"),
-    "Hallo3AppendClip": ("clip audio clip_index", "film reference model", "IMAGE"),
+    "Hallo3AppendClip": ("clip audio clip_index", "film reference model", "IMAGE AUDIO"),
 }
 
 

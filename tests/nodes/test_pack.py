@@ -152,7 +152,7 @@ CATALOGUE = {
     "Hallo3LongVideo": ("VIDEO",),
     "Hallo3SeparateVocals": ("AUDIO", "AUDIO"),
     "Hallo3GuidanceGrid": ("IMAGE",),
-    "Hallo3Guider": ("GUIDER",),
+    "Hallo3Guider": ("GUIDER", "LATENT"),
     "Hallo3Scheduler": ("SIGMAS",),
     "Hallo3SampleInputs": ("IMAGE", "AUDIO"),
 }

@@ -145,14 +145,15 @@ def test_cores_samplers_run_the_guider_to_the_same_place(pack, loaded, scene, sa
     """The core's solver through the GUIDER socket, on the scheduler's SIGMAS, is the node Hallo3SampleClip."""
     nodes, solver = pack("nodes.sampling"), pack("nodes.host.solver")
     scales = {name: SETTINGS[name] for name in ("audio_cfg", "text_cfg", "reference_cfg")}
-    guider = nodes.Hallo3Guider().execute(
+    guider, empty = nodes.Hallo3Guider().execute(
         model=loaded.model, vae=loaded.vae, clip_index=0, seed=11, **vars(scene), **scales
-    )[0]
+    )
     sigmas = nodes.Hallo3Scheduler().execute(3, 1.0)[0]
     draws = pack("hallo3_core.sampling.noise").SeededNoise(11, 0)
     exact = solver.ExactSolver(pack("hallo3_core.sampling.schedule").make_schedule(3), SETTINGS["sampler"], draws)
     start = draws.initial((1, 16, 13, 2, 4))
-    found = guider.sample(start, torch.zeros_like(start), exact, sigmas, disable_pbar=True, seed=11)
+    assert torch.equal(empty["samples"], torch.zeros_like(start))
+    found = guider.sample(start, empty["samples"], exact, sigmas, disable_pbar=True, seed=11)
     torch.testing.assert_close(found, sample(), atol=1e-5, rtol=0)
 
 

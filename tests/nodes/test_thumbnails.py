@@ -1,29 +1,42 @@
-"""Thumbnails show frames of the result."""
+"""Thumbnails: one for each workflow, each another picture, small and square as the template browser shows them."""
 
 from __future__ import annotations
 
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
 import pytest
 from PIL import Image
 
-from tools.workflows.thumbnails import SIZE, thumbnail
+from tools.workflows.thumbnails import ALL, DARK, SIDE, grid
 
+FOLDER = Path(__file__).parents[2] / "workflows"
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_every_frame_is_on_it_and_nothing_is_stretched(count):
+def test_every_workflow_has_one():
+    assert ALL.keys() == {path.stem for path in FOLDER.glob("*.json")}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_is_small_and_square(name):
+    path = FOLDER / f"{name}.jpg"
+    assert path.stat().st_size < 60_000
+    with Image.open(path) as picture:
+        assert picture.format == "JPEG" and picture.size == (SIDE, SIDE)
+
+
+def test_each_is_another_picture():
+    small = {name: np.asarray(Image.open(FOLDER / f"{name}.jpg").resize((12, 12))).astype(float) for name in ALL}
+    for one, other in combinations(small, 2):
+        assert np.abs(small[one] - small[other]).mean() > 20, f"{one} looks like {other}"
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (4, 2), (3, 3)])
+def test_a_grid_shows_every_frame_and_stretches_none(count, columns):
     frames = [Image.new("RGB", (90, 60), colour) for colour in COLOURS[:count]]
-    sheet = thumbnail(frames)
-    assert sheet.size == SIZE
-    found = {colour for _, colour in sheet.getcolors(maxcolors=1_000_000)}
-    assert found >= set(COLOURS[:count])
-    if count == 1:
-        assert found == {COLOURS[0]}
-    else:
-        assert sheet.getpixel((10, 10)) == COLOURS[0] and sheet.getpixel((790, 10)) == COLOURS[1]
-
-
-@pytest.mark.parametrize("count", [0, 5])
-def test_too_few_or_too_many_are_refused(count):
-    with pytest.raises(ValueError, match="give 1 to 4"):
-        thumbnail([Image.new("RGB", (9, 6))] * count)
+    sheet = grid(frames, columns)
+    found = dict((colour, n) for n, colour in sheet.getcolors(maxcolors=1_000_000))
+    assert found.keys() - {DARK} == set(COLOURS[:count])
+    assert sheet.size == (SIDE, SIDE) and found.get(DARK, 0) < SIDE * SIDE / 20

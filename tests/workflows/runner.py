@@ -95,9 +95,6 @@ class Runner:
     def _KSamplerSelect(self, sampler_name: str) -> tuple:
         return (euler,)
 
-    def _EmptyHunyuanLatentVideo(self, width: int, height: int, length: int, batch_size: int) -> tuple:
-        return ({"samples": torch.zeros(batch_size, 16, (length - 1) // 4 + 1, height // 8, width // 8)},)
-
     def _SamplerCustomAdvanced(self, noise, guider, sampler, sigmas, latent_image) -> tuple:
         latent = latent_image["samples"]
         drawn = torch.randn(latent.shape, generator=torch.Generator().manual_seed(noise))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from .drawing import BELOW, GAP, LANE, Dot, Drawing, Node, Output, Stage, note_height
+from .drawing import BELOW, GAP, LANE, Dot, Drawing, Node, Output, Stage, note_height, unwrapped
 from .stages import (
     GIVEN,
     MADE,
@@ -33,17 +33,20 @@ STEPS = """
 3. **Your voice**: select Load Audio, Ctrl+B, choose clear speech of any length, without music.
 4. **The prompt**: one sentence about person and place. It steers background, light and gestures.
 """
-TOP, LANES = 270, 890  # top of a sampling stage; distance below its title of the links that pass under its nodes
+INPUTS = 240  # from the guide's lower edge to below the inputs' first sockets
+RISE = 110  # from a stage's title to below its first sockets
+TOP, LANES = 100, 890  # top of a sampling stage; distance below its title of the links that pass under its nodes
 
 
 def guide(text: str) -> Node:
     return note(text, 576, "Start here")
 
 
-def under_all(output: Output) -> tuple[Dot, Dot]:
-    """The two ends of a link that runs below all stages."""
-    left = Dot(output, at=BELOW)
-    return left, Dot(left, at=BELOW)
+def under_all(output: Output, guide_height: int) -> tuple[Dot, Dot, Dot]:
+    """A link that runs below all stages: beside the inputs, which stand under the guide, and its two lower ends."""
+    near = Dot(output, at=guide_height + INPUTS)
+    left = Dot(near, at=BELOW)
+    return near, left, Dot(left, at=BELOW)
 
 
 def long_video() -> Drawing:
@@ -72,22 +75,22 @@ one before. Run again with another seed or scale: only the sampling is done agai
     return Drawing("hallo3_long_video", columns)
 
 
-def shown_with_sound(images: Output, sound: Output | Dot, name: str, drop: int) -> Stage:
+def shown_with_sound(images: Output, sound: Output | Dot, name: str, drop: int = TOP) -> Stage:
     video = create(images, sound)
     return Stage("Video", [[video], [save(video["VIDEO"], name)]], SHOWN, drop=drop)
 
 
 def single_clip() -> Drawing:
     own = given()
-    far, sound = under_all(own["sound"])
     inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
     clip = Node("Hallo3SampleClip", inputs.conditions, 320)
     reference, vae, audio = start = lane((inputs[name] for name in ("reference", "vae", "audio")), LANES)
     reference, vae, audio = first = lane(start, LANES)
-    frames = Node("VAEDecode", {"samples": clip["clip"], "vae": vae}, 220)
+    up = Dot(vae, at=RISE)
+    frames = Node("VAEDecode", {"samples": clip["clip"], "vae": up}, 220)
     reference, audio = Dot(reference, at=LANES), Dot(audio, at=first[-1].at)
     film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 260)
-    columns = [start, [clip], first, [frames], [reference, audio], [film]]
+    columns = [start, [clip], [up, *first], [frames], [reference, audio], [film]]
     sampling = Stage("Video transformer: one clip", columns, MADE, drop=TOP)
     faces = Node("PreviewImage", {"images": inputs["marked"]}, 300, 270, "Is it the right face?", drop=40)
     over = Dot(inputs["framed"], at=10)  # above the first picture
@@ -103,21 +106,22 @@ Good? Take the same settings to **hallo3_long_video**, or go on with **hallo3_ch
 49 frames as a latent of 13, **VAE Decode** the pictures. **Append Clip** leaves out the first 2, which repeat the
 clip before, and the bars of a padded portrait. **Create Video** joins 25 frames a second with the sound.
 """
-    shown = shown_with_sound(film["film"], sound, "single_clip", drop=TOP)
-    columns = [[guide(words), own.stage], [far], inputs.stages, [sampling, looks], [sound], [shown]]
+    shown = shown_with_sound(film["film"], film["sound"], "single_clip")
+    columns = [[guide(words), own.stage], inputs.stages, [sampling, looks], [shown]]
     return Drawing("hallo3_single_clip", columns)
 
 
 def chained_clips() -> Drawing:
     """Two rows of nodes that share a bundle of links between them."""
     own = given()
-    far, sound = under_all(own["sound"])
     inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
     low = LANES + 240  # the lower row
-    start = dict(zip(inputs.conditions, lane(inputs.conditions.values(), LANES), strict=True))
+    beside = {**inputs.conditions, "model": Dot(inputs["model"], at=LANE)}
+    start = dict(zip(beside, lane(beside.values(), LANES), strict=True))
     reference, vae, audio = lane((start[name] for name in ("reference", "vae", "audio")), LANES)
-    upper = Node("Hallo3SampleClip", {**start, "clip_index": 0}, 320)
-    frames = Node("VAEDecode", {"samples": upper["clip"], "vae": vae}, 200)
+    upper = Node("Hallo3SampleClip", {**inputs.conditions, "clip_index": 0}, 320)
+    up = Dot(vae, at=RISE)
+    frames = Node("VAEDecode", {"samples": upper["clip"], "vae": up}, 200)
     near, sounding = Dot(reference, at=LANES), Dot(audio, at=LANES + 2 * LANE)
     held = {"frames": frames["IMAGE"], "reference": near, "strength": 0.5}
     held = Node("Hallo3ColorMatch", held, 240)
@@ -139,9 +143,9 @@ nodes, link **motion** and **film** from the row above.
 """
     more = note(more, 250)
     columns = [
-        [*start.values(), back],
+        [beside["model"], *start.values(), back],
         [upper, lower],
-        [reference, vae, audio],
+        [up, reference, vae, audio],
         [frames, second],
         [near, sounding],
         [held, kept],
@@ -159,8 +163,8 @@ first ends.
 to the portrait's. **Motion Frames** hands the last 2 frames to the next Sample Clip. **Append Clip** joins the clips.
 Anything that keeps the size may stand between Color Match and Motion Frames.
 """
-    shown = shown_with_sound(whole["film"], sound, "chained_clips", drop=low)
-    columns = [[guide(words), own.stage], [far], inputs.stages, [rows], [sound], [shown]]
+    shown = shown_with_sound(whole["film"], whole["sound"], "chained_clips", drop=low)
+    columns = [[guide(words), own.stage], inputs.stages, [rows], [shown]]
     return Drawing("hallo3_chained_clips", columns)
 
 
@@ -201,13 +205,12 @@ def scene_prompt() -> Drawing:
     text = Part(text, {"text A": calm["CONDITIONING"], "text B": lively["CONDITIONING"]})
     inputs = scene(video_transformer(lora=True), text, heard(own["sound"]), seen(own["image"]))
     names = ("model", "vae", "audio", "face", "reference")
-    films, shown = [], []
+    films = []
     for letter in "AB":
         told = {name: inputs[name] for name in names} | {"text": inputs[f"text {letter}"]}
         film = Node("Hallo3LongVideo", {**told, "steps": 30, "text_cfg": 6.0}, 360)
-        films.append(Stage(f"Video transformer: prompt {letter}", [[film]], MADE, drop=0 if films else 230))
-        name = f"scene_{letter.lower()}"
-        shown.append(Stage(f"Video {letter}", [[save(film["film"], name)]], SHOWN, drop=0 if shown else 230))
+        made = save(film["film"], f"scene_{letter.lower()}")
+        films.append(Stage(f"Video transformer: prompt {letter}", [[film], [made]], MADE))
     start = f"""
 # The prompt sets the scene
 Same portrait, same sound, same seed, two prompts: foreground and background follow the text. Name what is in front
@@ -217,7 +220,7 @@ and what is behind, and what each does: person, place, light, movement, in this 
 instead of 2. The face comes from the portrait whatever the prompt says. **LoRA Loader** is bypassed (Ctrl+B): with a
 CogVideoX-5B-I2V LoRA in **models/loras** it adds a style or a camera movement. A quick look: **steps** 12 on both.
 """
-    return Drawing("hallo3_scene_prompt", [[guide(start), own.stage], inputs.stages, films, shown])
+    return Drawing("hallo3_scene_prompt", [[guide(start), own.stage], inputs.stages, films])
 
 
 def low_vram() -> Drawing:
@@ -250,18 +253,15 @@ look before you make a long one. Files written by **convert --dtype fp8** are sm
 
 def clean_vocals() -> Drawing:
     own = given()
-    far, sound = under_all(own["sound"])
     inputs = scene(video_transformer(), said(), heard_apart(own["sound"]), seen(own["image"]))
     film = Node("Hallo3LongVideo", inputs.conditions, 360)
     sampling = Stage("Video transformer: clip after clip", [[film]], MADE, drop=TOP)
     parts = Node("GetVideoComponents", {"video": film["film"]}, 220)
-    words = """
+    aside = """
 The video that comes out of Long Video carries the voice alone, since that is what was encoded. Here the whole
 recording is put back.
 """
-    shown = shown_with_sound(parts["images"], sound, "clean_vocals", drop=TOP)
-    shown.columns = [[parts, note(words, 220)], *shown.columns]
-    start = f"""
+    words = f"""
 # A voice with music
 The voice is parted from the music with the release's Kim_Vocal_2, the mouth follows the voice alone, and the video
 gets the whole recording.
@@ -270,43 +270,45 @@ Needs the package **audio-separator** (**pip install "audio-separator[cpu]"** wi
 ffmpeg; the node says so. Listen to **The voice** and **The rest**: what is left of the music disturbs the lips. Clean
 speech does not need this: use **hallo3_long_video**.
 """
-    return Drawing(
-        "hallo3_clean_vocals", [[guide(start), own.stage], [far], inputs.stages, [sampling], [sound], [shown]]
-    )
+    start = guide(words)
+    near, far, sound = under_all(own["sound"], note_height(start.inputs["text"], start.width))
+    up = Dot(sound, at=280)
+    shown = shown_with_sound(parts["images"], up, "clean_vocals")
+    shown.columns = [[parts, note(aside, 220)], [up], *shown.columns]
+    columns = [[start, own.stage], [near, far], inputs.stages, [sampling], [sound], [shown]]
+    return Drawing("hallo3_clean_vocals", columns)
 
 
 def core_sampler() -> Drawing:
     own = given()
-    far, sound = under_all(own["sound"])
     inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
     guider = Node("Hallo3Guider", inputs.conditions, 300, at=20)
-    over = Dot(guider["guider"], at=16)
-    noise = Node("RandomNoise", width=230, at=64)
+    over, empty = lane((guider["guider"], guider["empty_clip"]), 16)
+    noise = Node("RandomNoise", width=230, at=180)
     solver = Node("KSamplerSelect", {"sampler_name": "dpmpp_2m"}, 230)
     sigmas = Node("Hallo3Scheduler", {"steps": 30}, 230)
-    size = {"width": 720, "height": 480, "length": 49}
-    empty = Node("EmptyHunyuanLatentVideo", size, 230, title="Empty clip: Reference's size")
     clip = {"noise": noise["NOISE"], "guider": over, "sampler": solver["SAMPLER"]}
-    clip = {**clip, "sigmas": sigmas["sigmas"], "latent_image": empty["LATENT"]}
+    clip = {**clip, "sigmas": sigmas["sigmas"], "latent_image": empty}
     clip = Node("SamplerCustomAdvanced", clip, 230)
     low = 800
     start = lane((inputs[name] for name in ("reference", "vae", "audio")), low)
     reference, vae, audio = first = lane(start, low)
-    frames = Node("VAEDecode", {"samples": clip["output"], "vae": vae}, 200)
+    up = Dot(vae, at=RISE)
+    frames = Node("VAEDecode", {"samples": clip["output"], "vae": up}, 200)
     reference, audio = Dot(reference, at=low), Dot(audio, at=first[-1].at)
     film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 250)
     columns = [
         start,
         [guider],
-        [over],
-        [noise, solver, sigmas, empty],
+        [over, empty],
+        [noise, solver, sigmas],
         [clip],
-        first,
+        [up, *first],
         [frames],
         [reference, audio],
         [film],
     ]
-    sampling = Stage("Video transformer: core's sampler", columns, MADE, drop=TOP - 150)
+    sampling = Stage("Video transformer: core's sampler", columns, MADE, drop=TOP)
     words = f"""
 # Core's samplers
 One clip with ComfyUI's own sampler nodes, to try its solvers and schedules on Hallo3.
@@ -318,8 +320,8 @@ EasyCache may stand behind the Model Loader.
 
 Hallo3 Sample Clip samples exactly as the original; this way draws its noise otherwise, so its videos differ.
 """
-    shown = shown_with_sound(film["film"], sound, "core_sampler", drop=TOP)
-    columns = [[guide(words), own.stage], [far], inputs.stages, [sampling], [sound], [shown]]
+    shown = shown_with_sound(film["film"], film["sound"], "core_sampler")
+    columns = [[guide(words), own.stage], inputs.stages, [sampling], [shown]]
     return Drawing("hallo3_core_sampler", columns)
 
 
@@ -338,9 +340,10 @@ def quick_start() -> dict:
     width, height = 540, note_height(QUICK_START, 540)
     top = height + 3 * GAP
     inputs = [0, top, width, 44 + 30 + 330 + 60 + 136 + 24]
+    bottom = inputs[1] + inputs[3]
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, "hallo3_quick_start")),
-        "words": QUICK_START.strip(),
+        "words": unwrapped(QUICK_START),
         "prefix": "hallo3/quick_start",
         "MarkdownNote": [0, 30, width, height],
         "LoadImage": [24, top + 74, 230, 330],
@@ -350,8 +353,8 @@ def quick_start() -> dict:
         "SaveVideo": [width + 80 + 420 + 100, 74, 460, 480],
         "groups": [
             {"title": "Inputs: yours, or the samples", "bounding": inputs, "color": GIVEN},
-            {"title": "Models, stages and sampling: one node", "bounding": [width + 56, 0, 468, 1000], "color": MADE},
-            {"title": "Video", "bounding": [width + 568 + 8, 0, 508, 700], "color": SHOWN},
+            {"title": "Models, stages and sampling: one node", "bounding": [width + 56, 0, 468, bottom], "color": MADE},
+            {"title": "Video", "bounding": [width + 568 + 8, 0, 508, bottom], "color": SHOWN},
         ],
     }
 

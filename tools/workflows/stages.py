@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hallo3_core.release.download import REPOSITORY
 from hallo3_core.release.layout import FACE_FOLDER, TEXT_FOLDER, VAE_FILE, WAV2VEC_FOLDER
 
-from .drawing import LANE, TITLE, Dot, Node, Output, Stage
+from .drawing import LANE, TITLE, Dot, Node, Output, Stage, unwrapped
 
 MODELS = """
 The official release (40 GB) belongs in **models/hallo3/release** of ComfyUI: run **python hallo3.py download FOLDER**
@@ -48,7 +48,7 @@ def links(folder: str, *files: str) -> list[dict[str, str]]:
 
 
 def note(text: str, width: int = 280, title: str = "Note") -> Node:
-    return Node("MarkdownNote", {"text": text.strip()}, width, title=title, colour=GUIDE)
+    return Node("MarkdownNote", {"text": unwrapped(text)}, width, title=title, colour=GUIDE)
 
 
 @dataclass(eq=False)
@@ -89,7 +89,7 @@ def text_encoder() -> Node:
 
 
 def prompt(loader: Node, text: str, title: str | None = None, height: int = 120) -> Node:
-    return Node("CLIPTextEncode", {"clip": loader["clip"], "text": text}, 600, height, title, colour=TOUCH)
+    return Node("CLIPTextEncode", {"clip": loader["clip"], "text": text}, 480, height, title, colour=TOUCH)
 
 
 def said(text: str = PROMPT) -> Part:
@@ -111,33 +111,37 @@ def heard(sound: Output) -> Part:
 
 def heard_apart(sound: Output) -> Part:
     """Separates the voice from the music and encodes the voice, which the mouth follows."""
-    inputs = {"audio": sound, "model": AUTO}
+    over = Dot(sound, at=SLOT)
+    inputs = {"audio": over, "model": AUTO}
     parted = Node("Hallo3SeparateVocals", inputs, models=links("audio_separator", *VOCAL_FILES))
-    loader = Node("Hallo3Wav2VecLoader", {"wav2vec": AUTO}, models=links(WAV2VEC_FOLDER, *WAV2VEC_FILES))
+    files = links(WAV2VEC_FOLDER, *WAV2VEC_FILES)
+    loader = Node("Hallo3Wav2VecLoader", {"wav2vec": AUTO}, models=files, drop=100)  # room for what the node above says
     features = Node("Hallo3AudioEncode", {"audio": parted["vocals"], "wav2vec": loader["wav2vec"]}, 320)
     voice = Node("PreviewAudio", {"audio": parted["vocals"]}, 320, title="The voice")
     rest = Node("PreviewAudio", {"audio": parted["rest"]}, 320, title="The rest")
-    columns = [[parted, loader], [features, voice, rest]]
+    columns = [[over], [parted, loader], [features, voice, rest]]
     return Part(Stage("Speech: what the mouth follows", columns, HEARD), {"audio": features["audio"]})
 
 
 def seen(picture: Output, weight_dtype: str = "auto") -> Part:
-    """Prepares the portrait for sampling. Its links run above the nodes, the VAE's below all."""
+    """Prepares the portrait for sampling. Its links run above the nodes, the VAE's below Hallo3 Reference and up."""
     top = 36
     left, high = Dot(picture, at=top + SLOT), Dot(picture, at=16)
     over = Dot(high, at=16)
     analysis = {"face_analysis": AUTO}
     analysis = Node("Hallo3FaceAnalysisLoader", analysis, models=links(FACE_FOLDER, *FACE_FILES), at=top + SLOT + 14)
     inputs = {"reference_net": AUTO, "weight_dtype": weight_dtype}
-    net = Node("Hallo3ReferenceNetLoader", inputs, models=links("", *TRANSFORMER_FILES), at=370)
+    net = Node("Hallo3ReferenceNetLoader", inputs, models=links("", *TRANSFORMER_FILES), at=295)
     face = Node("Hallo3FaceEmbed", {"image": left, "face_analysis": analysis["face_analysis"]}, at=top)
-    vae = Node("Hallo3VAELoader", {"vae_name": AUTO}, models=links("", VAE_FILE), at=570)
+    vae = Node("Hallo3VAELoader", {"vae_name": AUTO}, models=links("", VAE_FILE), at=360)
     inputs = {"image": over, "mask": face["mask"], "vae": vae["vae"], "reference_net": net["reference_net"]}
-    reference = Node("Hallo3Reference", inputs, 300, at=310)
-    marked, below = Dot(face["marked"], at=240), Dot(vae["vae"], at=690)
-    columns = [[high, left], [analysis, net], [face, vae], [over], [reference], [marked, below]]
+    reference = Node("Hallo3Reference", inputs, 300, at=235)
+    marked, corner = Dot(face["marked"], at=190), Dot(vae["vae"], at=560)
+    below = Dot(corner, at=560)
+    up = Dot(below, at=16)
+    columns = [[high, left], [analysis, net], [face, vae], [over, corner], [reference], [marked, below, up]]
     gives = {
-        "vae": below,
+        "vae": up,
         "face": face["face"],
         "marked": marked,
         "reference": reference["reference"],
