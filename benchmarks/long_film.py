@@ -24,6 +24,7 @@ from benchmarks.effect_parts.reading import likeness
 from benchmarks.measuring import machine, report
 from hallo3_core.cli.main import main as hallo3
 from hallo3_core.clips import NEW_FRAMES_PER_CLIP
+from hallo3_core.errors import InputError
 from hallo3_core.inputs.recording import VOICE_RATE
 from hallo3_core.toy.learnt_release import write_toy_release
 from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
@@ -61,13 +62,19 @@ def made(film: Film, release: Path, folder: Path, hold: float) -> np.ndarray:
 
 
 def clip_readings(frames: np.ndarray, film: Film, person: int, release: Path) -> list[dict]:
-    """Each whole clip's sync, likeness to the portrait, and colours' distance from the portrait's."""
+    """Each whole clip's sync, likeness to the portrait, and colours' distance from the portrait's; only `readable`,
+    False, for a clip in which the instruments find no face of the drawn world."""
     portrait, rows = measure(film.frames[:1]), []
     for first in range(0, len(frames) - NEW_FRAMES_PER_CLIP + 1, NEW_FRAMES_PER_CLIP):
         part = slice(first, first + NEW_FRAMES_PER_CLIP)
-        found = measure(frames[part], f"clip {len(rows) + 1}")
+        try:
+            found = measure(frames[part])
+        except InputError:
+            rows.append({"readable": False})
+            continue
         rows.append(
             {
+                "readable": True,
                 "sync": sync(found.mouth[:, 0], film.mouth[part, 0])[0],
                 "likeness": likeness(torch.from_numpy(frames[part]), person, release)["likeness"],
                 **{
@@ -84,11 +91,19 @@ def summary(rows: list[dict], frames: np.ndarray) -> dict:
     changes = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3)) / 255
     at_seam = np.arange(1, len(frames)) % NEW_FRAMES_PER_CLIP == 0
     means = {
-        name: {key: round(float(np.mean([row[key] for row in part])), 4) for key in rows[0]}
+        name: means_of(part)
         for name, part in ((f"first {ENDS} clips", rows[:ENDS]), (f"last {ENDS} clips", rows[-ENDS:]), ("all", rows))
     }
     seams = {"at seams": changes[at_seam], "inside clips": changes[~at_seam]}
     return means | {f"change {name}": round(float(values.mean()), 5) for name, values in seams.items()}
+
+
+def means_of(rows: list[dict]) -> dict:
+    """The share of readable clips, and the means over these."""
+    readable = [row for row in rows if row["readable"]]
+    found = {"readable": round(len(readable) / len(rows), 3)}
+    keys = [key for key in (readable[0] if readable else {}) if key != "readable"]
+    return found | {key: round(float(np.mean([row[key] for row in readable])), 4) for key in keys}
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ from hallo3_core.sampling.guidance import Guidance, Scales  # noqa: E402
 from hallo3_core.toy.learnt_release import write_toy_release  # noqa: E402
 from hallo3_core.toy.world.instruments import measure  # noqa: E402
 
-PEOPLE, VOICE = (2, 6, 11, 19), 19  # held-out people, and whose voice all of them speak with
+PEOPLE, VOICE = (1, 8, 10, 17), 10  # held-out people, and whose voice all of them speak with
 SHOWN = range(4, 46, 6)  # frames of a row
-SCALES = (1.0, 3.5, 6.0)  # of the guidance grid, for audio and text alike
+SCALES = (1.0, 2.0, 3.5)  # of the guidance grid, for audio and text alike
 INK, TRUE, FOUND, PAPER = (30, 42, 58), (170, 178, 188), (222, 140, 54), (255, 255, 255)
 TRACK = 64  # pixels of a mouth track's height
 MARGIN = 6
