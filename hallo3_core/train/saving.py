@@ -5,23 +5,42 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+import torch
 
 from ..errors import InputError
+from ..model.hallo3 import Hallo3
 from . import checkpoints
+from .config import Config
 from .lora import FILE as LORA_FILE
 from .lora import write_lora
+from .materials import Materials
+from .processes import Processes
 from .result import result_name, transformer_tensors, write_result
-
-if TYPE_CHECKING:
-    from .loop import TrainingRun
+from .samples import Samples
+from .updater import Updater
 
 FOLDER = "checkpoints"  # in the output folder
 OTHER = {"start": "other weights", "data": "other data"}  # hashes, which say nothing to a person
 log = logging.getLogger(__name__)
 
 
-def identity_of(run: TrainingRun) -> dict[str, str]:
+class Run(Protocol):
+    """What is saved of a run, and set again when it is resumed."""
+
+    config: Config
+    materials: Materials
+    samples: Samples
+    networks: Hallo3
+    updater: Updater
+    processes: Processes
+    dtype: torch.dtype
+    step: int
+    seconds: float
+
+
+def identity_of(run: Run) -> dict[str, str]:
     """What a checkpoint depends on: it can only be resumed with the same inputs."""
     config = run.config
     found = {
@@ -37,7 +56,7 @@ def identity_of(run: TrainingRun) -> dict[str, str]:
     return found | ({"lora": str(config.lora)} if config.mode == "lora" else {})
 
 
-def save(run: TrainingRun) -> None:
+def save(run: Run) -> None:
     """Writes a checkpoint of this step.
 
     Raises:
@@ -48,7 +67,7 @@ def save(run: TrainingRun) -> None:
     checkpoints.save(folder, run.step, run.updater.state(), info, run.processes, run.config.watch.checkpoints)
 
 
-def resume(run: TrainingRun) -> None:
+def resume(run: Run) -> None:
     """Goes on from the newest complete checkpoint, if there is one.
 
     Raises:
@@ -72,7 +91,7 @@ def resume(run: TrainingRun) -> None:
     log.info("going on from %s", path)
 
 
-def write(run: TrainingRun) -> Path:
+def write(run: Run) -> Path:
     """Writes the result, a transformer file or a LoRA, and returns its path. All processes take part.
 
     Raises:
