@@ -114,7 +114,7 @@ def train_toy_release(
         InputError: a package is missing, or a folder cannot be written.
     """
     plan = plan or Plan.of(device)
-    stages, told = Stages(folder, on_line), recipes(plan, sizes)
+    stages, recipe_of = Stages(folder, on_line), recipes(plan, sizes)
     size = (sizes.height, sizes.width)
     processes = os.cpu_count() or 1
     place = dict(device=device, on_line=on_line)
@@ -124,7 +124,7 @@ def train_toy_release(
         draw_footage(HELD_OUT[: plan.held_out], FRAMES, size, processes).save(target / "held_out")
         return {"films": plan.films, "held out": plan.held_out}
 
-    drawn = stages("films", told["films"], films)
+    drawn = stages("films", recipe_of["films"], films)
     footage, held_out = Footage.load(drawn / "training"), Footage.load(drawn / "held_out")
 
     def vae(target: Path) -> dict:
@@ -136,24 +136,24 @@ def train_toy_release(
         state.unlink(missing_ok=True)
         return measure_tensors(tensors, held_out, device, len(held_out))
 
-    trained_vae = stages("vae", told["vae"], vae)
+    trained_vae = stages("vae", recipe_of["vae"], vae)
 
     def wav2vec(target: Path) -> dict:
         voices = [draw_voices(TRAINING[:400]), draw_voices(TRAINING[400:500], 3)]
         tensors, head = train_wav2vec(voices, sizes, seconds=plan.wav2vec_seconds, seed=plan.seed, **place)
         return measure_wav2vec(write_wav2vec(target / "folder", tensors, sizes), head, draw_voices(HELD_OUT[:20], 2))
 
-    heard = stages("wav2vec2", told["wav2vec2"], wav2vec)
+    heard = stages("wav2vec2", recipe_of["wav2vec2"], wav2vec)
 
     def text(target: Path) -> dict:
         return train_text(target / "folder", sizes, seconds=plan.text_seconds, seed=plan.seed, **place)
 
-    read = stages("text", told["text"], text)
+    read = stages("text", recipe_of["text"], text)
 
     def face_models(target: Path) -> None:
         train_faces(target, device, plan.seed)
 
-    faces = stages("faces", told["faces"], face_models)
+    faces = stages("faces", recipe_of["faces"], face_models)
 
     def assemble(target: Path) -> None:
         """Writes the release without its transformer file."""
@@ -166,10 +166,10 @@ def train_toy_release(
         for name in (DETECTOR, RECOGNISER):
             _copied(faces / name, release / FACE_FOLDER / name)
 
-    release = stages("release", told["release"], assemble) / "release"
+    release = stages("release", recipe_of["release"], assemble) / "release"
     stages(
         "engine",
-        told["engine"],
+        recipe_of["engine"],
         lambda target: train_engine(EngineWork(release, footage, target, plan, sizes, device)),
     )
     pack(release, out)
