@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--person", type=int, default=19, help="of the held-out people")
     parser.add_argument("--holds", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--picture", type=Path, help="the first, middle and last frame of the last film, side by side")
     args = parser.parse_args()
     film = draw_film(HELD_OUT[args.person], args.clips * NEW_FRAMES_PER_CLIP)
     found = {"clips": args.clips, "person": args.person, "steps": PLAIN.steps, "sampler": PLAIN.sampler}
@@ -123,6 +124,9 @@ def main() -> None:
             rounded = [{key: round(value, 4) for key, value in row.items()} for row in rows]
             found[f"color hold {hold:g}"] = {**summary(rows, frames), "by clip": rounded}
             report({**found, **machine("cpu", torch.float32)}, args.output)
+            if args.picture:
+                shown = frames[[0, len(frames) // 2, len(frames) - 1]]
+                Image.fromarray(np.concatenate(shown, axis=1)).save(args.picture, quality=88)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ The thresholds are this toy's, below what its weights reach on these very films;
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from benchmarks.effect_parts.probe import FRAMES, START, Probe
 from benchmarks.effect_parts.reading import read_film
 from hallo3_core.clips import FRAMES_PER_CLIP
 from hallo3_core.release.layout import Release
+from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.toy.learnt_release import is_packed, write_toy_release
 
 pytestmark = pytest.mark.skipif(not is_packed(), reason="the learnt toy's weights are not in this package")
@@ -65,6 +68,15 @@ def test_who_is_in_the_portrait_stays_and_only_the_background_moves_when_the_pro
 def test_the_mouth_follows_the_voice(read, person):
     film = read(Subject(person))
     assert film["sync"] > 0.85 and film["lag"] == 0
+
+
+def test_the_mouth_moves_more_with_the_audio_scale(studio, release):
+    def motion(scale: float) -> float:
+        scales = PLAIN.guidance.scales._replace(audio=scale)
+        changes = Changes(settings=replace(PLAIN, guidance=Guidance(scales)))
+        return read_film(studio.film(Subject(2), changes), Subject(2), release)["mouth_motion"]
+
+    assert motion(1.0) < motion(2.0) < motion(3.5)
 
 
 def test_silence_closes_the_mouth(read):
