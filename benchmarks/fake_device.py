@@ -128,6 +128,10 @@ def _register() -> None:
             return True
 
     if not hasattr(torch, NAME):
+        # Autograd starts a thread for each device at the first backward pass, and a process with such threads cannot
+        # fork runs that train. Here the CPU is still the only device.
+        with torch.inference_mode(False), torch.enable_grad():
+            torch.ones(1, requires_grad=True).sum().backward()
         backend_registration._setup_privateuseone_for_python_backend(NAME, _answers(None), Hook())
 
 

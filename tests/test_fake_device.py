@@ -4,6 +4,7 @@ Like a GPU, the fake device rejects operations on tensors of two devices. Steps 
 detection, wav2vec2, and writing the file.
 """
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -85,3 +86,22 @@ def test_a_film_falls_back_to_the_smallest_modes_there_too(clips, monkeypatch):
     first, second, _ = clips(**TWO_STEPS)
     assert calls == ["ModuleList", "ModuleList", "StreamedBlocks", "whole", "whole", "whole", "StreamedBlocks"]
     assert (len(first.frames), len(second.frames)) == (47, 43)
+
+
+def test_a_process_that_had_the_device_can_still_fork_training():
+    """torch refuses backward passes in a fork of a process in which autograd has started threads for devices."""
+
+    def backward() -> None:
+        torch.ones(3, requires_grad=True).sum().backward()
+
+    with FakeDevice(), torch.inference_mode():
+        torch.ones(1)
+    backward()
+    child = os.fork()
+    if child == 0:
+        try:
+            backward()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
