@@ -9,7 +9,6 @@ other weights follow at a small learning rate; the reference network and the fac
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..model.hallo3 import Hallo3
 from ..model.positions import Layout, Rotary, rotary_table
 from ..model.trunk import Trunk
 from ..sampling.schedule import TRAINING_STEPS
+from ..toy.learning.budget import Budget, rate
 from ..vae.autoencoder import VideoVae
 from .cache import Entry
 from .config import Network
@@ -69,7 +69,7 @@ def teach_speech(
 ) -> dict[str, Any]:
     """Writes the result; returns the number of steps and the last steps' mean loss in the window.
 
-    The entries need weights (`data.mouth_weight` above 1), which say where the mouth is.
+    The entries need weights: `data.mouth_weight` is `MOUTH_WEIGHT`. They also say where the mouth is.
     """
     start = read_start([lesson.start])
     maker = Maker(network, torch.Generator().manual_seed(lesson.seed), lesson.device)
@@ -78,21 +78,22 @@ def teach_speech(
     average = [p.detach().clone() for p in trained.values()]
     optimiser = _optimiser(trained)
     window, clips = Window(networks, Grid(*inputs.grid), lesson.window), Clips(entries, vae, lesson)
-    began, number, losses = time.monotonic(), 0, []
-    while (share := (time.monotonic() - began) / lesson.seconds) < 1 or not number:
+    budget, number, losses = Budget(lesson.seconds), 0, []
+    while not (budget.over and number):
+        factor = rate(budget.share, number, WARM_UP, DECAY_FROM, LAST)
         number += 1
         window.place, drawn = clips.drawn(number)
         loss = step(networks, window.cut(drawn)).loss.mean()
         loss.backward()
         nn.utils.clip_grad_norm_(trained.values(), CLIP)
         for group, peak in zip(optimiser.param_groups, (RATE, OTHERS_RATE), strict=True):
-            group["lr"] = peak * factor(share, number)
+            group["lr"] = peak * factor
         optimiser.step()
         optimiser.zero_grad()
         update_average(average, list(trained.values()), average_decay(number, AVERAGE))
         losses = [*losses[-LOGGED + 1 :], loss.detach()]
         if number % LOGGED == 0:
-            log.info("step %d, %.0f s: loss %.4f", number, time.monotonic() - began, torch.stack(losses).mean())
+            log.info("step %d, %.0f s: loss %.4f", number, budget.spent, torch.stack(losses).mean())
     card = {"start": start.identity, "mode": "speech, in a window", "steps": number, "seed": lesson.seed}
     values = dict(zip(trained, average, strict=True))
     write_result(lesson.result, transformer_tensors(start, networks, values, torch.float32), card, Conditioning())
@@ -109,12 +110,6 @@ def place_of(weight: Tensor, window: Size) -> Place:
     return row, column
 
 
-def factor(share: float, number: int) -> float:
-    """The learning rates' factor after a share of the time, at a step counted from 1."""
-    fall = 1.0 if share < DECAY_FROM else max(LAST, (1 - share) / (1 - DECAY_FROM))
-    return min(1.0, number / WARM_UP) * fall
-
-
 class Window:
     """Cuts the window at `place` out of latents, and makes the networks use its tokens' positions in the picture."""
 
@@ -125,10 +120,9 @@ class Window:
             network.layout = self._layout(network, whole)
 
     def cut(self, drawn: Drawn) -> Drawn:
-        """The window's latents, with weights that count the mouth's cells `MOUTH_WEIGHT` times."""
+        """The window's latents, and their weights, scaled to a mean of 1."""
         part = (..., *(slice(2 * at, 2 * (at + length)) for at, length in zip(self.place, self._size, strict=True)))
-        mouth = drawn.weight[part] > drawn.weight.amin((1, 2), keepdim=True)
-        weight = 1 + (MOUTH_WEIGHT - 1) * mouth.float()
+        weight = drawn.weight[part]
         latents = {name: getattr(drawn, name)[part] for name in ("clip", "concat", "reference", "noise")}
         return drawn._replace(**latents, weight=weight / weight.mean((1, 2), keepdim=True))
 
