@@ -190,6 +190,7 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
                     motion_frames=motion_frames,
                     portrait=portrait,
                     color_hold=options.color_hold,
+                    seam_fade=options.seam_fade,
                 )
             finally:
                 progress.finish()

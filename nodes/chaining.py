@@ -8,6 +8,7 @@ from torch import Tensor
 from ..hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, clip_count, clip_span
 from ..hallo3_core.errors import InputError
 from ..hallo3_core.film.color import hold_colour
+from ..hallo3_core.film.seam import fade_seam
 from ..hallo3_core.inputs.audio import AudioFeatures
 from ..hallo3_core.inputs.image import crop_to
 from ..hallo3_core.inputs.portrait import Portrait
@@ -41,10 +42,11 @@ def append_clip(
     index: int,
     portrait: Portrait | None,
     motion_frames: int = MOTION_FRAMES,
+    seam_fade: int = 0,
 ) -> Tensor:
     """Appends the new frames of clip number `index` to the film so far, an IMAGE. The last clip ends with the audio.
 
-    With `portrait`, its padding bars are cropped off.
+    With `portrait`, its padding bars are cropped off. The clip fades in from the film over `seam_fade` frames.
 
     Raises:
         InputError: no such clip, an incomplete clip, or a film whose length or size does not match the preceding clips.
@@ -59,10 +61,11 @@ def append_clip(
     if found != start:
         advice = "Leave film open for the first clip." if index == 0 else "Append the clips one by one, in order."
         raise InputError(f"film: {found} frames, but clip {index} begins at frame {start}. {advice}")
-    pixels = pixels_of(new_frames(clip, index, audio.frames, motion_frames), "clip")
+    pixels = pixels_of(clip, "clip")
     if portrait is not None:
         pixels = crop_to(checked_size(pixels, portrait), portrait.framing)
-    new = image_of(pixels)
+    frames = image_of(pixels)
+    new = new_frames(frames, index, audio.frames, motion_frames)
     if film is None:
         return new
     if film.shape[1:] != new.shape[1:]:
@@ -70,6 +73,7 @@ def append_clip(
             f"clip: {new.shape[2]}x{new.shape[1]}, but the video so far is {film.shape[2]}x{film.shape[1]}. Connect "
             "reference for all clips or for none, and scale the finished video instead of its clips."
         )
+    new = fade_seam(new, film[-1], frames[motion_frames - 1], seam_fade)
     return torch.cat((film, new.to(film)))
 
 
@@ -169,14 +173,19 @@ class Hallo3AppendClip:
         model = {"tooltip": "Only for a model of your own, trained with 1 or 4 motion frames: it tells how many."}
         return {
             "required": {"clip": CLIP, "audio": inputs.AUDIO, "clip_index": inputs.CLIP_INDEX},
-            "optional": {"film": ("IMAGE", film), "reference": (types.REFERENCE, reference), "model": ("MODEL", model)},
+            "optional": {
+                "film": ("IMAGE", film),
+                "reference": (types.REFERENCE, reference),
+                "model": ("MODEL", model),
+                "seam_fade": inputs.SEAM_FADE,
+            },
         }
 
-    def execute(self, clip, audio, clip_index, film=None, reference=None, model=None):
+    def execute(self, clip, audio, clip_index, film=None, reference=None, model=None, seam_fade=0):
         from .host.model import projectors_of
 
         motion_frames = MOTION_FRAMES if model is None else projectors_of(model).motion_frames
-        whole = append_clip(film, clip, audio, clip_index, reference, motion_frames)
+        whole = append_clip(film, clip, audio, clip_index, reference, motion_frames, seam_fade)
         return (whole, audio_of(audio.recording))
 
 

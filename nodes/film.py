@@ -54,7 +54,12 @@ class Hallo3LongVideo:
                 **inputs.SCALES,
                 "sampler": inputs.SAMPLER,
             },
-            "optional": {"color_hold": COLOR_HOLD, **inputs.GUIDED_PART, "resume_key": RESUME_KEY},
+            "optional": {
+                "color_hold": COLOR_HOLD,
+                **inputs.GUIDED_PART,
+                "resume_key": RESUME_KEY,
+                "seam_fade": inputs.SEAM_FADE,
+            },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
@@ -82,6 +87,7 @@ class Hallo3LongVideo:
         guidance_start=0.0,
         guidance_stop=1.0,
         resume_key="",
+        seam_fade=0,
         node_id=None,
     ):
         from .host import film, progress, sampling, videos
@@ -90,7 +96,7 @@ class Hallo3LongVideo:
         settings = settings_of(steps, sampler, guidance)
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
         bar = progress.StepBar(clips, clips.count, node_id, decodes=True)
-        path = film.write_film(clips, color_hold, bar, resume_key)
+        path = film.write_film(clips, color_hold, bar, resume_key, seam_fade)
         _, _, height, width = reference.framing.keep
         made = f"{audio.frames / FPS:.2f} s, {counted(audio.frames, 'frame')} of {width}x{height}"
         progress.show_text(f"{made}, {counted(clips.count, 'clip')}: {sampling.cost(settings, clips.count)}", node_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..hallo3_core.film.seam import LONGEST_FADE
 from ..hallo3_core.pipeline.options import Settings
 from ..hallo3_core.sampling.guidance import LARGEST_SCALE, Guidance, Scales
 from ..hallo3_core.sampling.noise import MAX_SEED
@@ -31,6 +32,16 @@ CLIP_INDEX = (
         "min": 0,
         "max": 100000,
         "tooltip": "Which clip of the video, from 0: it picks the sound. 1.88 s each.",
+    },
+)
+SEAM_FADE = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": LONGEST_FADE,
+        "tooltip": "Fades each clip in from the end of the one before, over so many frames, so that a long video does "
+        "not jump where clips meet: 0 is off, as the original; 8 to 12 hides most of it. Free.",
     },
 )
 SEED = (

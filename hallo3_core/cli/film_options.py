@@ -37,6 +37,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--cache", type=float, metavar="THRESHOLD", help="*skip steps that change x0 by less, such as 0.05 (default 0)")
     add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
     add("--color-hold", type=float, default=0.0, help="colour held to the portrait's over all clips: 0 off, 1 fully")
+    add("--seam-fade", type=int, default=0, metavar="FRAMES", help="each clip fades in over so many: 0 off, up to 24")
     add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
     add("--metadata", type=tag, action="append", default=[], metavar="NAME=TEXT", help="kept in the film's file")
@@ -118,6 +119,7 @@ def film_options(args: argparse.Namespace):
         vocals=args.vocals,
         loras=tuple(args.lora),
         color_hold=args.color_hold,
+        seam_fade=args.seam_fade,
         metadata=dict(args.metadata),
         ai_notice=not args.no_ai_notice,
         device=device,

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..clips import LATENT_FRAMES, MOTION_FRAMES, clip_span, latent_frames
 from ..film.clip_chain import Clip
 from ..film.color import hold_colour
+from ..film.seam import fade_seam
 from ..inputs.image import crop_to, pixel_dropout, to_uint8
 from ..inputs.portrait import Portrait
 from ..sampling.guidance import guide
@@ -105,13 +106,19 @@ def finish_clip(
     portrait: Portrait,
     color_hold: float,
     motion_frames: int = MOTION_FRAMES,
+    before: Tensor | None = None,
+    seam_fade: int = 0,
 ) -> Clip:
     """The new frames of decoded clip number `clip` of a film of `frames` frames, and its motion frames, on the CPU.
 
-    decoded: ``49 3 H W`` in 0..1. color_hold: the strength of `hold_colour`.
+    decoded: ``49 3 H W`` in 0..1. color_hold: the strength of `hold_colour`. before: the motion frames ``m 3 H W`` that
+    the clip began with, from which it fades in over `seam_fade` frames.
     """
     decoded = hold_colour(decoded, portrait.pixels, portrait.framing, color_hold)
-    new = crop_to(new_frames(decoded, clip, frames, motion_frames), portrait.framing)
+    new = new_frames(decoded, clip, frames, motion_frames)
+    if before is not None:
+        new = fade_seam(new, before[-1], decoded[motion_frames - 1], seam_fade)
+    new = crop_to(new, portrait.framing)
     motion = last_frames(decoded, motion_frames).to("cpu", copy=True)  # a view would keep the whole clip
     return Clip(to_uint8(new.cpu()), motion)
 
@@ -125,10 +132,12 @@ def make_clip(
     frames: int,
     portrait: Portrait,
     color_hold: float,
+    seam_fade: int = 0,
     motion_frames: int = MOTION_FRAMES,
 ) -> Clip:
     """Samples, decodes and finishes clip number `clip` of a film of `frames` frames, from the end of the previous clip.
 
     sample: clip number and motion frames -> latent. decode: latent -> ``49 3 H W`` in 0..1.
     """
-    return finish_clip(decode(sample(clip, motion)), clip, frames, portrait, color_hold, motion_frames)
+    decoded = decode(sample(clip, motion))
+    return finish_clip(decoded, clip, frames, portrait, color_hold, motion_frames, motion, seam_fade)

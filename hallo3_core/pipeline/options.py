@@ -11,6 +11,7 @@ import torch
 from ..errors import InputError
 from ..film.color import check_strength
 from ..film.fingerprint import SAME_FILM
+from ..film.seam import check_fade
 from ..sampling.guidance import Branch, Guidance
 from ..sampling.noise import check_seed
 from ..sampling.sampler import SAMPLERS, SDE_DPMPP_2M
@@ -66,6 +67,7 @@ class Options:
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
     color_hold: float = 0.0  # strength of `hold_colour`
+    seam_fade: int = 0  # frames; see `fade_seam`
     metadata: Mapping[str, str] = field(default_factory=dict, metadata=SAME_FILM)  # tags written to the video file
     ai_notice: bool = field(default=True, metadata=SAME_FILM)  # mark the film as AI-generated
     device: str = field(default="cpu", metadata=SAME_FILM)  # only the device type matters, not its index
@@ -78,6 +80,7 @@ class Options:
     def __post_init__(self):
         check_seed(self.seed)
         check_strength(self.color_hold)
+        check_fade(self.seam_fade)
         if self.fp8 not in (None, *FP8):
             raise InputError(f"fp8 is {self.fp8!r}: choose one of {', '.join(FP8)}")
         if self.fp8 == FP8_PRODUCTS and self.dtype != torch.bfloat16:

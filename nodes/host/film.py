@@ -13,6 +13,7 @@ from torch import Tensor
 from ...hallo3_core.film.clip_chain import MakeClip, clip_chain
 from ...hallo3_core.film.clip_store import ClipStore, FilmPlan, work_on
 from ...hallo3_core.film.color import check_strength
+from ...hallo3_core.film.seam import check_fade
 from ...hallo3_core.film.work_folder import Keeping
 from ...hallo3_core.film.writer import FilmWriter
 from ...hallo3_core.pipeline.clip import make_clip
@@ -28,15 +29,17 @@ from .videos import temp_video
 log = logging.getLogger(__name__)
 
 
-def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: str = "") -> Path:
+def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: str = "", seam_fade: int = 0) -> Path:
     """Samples all clips of the recording into an mp4 with its audio. The file appears when it is complete; after Cancel
-    or an error there is none. `color_hold` is the strength of `hold_colour`; 0 is off. With a resume key, finished
-    clips are kept until the film is complete, and the next run with the same key continues from them.
+    or an error there is none. `color_hold` is the strength of `hold_colour`, `seam_fade` the frames of `fade_seam`; 0
+    is off. With a resume key, finished clips are kept until the film is complete, and the next run with the same key
+    continues from them.
 
     Raises:
         InputError: an invalid strength, an input made for another model, a full disk, or a key that is in use.
     """
     check_strength(color_hold)
+    check_fade(seam_fade)
     clips = replace(clips, film=FilmCache())
     in_turn = replace(clips, settings=replace(clips.settings, batched=False))
     modes = {"as fast as it goes": clips, "with one model call after another": in_turn}
@@ -59,12 +62,13 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
         frames=clips.features.frames,
         portrait=clips.portrait,
         color_hold=color_hold,
+        seam_fade=seam_fade,
         motion_frames=clips.motion_frames,
     )
     if not resume_key:
         return _write(clips, make, None, bar)
     _, _, height, width = clips.portrait.framing.keep
-    plan = FilmPlan(f"film {resume_key!r}", clips.count, height, width, inputs_of(clips, color_hold))
+    plan = FilmPlan(f"film {resume_key!r}", clips.count, height, width, inputs_of(clips, color_hold, seam_fade))
     with work_on(folder_of(resume_key), plan, Keeping.UNTIL_WHOLE, "clear resume_key", log.info) as (_, store):
         return _write(clips, make, store, bar)
 

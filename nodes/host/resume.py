@@ -33,7 +33,7 @@ def folder_of(key: str) -> Path:
     return Path(folder_paths.get_output_directory()) / FOLDER / name
 
 
-def inputs_of(clips: ClipSampler, color_hold: float) -> Inputs:
+def inputs_of(clips: ClipSampler, color_hold: float, seam_fade: int) -> Inputs:
     """Everything that the clips depend on. Network outputs are compared by samples: see `about`."""
     portrait, recording = clips.portrait, clips.features.recording
     banks = [*(portrait.bank or ()), *(portrait.null_bank or ())]
@@ -48,6 +48,7 @@ def inputs_of(clips: ClipSampler, color_hold: float) -> Inputs:
         **flat(clips.settings),
         "seed": str(clips.seed),
         "color hold": f"{color_hold:g}",
+        "seam fade": str(seam_fade),
         **model_inputs(clips.patcher),
         "VAE": spell(clips.vae.vae.first_stage_model.state_dict()),
         **versions(),

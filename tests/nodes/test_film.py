@@ -72,10 +72,10 @@ def test_the_film_is_the_engines(pack, models, scene, film, written):
     assert torch.equal(distances.argmin(dim=1), torch.arange(len(found)))  # each picture in its place
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.7])
-def test_a_chain_of_nodes_gives_the_same_film(pack, loaded, scene, film, written, strength):
+@pytest.mark.parametrize(("strength", "fade"), [(0.0, 0), (0.7, 0), (0.7, 5)])
+def test_a_chain_of_nodes_gives_the_same_film(pack, loaded, scene, film, written, strength, fade):
     chaining, clip_node = pack("nodes.chaining"), pack("nodes.sampling").Hallo3SampleClip()
-    film(color_hold=strength)
+    film(color_hold=strength, seam_fade=fade)
     whole = motion = None
     for clip in range(scene.audio.clips):
         latent = clip_node.execute(
@@ -84,7 +84,8 @@ def test_a_chain_of_nodes_gives_the_same_film(pack, loaded, scene, film, written
         frames = loaded.vae.decode(latent["samples"]).flatten(0, 1)
         frames = chaining.Hallo3ColorMatch().execute(frames, scene.reference, strength)[0]
         motion = chaining.Hallo3MotionFrames().execute(frames, 2)[0]
-        whole = chaining.Hallo3AppendClip().execute(frames, scene.audio, clip, whole, scene.reference)[0]
+        append = chaining.Hallo3AppendClip()
+        whole = append.execute(frames, scene.audio, clip, whole, scene.reference, seam_fade=fade)[0]
     assert torch.equal(torch.cat(written), pack("hallo3_core.inputs.image").to_uint8(whole.movedim(-1, 1)))
 
 
@@ -161,6 +162,7 @@ def test_the_node_shows_clips_and_cost(pack, film, monkeypatch):
     [
         (dict(color_hold=math.nan), "colour strength is nan"),
         (dict(color_hold=1.5), "colour strength is 1.5"),
+        (dict(seam_fade=25), "seam fade is 25 frames"),
         (dict(audio_cfg=math.nan), "audio scale is nan"),
         (dict(seed=-1), "seed is -1"),
     ],

@@ -53,6 +53,7 @@ def test_after_cancel_it_goes_on_at_the_first_missing_clip(film, sampled, press_
         (dict(seed=12), "seed was 11, is 12"),
         (dict(steps=3), "steps was 2, is 3"),
         (dict(color_hold=0.5), "color hold was 0, is 0.5"),
+        (dict(seam_fade=8), "seam fade was 0, is 8"),
         (dict(audio_cfg=2.0), "scales was"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -15,7 +15,13 @@ def test_a_film_after_any_other_is_the_same_again(pack, film, scene, loaded, pre
     pair = (torch.ones(rows, 1), torch.ones(1, columns), 1.0, None)
     if hasattr(lora, "patched"):  # the fake host's own form
         lora.add_patches({(name, (0, 0, rows)): pair}, 0.5)
-    for changes in (dict(seed=12), dict(reference_cfg=2.0, steps=3), dict(color_hold=1.0), dict(model=lora)):
+    for changes in (
+        dict(seed=12),
+        dict(reference_cfg=2.0, steps=3),
+        dict(color_hold=1.0),
+        dict(seam_fade=8),
+        dict(model=lora),
+    ):
         film(**changes)
         assert film().read_bytes() == first, changes
     with pytest.raises(press_cancel(3)):

@@ -57,8 +57,8 @@ def long_video() -> Drawing:
 **A clip** is 1.88 s of video. It costs **steps** x 2 model calls while **audio_cfg** = **text_cfg** and
 **reference_cfg** = 1. 20 to 30 steps are enough for a look.
 
-**Long videos**: **color_hold** 0.5 keeps the colours the portrait's. With a name in **resume_key**, a run that was
-stopped goes on where it was.
+**Long videos**: **color_hold** 0.5 keeps the colours the portrait's, **seam_fade** 8 hides jumps between clips. With a
+name in **resume_key**, a run that was stopped goes on where it was.
 """
     sampling = Stage("Video transformer: clip after clip", [[film, note(words, 360, "Cost")]], MADE, drop=TOP)
     shown = Stage("Video", [[save(film["film"], "long_video")]], SHOWN, drop=TOP)

@@ -34,6 +34,7 @@ CHANGES = {
     "device meta": {"--device": "meta"},
     "dtype fp8": {"--dtype": "fp8"},
     "colour hold 1.5": {"--color-hold": 1.5},
+    "seam fade 25": {"--seam-fade": 25},
     "metadata without =": {"--metadata": "title"},
     "metadata in other bytes than UTF-8": {"--metadata": "title=caf\udce9"},
     "unknown": {"--colour": ""},
