@@ -48,15 +48,15 @@ class Plan:
     base_seconds: float
     identity_seconds: float
     audio_seconds: float
-    speech_seconds: float
+    lesson_seconds: float
     seed: int = 0
 
     @classmethod
     def of(cls, device: str) -> Plan:
         """The plan for a device: minutes on a GPU, under four hours on two cores."""
         if torch.device(device).type == "cuda":
-            return cls(1400, 16, 150, 20, 12, 90, 60, 120, 60)
-        return cls(500, 8, 5400, 300, 120, 2400, 1500, 1200, 2500)
+            return cls(1400, 16, 150, 20, 12, 90, 60, 120, 180)
+        return cls(600, 8, 4200, 480, 120, 1200, 900, 600, 4200)
 
     def changed(self, **seconds: float | None) -> Plan:
         """The plan with every value that is not None replaced."""
@@ -69,7 +69,7 @@ class Plan:
 
 def recipes(plan: Plan, sizes: Sizes) -> dict[str, dict[str, Any]]:
     """Each stage's recipe, in order."""
-    phases = {name: getattr(plan, f"{name}_seconds") for name in ("base", "identity", "audio", "speech")}
+    phases = {name: getattr(plan, f"{name}_seconds") for name in ("base", "identity", "audio", "lesson")}
     return {
         "films": {"films": plan.films, "held_out": plan.held_out, "frames": FRAMES},
         "vae": {"seconds": plan.vae_seconds, "channels": sizes.vae, "seed": plan.seed},

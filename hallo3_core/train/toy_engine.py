@@ -1,5 +1,5 @@
-"""Trains the toy release's transformers on drawn films in three phases, base, identity, audio, and then the audio
-modules once more where the mouth is (`toy_speech.py`).
+"""Trains the toy release's transformers on drawn films in three phases, base, identity, audio, and then everything once
+more in windows of the picture (`toy_lesson.py`).
 
 The original freezes most weights in each phase, because they were trained on far more data than its films. Here every
 phase trains all weights, because there is no pretrained knowledge to preserve.
@@ -30,7 +30,7 @@ from .loop import train
 from .materials import input_sizes
 from .optimiser import Rates, Updating
 from .result import write_official
-from .toy_speech import MOUTH_WEIGHT, Lesson, teach_speech
+from .toy_lesson import MOUTH_WEIGHT, Lesson, teach
 from .trainable import EVERYTHING, Rule
 
 PHASES = ("base", "identity", "audio")
@@ -79,11 +79,12 @@ def train_toy_engine(work: EngineWork) -> dict[str, Any]:
             "validation_loss": result.validation_loss,
         }
         start = result.path
-    result = work.place / "speech" / "hallo3_speech.safetensors"
-    result.parent.mkdir(exist_ok=True)
-    lesson = Lesson(start, result, work.plan.speech_seconds, seed=work.plan.seed, device=work.device)
+    place = work.place / "lesson"
+    place.mkdir(exist_ok=True)
+    result = place / "hallo3_lesson.safetensors"
+    lesson = Lesson(start, result, place, work.plan.lesson_seconds, seed=work.plan.seed, device=work.device)
     learnt = entries[: -config.data.held_out]
-    measured["speech"] = teach_speech(lesson, config.network, input_sizes(entries[0]), learnt, encoders.vae)
+    measured["lesson"] = teach(lesson, config.network, input_sizes(entries[0]), learnt, encoders.vae)
     write_official(result, work.release)
     return measured
 
