@@ -1,9 +1,9 @@
 """How a long film of the toy holds: sync, identity and colours of its last clips against its first, and its seams.
 
-    python benchmarks/long_film.py [--clips 50] [--person 19] [--holds 0 1] [--output FILE.json]
+    python benchmarks/long_film.py [--clips 50] [--person 19] [--output FILE.json] [--picture FILE]
 
 A held-out person's portrait (PNG) and speech (MP3) go through the whole command line, and the finished MP4 is measured
-with the drawn world's instruments, once for each value of `--color-hold`. The results are for the toy.
+with the drawn world's instruments: as it is, with `--color-hold`, and with `--seam-fade`. The results are for the toy.
 """
 
 from __future__ import annotations
@@ -20,45 +20,24 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.effect_parts.experiments import PLAIN
+from benchmarks.effect_parts.program import made
 from benchmarks.effect_parts.reading import likeness
 from benchmarks.measuring import machine, report
-from hallo3_core.cli.main import main as hallo3
-from hallo3_core.clips import NEW_FRAMES_PER_CLIP
+from hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, NEW_FRAMES_PER_CLIP
 from hallo3_core.errors import InputError
-from hallo3_core.inputs.recording import VOICE_RATE
+from hallo3_core.inputs.image import to_uint8
+from hallo3_core.pipeline.networks import Networks
+from hallo3_core.pipeline.options import Options
+from hallo3_core.release.layout import Release
 from hallo3_core.toy.learnt_release import write_toy_release
 from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
 from hallo3_core.toy.world.instruments import measure, sync
-from hallo3_core.train.films import read_frames
+from hallo3_core.vae.autoencoder import LATENT_SCALE
+from hallo3_core.vae.latents import decode_whole
 
+VARIANTS = {"plain": (), "color hold 1": ("--color-hold", "1"), "seam fade 12": ("--seam-fade", "12")}
+MEASURED = 9  # frames that are measured together: a face that is not found leaves out no more
 ENDS = 5  # clips at each end that are compared
-
-
-def write_mp3(samples: np.ndarray, path: Path) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mp3", rate=VOICE_RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(samples[None], np.float32), format="fltp", layout="mono"
-        )
-        frame.sample_rate = VOICE_RATE
-        for packet in (*stream.encode(frame), *stream.encode(None)):
-            container.mux(packet)
-
-
-def made(film: Film, release: Path, folder: Path, hold: float) -> np.ndarray:
-    """The film's frames ``n h w 3``, from the command line."""
-    Image.fromarray(film.frames[0]).save(folder / "portrait.png")
-    write_mp3(film.speech.samples, folder / "speech.mp3")
-    scales = PLAIN.guidance.scales
-    words = ["animate", "--image", folder / "portrait.png", "--audio", folder / "speech.mp3", "--prompt", film.caption]
-    words += ["--models", release, "--output", folder / f"{hold:g}.mp4", "--color-hold", hold, "--device", "cpu"]
-    words += ["--steps", PLAIN.steps, "--sampler", PLAIN.sampler, "--no-resume"]
-    words += ["--audio-cfg", scales.audio, "--text-cfg", scales.text]
-    if hallo3([str(word) for word in words]):
-        raise SystemExit("no film was made; the message is above")
-    return read_frames(folder / f"{hold:g}.mp4").permute(0, 2, 3, 1).numpy()
 
 
 def clip_readings(frames: np.ndarray, film: Film, person: int, release: Path) -> list[dict]:
@@ -87,15 +66,45 @@ def clip_readings(frames: np.ndarray, film: Film, person: int, release: Path) ->
 
 
 def summary(rows: list[dict], frames: np.ndarray) -> dict:
-    """Means over the first and the last clips, and the mean change from frame to frame at seams and inside clips."""
-    changes = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3)) / 255
-    at_seam = np.arange(1, len(frames)) % NEW_FRAMES_PER_CLIP == 0
+    """Means over the first and the last clips, and what changes from frame to frame at seams and inside clips."""
     means = {
         name: means_of(part)
         for name, part in ((f"first {ENDS} clips", rows[:ENDS]), (f"last {ENDS} clips", rows[-ENDS:]), ("all", rows))
     }
-    seams = {"at seams": changes[at_seam], "inside clips": changes[~at_seam]}
-    return means | {f"change {name}": round(float(values.mean()), 5) for name, values in seams.items()}
+    return means | {"from frame to frame": seams(frames)}
+
+
+def seams(frames: np.ndarray) -> dict[str, list[float]]:
+    """The mean change from frame to frame, at seams and inside clips: of a channel (0..1), of the head's place (heights
+    of the frame) and of the mouth's height (0..1)."""
+    changes = {"picture": np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3)) / 255}
+    changes |= {"head": np.full(len(frames) - 1, np.nan), "mouth": np.full(len(frames) - 1, np.nan)}
+    for first in range(0, len(frames) - 1, MEASURED - 1):  # neighbours share a frame, so that every change is measured
+        try:
+            found = measure(frames[first : first + MEASURED])
+        except InputError:
+            continue
+        part = slice(first, first + len(found.mouth) - 1)
+        changes["head"][part] = np.linalg.norm(np.diff(found.head[:, :2], axis=0), axis=1)
+        changes["mouth"][part] = np.abs(np.diff(found.mouth[:, 0]))
+    at_seam = np.arange(1, len(frames)) % NEW_FRAMES_PER_CLIP == 0
+    return {
+        name: [round(float(np.nanmean(values[part])), 5) for part in (at_seam, ~at_seam)]
+        for name, values in changes.items()
+    }
+
+
+@torch.inference_mode()
+def through_vae(film: Film, release: Path) -> np.ndarray:
+    """The drawn film, encoded and decoded clip by clip: what clips with perfect latents would show."""
+    with Networks(Release(release), Options(device="cpu", dtype=torch.float32)).vae() as vae:
+        frames = []
+        for first in range(0, len(film.frames) - FRAMES_PER_CLIP + 1, NEW_FRAMES_PER_CLIP):
+            part = np.ascontiguousarray(film.frames[first : first + FRAMES_PER_CLIP])
+            pixels = torch.from_numpy(part).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+            mean, _ = vae.unchecked_moments(pixels).chunk(2, dim=1)
+            frames.append(to_uint8(decode_whole(vae, LATENT_SCALE * mean)[MOTION_FRAMES:]))
+    return torch.cat(frames).numpy()
 
 
 def means_of(rows: list[dict]) -> dict:
@@ -110,21 +119,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=50)
     parser.add_argument("--person", type=int, default=19, help="of the held-out people")
-    parser.add_argument("--holds", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--picture", type=Path, help="the first, middle and last frame of the last film, side by side")
+    parser.add_argument("--picture", type=Path, help="the first, middle and last frame of the first film, side by side")
     args = parser.parse_args()
     film = draw_film(HELD_OUT[args.person], args.clips * NEW_FRAMES_PER_CLIP)
     found = {"clips": args.clips, "person": args.person, "steps": PLAIN.steps, "sampler": PLAIN.sampler}
     with tempfile.TemporaryDirectory() as folder:
         release = write_toy_release(Path(folder) / "toy")
-        for hold in args.holds:
-            frames = made(film, release, Path(folder), hold)
+        found["drawn film through the VAE"] = seams(through_vae(film, release))
+        for name, options in VARIANTS.items():
+            frames = made(film, release, Path(folder), *options)
             rows = clip_readings(frames, film, args.person, release)
             rounded = [{key: round(value, 4) for key, value in row.items()} for row in rows]
-            found[f"color hold {hold:g}"] = {**summary(rows, frames), "by clip": rounded}
+            found[name] = {**summary(rows, frames), "by clip": rounded}
             report({**found, **machine("cpu", torch.float32)}, args.output)
-            if args.picture:
+            if args.picture and not options:
                 shown = frames[[0, len(frames) // 2, len(frames) - 1]]
                 Image.fromarray(np.concatenate(shown, axis=1)).save(args.picture, quality=88)
 

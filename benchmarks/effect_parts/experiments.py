@@ -14,9 +14,10 @@ from hallo3_core.toy.world.captions import caption
 
 from .films import Changes, Subject, truth
 
-SCALE = 2.0  # of audio and text: at the released weights' 3.5 the toy exaggerates
+SCALE = 2.0  # of audio and text: the toy is best at it; the default, 3.5, suits the released weights
 PLAIN = Settings(12, Guidance(Scales(audio=SCALE, text=SCALE)), DPMPP_2M)  # the demo's
 OTHER = 50  # the voice of the person so many numbers on
+ALONE = "no concat latent"  # only the reference network and the face embedding know the portrait
 FIRST = ("plain", "voice", "prompt", "identity")  # experiments that are made first; the others follow
 
 
@@ -65,7 +66,7 @@ def _sync(counts: Counts) -> Iterator[Job]:
 
 def _scales(counts: Counts) -> Iterator[Job]:
     for n in range(counts.scales):
-        for scale in (1.0, 3.5, 6.0):
+        for scale in (0.0, 1.0, 3.5, 6.0):
             yield Job("audio scale", f"{scale:g}", Subject(n), _scaled(audio=scale))
         for scale in (1.0, 3.5, 6.0):
             yield Job("text scale", f"{scale:g}", asked(n, True), _scaled(text=scale))
@@ -81,6 +82,13 @@ def _identity(counts: Counts) -> Iterator[Job]:
     for n in range(counts.identity):
         yield Job("identity", "no reference", Subject(n), Changes(settings=PLAIN, null_reference=True))
         yield Job("identity", "no face", Subject(n), Changes(settings=PLAIN, null_face=True))
+        for scale in (0.0, 1.0, 2.0, 3.5):
+            alone = replace(_scaled(reference=scale), null_concat=True)
+            yield Job(ALONE, f"reference scale {scale:g}", Subject(n), alone)
+        alone = Changes(settings=PLAIN, null_concat=True)
+        yield Job(ALONE, "no reference", Subject(n), replace(alone, null_reference=True))
+        yield Job(ALONE, "no face", Subject(n), replace(alone, null_face=True))
+        yield Job(ALONE, "neither", Subject(n), replace(alone, null_reference=True, null_face=True))
 
 
 def _prompt(counts: Counts) -> Iterator[Job]:
@@ -111,3 +119,5 @@ def _exactness(counts: Counts) -> Iterator[Job]:
     for n in range(counts.exactness):
         for name, changes in variants.items():
             yield Job("exactness", name, Subject(n), changes)
+        for framing, name in (("auto", "padded"), ("native", "native")):
+            yield Job("square portrait", name, Subject(n, square=True), replace(plain, framing=framing))

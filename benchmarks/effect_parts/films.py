@@ -11,22 +11,23 @@ from torch import Tensor
 
 from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP
 from hallo3_core.inputs.face import EMBEDDING
-from hallo3_core.inputs.image import plan_framing, to_uint8
+from hallo3_core.inputs.image import crop_to, plan_framing, to_uint8
 from hallo3_core.inputs.recording import VOICE_RATE, Recording
 from hallo3_core.pipeline.clip import concat_latent, last_frames, new_frames, sample_clip
 from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
 from hallo3_core.pipeline.encoding import encode_portrait, encode_prompt, encode_sound
 from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
-from hallo3_core.pipeline.scene import Scene
+from hallo3_core.pipeline.scene import Scene, film_frame
 from hallo3_core.release.layout import Release
 from hallo3_core.sampling.noise import SeededNoise
-from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
+from hallo3_core.toy.world.films import HELD_OUT, SIZE, Film, draw_film
 from hallo3_core.vae.autoencoder import PIXELS
 from hallo3_core.vae.latents import decode_whole
 from hallo3_core.weights import names
 
 FRAMES = NEW_FRAMES_PER_CLIP  # per film: one clip
+SQUARE = (SIZE[0], SIZE[0])
 QUIET = 20  # the frame at which a voice stops, where it does
 
 
@@ -39,6 +40,7 @@ class Subject:
     prompt: str | None = None  # None: the one that describes the person's film
     silence: bool = False  # from frame QUIET on
     frames: int = FRAMES
+    square: bool = False  # the portrait, and so the film
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,17 @@ class Changes:
 
     null_reference: bool = False  # the bank of the trained null instead of the portrait's
     null_face: bool = False  # a face embedding of zeros
+    null_concat: bool = False  # nothing of the portrait or the motion frames in the concat latent
+    framing: str = "auto"  # of square portraits: padded, or "native"
     fp8: str | None = None
     dtype: torch.dtype = torch.float32
     settings: Settings = field(default_factory=Settings)
 
 
 @lru_cache(maxsize=256)
-def truth(number: int, frames: int = FRAMES) -> Film:
+def truth(number: int, frames: int = FRAMES, square: bool = False) -> Film:
     """A held-out film as it was drawn."""
-    return draw_film(HELD_OUT[number], frames)
+    return draw_film(HELD_OUT[number], frames, SQUARE if square else SIZE)
 
 
 def voice_of(subject: Subject) -> int:
@@ -91,10 +95,10 @@ class Studio:
     def film(self, subject: Subject, changes: Changes | None = None, seed: int | None = None) -> Tensor:
         """Makes a film's frames ``n h w 3``, uint8. The noise seed defaults to the person's number."""
         changes = changes or Changes()
-        networks, film = self.networks(changes), truth(subject.person, subject.frames)
+        networks, film = self.networks(changes), truth(subject.person, subject.frames, subject.square)
         picture = torch.from_numpy(film.frames[0]).permute(2, 0, 1)[None].float() / 255
-        height, width = picture.shape[-2:]
-        framing = plan_framing(height, width, height, width)
+        size, mode = film_frame(None, changes.framing, networks.config, subject.square)
+        framing = plan_framing(*picture.shape[-2:], *size, mode)
         prompt = film.caption if subject.prompt is None else subject.prompt
         scene = Scene(picture, f"person {subject.person}", framing, recording(subject), prompt)
         text = encode_prompt(prompt, networks)
@@ -105,7 +109,7 @@ class Studio:
                 face = projector(torch.zeros(1, EMBEDDING, device=self._device, dtype=changes.dtype))
         if changes.null_reference:
             with networks.part(names.REFERENCE_NET) as reference_net:
-                nothing = torch.zeros(1, 16, height // PIXELS, width // PIXELS, device=self._device)
+                nothing = torch.zeros(1, 16, *(side // PIXELS for side in size), device=self._device)
                 portrait = replace(portrait, bank=reference_net(nothing.to(changes.dtype)))
         frames, motion = [], None
         with ExitStack() as stack:
@@ -115,7 +119,9 @@ class Studio:
             for clip, tokens in enumerate(audio):
                 noise = SeededNoise(subject.person if seed is None else seed, clip)
                 concat = concat_latent(vae, portrait.pixels, motion, noise)
+                if changes.null_concat:
+                    concat = torch.zeros_like(concat)
                 decoded = decode_whole(vae, sample_clip(ClipCalls(denoiser, run, concat, tokens), run, concat, noise))
-                frames.append(new_frames(decoded, clip, subject.frames))
+                frames.append(crop_to(new_frames(decoded, clip, subject.frames), framing))
                 motion = last_frames(decoded)
         return to_uint8(torch.cat(frames))

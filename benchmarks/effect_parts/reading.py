@@ -25,7 +25,7 @@ SEEN = (0.4, 0.7, 1.0)  # positions in the film of the frames used for identity
 
 def read_film(frames: Tensor, subject: Subject, release: Path) -> dict[str, float | bool | list[float]]:
     """Measures a film ``n h w 3``, uint8. If the instruments find no face, only `readable` is returned, as False."""
-    film = truth(subject.person, subject.frames)
+    film = truth(subject.person, subject.frames, subject.square)
     try:
         found, true = measure(frames, "film"), measure(film.frames, "true film")
     except InputError:

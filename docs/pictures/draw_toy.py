@@ -1,4 +1,4 @@
-"""Draws what the toy release makes: `toy_people.jpg`, `toy_guidance.jpg`, and `toy.webp` in `assets/`.
+"""Draws what the toy release makes: `toy_people.jpg`, `toy_guidance.jpg`, `toy_identity.jpg`; in `assets/`, `toy.webp`.
 
 Run it as `python docs/pictures/draw_toy.py`, in the project's folder with its packages; it takes a few minutes.
 """
@@ -28,6 +28,7 @@ from hallo3_core.toy.world.instruments import measure  # noqa: E402
 
 PEOPLE, VOICE = (1, 8, 10, 17), 10  # held-out people, and whose voice all of them speak with
 SHOWN = range(4, 46, 6)  # frames of a row
+MIDDLE = 24  # the frame of a clip that stands for it
 SCALES = (1.0, 2.0, 3.5)  # of the guidance grid, for audio and text alike
 INK, TRUE, FOUND, PAPER = (30, 42, 58), (170, 178, 188), (222, 140, 54), (255, 255, 255)
 TRACK = 64  # pixels of a mouth track's height
@@ -74,6 +75,19 @@ def guidance(studio: Studio) -> Image.Image:
     return stacked(rows)
 
 
+def identity(studio: Studio) -> Image.Image:
+    """A row for each person: the portrait; the video; the same without the concat latent, which leaves the reference
+    network and the face embedding; and without the reference network too."""
+    plain = Changes(settings=PLAIN)
+    alone = replace(plain, null_concat=True)
+    variants = (plain, alone, replace(alone, null_reference=True))
+    rows = []
+    for n in PEOPLE[:3]:
+        films = [studio.film(Subject(n), changes).numpy() for changes in variants]
+        rows.append(Image.fromarray(np.concatenate([truth(n).frames[0], *(film[MIDDLE] for film in films)], axis=1)))
+    return stacked(rows)
+
+
 def stacked(pictures: list[Image.Image]) -> Image.Image:
     """One below another."""
     height = sum(picture.height for picture in pictures) + MARGIN * (len(pictures) - 1)
@@ -99,6 +113,7 @@ def main() -> None:
         studio = Studio(Release(write_toy_release(Path(folder) / "toy")))
         people(studio).save(HERE / "toy_people.jpg", quality=85, optimize=True)
         guidance(studio).save(HERE / "toy_guidance.jpg", quality=85, optimize=True)
+        identity(studio).save(HERE / "toy_identity.jpg", quality=85, optimize=True)
         animated(studio, ROOT / "assets" / "toy.webp")
 
 

@@ -25,7 +25,7 @@ from .train import add_train
 DEMO_PROMPT = (
     "a fair person with bobbed brown hair and blue eyes in a teal shirt is talking. blue waves stand still behind."
 )
-# At the default scales of 3.5, which suit the released weights, the toy exaggerates mouths (docs/toy.md).
+# The default scales of 3.5 suit the released weights; the toy is best at 2 (docs/toy.md).
 DEMO_SETTINGS = ("--steps", "12", "--sampler", "dpmpp-2m", "--audio-cfg", "2", "--text-cfg", "2", "--device", "cpu")
 LONGEST_LINE = 500  # characters of an argparse message, which repeats the user's input
 
