@@ -36,7 +36,8 @@ from hallo3_core.vae.autoencoder import LATENT_SCALE
 from hallo3_core.vae.latents import decode_whole
 
 VARIANTS = {"plain": (), "color hold 1": ("--color-hold", "1"), "seam fade 12": ("--seam-fade", "12")}
-MEASURED = 9  # frames that are measured together: a face that is not found leaves out no more
+AROUND = 5  # frames before and after a place that is measured
+THROUGH_VAE = 10  # clips of the drawn film that are only encoded and decoded
 ENDS = 5  # clips at each end that are compared
 
 
@@ -76,17 +77,20 @@ def summary(rows: list[dict], frames: np.ndarray) -> dict:
 
 def seams(frames: np.ndarray) -> dict[str, list[float]]:
     """The mean change from frame to frame, at seams and inside clips: of a channel (0..1), of the head's place (heights
-    of the frame) and of the mouth's height (0..1)."""
+    of the frame) and of the mouth's height (0..1). Head and mouth are measured in frames around seams and in the middle
+    of clips."""
     changes = {"picture": np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3)) / 255}
     changes |= {"head": np.full(len(frames) - 1, np.nan), "mouth": np.full(len(frames) - 1, np.nan)}
-    for first in range(0, len(frames) - 1, MEASURED - 1):  # neighbours share a frame, so that every change is measured
+    half = NEW_FRAMES_PER_CLIP // 2
+    seam_frames = range(NEW_FRAMES_PER_CLIP, len(frames) - AROUND, NEW_FRAMES_PER_CLIP)
+    for middle in (place for seam in seam_frames for place in (seam - half, seam)):
+        first, stop = middle - AROUND, middle + AROUND
         try:
-            found = measure(frames[first : first + MEASURED])
+            found = measure(frames[first:stop])
         except InputError:
             continue
-        part = slice(first, first + len(found.mouth) - 1)
-        changes["head"][part] = np.linalg.norm(np.diff(found.head[:, :2], axis=0), axis=1)
-        changes["mouth"][part] = np.abs(np.diff(found.mouth[:, 0]))
+        changes["head"][first : stop - 1] = np.linalg.norm(np.diff(found.head[:, :2], axis=0), axis=1)
+        changes["mouth"][first : stop - 1] = np.abs(np.diff(found.mouth[:, 0]))
     at_seam = np.arange(1, len(frames)) % NEW_FRAMES_PER_CLIP == 0
     return {
         name: [round(float(np.nanmean(values[part])), 5) for part in (at_seam, ~at_seam)]
@@ -96,10 +100,11 @@ def seams(frames: np.ndarray) -> dict[str, list[float]]:
 
 @torch.inference_mode()
 def through_vae(film: Film, release: Path) -> np.ndarray:
-    """The drawn film, encoded and decoded clip by clip: what clips with perfect latents would show."""
+    """The start of the drawn film, encoded and decoded clip by clip: what clips with perfect latents would show."""
     with Networks(Release(release), Options(device="cpu", dtype=torch.float32)).vae() as vae:
         frames = []
-        for first in range(0, len(film.frames) - FRAMES_PER_CLIP + 1, NEW_FRAMES_PER_CLIP):
+        whole = len(film.frames) - FRAMES_PER_CLIP + 1
+        for first in range(0, min(THROUGH_VAE * NEW_FRAMES_PER_CLIP, whole), NEW_FRAMES_PER_CLIP):
             part = np.ascontiguousarray(film.frames[first : first + FRAMES_PER_CLIP])
             pixels = torch.from_numpy(part).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
             mean, _ = vae.unchecked_moments(pixels).chunk(2, dim=1)
