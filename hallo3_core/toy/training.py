@@ -56,7 +56,7 @@ class Plan:
         """The plan for a device: minutes on a GPU, under four hours on two cores."""
         if torch.device(device).type == "cuda":
             return cls(1400, 16, 150, 20, 12, 90, 60, 120, 180)
-        return cls(600, 8, 4200, 480, 120, 1200, 900, 600, 4200)
+        return cls(600, 8, 3600, 480, 120, 1200, 900, 600, 4200)
 
     def changed(self, **seconds: float | None) -> Plan:
         """The plan with every value that is not None replaced."""
