@@ -490,7 +490,7 @@ FORMS = {
     "Hallo3Reference": ("image mask vae reference_net width height framing", "", "HALLO3_REFERENCE IMAGE"),
     "Hallo3MotionFrames": ("frames count", "", "HALLO3_MOTION"),
     "Hallo3ColorMatch": ("frames reference strength", "", "IMAGE"),
-    "Hallo3AppendClip": ("clip audio clip_index", "film reference model", "IMAGE AUDIO"),
+    "Hallo3AppendClip": ("clip audio clip_index", "film reference model seam_fade", "IMAGE AUDIO"),
 }
 
 

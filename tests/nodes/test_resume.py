@@ -70,8 +70,8 @@ def test_another_film_under_the_key_starts_afresh(film, sampled, press_cancel, k
 def test_every_input_of_the_node_counts(pack, loaded, scene, sampler_of):
     resume, differences = pack("nodes.host.resume"), pack("hallo3_core.film.fingerprint").differences
     clips = sampler_of(2)
-    before = resume.inputs_of(clips, 0.0)
-    assert not differences(before, resume.inputs_of(sampler_of(2), 0.0))
+    before = resume.inputs_of(clips, 0.0, 0)
+    assert not differences(before, resume.inputs_of(sampler_of(2), 0.0, 0))
     portrait, features = clips.portrait, clips.features
     waveform = features.recording.waveform
     for name, other in {
@@ -84,7 +84,7 @@ def test_every_input_of_the_node_counts(pack, loaded, scene, sampler_of):
         "text": replace(clips, text=clips.text.flip(1)),
         "face": replace(clips, face_tokens=-clips.face_tokens),
     }.items():
-        assert differences(before, resume.inputs_of(other, 0.0)) == f"{name} changed"
+        assert differences(before, resume.inputs_of(other, 0.0, 0)) == f"{name} changed"
 
 
 def test_patches_and_options_of_the_model_count(pack, loaded):
