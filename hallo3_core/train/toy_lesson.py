@@ -86,10 +86,11 @@ def teach(
             losses = [*losses[-LOGGED + 1 :], pupil.learns(clips, window, number, budget.share)]
             if number % LOGGED == 0:
                 log.info("step %d, %.0f s: loss %.4f", number, budget.spent, torch.stack(losses).mean())
-            if stop() or budget.spent - saved > 60 * lesson.checkpoint_minutes:
+            stopping = stop()
+            if stopping or budget.spent - saved > 60 * lesson.checkpoint_minutes:
                 saved = budget.spent
                 pupil.save(lesson.place, number, saved, device)
-            if stop():
+            if stopping:
                 raise Stopped(f"stopped after {number} steps")
     card = {"start": start.identity, "mode": "lesson in windows", "steps": number, "seed": lesson.seed}
     values = dict(zip(pupil.parameters, pupil.average, strict=True))
