@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from ..hallo3_core.errors import InputError
 from ..hallo3_core.inputs.audio import AudioFeatures, Wav2Vec, encode_audio
 from ..hallo3_core.inputs.recording import Recording
 from ..hallo3_core.inputs.sound_values import recording_from
 from . import types
-from .words import counted
+from .words import FIND, counted
 
 LOAD = "Connect Load Audio."
 MOST_CHANNELS = 64  # with more, the axis holds samples
@@ -28,6 +30,23 @@ def recording_of(audio: Any) -> Recording:
 def audio_of(recording: Recording) -> dict[str, Any]:
     """Converts a recording to ComfyUI's AUDIO."""
     return {"waveform": recording.waveform[None], "sample_rate": recording.rate}
+
+
+def portion(recording: Recording, start: float, length: float) -> Recording:
+    """The part of a recording from `start` on, in seconds; `length` 0 is all to its end. All of it is itself.
+
+    Raises:
+        InputError: the part begins at the end of the recording or after it.
+    """
+    first = round(start * recording.rate)
+    last = recording.samples if length == 0 else min(recording.samples, first + max(1, round(length * recording.rate)))
+    if not 0 <= first < recording.samples:
+        raise InputError(
+            f"start: {start:g} s, but the recording is {recording.seconds:.2f} s long. Start before its end."
+        )
+    if (first, last) == (0, recording.samples):
+        return recording
+    return replace(recording, waveform=recording.waveform[:, first:last].contiguous(), mix=None, heard=0.0)
 
 
 def encode(recording: Recording, wav2vec: types.Network) -> AudioFeatures:
@@ -65,7 +84,7 @@ class Hallo3AudioEncode:
         "Clips of the video, 47 new frames each: the last clip_index is one less.",
     )
     FUNCTION = "execute"
-    SEARCH_ALIASES = ["hallo", "voice", "speech", "wav2vec"]
+    SEARCH_ALIASES = [*FIND, "voice", "speech", "wav2vec"]
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -10,6 +10,7 @@ from ..hallo3_core.errors import InputError
 from ..hallo3_core.inputs.face import FACE_RATIO, Face, FaceAnalyser, embed_face
 from . import types
 from .images import image_of, marked, portrait_of
+from .words import FIND
 
 FACES = ["largest", "leftmost", "rightmost", *map(str, range(10))]
 LARGEST_RATIO = 4.0
@@ -54,7 +55,7 @@ class Hallo3FaceEmbed:
         "The portrait with the face's box, darkened where the mask hides it: look whether it is the right face.",
     )
     FUNCTION = "execute"
-    SEARCH_ALIASES = ["hallo", "face detection", "arcface", "insightface"]
+    SEARCH_ALIASES = [*FIND, "face detection", "arcface", "insightface"]
 
     @classmethod
     def INPUT_TYPES(cls):

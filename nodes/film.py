@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..hallo3_core.clips import FPS
 from . import inputs
 from .inputs import guidance_of, settings_of
-from .words import counted
+from .words import FIND, counted
 
 COLOR_HOLD = (
     "FLOAT",
@@ -42,7 +42,7 @@ class Hallo3LongVideo:
     RETURN_NAMES = ("film",)
     OUTPUT_TOOLTIPS = ("The video with its sound, 25 frames a second, H.264. It is temporary: save it.",)
     FUNCTION = "execute"
-    SEARCH_ALIASES = ["hallo", "talking head", "lip sync", "audio to video", "portrait animation"]
+    SEARCH_ALIASES = [*FIND, "audio to video", "portrait animation"]
 
     @classmethod
     def INPUT_TYPES(cls):

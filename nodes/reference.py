@@ -11,6 +11,7 @@ from ..hallo3_core.inputs.image import GRID, LARGEST_SIDE, MODES, Framing, plan_
 from ..hallo3_core.inputs.portrait import Portrait, prepare_portrait
 from . import inputs, types
 from .images import face_mask_of, image_of, portrait_of
+from .words import FIND
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Hallo3Reference:
         "The portrait at the video's size, as the video begins; black bars are cut off the finished video.",
     )
     FUNCTION = "execute"
-    SEARCH_ALIASES = ["hallo", "portrait", "identity"]
+    SEARCH_ALIASES = [*FIND, "portrait", "identity"]
 
     @classmethod
     def INPUT_TYPES(cls):

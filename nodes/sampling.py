@@ -6,6 +6,7 @@ from ..hallo3_core.pipeline.options import Settings
 from ..hallo3_core.sampling.schedule import make_schedule
 from . import inputs
 from .inputs import guidance_of, settings_of
+from .words import FIND
 
 CATEGORY = "Hallo3/sampling"
 
@@ -22,7 +23,7 @@ class Hallo3SampleClip:
     RETURN_NAMES = ("clip",)
     OUTPUT_TOOLTIPS = ("The clip's latent: 13 latent frames, 49 frames once decoded.",)
     FUNCTION = "execute"
-    SEARCH_ALIASES = ["hallo", "talking head", "lip sync", "audio to video"]
+    SEARCH_ALIASES = [*FIND, "audio to video"]
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -1,4 +1,6 @@
-"""Counts with their nouns, in singular or plural."""
+"""Words that several nodes share: counts with their nouns, and what people search the pack by."""
+
+FIND = ("hallo", "avatar", "talking head", "talking portrait", "lip sync")
 
 
 def counted(number: int, noun: str) -> str:

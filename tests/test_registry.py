@@ -172,7 +172,17 @@ assert len(pack.NODE_CLASS_MAPPINGS) == {len(list((ROOT / "web/docs").glob("*.md
 
 def test_nothing_is_installed_or_run_beside_the_pack():
     assert not {"install.py", "prestartup_script.py", "setup.py"} & set(SHIPPED)
-    assert not [name for name in SHIPPED if Path(name).suffix in {".js", ".mjs", ".sh", ".bat", ".exe", ".so", ".dll"}]
+    assert not [name for name in SHIPPED if Path(name).suffix in {".mjs", ".sh", ".bat", ".exe", ".so", ".dll"}]
+
+
+def test_scripts_are_for_the_page_and_fetch_nothing():
+    """ComfyUI's page loads every script below `web`. Ours add to it by its own call, and ask no server for anything."""
+    scripts = [name for name in SHIPPED if Path(name).suffix == ".js"]
+    assert all(name.startswith("web/") for name in scripts)
+    for name in scripts:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"""from ["'](.*?)["']""", text)) == {"/scripts/app.js"}, name
+        assert not re.findall(r"\b(?:fetch\w*|XMLHttpRequest|WebSocket|eval|Function|import)\(|\.prototype\b", text), name
 
 
 @pytest.mark.parametrize("name", CODE)

@@ -7,6 +7,7 @@ names; with COMFYUI_PATH set the same tests run on the real one.
 from __future__ import annotations
 
 import logging
+import mimetypes
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -505,6 +506,18 @@ class FolderPaths(types.ModuleType):
 
     def get_output_directory(self):
         return str(Path(self.models_dir).parent / "output")
+
+    def get_annotated_filepath(self, name):
+        for ending, folder in ((" [temp]", self.get_temp_directory()), (" [output]", self.get_output_directory())):
+            if name.endswith(ending):
+                return str(Path(folder) / name.removesuffix(ending))
+        path = Path(self.get_input_directory(), name).resolve()
+        if not path.is_relative_to(Path(self.get_input_directory()).resolve()):
+            raise ValueError(f"Invalid file path: {name!r}")
+        return str(path)
+
+    def filter_files_content_types(self, files, content_types):
+        return [name for name in files if (mimetypes.guess_type(name)[0] or "").split("/")[0] in content_types]
 
     def add_model_folder_path(self, kind, path):
         if path not in self._kinds.setdefault(kind, []):

@@ -53,6 +53,8 @@ REVIEWED = {
     "comfy_execution.utils": {"get_executing_context"},
     "folder_paths": {
         "add_model_folder_path",
+        "filter_files_content_types",
+        "get_annotated_filepath",
         "get_filename_list",
         "get_folder_paths",
         "get_full_path",
@@ -154,6 +156,8 @@ CATALOGUE = {
     "Hallo3GuidanceGrid": ("IMAGE",),
     "Hallo3Guider": ("GUIDER", "LATENT"),
     "Hallo3Scheduler": ("SIGMAS",),
+    "Hallo3Portrait": ("IMAGE",),
+    "Hallo3Voice": ("AUDIO",),
     "Hallo3SampleInputs": ("IMAGE", "AUDIO"),
 }
 

@@ -12,8 +12,95 @@ import torch
 @pytest.fixture
 def input_folder(pack, models, tmp_path, monkeypatch):
     pack("nodes.samples")
-    monkeypatch.setattr(sys.modules["folder_paths"], "get_input_directory", lambda: str(tmp_path))
-    return tmp_path
+    (tmp_path / "input").mkdir()
+    for kind in ("input", "temp"):
+        monkeypatch.setattr(
+            sys.modules["folder_paths"], f"get_{kind}_directory", lambda kind=kind: str(tmp_path / kind)
+        )
+    return tmp_path / "input"
+
+
+@pytest.fixture
+def portrait(pack, input_folder):
+    return pack("nodes.samples").Hallo3Portrait
+
+
+@pytest.fixture
+def voice(pack, input_folder):
+    return pack("nodes.samples").Hallo3Voice
+
+
+def first_choice(node: type, name: str) -> str:
+    return node.INPUT_TYPES()["required"][name][0][0]
+
+
+def test_the_samples_are_chosen_until_one_has_one_s_own(pack, portrait, voice):
+    """A fresh canvas runs untouched; the page shows and plays the first choice from the temporary folder."""
+    temp = Path(sys.modules["folder_paths"].get_temp_directory())
+    picture, sound = first_choice(portrait, "image"), first_choice(voice, "audio")
+    assert sorted(f"{path.name} [temp]" for path in temp.iterdir()) == sorted((picture, sound))
+    assert portrait.VALIDATE_INPUTS(picture) is True and voice.VALIDATE_INPUTS(sound) is True
+    image, audio = pack("nodes.samples").Hallo3SampleInputs().execute()["result"]
+    assert torch.equal(portrait().execute(picture)[0], image)
+    assert torch.equal(voice().execute(sound, 0.0, 0.0)[0]["waveform"], audio["waveform"])
+
+
+def test_a_sample_needs_no_temporary_folder(portrait, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys.modules["folder_paths"], "get_temp_directory", lambda: str(tmp_path / "file"))
+    assert portrait().execute(first_choice(portrait, "image"))[0].shape == (1, 480, 720, 3)
+
+
+def test_one_s_own_files_are_offered_by_kind(portrait, voice, input_folder):
+    for name in ("b.png", "a.jpg", "say.wav", "talk.mp4", "notes.txt"):
+        (input_folder / name).touch()
+    (input_folder / "folder.png").mkdir()
+    assert portrait.INPUT_TYPES()["required"]["image"][0][1:] == ["a.jpg", "b.png"]
+    assert voice.INPUT_TYPES()["required"]["audio"][0][1:] == ["say.wav", "talk.mp4"]
+
+
+@pytest.mark.parametrize("name", ["gone.png", "../secret.png", "", "."])
+def test_a_file_that_is_not_there_is_told_before_and_in_the_run(pack, portrait, voice, input_folder, name):
+    (input_folder.parent / "secret.png").touch()
+    for node in (portrait, voice):
+        assert "no such file in ComfyUI's input folder" in node.VALIDATE_INPUTS(name)
+        assert node.IS_CHANGED(name) == ""
+    with pytest.raises(ValueError, match="no such file in ComfyUI's input folder"):
+        portrait().execute(name)
+
+
+def test_a_file_counts_as_changed_by_its_content(portrait, input_folder):
+    own = input_folder / "own.png"
+    own.write_bytes(b"one")
+    before = portrait.IS_CHANGED("own.png")
+    own.write_bytes(b"one")
+    assert portrait.IS_CHANGED("own.png") == before
+    own.write_bytes(b"two")
+    assert portrait.IS_CHANGED("own.png") != before
+
+
+@pytest.mark.parametrize(("start", "length"), [(0.0, 1.0), (1.25, 0.5), (2.0, 0.0), (3.0, 60.0), (1.0, 1e-9)])
+def test_a_part_of_the_recording_is_its_samples(voice, start, length):
+    sound = first_choice(voice, "audio")
+    whole, part = (voice().execute(sound, *span)[0] for span in ((0.0, 0.0), (start, length)))
+    rate, first = part["sample_rate"], round(start * whole["sample_rate"])
+    stop = first + max(1, round(length * rate)) if length else None
+    assert rate == whole["sample_rate"]
+    assert torch.equal(part["waveform"], whole["waveform"][..., first:stop])
+
+
+@pytest.mark.parametrize("start", [3.61, 100.0, -1.0])
+def test_a_part_that_begins_after_the_end_is_refused(voice, start):
+    with pytest.raises(ValueError, match="the recording is 3.60 s long. Start before its end"):
+        voice().execute(first_choice(voice, "audio"), start, 1.0)
+
+
+def test_portrait_and_voice_change_apart(portrait, voice):
+    """No node hands out both, so that another voice leaves what depends on the portrait as it is."""
+    for node, kind in ((portrait, "IMAGE"), (voice, "AUDIO")):
+        assert node.RETURN_TYPES == (kind,)
+        taken = {name: spec[0] for name, spec in node.INPUT_TYPES()["required"].items()}
+        assert not {"IMAGE", "AUDIO"} & {each for each in taken.values() if isinstance(each, str)}
 
 
 def test_the_node_gives_the_samples_and_puts_them_into_the_input_folder(pack, input_folder):
