@@ -22,12 +22,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.effect_parts.experiments import Counts, Job, jobs
-from benchmarks.effect_parts.films import Studio
-from benchmarks.effect_parts.reading import read_film
 from benchmarks.effect_parts.table import markdown, summarise
-from benchmarks.measuring import machine
 from hallo3_core.release.layout import Release
 from hallo3_core.toy.learnt_release import write_toy_release
+from tools.testbed.measuring import machine
+from tools.toy_films.films import Studio
+from tools.toy_films.reading import read_film
 
 OUTPUT = Path(__file__).parent / "results" / "effects-toy.json"
 WRITTEN_EVERY = 2  # films

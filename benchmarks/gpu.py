@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.gpu_parts import exactness, films, profiles, rates, steps, vae
 from benchmarks.gpu_parts.bench import Bench, attempt
-from benchmarks.presets import PRESETS
 from hallo3_core.errors import InputError
 from hallo3_core.runtime.devices import automatic_dtype, choose_device
+from tools.testbed.presets import PRESETS
 
 
 class Part(NamedTuple):

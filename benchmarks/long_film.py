@@ -19,10 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.effect_parts.experiments import PLAIN
 from benchmarks.effect_parts.program import made
-from benchmarks.effect_parts.reading import likeness
-from benchmarks.measuring import machine, report
 from hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, NEW_FRAMES_PER_CLIP
 from hallo3_core.errors import InputError
 from hallo3_core.inputs.image import to_uint8
@@ -34,6 +31,9 @@ from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
 from hallo3_core.toy.world.instruments import measure, sync
 from hallo3_core.vae.autoencoder import LATENT_SCALE
 from hallo3_core.vae.latents import decode_whole
+from tools.testbed.measuring import machine, report
+from tools.toy_films.films import PLAIN
+from tools.toy_films.reading import likeness
 
 VARIANTS = {"plain": (), "color hold 1": ("--color-hold", "1"), "seam fade 12": ("--seam-fade", "12")}
 AROUND = 5  # frames before and after a place that is measured

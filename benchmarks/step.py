@@ -17,10 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import plain
-from benchmarks.measuring import in_turn, machine, report
-from benchmarks.presets import PRESETS, build_networks, conditions_of, draw_inputs, twin
 from hallo3_core.runtime.compiling import compile_blocks
+from tools.testbed import plain
+from tools.testbed.measuring import in_turn, machine, report
+from tools.testbed.presets import PRESETS, build_networks, conditions_of, draw_inputs, twin
 
 TIMESTEP = 500.0
 # for results of about unit magnitude

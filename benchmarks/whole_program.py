@@ -17,16 +17,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.effect_parts.experiments import PLAIN
 from benchmarks.effect_parts.program import made
 from benchmarks.effect_parts.table import interval
-from benchmarks.measuring import machine, report
 from hallo3_core.clips import NEW_FRAMES_PER_CLIP
 from hallo3_core.errors import InputError
 from hallo3_core.sampling.guidance import Scales
 from hallo3_core.toy.learnt_release import write_toy_release
 from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
 from hallo3_core.toy.world.instruments import measure, sync
+from tools.testbed.measuring import machine, report
+from tools.toy_films.films import PLAIN
 
 SCALES = {"default scales": Scales(), "plain scales": PLAIN.guidance.scales}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,17 @@ def test_no_packages_import_each_other():
 def test_the_host_is_known_in_one_place():
     assert not host_imports(ROOT)
     assert any(each.module.startswith("comfy") for each in imports_of(ROOT))  # the check finds imports at all
+
+
+def test_what_is_tested_and_what_is_measured_share_tools_alone():
+    """Benchmarks come and go. Only their own tests import them, and nothing that is published imports tools."""
+    testing = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("*.py")
+        if re.search(r"^\s*(from|import) benchmarks\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert testing == {"tests/test_benchmarks.py", "tests/test_gpu_check.py"}
+    assert not [each for each in imports_of(ROOT) if each.module.split(".")[0] in ("benchmarks", "tests", "tools")]
 
 
 def test_every_package_is_in_the_order():

@@ -6,8 +6,9 @@ import os
 import pytest
 import torch
 
-from benchmarks import clip, plain, scaling, step
-from benchmarks.presets import PRESETS, build_networks, conditions_of, draw_inputs
+from benchmarks import clip, step
+from tools.testbed import plain
+from tools.testbed.presets import PRESETS, build_networks, conditions_of, draw_inputs
 
 
 def last_line(capsys):
@@ -30,12 +31,6 @@ def test_clip(capsys):
     assert all(phase["seconds"] >= 0 for phase in phases.values())
 
 
-def test_scaling(capsys):
-    scaling.main(["--preset", "smallest", "--lengths", "1", "--grids", "2x3", "--steps", "1"])
-    found = last_line(capsys)
-    assert (list(found["clips"]), list(found["grid"]), list(found["steps"])) == (["1"], ["2x3"], ["1"])
-
-
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_plain_path_is_the_same_function(batch):
     """The plain path computes everything at each step, with the portrait's tokens as queries too. The results agree."""
@@ -52,7 +47,7 @@ def test_the_plain_path_is_the_same_function(batch):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="no Linux")
 def test_peak_memory_is_that_of_the_phase():
-    from benchmarks.measuring import Phases
+    from tools.testbed.measuring import Phases
 
     phase = Phases()
     phase("large", lambda: torch.ones(100_000_000).sum())

@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from benchmarks.fake_device import FakeDevice
-from benchmarks.presets import PRESETS, build_denoiser, build_vae
 from hallo3_core.pipeline.decoding_fallbacks import (
     OFFLOAD_ALL,
     OFFLOAD_DENOISER,
@@ -14,6 +12,8 @@ from hallo3_core.pipeline.decoding_fallbacks import (
     offloaded,
 )
 from hallo3_core.runtime.streaming import StreamedBlocks
+from tools.testbed.fake_device import FakeDevice
+from tools.testbed.presets import PRESETS, build_denoiser, build_vae
 
 TOY, FULL = PRESETS["toy"], PRESETS["full"]
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.fake_device import NAME, FakeDevice, flash_attention
 from hallo3_core import animate
 from hallo3_core.animate import Progress, clip_maker
 from hallo3_core.pipeline import encoding, networks
@@ -19,6 +18,7 @@ from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.pipeline.scene import read_scene
 from hallo3_core.release.layout import Release
 from hallo3_core.sampling.guidance import Guidance, Scales
+from tools.testbed.fake_device import NAME, FakeDevice, flash_attention
 
 SIZE = (64, 96)
 TWO_STEPS, HALF = dict(settings=Settings(steps=2)), dict(dtype=torch.bfloat16)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from benchmarks import clip
-from benchmarks.fake_device import NAME, FakeDevice, flash_attention
-from benchmarks.presets import PRESETS, build_denoiser, build_reference_net, build_vae
 from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.runtime.activations import activation_bytes, decode_bytes, encode_bytes, reference_bytes, run_bytes
 from hallo3_core.vae.autoencoder import channels_last
+from tools.testbed import clip_phases
+from tools.testbed.fake_device import NAME, FakeDevice, flash_attention
+from tools.testbed.presets import PRESETS, build_denoiser, build_reference_net, build_vae
 
 FULL, BF16, STEPS = PRESETS["full"], torch.bfloat16, 2
 TRAINED, SQUARE = Grid(13, 30, 45), Grid(13, 30, 30)
@@ -24,7 +24,7 @@ def phases():
     def count(weights):
         if weights not in known:
             with FakeDevice():
-                known[weights] = clip.measure(FULL, Settings(steps=STEPS), NAME, BF16, weights=weights)
+                known[weights] = clip_phases.measure(FULL, Settings(steps=STEPS), NAME, BF16, weights=weights)
         return known[weights]
 
     return count

@@ -23,7 +23,7 @@ REHEARSAL = f"""
 import sys
 sys.modules.update(dict.fromkeys({ABSENT}))  # importing one of them fails
 from benchmarks import gpu
-assert not {{"PIL", "diffusers", "benchmarks.fake_device"}} & sys.modules.keys()
+assert not {{"PIL", "diffusers", "tools.testbed.fake_device"}} & sys.modules.keys()
 gpu.main(sys.argv[1:])
 """
 

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks import plain
-from benchmarks.presets import Inputs, Networks
 from hallo3_core.model.attention import Folded
 from hallo3_core.model.config import Grid
 from hallo3_core.model.hallo3 import Hallo3
@@ -19,6 +17,8 @@ from hallo3_core.toy import noise_release as tiny
 from hallo3_core.weights import names
 from hallo3_core.weights.parts import load, sort_official
 from tests.noise import noise
+from tools.testbed import plain
+from tools.testbed.presets import Inputs, Networks
 
 GRID = Grid(2, 2, 3)  # smaller than the trained grid, so positions are interpolated, with gradients
 BATCH, STEP = 2, 437.0
@@ -80,7 +80,7 @@ def largest_difference(found, expected) -> float:
 
 
 def plain_loss(network: Hallo3, batch):
-    """Loss computed the original's way (benchmarks/plain.py): nothing in place, portrait tokens also as queries."""
+    """Loss computed the original's way (tools/testbed/plain.py): nothing in place, portrait tokens also as queries."""
     latent, concat, _, text, portrait, face, audio = batch
     bank = plain_bank(network.reference_net, portrait, text)
     networks = Networks(network.denoiser, network.audio_projector, network.face_projector)

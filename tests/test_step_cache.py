@@ -9,14 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.choices import difference
-from benchmarks.skipping import Mixture
 from hallo3_core.errors import InputError
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.sampling.sampler import DDIM, DPMPP_2M, SAMPLERS, SDE_DPMPP_2M, log_snr, sample
 from hallo3_core.sampling.schedule import make_schedule
 from hallo3_core.sampling.step_cache import IN_A_ROW, StepCache
+from tools.testbed.ideal_denoiser import Mixture, difference
 
 
 class Counted:

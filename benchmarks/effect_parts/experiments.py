@@ -7,15 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hallo3_core.pipeline.options import Settings
-from hallo3_core.sampling.guidance import Guidance, Scales
-from hallo3_core.sampling.sampler import DDIM, DPMPP_2M, SDE_DPMPP_2M
-from hallo3_core.toy.world.captions import caption
+from hallo3_core.sampling.guidance import Guidance
+from hallo3_core.sampling.sampler import DDIM, SDE_DPMPP_2M
+from tools.toy_films.films import PLAIN, Changes, Subject, asked
 
-from .films import Changes, Subject, truth
-
-SCALE = 2.0  # of audio and text: the toy is best at it; the default, 3.5, suits the released weights
-PLAIN = Settings(12, Guidance(Scales(audio=SCALE, text=SCALE)), DPMPP_2M)  # the demo's
 OTHER = 50  # the voice of the person so many numbers on
 ALONE = "no concat latent"  # only the reference network and the face embedding know the portrait
 FIRST = ("plain", "voice", "prompt", "identity")  # experiments that are made first; the others follow
@@ -95,12 +90,6 @@ def _prompt(counts: Counts) -> Iterator[Job]:
     for n in range(counts.prompt):
         for name, moves in (("still", False), ("moving", True)):
             yield Job("prompt", name, asked(n, moves), Changes(settings=PLAIN))
-
-
-def asked(number: int, moves: bool) -> Subject:
-    """The person's own prompt, but for whether what is behind moves."""
-    film = truth(number)
-    return Subject(number, prompt=caption(film.person, replace(film.scene, moving=moves), phrasing=0))
 
 
 def _exactness(counts: Counts) -> Iterator[Job]:

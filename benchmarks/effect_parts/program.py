@@ -12,8 +12,7 @@ from hallo3_core.inputs.recording import VOICE_RATE
 from hallo3_core.sampling.guidance import Scales
 from hallo3_core.toy.world.films import Film
 from hallo3_core.train.films import read_frames
-
-from .experiments import PLAIN
+from tools.toy_films.films import PLAIN
 
 
 def made(film: Film, release: Path, folder: Path, *options: str, scales: Scales | None = None) -> np.ndarray:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import is_cpu, peak_gb, reset_peak, seconds_of, summary
-from benchmarks.presets import PRESETS, Networks, build_networks, build_vae, conditions_of, draw_inputs, twin
 from hallo3_core.model.denoiser import Denoiser
 from hallo3_core.pipeline.conditions import stack
 from hallo3_core.runtime.fallback import free_memory, is_out_of_memory
 from hallo3_core.vae.autoencoder import VideoVae
+from tools.testbed.measuring import is_cpu, peak_gb, reset_peak, seconds_of, summary
+from tools.testbed.presets import PRESETS, Networks, build_networks, build_vae, conditions_of, draw_inputs, twin
 
 CALLS = (1, 2, 4)  # numbers of model calls per step to measure
 TIMESTEP = 500.0

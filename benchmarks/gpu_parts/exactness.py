@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.gpu_parts.bench import TIMESTEP, Bench, attempt, relative_error, without_tf32
-from benchmarks.presets import PRESETS, Inputs, Networks, build_networks, conditions_of, draw_inputs, round_to_fp8
 from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.model.scaled import ScaledLinear
 from hallo3_core.runtime import attention_backends
@@ -35,6 +34,7 @@ from hallo3_core.runtime.streaming import streamed
 from hallo3_core.vae import causal_conv
 from hallo3_core.vae.causal_conv import CausalConv
 from hallo3_core.weights.fp8 import quantise
+from tools.testbed.presets import PRESETS, Inputs, Networks, build_networks, conditions_of, draw_inputs, round_to_fp8
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 TOY = PRESETS["toy"]

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import clip
-from benchmarks.exact_film import film_clips
 from benchmarks.gpu_parts.bench import Bench, attempt, relative_error, without_tf32
 from benchmarks.gpu_parts.exactness import cast, name_of
-from benchmarks.measuring import is_cpu
-from benchmarks.presets import PRESETS, build_networks, build_reference_net, build_vae, draw_inputs
 from hallo3_core.clips import NEW_FRAMES_PER_CLIP
 from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.portrait import prepare_portrait
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.sampling.noise import SeededNoise
+from tools.testbed.clip_phases import FP8, RESIDENT, measure
+from tools.testbed.exact_film import film_clips
+from tools.testbed.measuring import is_cpu
+from tools.testbed.presets import PRESETS, build_networks, build_reference_net, build_vae, draw_inputs
 
 CLIPS, STEPS = 2, 4
 RESULTS = Path(__file__).parents[1] / "results"
@@ -86,11 +86,11 @@ def clip_phases(bench: Bench) -> dict[str, Any]:
     """Measures a clip's phases with the denoiser resident, then in fp8; at full size next to the memory that was
     counted without a GPU (`clip.py --device fake`)."""
     bench.free()
-    return {weights: attempt(lambda w=weights: phases(bench, w)) for weights in (clip.RESIDENT, clip.FP8)}
+    return {weights: attempt(lambda w=weights: phases(bench, w)) for weights in (RESIDENT, FP8)}
 
 
 def phases(bench: Bench, weights: str) -> dict[str, Any]:
-    found = clip.measure(bench.sizes, Settings(steps=STEPS), str(bench.device), bench.dtype, weights=weights)
+    found = measure(bench.sizes, Settings(steps=STEPS), str(bench.device), bench.dtype, weights=weights)
     counted = RESULTS / f"clip-full-{weights}-counted.json"
     if bench.is_full and counted.exists():
         for name, row in json.loads(counted.read_text())["phases"].items():

@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_parts.bench import Bench
 from benchmarks.gpu_parts.vae import clip_latent
-from benchmarks.measuring import seconds_of
 from hallo3_core.vae.latents import decode_whole
+from tools.testbed.measuring import seconds_of
 
 ROWS = 25
 

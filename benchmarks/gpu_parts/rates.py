@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_parts.bench import Bench, attempt
-from benchmarks.measuring import is_cpu, processor, seconds_of
 from hallo3_core.runtime.devices import all_bytes, automatic_dtype
 from hallo3_core.runtime.fp8_matmul import has_fp8_matmuls
 from hallo3_core.runtime.streaming import CudaTransfer
+from tools.testbed.measuring import is_cpu, processor, seconds_of
 
 PACKAGES = ("numpy", "einops", "safetensors", "diffusers", "transformers", "triton", "sageattention")
 REPEATS = 20  # per measurement: a single matmul takes little longer than its synchronisation

@@ -12,8 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_parts.bench import CALLS, Bench, attempt, relative_error
 from benchmarks.gpu_parts.exactness import kernels
-from benchmarks.measuring import seconds_of
-from benchmarks.presets import round_to_fp8
 from hallo3_core.model.denoiser import Denoiser
 from hallo3_core.runtime.activations import activation_bytes
 from hallo3_core.runtime.attention_backends import relative_error as attention_error
@@ -21,6 +19,8 @@ from hallo3_core.runtime.attention_backends import sample_inputs
 from hallo3_core.runtime.compiling import compile_blocks
 from hallo3_core.runtime.fp8_matmul import use_fp8_matmuls
 from hallo3_core.runtime.streaming import streamed
+from tools.testbed.measuring import seconds_of
+from tools.testbed.presets import round_to_fp8
 
 RUNS = 2
 

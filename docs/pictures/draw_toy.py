@@ -18,13 +18,18 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.effect_parts.experiments import PLAIN  # noqa: E402 (a script of the project, no package)
-from benchmarks.effect_parts.films import Changes, Studio, Subject, truth  # noqa: E402
 from hallo3_core.clips import FPS  # noqa: E402
 from hallo3_core.release.layout import Release  # noqa: E402
 from hallo3_core.sampling.guidance import Guidance, Scales  # noqa: E402
 from hallo3_core.toy.learnt_release import write_toy_release  # noqa: E402
 from hallo3_core.toy.world.instruments import measure  # noqa: E402
+from tools.toy_films.films import (  # noqa: E402
+    PLAIN,
+    Changes,
+    Studio,
+    Subject,
+    truth,
+)
 
 PEOPLE, VOICE = (1, 8, 10, 17), 10  # held-out people, and whose voice all of them speak with
 SHOWN = range(4, 46, 6)  # frames of a row

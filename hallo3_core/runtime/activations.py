@@ -1,7 +1,7 @@
 """Device memory that networks need besides their weights.
 
-The factors are counted at the released sizes (`benchmarks/fake_device.py`, held by `tests/test_full_size.py`), plus a
-margin for the kernels' own workspace, which cannot be counted.
+The factors are counted at the released sizes (`tools/testbed/fake_device.py`, held by `tests/test_full_size.py`),
+plus a margin for the kernels' own workspace, which cannot be counted.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.exact_film import film_clips
 from tests.nodes.conftest import SETTINGS
+from tools.testbed.exact_film import film_clips
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.exact_film import film_clips
+from tools.testbed.exact_film import film_clips
 
 WIDTH, HEIGHT = 32, 16
 TINY = "hallo3/tiny/"

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.fake_device import FakeDevice
+from tools.testbed.fake_device import FakeDevice
 
 SHARES = (0.05, 0.3, 0.6, 0.9)  # of the first, a host may find that nothing fits
 

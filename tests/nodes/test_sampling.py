@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.exact_film import film_clips
+from tools.testbed.exact_film import film_clips
 
 SETTINGS = dict(steps=3, audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0, sampler="sde-dpmpp-2m")
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.exact_film import film_clips
 from hallo3_core.pipeline.networks import Networks, load_denoiser
 from hallo3_core.pipeline.options import Options
 from hallo3_core.release.layout import Release
@@ -19,6 +18,7 @@ from hallo3_core.train.lora import GROUPS, Lora
 from tests.nodes.conftest import SETTINGS
 from tests.train import toys
 from tests.train.variants import toy_encoders
+from tools.testbed.exact_film import film_clips
 
 pytest.importorskip("peft")
 STRENGTH = 0.8

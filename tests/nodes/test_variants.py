@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.exact_film import film_clips
 from hallo3_core.cli.main import main
 from hallo3_core.clips import clip_count
 from hallo3_core.film.writer import read_film
@@ -21,6 +20,7 @@ from hallo3_core.weights.parts import transformer_config
 from tests.nodes.conftest import SETTINGS
 from tests.nodes.test_film import written  # noqa: F401
 from tests.train.variants import write_trained_release
+from tools.testbed.exact_film import film_clips
 
 VARIANTS = {
     "tokens": Conditioning(audio="self", motion_frames=4),

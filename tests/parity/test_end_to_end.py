@@ -8,7 +8,6 @@ import pytest
 import torch
 from einops import rearrange
 
-from benchmarks.exact_film import film_clips
 from hallo3_core.clips import FRAMES_PER_CLIP, LATENT_FRAMES, NEW_FRAMES_PER_CLIP, clip_count
 from hallo3_core.inputs.image import crop_to, to_uint8
 from hallo3_core.inputs.portrait import encode_masked, framed, prepare_portrait
@@ -20,6 +19,7 @@ from hallo3_core.vae.autoencoder import LATENT_SCALE
 from hallo3_core.weights import names
 from tests.parity import test_networks as networks_test
 from tests.parity import test_sampler as sampler_test
+from tools.testbed.exact_film import film_clips
 
 
 @pytest.fixture(scope="module")

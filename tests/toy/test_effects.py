@@ -12,15 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.effect_parts.experiments import PLAIN, asked
-from benchmarks.effect_parts.films import Changes, Studio, Subject
-from benchmarks.effect_parts.probe import FRAMES, START, Probe
-from benchmarks.effect_parts.reading import read_film
 from hallo3_core.clips import FRAMES_PER_CLIP
 from hallo3_core.inputs import audio
 from hallo3_core.release.layout import Release
 from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.toy.learnt_release import is_packed, write_toy_release
+from tests.toy.probe import FRAMES, START, Probe
+from tools.toy_films.films import PLAIN, Changes, Studio, Subject, asked
+from tools.toy_films.reading import read_film
 
 pytestmark = pytest.mark.skipif(not is_packed(), reason="the learnt toy's weights are not in this package")
 PERSON = 0

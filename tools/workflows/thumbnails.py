@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from benchmarks.effect_parts.experiments import PLAIN
-from benchmarks.effect_parts.films import Changes, Studio, Subject, truth
 from hallo3_core.release.layout import Release
 from hallo3_core.sampling.guidance import Guidance, Scales
 from hallo3_core.toy.learnt_release import write_toy_release
 from hallo3_core.toy.world.captions import caption
+from tools.toy_films.films import PLAIN, Changes, Studio, Subject, truth
 
 FOLDER = Path(__file__).parents[2] / "workflows"
 SIDE, GAP = 480, 6

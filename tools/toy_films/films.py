@@ -20,7 +20,10 @@ from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.pipeline.scene import Scene, film_frame
 from hallo3_core.release.layout import Release
+from hallo3_core.sampling.guidance import Guidance, Scales
 from hallo3_core.sampling.noise import SeededNoise
+from hallo3_core.sampling.sampler import DPMPP_2M
+from hallo3_core.toy.world.captions import caption
 from hallo3_core.toy.world.films import HELD_OUT, SIZE, Film, draw_film
 from hallo3_core.vae.autoencoder import PIXELS
 from hallo3_core.vae.latents import decode_whole
@@ -29,6 +32,10 @@ from hallo3_core.weights import names
 FRAMES = NEW_FRAMES_PER_CLIP  # per film: one clip
 SQUARE = (SIZE[0], SIZE[0])
 QUIET = 20  # the frame at which a voice stops, where it does
+
+
+SCALE = 2.0  # of audio and text: the toy is best at it; the default, 3.5, suits the released weights
+PLAIN = Settings(12, Guidance(Scales(audio=SCALE, text=SCALE)), DPMPP_2M)  # the demo's
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,12 @@ class Changes:
 def truth(number: int, frames: int = FRAMES, square: bool = False) -> Film:
     """A held-out film as it was drawn."""
     return draw_film(HELD_OUT[number], frames, SQUARE if square else SIZE)
+
+
+def asked(number: int, moves: bool) -> Subject:
+    """The person's own prompt, but for whether what is behind moves."""
+    film = truth(number)
+    return Subject(number, prompt=caption(film.person, replace(film.scene, moving=moves), phrasing=0))
 
 
 def voice_of(subject: Subject) -> int:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.measuring import FAKE
 from hallo3_core.clips import FRAMES_PER_CLIP
 from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.model.config import AudioProjectorConfig, FaceProjectorConfig, Grid, TransformerConfig
@@ -24,6 +19,8 @@ from hallo3_core.pipeline.conditions import stack
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.vae.autoencoder import VaeConfig, VideoVae, load_vae
 from hallo3_core.weights.fp8 import FLOAT8, SCALE, is_rounded, quantise
+
+from .measuring import FAKE
 
 WINDOW = (5, 12, 768)  # wav2vec frames per window, layers, width
 

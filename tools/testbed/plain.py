@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from benchmarks.presets import Inputs, Networks
 from hallo3_core.model.blocks import Block
 from hallo3_core.model.denoiser import Denoiser
 from hallo3_core.model.positions import Layout, Rotary
+
+from .presets import Inputs, Networks
 
 
 def velocity(networks: Networks, inputs: Inputs, latent: Tensor, timestep: float, layout: Layout) -> Tensor:

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.measuring import FAKE
+from .measuring import FAKE
 
 NAME = FAKE
 PIECE = 512  # bytes
