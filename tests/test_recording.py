@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 import wave
 from fractions import Fraction
 
@@ -18,8 +19,6 @@ from hallo3_core.clips import film_frames
 from hallo3_core.errors import InputError
 from hallo3_core.inputs.mixing import mono_weights, stereo_weights
 from hallo3_core.inputs.recording import (
-    LONGEST,
-    MOST_VALUES,
     VOICE_RATE,
     Recording,
     check_recording,
@@ -27,6 +26,7 @@ from hallo3_core.inputs.recording import (
     resampled,
     to_mono,
 )
+from hallo3_core.inputs.sound_file import LONGEST, MOST_VALUES
 
 RATE = 48_000
 
@@ -121,7 +121,12 @@ def test_a_file_that_is_not_a_recording_is_named(tmp_path):
         (torch.zeros(10), 16000, "no sound"),
         (torch.zeros(1, 2, 10), 16000, "no sound"),
         (torch.ones(1, 10, dtype=torch.int16), 16000, "int16"),
-        (torch.full((1, 10), 3000.0), 16000, "samples reach 3000"),
+        (
+            torch.full((1, 10), 3000.0),
+            16000,
+            r"samples reach 3000, .* Divide by full .* by 70 dB",
+        ),
+        (torch.full((1, 10), 31.6), 16000, r"samples reach 31.6, .*-1..1\. Lower its volume by 30 dB\.$"),
         (torch.ones(1, 10), 0, "0 samples a second"),
         (torch.ones(1, 10), 44100.5, "44100.5 samples a second"),
         (torch.ones(1, 10), 999, "999 samples a second"),
@@ -325,3 +330,16 @@ def test_of_several_tracks_the_default_or_the_first_with_sound_is_heard(tmp_path
     for number in (0, -1, len(hertz) + 1):
         with pytest.raises(InputError, match="no sound track"):
             read_recording(path, number)
+
+
+@pytest.mark.parametrize("size", [0, 36, 0x7FFF_F024, 0x8000_0024, 0xFFFF_FFF7])
+def test_a_streamed_length_is_no_cut(tmp_path, caplog, size):
+    """Programs that write wav to a pipe cannot know its length."""
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((tone(300, 16_000) * 32767).to(torch.int16).numpy().tobytes())
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8], content[40:44] = struct.pack("<I", size), struct.pack("<I", max(0, size - 36))
+    (tmp_path / "a.wav").write_bytes(content)
+    assert read_recording(tmp_path / "a.wav").samples == 16_000
+    assert not caplog.records

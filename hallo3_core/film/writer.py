@@ -25,11 +25,11 @@ from ..inputs.recording import (
     PIECE,
     Recording,
     check_recording,
-    open_media,
     read_recording,
     resampled,
     sound_frame,
 )
+from ..inputs.sound_file import open_media
 from ..weights.disk import to_disk
 from .output import check_output
 from .tags import append_tags, check_tags

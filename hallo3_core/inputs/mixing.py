@@ -29,8 +29,6 @@ _USUAL = {
     7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
     8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
 }
-CANCELLED = 1 / 16  # relative to the power of uncorrelated channels: -12 dB
-ROUNDING = 1e-18  # sum of squares that float64 rounding leaves of a constant signal
 
 
 def speakers(names: Sequence[str], count: int) -> tuple[str, ...]:
@@ -57,24 +55,6 @@ def mono_weights(names: Sequence[str], count: int) -> Tensor:
 def mixed(waveform: Tensor, weights: Tensor) -> Tensor:
     """Applies mixing weights: ``channels samples, outputs channels -> outputs samples``"""
     return (weights[:, :, None] * waveform).sum(1)
-
-
-def surviving(weights: Tensor, pieces: Sequence[Tensor]) -> tuple[Tensor, int | None, Tensor]:
-    """Guards a mono mix against channels that cancel each other, such as a stereo recording with one inverted channel.
-
-    Returns the weights ``channels``, the channel that is used alone if the mix would cancel (else None), and each
-    channel's mean. pieces: the sound in chunks, ``channels samples`` each.
-    """
-    mean = sum(piece.double().sum(1) for piece in pieces) / sum(piece.shape[1] for piece in pieces)
-    covariance = 0  # multiplied by the number of samples
-    for piece in pieces:
-        moved = piece.double() - mean[:, None]
-        covariance = covariance + moved @ moved.T
-    own = weights.double().square() * covariance.diagonal()
-    if own.sum() < ROUNDING or weights.double() @ covariance @ weights.double() >= CANCELLED * own.sum():
-        return weights, None, mean
-    loudest = int(own.argmax())
-    return torch.zeros_like(weights).index_fill(0, torch.tensor(loudest), 1), loudest, mean
 
 
 def _place(name: str) -> tuple[float, float] | None:

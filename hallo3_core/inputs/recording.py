@@ -6,10 +6,8 @@ libswresample, is used here through PyAV.
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -24,25 +22,19 @@ from torch.nn import functional as F
 
 from .. import clips
 from ..errors import InputError, require
-from .mixing import mixed, mono_weights, surviving
+from .mixing import mono_weights
+from .mono import MonoMix, mono_mix
+from .sound_file import check_length, explained, read_track, sound_file, track_order
 
 VOICE_RATE = 16_000  # Hz, the sample rate that wav2vec2 was trained on
 PIECE = 65_536  # samples per chunk, so that only the sound itself is fully in memory
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz; outside this range the header is damaged and resamplers fail
-LONGEST = 3 * 3600  # seconds: 5,745 clips
-MOST_VALUES = LONGEST * 48_000 * 2  # samples of all channels: three hours of stereo, 4.1 GB
-# Allowed containers. Left out are pictures, and playlists and manifests, which make FFmpeg open other files or URLs.
-_CONTAINERS = (
-    *("wav", "w64", "aiff", "au", "caf", "mp3", "flac", "ogg", "aac", "ac3", "eac3", "amr", "ape", "wv", "tta"),
-    *("mov", "matroska", "avi", "asf", "mpegts", "mpeg", "flv"),
-)
-_OPEN = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
-
-_DEFAULT = 1  # FFmpeg's disposition bit of the default track
 _CHOOSE = "; on the command line --audio-track chooses another"
 _SILENT = 2.0**-15  # one step of 16-bit sound
-_LOUDEST = 16.0  # 24 dB above full scale; larger values are integers that were not scaled to -1..1
+_LOUDEST = 16.0  # 24 dB above full scale
+_INTEGERS = 100.0  # samples beyond are probably integers that were not scaled; 8 bits end at 127
+_TIMES = 3  # parts named in a warning
 _FILTER = 64  # samples at the lower of the two rates; libswresample's filter is shorter
 
 _log = logging.getLogger(__name__)
@@ -53,7 +45,7 @@ class Recording:
     """Sound in memory: `waveform` ``channels samples``, float32, about -1..1, at `rate` samples per second.
 
     speakers: each channel's speaker, by FFmpeg's names (FL, FR, FC, LFE, ...); empty if unknown.
-    mix: each channel's weight in the mono mix for the model; set by `check_recording`.
+    mix: how it is mixed to mono for the model; set by `check_recording`.
     heard: the mono mix's peak deviation from its mean; set by `check_recording`.
     """
 
@@ -61,7 +53,7 @@ class Recording:
     rate: int
     name: str = "recording"
     speakers: tuple[str, ...] = ()
-    mix: Tensor | None = None
+    mix: MonoMix | None = None
     heard: float = 0.0
 
     @property
@@ -99,7 +91,7 @@ def check_recording(recording: Recording) -> Recording:
             f"{name}: {rate} samples a second, expected a whole number of {LOWEST_RATE} to {HIGHEST_RATE}, such as "
             f"{VOICE_RATE}."
         )
-    _check_length(name, waveform.numel(), waveform.shape[1] / rate)
+    check_length(name, waveform.numel(), waveform.shape[1] / rate)
     waveform = waveform.detach().to("cpu", torch.float32).contiguous()
     lowest, highest = (value.item() for value in waveform.aminmax())  # NaN propagates, and nothing is copied
     if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -111,31 +103,44 @@ def check_recording(recording: Recording) -> Recording:
         )
     peak = max(-lowest, highest)
     if peak > _LOUDEST:
-        raise InputError(f"{name}: samples reach {peak:g}, expected about -1..1. Divide by full scale (16 bit: 32768).")
+        lower = f"ower its volume by {20 * math.log10(peak):.0f} dB."
+        divide = f"Divide by full scale (16 bit: 32768). If it was turned up, l{lower}"
+        remedy = divide if peak > _INTEGERS else f"L{lower}"
+        raise InputError(f"{name}: samples reach {peak:g}, expected about -1..1. {remedy}")
     return _judged(Recording(waveform, int(rate), name, recording.speakers))
 
 
 def _judged(recording: Recording) -> Recording:
     """Adds the mix to a recording, with a warning if its channels cancel each other or the mix is silent."""
-    name, count = recording.name, recording.waveform.shape[0]
-    weights = mono_weights(recording.speakers, count)
-    weights, alone, mean = surviving(weights, recording.waveform.split(PIECE, dim=1))
-    if alone is not None:
-        _log.warning(
-            "%s: its channels cancel each other, so one may be inverted: the mouth follows channel %d alone.",
-            name,
-            alone + 1,
-        )
+    name, waveform = recording.name, recording.waveform
+    weights = mono_weights(recording.speakers, waveform.shape[0])
+    mix, mean = mono_mix(weights, waveform, recording.rate, PIECE)
+    if mix.alone:
+        _log.warning("%s", _cancelling(recording, mix))
     steady = mean.float()[:, None]
-    pieces = (mixed(piece - steady, weights[None]) for piece in recording.waveform.split(PIECE, dim=1))
+    pieces = mix.of(piece - steady for piece in waveform.split(PIECE, dim=1))
     heard = max((piece.abs().max().item() for piece in resampled(pieces, recording.rate, VOICE_RATE)), default=0.0)
     if heard < _SILENT:
         _log.warning("%s is silent: the portrait will hardly move its mouth.", name)
-    return replace(recording, mix=weights, heard=heard)
+    return replace(recording, mix=mix, heard=heard)
+
+
+def _cancelling(recording: Recording, mix: MonoMix) -> str:
+    """Says where the channels cancel each other, and what is heard there."""
+    named = sorted({stretch.channel + 1 for stretch in mix.alone})
+    channels = f"channel {named[0]}" if len(named) == 1 else f"channels {', '.join(map(str, named))}"
+    times = [f"{part.start / recording.rate:.1f} to {part.stop / recording.rate:.1f} s" for part in mix.alone]
+    if (mix.alone[0].start, mix.alone[-1].stop) == (0, recording.samples) and len(times) == 1:
+        where, there = "", ""
+    else:
+        shown = ", ".join(times[:_TIMES]) + (f" and {len(times) - _TIMES} more" if len(times) > _TIMES else "")
+        where, there = f" in a part of it ({shown})", "there "
+    follows = f"{there}the mouth follows {channels} alone"
+    return f"{recording.name}: its channels cancel each other{where}, so one may be inverted: {follows}."
 
 
 def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
-    """Reads the sound of a file: wav, mp3, flac, ogg, m4a, or a video's sound track.
+    """Reads the sound of a file: wav, mp3, flac, ogg, m4a, or a video's sound track; also from a named pipe.
 
     Warns if it skips damaged packets or the sound is shorter than the file says. Never opens another file, even if the
     content refers to one.
@@ -147,32 +152,20 @@ def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
         InputError: the file is missing, unreadable, or has no sound or no such track, or `check_recording` rejects the
             sound.
     """
-    av = require("av", "av", "reading sound")
-    path = Path(path)
-    if not os.path.isfile(path):  # also False for names that are invalid as paths
-        raise InputError(
-            f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a recording such as wav."
-        )
-    try:
-        order = _tracks(av, path, track)
+    av, path = require("av", "av", "reading sound"), Path(path)
+    with sound_file(path) as file, explained(av, file, path):
+        order = track_order(av, file, path, track)
         for number in (*order, order[0]):  # the first again at the end, used if all are silent
-            found, claimed = _read_track(av, path, number)
+            found = read_track(av, file, path, number)
             if _varies(found.waveform) or len(order) == 1:
                 break
-        if len(order) > 1:
-            _log.warning("%s: uses sound track %d of %d%s.", path, number, len(order), _CHOOSE)
-        recording = check_recording(found)
-        if recording.seconds < 0.9 * claimed:
-            _log.warning(
-                "%s: holds %.1f s of sound but says %.1f s: was it cut short?", path, recording.seconds, claimed
-            )
-        return recording
-    except IndexError as error:  # from PyAV, for a stream that the file's header does not list
-        raise InputError(f"{path}: a further stream begins partway through. Save its sound alone, as wav.") from error
-    except av.error.FFmpegError as error:
-        is_foreign = error.errno == errno.EINVAL  # FFmpeg's error for a container that is not allowed
-        reason = "a file type without sound" if is_foreign else error.strerror
-        raise InputError(f"{path}: not readable as sound ({reason}). Use wav, mp3, flac, ogg or m4a.") from error
+    if len(order) > 1:
+        _log.warning("%s: uses sound track %d of %d%s.", path, number, len(order), _CHOOSE)
+    recording = check_recording(Recording(found.waveform, found.rate, path.name, found.speakers))
+    if recording.seconds < 0.9 * found.claimed:
+        seconds = (recording.seconds, found.claimed)
+        _log.warning("%s: holds %.1f s of sound but says %.1f s: was it cut short?", path, *seconds)
+    return recording
 
 
 def to_mono(recording: Recording, rate: int = VOICE_RATE) -> Tensor:
@@ -180,8 +173,8 @@ def to_mono(recording: Recording, rate: int = VOICE_RATE) -> Tensor:
 
     Sound that is already mono and at `rate` is returned bit for bit.
     """
-    weights = check_recording(recording).mix
-    mono = (mixed(piece, weights[None]) for piece in recording.waveform.split(PIECE, dim=1))
+    recording = check_recording(recording)
+    mono = recording.mix.of(recording.waveform.split(PIECE, dim=1))
     sound = torch.cat(list(resampled(mono, recording.rate, rate)), dim=1)[0]
     length = -(-recording.samples * rate // recording.rate)
     return F.pad(sound[:length], (0, length - min(length, sound.shape[0])))
@@ -220,113 +213,7 @@ def sound_frame(samples: Tensor, rate: int, start: int):
     return frame
 
 
-def _opened(av, path: Path):
-    """Opens a sound file. Only containers in `_CONTAINERS` and local files are allowed."""
-    return open_media(av, path, options=_OPEN)
-
-
-def open_media(av, path: Path, **options):
-    """Opens a media file, even if its tags are not UTF-8. PyAV up to version 18 needs an option for that, which later
-    versions may reject. The path is made absolute, so that FFmpeg never reads it as a protocol.
-
-    Raises:
-        av.error.FFmpegError: the file is not readable.
-    """
-    try:
-        return av.open(str(path.resolve()), metadata_errors="replace", **options)
-    except TypeError:
-        return av.open(str(path.resolve()), **options)
-
-
-def _tracks(av, path: Path, wanted: int | None) -> list[int]:
-    """Numbers, from 1, of the sound tracks to try: only the wanted one, or all with the default track first."""
-    with _opened(av, path) as container:
-        streams = container.streams.audio
-        if not streams:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise InputError(f"{path}: no sound in it (found {kinds}). Use a file with an audio stream.")
-        numbers = list(range(1, len(streams) + 1))
-        if wanted is not None:
-            if wanted not in numbers:
-                raise InputError(f"{path}: no sound track {wanted}: it has {len(numbers)}, counted from 1.")
-            return [wanted]
-        plays = [number for number in numbers if streams[number - 1].disposition.value & _DEFAULT]
-        return sorted(numbers, key=lambda number: number not in plays)
-
-
-def _read_track(av, path: Path, number: int) -> tuple[Recording, float]:
-    """Reads a whole sound track, unchecked, and its length in seconds according to the file."""
-    with _opened(av, path) as container:
-        stream = container.streams.audio[number - 1]
-        waveform, rate, speakers = _decode(container, stream, path, av.error.InvalidDataError)
-        return Recording(waveform, rate, path.name, speakers), _claimed(
-            container, stream, path, waveform.shape[1] / rate
-        )
-
-
 def _varies(waveform: Tensor) -> bool:
     """Whether any channel varies audibly, or has NaN or infinite values."""
     low, high = waveform.aminmax(dim=1)
     return bool(((high - low) >= _SILENT).any() | ~(high - low).isfinite().all())
-
-
-def _decode(container, stream, path: Path, damage: type[Exception]) -> tuple[Tensor, int, tuple[str, ...]]:
-    """Decodes a whole sound track: ``channels samples``, rate and speakers. Skips packets that raise `damage`."""
-    pieces: list[Tensor] = []
-    setup, damaged, samples, speakers = None, 0, 0, ()
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except damage:  # common at the end of mp3 files, which may hold tags of other programs
-            damaged += 1
-            continue
-        for frame in frames:
-            found = (frame.sample_rate, len(frame.layout.channels))
-            if setup not in (None, found):
-                raise InputError(
-                    f"{path}: changes from {setup[0]} Hz, {setup[1]} channels to {found[0]} Hz, {found[1]} channels "
-                    "partway through. Save it again with one sample rate and channel count."
-                )
-            setup, samples = found, samples + frame.samples
-            speakers = speakers or tuple(channel.name for channel in frame.layout.channels)
-            _check_length(str(path), samples * setup[1], samples / max(1, setup[0]))  # before memory runs out
-            pieces.append(_samples(frame))
-    if not pieces:
-        raise InputError(f"{path}: no sound in it ({damaged} damaged packets). Save it again, as wav for example.")
-    if damaged:
-        _log.warning("%s: %d damaged packets of its sound are left out.", path, damaged)
-    return torch.cat(pieces, dim=1), setup[0], speakers
-
-
-def _check_length(name: str, values: int, seconds: float) -> None:
-    """Raises InputError for more than three hours of sound, or for more samples than three hours of stereo have."""
-    if seconds > LONGEST or values > MOST_VALUES:
-        raise InputError(
-            f"{name}: more than {LONGEST // 3600} hours of sound, or as many samples in several channels. Cut it into "
-            "parts."
-        )
-
-
-def _claimed(container, stream, path: Path, seconds: float) -> float:
-    """The length that the file claims for a track of `seconds`: longer if a download or copy was cut short."""
-    length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-    if container.format.name == "wav":  # FFmpeg uses the file's size here, not the header
-        with path.open("rb") as file:
-            claimed = int.from_bytes(file.read(8)[4:], "little") + 8
-        if claimed < 1 << 32:  # the largest values mean that the writer did not know the size
-            length = max(length, seconds * claimed / max(1, path.stat().st_size))
-    return length
-
-
-def _samples(frame) -> Tensor:
-    """A decoded frame of any format as float32 ``channels samples`` in -1..1."""
-    values = frame.to_ndarray()
-    kind, full_scale = values.dtype.kind, 2.0 ** (8 * values.itemsize - 1)
-    if not frame.format.is_planar:  # interleaved: one row with all channels of the first sample, then the second, ...
-        values = values.reshape(-1, len(frame.layout.channels)).T
-    values = values.astype(np.float32)
-    if kind == "u":
-        values -= full_scale
-    if kind in "ui":
-        values /= full_scale
-    return torch.from_numpy(np.ascontiguousarray(values))

@@ -89,9 +89,12 @@ def tracks(path: Path, *hertz: float, rate: int = 16_000, default: int | None = 
     return path
 
 
-def encoded(path: Path, codec: str, seconds: float = 0.2, rate: int = 48_000, pictures: bool = False) -> Path:
-    """Sound through an encoder of FFmpeg, with or without pictures beside it; codec "": pictures alone."""
-    with av.open(str(path), "w") as container:
+def encoded(
+    path: Path, codec: str, seconds: float = 0.2, rate: int = 48_000, pictures: bool = False, **options: str
+) -> Path:
+    """Sound through an encoder of FFmpeg, with or without pictures beside it; codec "": pictures alone. `options` are
+    those of the file's format."""
+    with av.open(str(path), "w", options=options) as container:
         packets = []
         video = sound = None
         if pictures:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,13 @@ def turned_over(place):
     return as_audio(wav(place.folder / "a.wav", samples, 16_000), 5, samples, 2.0**-15)
 
 
+@case("sound: stereo, one channel inverted in a part")
+def partly_turned_over(place):
+    samples = tone(0.8, 16_000, 2)
+    samples[1600:, 1] = -samples[1600:, 0]
+    return as_audio(wav(place.folder / "a.wav", samples, 16_000), 20, samples, 2.0**-15)
+
+
 @case("sound: a constant offset alone")
 def constant(place):
     return as_audio(wav(place.folder / "a.wav", np.full((3200, 2), 0.25), 16_000), 5)
@@ -167,6 +176,44 @@ def streamed(place):
     return as_audio(patched(patched(path, 4, b"\xff" * 4), 40, b"\xff" * 4))
 
 
+@case("sound: header says 2 GB, as some streams do")
+def two_gigabytes(place):
+    """As SoX writes into a pipe."""
+    path = wav(place.folder / "a.wav", tone(0.2, 16_000), 16_000)
+    return as_audio(patched(patched(path, 4, struct.pack("<I", 0x7FFF_F024)), 40, struct.pack("<I", 0x7FFF_F000)))
+
+
+@case("sound: header says 0 bytes")
+def no_length(place):
+    path = wav(place.folder / "a.wav", tone(0.2, 16_000), 16_000)
+    return as_audio(patched(patched(path, 4, bytes(4)), 40, bytes(4)))
+
+
+@case("sound: flac of unknown length")
+def endless_flac(place):
+    """Total samples: the 36 bits from the lower half of byte 21 on."""
+    path = encoded(place.folder / "a.flac", "flac")
+    return as_audio(patched(path, 21, bytes([path.read_bytes()[21] & 0xF0, 0, 0, 0, 0])))
+
+
+def through_pipe(place: Place, content: bytes, frames: int | None = 5) -> Case:
+    """A named pipe into which another thread writes once it is opened."""
+    path = place.folder / "pipe"
+    os.mkfifo(path)
+    threading.Thread(target=lambda: path.write_bytes(content), daemon=True).start()
+    return Case({"--audio": path}, frames=frames)
+
+
+@case("sound: named pipe")
+def named_pipe(place):
+    return through_pipe(place, place.speech.read_bytes())
+
+
+@case("sound: named pipe that delivers nothing")
+def dry_pipe(place):
+    return through_pipe(place, b"")
+
+
 @case("sound: flac cut short")
 def cut(place):
     path = encoded(place.folder / "a.flac", "flac", seconds=2)
@@ -208,6 +255,11 @@ def infinite(place):
 @case("sound: floats that are whole numbers")
 def undivided(place):
     return as_audio(float_wav(place.folder / "a.wav", tone(0.2, 16_000, size=30_000), 16_000))
+
+
+@case("sound: turned up by 40 dB")
+def too_loud(place):
+    return as_audio(float_wav(place.folder / "a.wav", tone(0.2, 16_000, size=40.0), 16_000))
 
 
 @case("sound: header says 2 GHz")
@@ -257,6 +309,74 @@ def playlist(place):
 def joined(place):
     (place.folder / "a.wav").write_bytes(place.speech.read_bytes())
     return as_audio(text(place.folder / "list.wav", "ffconcat version 1.0\nfile a.wav\n"))
+
+
+@case("sound: DTS")
+def dts(place):
+    (place.folder / "a.dts").write_bytes(b"\x7f\xfe\x80\x01" + bytes(2000))
+    return as_audio(place.folder / "a.dts")
+
+
+@case("sound: voc")
+def voc(place):
+    return as_audio(encoded(place.folder / "a.voc", "pcm_s16le"))
+
+
+@case("sound: MXF")
+def mxf(place):
+    return as_audio(encoded(place.folder / "a.mxf", "pcm_s16le", pictures=True))
+
+
+@case("sound: MIDI")
+def midi(place):
+    (place.folder / "a.mid").write_bytes(b"MThd\0\0\0\x06\0\0\0\x01\0\x60MTrk\0\0\0\x04\0\xff\x2f\0")
+    return as_audio(place.folder / "a.mid")
+
+
+@case("sound: m4a without its index")
+def no_index(place):
+    path = encoded(place.folder / "a.m4a", "aac")
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"moov") - 4])
+    return as_audio(path)
+
+
+@case("sound: encrypted m4a")
+def encrypted(place):
+    keys = {"encryption_key": "76a6c65c5ea762046bd749a2e632ccbb", "encryption_kid": "a7e61c373e219033c21091fa607bf3b8"}
+    return as_audio(encoded(place.folder / "a.m4a", "aac", encryption_scheme="cenc-aes-ctr", **keys))
+
+
+@case("sound: m4a of a shop")
+def of_a_shop(place):
+    path = encoded(place.folder / "a.m4a", "aac")
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"drms"))
+    return as_audio(path)
+
+
+def joined_ogg(place: Place, *codecs: str) -> Path:
+    """Ogg files of 0.2 s, one after the other in one file."""
+    parts = [encoded(place.folder / f"{n}.ogg", codec) for n, codec in enumerate(codecs)]
+    (place.folder / "a.ogg").write_bytes(b"".join(part.read_bytes() for part in parts))
+    return place.folder / "a.ogg"
+
+
+@case("sound: ogg of two recordings of different kinds")
+def two_kinds(place):
+    return as_audio(joined_ogg(place, "libopus", "flac"))
+
+
+@case("sound: ogg of two recordings alike")
+def chained(place):
+    path = joined_ogg(place, "libopus", "libopus")
+    return as_audio(path, frames=read_recording(path).frames)
+
+
+@case("sound: codec that FFmpeg does not know")
+def unknown_codec(place):
+    path = encoded(place.folder / "a.mka", "libopus")
+    path.write_bytes(path.read_bytes().replace(b"A_OPUS", b"A_OPUZ"))
+    return as_audio(path)
 
 
 @case("sound: folder")
