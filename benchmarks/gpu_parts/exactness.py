@@ -16,18 +16,12 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu_parts.bench import TIMESTEP, Bench, attempt, relative_error, without_tf32
 from hallo3_core.model.attention import Attention, scaled_dot_product
 from hallo3_core.model.scaled import ScaledLinear
-from hallo3_core.runtime import attention_backends
-from hallo3_core.runtime.attention_backends import (
-    ROUNDING,
-    SAGE_ERROR,
-    flash_attention_3,
-    sage_attention,
-    torch_backend,
-)
+from hallo3_core.runtime.attention_backends import SAGE_ERROR, sage_attention
 from hallo3_core.runtime.compiling import compile_blocks
 from hallo3_core.runtime.fp8_matmul import round_rows, use_fp8_matmuls
 from hallo3_core.runtime.streaming import streamed
@@ -42,14 +36,34 @@ TOY = PRESETS["toy"]
 SMALL = replace(TOY, denoiser=replace(TOY.denoiser, hidden=256, mlp=1024, time=256, layers=3))
 
 
+# Largest relative error from rounding alone.
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+SDPA = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
 def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
 def kernels() -> dict[str, Callable[[], Attention]]:
-    """Every attention function that the project offers, by its name."""
-    own = {name: lambda kind=kind: torch_backend(kind) for name, kind in attention_backends._SDPA.items()}
-    return {"torch": lambda: scaled_dot_product, **own, "fa3": flash_attention_3, "sage": sage_attention}
+    """torch's own choice, each of torch's kernels alone, and sage, by name."""
+    own = {name: lambda kind=kind: torch_kernel(kind) for name, kind in SDPA.items()}
+    return {"torch": lambda: scaled_dot_product, **own, "sage": sage_attention}
+
+
+def torch_kernel(kind: SDPBackend) -> Attention:
+    """One kernel of torch's attention and no other: it raises if it does not support the input."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(kind):
+            return scaled_dot_product(q, k, v)
+
+    return attention
 
 
 @torch.inference_mode()

@@ -54,8 +54,12 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="torch.compile: slow first steps, faster ones after them")
     add("--sequential", action="store_true", help="the model calls of a step run one after another: half the memory")
     add("--stream", action="store_true", help="weights stay in host memory; the device holds two blocks at a time")
-    add("--fp8", choices=FP8, help="the denoiser's matrices in fp8; products: fp8 matmuls too (lossy)")
-    add("--attention", default="auto", metavar="KERNEL", help="auto: the fastest exact one, measured; sage: lossy")
+    add(
+        "--fp8",
+        choices=FP8,
+        help="matrices in fp8, half the memory; products: fp8 matmuls too, slower and lossier",
+    )
+    add("--attention", default="auto", metavar="KERNEL", help="auto: torch picks the fastest exact one; sage: lossy")
 
 
 def seed(text: str) -> int:

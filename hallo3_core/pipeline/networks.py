@@ -92,7 +92,8 @@ class Networks:
         grid = film_grid(*size, config) if size else config.grid
 
         def load(device: str) -> Denoiser:
-            return load_denoiser(self.release, config, options, self._attention(config, grid), device)
+            attention = choose_attention(options.attention, config, device=options.device, dtype=options.dtype)
+            return load_denoiser(self.release, config, options, attention, device)
 
         weights = self.release.network_bytes(names.DENOISER, dtype=options.dtype, in_fp8=options.fp8 is not None)
         settings = options.settings
@@ -190,12 +191,6 @@ class Networks:
         """Frees weights that the current film no longer needs, unless networks are kept."""
         for module in () if self._keep else modules:
             module.to("meta")
-
-    def _attention(self, config: TransformerConfig, grid: Grid) -> Attention:
-        settings = self.options.settings
-        batch = len(settings.branches()) if settings.batched else 1
-        place = dict(device=self.options.device, dtype=self.options.dtype)
-        return choose_attention(self.options.attention, config, grid, batch=batch, **place)
 
     @contextmanager
     def _load(self, name: str, load: Callable[[str], T], blocks: str | None = None, needs: int = 0) -> Iterator[T]:

@@ -73,7 +73,7 @@ class Options:
     device: str = field(default="cpu", metadata=SAME_FILM)  # only the device type matters, not its index
     dtype: torch.dtype = torch.float32
     compile: bool = field(default=False, metadata=SAME_FILM)  # torch.compile the denoiser's blocks
-    attention: str = "auto"  # the denoiser's kernel; see `attention_backends.py`
+    attention: str = "auto"  # "auto": torch's choice; "sage": lossy; see `attention_backends.py`
     fp8: str | None = None  # the denoiser's matrices: "weights" stores them in fp8, "products" also multiplies in fp8
     stream: bool = field(default=False, metadata=SAME_FILM)  # keep blocks in host memory
 

@@ -1,16 +1,12 @@
-"""The denoiser's attention kernel: the fastest exact one by measurement, or the one that was asked for.
+"""The denoiser's attention kernel: torch's own choice, in chunks of queries where torch has no fused kernel, or sage.
 
-Self-attention reads tens of thousands of keys and takes nearly half of a step. Face and audio attention read 4 and 32
-and use torch's own choice. So only self-attention is measured, at the run's own size.
+Self-attention reads tens of thousands of keys and takes nearly half of a step; face and audio attention read 4 and 32.
+torch picks the fastest of its exact kernels by itself (measured: docs/performance.md), so none has to be named.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,125 +15,63 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import InputError, require
 from ..model.attention import Attention, scaled_dot_product
-from ..model.config import Grid, TransformerConfig
+from ..model.config import TransformerConfig
 
-AUTO, TORCH, SAGE = "auto", "torch", "sage"
-_SDPA = {
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
-_FA3, _FA3_MODULE = "fa3", "flash_attn_interface"
-CHOICES = (AUTO, TORCH, *_SDPA, _FA3, SAGE)
-# Largest relative root-mean-square error: from rounding alone, and from 8-bit scores.
-ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-SAGE_ERROR = 0.1
+AUTO, TORCH, SAGE = CHOICES = ("auto", "torch", "sage")
+FORMER = ("cudnn", "flash", "efficient", "math", "fa3")  # kernels that could be named; they mean auto
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+SAGE_ERROR = 0.1  # largest root-mean-square error of 8-bit scores, relative to the result
 COMPARED = 256  # queries compared, evenly spread: the exact result for all would not fit in memory
-RUNS = 3
 SCORES_AT_ONCE = 2**28  # scores computed at once: half a gigabyte in half precision
-
-Stopwatch = Callable[[Callable[[], Tensor]], float]  # seconds that a call takes, including the device's work
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Backend:
-    """An attention function and its name on the command line."""
-
-    name: str
-    attention: Attention
-
-
 def choose_attention(
-    choice: str,
-    config: TransformerConfig,
-    grid: Grid,
-    *,
-    batch: int,
-    device: torch.device | str,
-    dtype: torch.dtype,
+    choice: str, config: TransformerConfig, *, device: torch.device | str, dtype: torch.dtype
 ) -> Attention:
-    """The attention function for a denoiser of these sizes; `batch` model calls are computed together.
+    """The attention function for a denoiser of these sizes.
 
-    "auto" measures on CUDA and leaves the choice to torch elsewhere. If torch has no fused kernel (Macs, some AMD
-    GPUs), queries are processed in chunks, because the scores of all of them would take 30 GB.
+    If torch has no fused kernel (Macs, some AMD GPUs), queries are processed in chunks, because the scores of all of
+    them would take 30 GB.
 
     Raises:
-        InputError: an unknown choice, a missing package, or a kernel that does not work here.
+        InputError: an unknown choice, a missing package, or a device that the choice does not support.
     """
     check_attention(choice, device)
-    if choice == TORCH or (choice == AUTO and not _is_cuda(device)):
-        return in_pieces if torch.device(device).type == "mps" else scaled_dot_product
     if choice == SAGE:
         return for_long_keys(Checked(sage_attention(), checks=config.layers, name=SAGE))
-    backends = gpu_backends() if choice == AUTO else [_named(choice)]
-    sample = sample_inputs(config, grid, batch, device, dtype)
-    best = fastest(backends, sample, seconds_on(device))
-    if best is None and choice != AUTO:
-        raise InputError(
-            f"attention {choice!r} does not work here in {_name(dtype)} with heads of {config.head}: choose auto"
-        )
-    return for_long_keys(best.attention if best else in_pieces)
+    return scaled_dot_product if has_fused_attention(config.head, device, dtype) else in_chunks
 
 
 def check_attention(choice: str, device: torch.device | str) -> None:
     """Checks a choice before anything is loaded.
 
     Raises:
-        InputError: an unknown choice, a missing package, or a device that the kernel does not support.
+        InputError: an unknown choice, a missing package, or a device that the choice does not support.
     """
-    if choice not in CHOICES:
+    if choice not in CHOICES + FORMER:
         raise InputError(f"attention is {choice!r}: choose one of {', '.join(CHOICES)}")
-    if choice not in (AUTO, TORCH) and not _is_cuda(device):
-        raise InputError(f"attention {choice!r} is for CUDA devices, this is {device}: choose auto or torch")
-    if choice == _FA3:
-        flash_attention_3()
+    if choice in FORMER:
+        log.info("attention %s: torch picks the kernel by itself, as with auto", choice)
     if choice == SAGE:
+        if torch.device(device).type != "cuda":
+            raise InputError(f"attention {choice!r} is for CUDA devices, this is {device}: choose auto")
         sage_attention()
 
 
-def gpu_backends() -> list[Backend]:
-    """The candidates of auto: torch's kernels except the slow exact one, and FlashAttention 3 if it is installed."""
-    backends = [Backend(name, torch_backend(kind)) for name, kind in _SDPA.items() if kind != SDPBackend.MATH]
-    if importlib.util.find_spec(_FA3_MODULE):
-        try:
-            backends.append(_named(_FA3))
-        except InputError as error:
-            log.warning("%s; left out", error)
-    return backends
-
-
-def torch_backend(kind: SDPBackend) -> Attention:
-    """One kernel of torch's attention and no other: it raises if it does not support the input."""
-
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        with sdpa_kernel(kind):
-            return F.scaled_dot_product_attention(q, k, v)
-
-    return attention
-
-
-def flash_attention_3() -> Attention:
-    """FlashAttention 3, for Hopper GPUs.
-
-    Raises:
-        InputError: it is not installed, or was built for another torch.
-    """
-    if not importlib.util.find_spec(_FA3_MODULE):
-        raise InputError("attention fa3 needs FlashAttention 3, which is not installed: build it from its source")
+def has_fused_attention(head: int, device: torch.device | str, dtype: torch.dtype) -> bool:
+    """Whether torch attends without writing out all scores; on CUDA by a small trial with heads ``head`` wide."""
+    if torch.device(device).type != "cuda":
+        return torch.device(device).type != "mps"
+    x = torch.zeros(1, 1, 64, head, device=device, dtype=dtype)
     try:
-        package = importlib.import_module(_FA3_MODULE)
-    except (ImportError, OSError) as error:
-        raise InputError(f"FlashAttention 3 cannot be loaded ({error}): rebuild it for this torch") from error
-
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = package.flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
-        out = out[0] if isinstance(out, tuple) else out  # older versions also return the log-sum-exp
-        return out.transpose(1, 2)
-
-    return attention
+        with sdpa_kernel(FUSED):
+            F.scaled_dot_product_attention(x, x, x)
+    except RuntimeError as refusal:
+        log.info("torch has no fused attention here: %s", str(refusal).partition("\n")[0])
+        return False
+    return True
 
 
 def sage_attention() -> Attention:
@@ -154,7 +88,7 @@ def sage_attention() -> Attention:
     return attention
 
 
-def in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def in_chunks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """torch's attention on one chunk of queries at a time: memory holds the scores of only one chunk."""
     count = max(1, SCORES_AT_ONCE // (q.shape[:-2].numel() * k.shape[-2]))
     if q.shape[-2] <= count:
@@ -169,47 +103,6 @@ def for_long_keys(attention: Attention, otherwise: Attention = scaled_dot_produc
         return (attention if k.shape[-2] >= q.shape[-2] else otherwise)(q, k, v)
 
     return chosen
-
-
-def sample_inputs(
-    config: TransformerConfig, grid: Grid, batch: int, device: torch.device | str, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Random queries, keys and values of self-attention's size, seeded."""
-    queries = config.text_tokens + grid.tokens
-    keys = queries + grid.tokens_per_frame  # plus the portrait's
-    draw = torch.Generator(device).manual_seed(0)
-
-    def normal(count: int) -> Tensor:
-        return torch.randn(batch, config.heads, count, config.head, generator=draw, device=device, dtype=dtype)
-
-    return normal(queries), normal(keys), normal(keys)
-
-
-def fastest(
-    backends: Iterable[Backend], sample: tuple[Tensor, Tensor, Tensor], seconds: Stopwatch, runs: int = RUNS
-) -> Backend | None:
-    """The fastest backend that works on these inputs and is exact to rounding; None if there is none."""
-    times: dict[str, float] = {}
-    found: dict[str, Backend] = {}
-    for backend in backends:
-
-        def call(backend: Backend = backend) -> Tensor:
-            return backend.attention(*sample)
-
-        try:
-            error = relative_error(call(), *sample)  # the first call is also the warm-up
-            if not error <= ROUNDING[sample[0].dtype]:
-                log.warning("attention %s is not exact here (error %.2g): not used", backend.name, error)
-                continue
-            times[backend.name] = min(seconds(call) for _ in range(runs))
-            found[backend.name] = backend
-        except (RuntimeError, ValueError, NotImplementedError, AssertionError) as refusal:
-            log.info("attention %s does not work here: %s", backend.name, str(refusal).partition("\n")[0])
-    if not times:
-        return None
-    best = min(times, key=times.get)
-    log.info("attention %s, of %s", best, ", ".join(f"{name} {1000 * t:.2f} ms" for name, t in times.items()))
-    return found[best]
 
 
 def relative_error(found: Tensor, q: Tensor, k: Tensor, v: Tensor) -> float:
@@ -266,28 +159,3 @@ class Checked:
         log.warning("attention %s does not work here (%s): using torch's instead", self._name, reason)
         self._attention, self._left = scaled_dot_product, 0
         return scaled_dot_product(q, k, v)
-
-
-def seconds_on(device: torch.device | str) -> Stopwatch:
-    """A stopwatch that synchronises with the device."""
-
-    def seconds(call: Callable[[], Tensor]) -> float:
-        torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        call()
-        torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    return seconds
-
-
-def _named(choice: str) -> Backend:
-    return Backend(choice, flash_attention_3() if choice == _FA3 else torch_backend(_SDPA[choice]))
-
-
-def _is_cuda(device: torch.device | str) -> bool:
-    return torch.device(device).type == "cuda"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

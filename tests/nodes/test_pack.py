@@ -204,7 +204,7 @@ for node in pack.NODE_CLASS_MAPPINGS.values():
     node.INPUT_TYPES()
 print(*sorted(pack.NODE_CLASS_MAPPINGS))
 """
-OPTIONAL = {"onnxruntime", "onnx", "cv2", "insightface", "audio_separator", "sageattention", "flash_attn_interface"}
+OPTIONAL = {"onnxruntime", "onnx", "cv2", "insightface", "audio_separator", "sageattention"}
 LATE = {"diffusers", "transformers", "sentencepiece", "safetensors", "huggingface_hub", "av", "PIL", "tqdm"}
 
 
