@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..hallo3_core.inputs.image import read_image
-from ..hallo3_core.inputs.recording import LONGEST, read_recording
+from ..hallo3_core.inputs.recording import read_recording
 from ..hallo3_core.inputs.samples import copy_samples
+from ..hallo3_core.inputs.sound_file import LONGEST
 from .audio import audio_of, portion
 from .images import image_of
 from .words import FIND
