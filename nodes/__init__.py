@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import wraps
+from inspect import signature
 
 from ..hallo3_core.errors import InputError
 from . import audio, chaining, face, film, grid, loaders, reference, samples, sampling, vocals
+from .checking import checked
 
 MODULES = (loaders, audio, face, reference, sampling, chaining, film, grid, vocals, samples)
 
@@ -22,15 +24,17 @@ def mappings() -> tuple[dict[str, type], dict[str, str]]:
 
 
 def speaking(node: type) -> type:
-    """Makes a node class show its warnings and errors on the node as well as in the log."""
+    """Makes a node class check its inputs, and show its warnings and errors on the node as well as in the log."""
     run = getattr(node, node.FUNCTION)
+    form = signature(run)
 
     @wraps(run)
     def execute(self, *args, **inputs):
         from .host import messages
 
         with messages.speaking(inputs.get("node_id")):
-            return run(self, *args, **inputs)
+            _, *values = form.bind_partial(self, *args, **inputs).arguments.items()
+            return run(self, **checked(node, dict(values)))
 
     setattr(node, node.FUNCTION, execute)
     return node

@@ -18,12 +18,13 @@ from .audio import audio_of
 from .images import image_of, pixels_of
 
 CATEGORY = "Hallo3/chaining"
+UNKNOWN, LAST_INDEX = -1, inputs.CLIP_INDEX[1]["max"]
 COUNTS = (1, MOTION_FRAMES, 4)  # 4 is for models that were trained with it
 CLIP = ("IMAGE", {"tooltip": "The decoded clip, all 49 frames of it."})
 
 
-def motion_of(frames: Tensor, count: int) -> types.Motion:
-    """Returns the last `count` frames of an IMAGE.
+def motion_of(frames: Tensor, count: int, clip: int | None = None) -> types.Motion:
+    """Returns the last `count` frames of an IMAGE, which is clip number `clip`, if that is known.
 
     Raises:
         InputError: too few frames, or a count that the model does not support.
@@ -32,7 +33,7 @@ def motion_of(frames: Tensor, count: int) -> types.Motion:
         raise InputError(f"count is {count}: the model takes 1 or {MOTION_FRAMES} motion frames.")
     if len(frames) < count:
         raise InputError(f"frames: only {len(frames)}, but count is {count}. Connect the whole decoded clip.")
-    return types.Motion(pixels_of(last_frames(frames, count), "frames").cpu())
+    return types.Motion(pixels_of(last_frames(frames, count), "frames").cpu(), clip)
 
 
 def append_clip(
@@ -110,10 +111,20 @@ class Hallo3MotionFrames:
             "tooltip": "Frames handed on: the model was trained with 2; 1 stops the movement for a moment. 4 is for a "
             "model of your own that was trained so.",
         }
-        return {"required": {"frames": ("IMAGE", frames), "count": ("INT", count)}}
+        clip_index = {
+            "default": UNKNOWN,
+            "min": UNKNOWN,
+            "max": LAST_INDEX,
+            "tooltip": "The clip that these frames are of, as on its Hallo3 Sample Clip. Then a clip that is given the "
+            "end of another than the one before is refused. -1: not checked.",
+        }
+        return {
+            "required": {"frames": ("IMAGE", frames), "count": ("INT", count)},
+            "optional": {"clip_index": ("INT", clip_index)},
+        }
 
-    def execute(self, frames, count):
-        return (motion_of(frames, count),)
+    def execute(self, frames, count, clip_index=UNKNOWN):
+        return (motion_of(frames, count, None if clip_index == UNKNOWN else clip_index),)
 
 
 class Hallo3ColorMatch:

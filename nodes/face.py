@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from ..hallo3_core.errors import InputError
@@ -22,8 +20,6 @@ def find_face(picture: Tensor, analyser: FaceAnalyser, which: str, when_none: st
     Raises:
         InputError: no face, no face at the requested position, or an invalid ratio.
     """
-    if not (math.isfinite(ratio) and 1 <= ratio <= LARGEST_RATIO):
-        raise InputError(f"box_ratio is {ratio:g}: choose 1 (the face's box itself) to {LARGEST_RATIO:g}.")
     try:
         return embed_face(picture[0], analyser, which, when_none, ratio=ratio)
     except InputError as error:  # its advice for the command line does not apply here

@@ -14,6 +14,22 @@ GREEN = (0.2, 0.9, 0.4)
 BRIGHTEST = 2.0
 
 
+def check_image(image: Tensor, what: str) -> None:
+    """Raises InputError unless a tensor has the form of an IMAGE. `what` names the input."""
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or not image.numel():
+        raise InputError(f"{what}: shape {list(image.shape)}, expected [frames, height, width, 3]. Connect an IMAGE.")
+    if not image.is_floating_point():
+        raise InputError(f"{what}: values are {image.dtype}, expected floats of 0 to 1. Connect an IMAGE.")
+
+
+def check_mask(mask: Tensor, what: str) -> None:
+    """Raises InputError unless a tensor has the form of a MASK. `what` names the input."""
+    if mask.ndim not in (2, 3) or not mask.numel():
+        raise InputError(f"{what}: shape {list(mask.shape)}, expected [1, height, width]. Connect a MASK.")
+    if not mask.is_floating_point():
+        raise InputError(f"{what}: values are {mask.dtype}, expected floats of 0 to 1. Connect a MASK.")
+
+
 def pixels_of(image: Tensor, what: str) -> Tensor:
     """IMAGE ``n h w 3`` (or 4: composited over black) -> ``n 3 h w``, float32 in 0..1, on the same device.
 
@@ -22,8 +38,7 @@ def pixels_of(image: Tensor, what: str) -> Tensor:
     Raises:
         InputError: wrong shape, empty, NaN or infinite values, or values not on a scale of 0..1.
     """
-    if image.ndim != 4 or image.shape[-1] not in (3, 4) or not image.numel():
-        raise InputError(f"{what}: shape {list(image.shape)}, expected [frames, height, width, 3]. Connect an IMAGE.")
+    check_image(image, what)
     low, high = (value.item() for value in image.aminmax())  # aminmax propagates NaN
     if not (low >= -1 and high <= BRIGHTEST):
         raise InputError(

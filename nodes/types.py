@@ -33,6 +33,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Last frames of the preceding clip, ``n 3 H W`` in 0..1, on the CPU."""
+    """Last frames of the preceding clip, ``n 3 H W`` in 0..1, on the CPU; `clip` is its number, if it is known."""
 
     frames: Tensor
+    clip: int | None = None

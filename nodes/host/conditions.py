@@ -179,13 +179,21 @@ class BranchCond(comfy.conds.CONDRegular):
 
 def check_text(text: Tensor, denoiser: Denoiser) -> None:
     """Raises InputError unless `text` has the shape that the denoiser reads."""
-    config = denoiser.config
-    if tuple(text.shape) != (1, config.text_tokens, config.text_width):
-        raise InputError(
-            f"the conditioning holds text of shape {list(text.shape)}, the denoiser reads {config.text_tokens} tokens "
-            f"of {config.text_width} values. Use T5-XXL: Hallo3's text encoder loader, or CLIPLoader of type cogvideox "
-            "with a prompt of at most 225 tokens."
+    tokens, width = denoiser.config.text_tokens, denoiser.config.text_width
+    if tuple(text.shape) == (1, tokens, width):
+        return
+    found = f"the conditioning holds text of shape {list(text.shape)}, the denoiser reads {tokens} tokens of {width}"
+    if text.ndim != 3 or text.shape[2] != width:
+        advice = "Use T5-XXL: Hallo3's text encoder loader, or CLIPLoader of type cogvideox."
+    elif text.shape[0] != 1:
+        advice = f"It is a batch of {text.shape[0]} prompts: give one."
+    elif text.shape[1] % tokens == 0:
+        advice = (
+            f"ConditioningConcat joined {text.shape[1] // tokens} prompts: write them as one in one CLIPTextEncode."
         )
+    else:
+        advice = f"Use CLIPLoader's type cogvideox, with a prompt of at most {tokens - 1} tokens."
+    raise InputError(f"{found} values. {advice}")
 
 
 def check_latent(shape: Sequence[int], config: TransformerConfig) -> None:

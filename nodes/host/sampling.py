@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ from .projectors import Projectors
 from .solver import ExactSolver, sigmas_of
 from .vae import CoreVae
 
+log = logging.getLogger(__name__)
 Report = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, steps
 
 
@@ -64,6 +66,7 @@ class ClipSampler:
         Raises:
             InputError: no such clip, or motion frames of another film.
         """
+        check_order(clip, motion)
         audio = self.projectors.audio_tokens(self.features, clip)
         count, noise = self.motion_frames, SeededNoise(self.seed, clip)
         frames = None if motion is None else motion_pixels(motion, self.portrait, count)
@@ -166,6 +169,25 @@ def text_of(conditioning: list) -> Tensor:
     (text, extra), *_ = conditioning
     check_conditioning(extra)
     return text.float().cpu()
+
+
+def check_order(clip: int, motion: Motion | None) -> None:
+    """Warns if a later clip begins from the portrait.
+
+    Raises:
+        InputError: motion frames that are known to be of another clip than the one before.
+    """
+    if motion is None:
+        if clip > 0:
+            log.warning(
+                "clip %d has no motion: it begins from the portrait, and the video jumps there. Connect the motion of "
+                "clip %d, from Hallo3 Motion Frames",
+                clip,
+                clip - 1,
+            )
+    elif motion.clip is not None and motion.clip != clip - 1:
+        before = f"the motion of clip {clip - 1}" if clip else "no motion, since clip 0 begins from the portrait"
+        raise InputError(f"motion: it is the end of clip {motion.clip}, but clip {clip} needs {before}.")
 
 
 def motion_pixels(motion: Motion, portrait: Portrait, expected_count: int = MOTION_FRAMES) -> Tensor:

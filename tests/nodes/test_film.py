@@ -160,10 +160,10 @@ def test_the_node_shows_clips_and_cost(pack, film, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(color_hold=math.nan), "colour strength is nan"),
-        (dict(color_hold=1.5), "colour strength is 1.5"),
-        (dict(seam_fade=25), "seam fade is 25 frames"),
-        (dict(audio_cfg=math.nan), "audio scale is nan"),
+        (dict(color_hold=math.nan), "color_hold is nan"),
+        (dict(color_hold=1.5), "color_hold is 1.5"),
+        (dict(seam_fade=25), "seam_fade is 25: choose a whole number from 0 to 24"),
+        (dict(audio_cfg=math.nan), "audio_cfg is nan"),
         (dict(seed=-1), "seed is -1"),
     ],
 )

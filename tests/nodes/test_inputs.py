@@ -412,9 +412,9 @@ def test_an_unusable_portrait_is_refused(engine, embed, refer, image, words):
     [
         (dict(image=torch.zeros(1, 64, 64, 3)), 'no face found .* or set "when no face" to "whole image"'),
         (dict(image=two_heads(), which_face="2"), "no face 2: it has 2, counted from 0"),
-        (dict(which_face="tallest"), "expected largest, leftmost"),
-        (dict(when_no_face="ignore"), 'expected "error" or "whole image"'),
-        (dict(box_ratio=NAN), "box_ratio is nan: choose 1"),
+        (dict(which_face="tallest"), "which_face is 'tallest': choose largest, leftmost"),
+        (dict(when_no_face="ignore"), "when_no_face is 'ignore': choose error or whole image"),
+        (dict(box_ratio=NAN), "box_ratio is nan: choose a number from 1 to 4"),
         (dict(box_ratio=0.5), "box_ratio is 0.5"),
     ],
 )
@@ -432,9 +432,9 @@ def test_an_unusable_face_is_refused(engine, embed, changes, words):
         (dict(mask=torch.full((1, 60, 80), NAN)), "values outside 0..1"),
         (dict(width=100), "width 100: film frames are multiples of 16 pixels. Nearest: 96"),
         (dict(height=8), "height 8"),
-        (dict(width=4096), "width 4096: film frames have at most 2048 pixels a side"),
-        (dict(framing="stretch"), "framing 'stretch'"),
-        (dict(vae=object()), "expected CogVideoX's"),
+        (dict(width=4096), "width is 4096: choose a whole number from 0 to 2048"),
+        (dict(framing="stretch"), "framing is 'stretch': choose auto, crop or pad"),
+        (dict(vae=SimpleNamespace(first_stage_model=None)), "expected CogVideoX's"),
     ],
 )
 def test_inputs_that_make_no_reference_are_refused(engine, refer, changes, words):
@@ -448,10 +448,10 @@ def test_inputs_that_make_no_reference_are_refused(engine, refer, changes, words
         ("Hallo3MotionFrames", dict(frames=torch.zeros(1, 16, 32, 3)), "only 1, but count is 2"),
         ("Hallo3MotionFrames", dict(count=3), "count is 3: the model takes 1 or 2"),
         ("Hallo3MotionFrames", dict(frames=torch.full((49, 16, 32, 3), NAN)), "NaN comes from a VAE in fp16"),
-        ("Hallo3ColorMatch", dict(strength=NAN), "colour strength is nan"),
+        ("Hallo3ColorMatch", dict(strength=NAN), "strength is nan: choose a number from 0 to 1"),
         ("Hallo3ColorMatch", dict(frames=torch.zeros(49, 32, 64, 3)), "the clip is 64x32, its portrait 32x16"),
         ("Hallo3AppendClip", dict(clip_index=2), "clip 2 does not exist: the recording has 2 clips"),
-        ("Hallo3AppendClip", dict(clip_index=-1), "clip -1 does not exist"),
+        ("Hallo3AppendClip", dict(clip_index=-1), "clip_index is -1: choose a whole number from 0"),
         ("Hallo3AppendClip", dict(clip=torch.zeros(47, 16, 32, 3)), "47 frames, expected 49"),
         ("Hallo3AppendClip", dict(clip_index=0), "film: 47 frames, but clip 0 begins at frame 0. Leave film open"),
         ("Hallo3AppendClip", dict(film=None), "film: 0 frames, but clip 1 begins at frame 47"),
@@ -488,7 +488,7 @@ FORMS = {
     "Hallo3AudioEncode": ("audio wav2vec", "", "HALLO3_AUDIO INT INT"),
     "Hallo3FaceEmbed": ("image face_analysis which_face when_no_face box_ratio", "", "HALLO3_FACE MASK IMAGE"),
     "Hallo3Reference": ("image mask vae reference_net width height framing", "", "HALLO3_REFERENCE IMAGE"),
-    "Hallo3MotionFrames": ("frames count", "", "HALLO3_MOTION"),
+    "Hallo3MotionFrames": ("frames count", "clip_index", "HALLO3_MOTION"),
     "Hallo3ColorMatch": ("frames reference strength", "", "IMAGE"),
     "Hallo3AppendClip": ("clip audio clip_index", "film reference model seam_fade", "IMAGE AUDIO"),
 }

@@ -298,12 +298,12 @@ def no_models(pack, models, monkeypatch):
 
 @pytest.mark.parametrize("key", LOADERS)
 @pytest.mark.parametrize("name", ["auto", "hallo3/release/", "none found"])
-def test_without_models_the_words_are_ours_and_hold_the_command(pack, no_models, key, name):
+def test_without_models_the_words_are_ours_and_hold_the_command(pack, loaded, no_models, key, name):
     node, (argument, where) = pack().NODE_CLASS_MAPPINGS[key], LOADERS[key]
     assert node.VALIDATE_INPUTS(**{argument: name}) is True  # the host's own refusal would come first
     inputs = {argument: name, **OTHERS.get(key, {})}
     if key == "Hallo3LoraLoader":
-        inputs |= dict(model=None, strength=1.0)
+        inputs |= dict(model=loaded.model, strength=1.0)
         if name != "none found":
             return
     if key == "Hallo3SeparateVocals":

@@ -94,7 +94,7 @@ def test_cancel_and_errors_take_the_place_of_the_last_line(pack, film, said, pre
     assert said[-1] == ("stopped by an error", "5")
     with pytest.raises(pack("hallo3_core.errors").InputError):
         film(node_id="5", color_hold=7.0)
-    assert said[-1][0].startswith("colour strength is 7")
+    assert said[-1][0].startswith("color_hold is 7")
 
 
 def test_what_an_earlier_run_left_is_taken_away(pack, said):

@@ -89,7 +89,7 @@ def test_a_part_of_the_recording_is_its_samples(voice, start, length):
     assert torch.equal(part["waveform"], whole["waveform"][..., first:stop])
 
 
-@pytest.mark.parametrize("start", [3.61, 100.0, -1.0])
+@pytest.mark.parametrize("start", [3.61, 100.0])
 def test_a_part_that_begins_after_the_end_is_refused(voice, start):
     with pytest.raises(ValueError, match="the recording is 3.60 s long. Start before its end"):
         voice().execute(first_choice(voice, "audio"), start, 1.0)
@@ -141,5 +141,6 @@ def test_one_s_own_goes_before_the_sample(pack, input_folder, own):
 
 
 def test_nothing_is_written_where_both_are_one_s_own(pack, input_folder):
-    pack("nodes.samples").Hallo3SampleInputs().execute(torch.rand(1, 60, 80, 3), {"waveform": 0, "sample_rate": 1})
+    own = {"waveform": torch.zeros(1, 1, 9), "sample_rate": 8_000}
+    pack("nodes.samples").Hallo3SampleInputs().execute(torch.rand(1, 60, 80, 3), own)
     assert not list(Path(input_folder).iterdir())

@@ -184,20 +184,24 @@ def test_the_scheduler_counts_from_the_end(pack):
     ("changes", "words"),
     [
         (dict(clip_index=2), "clip 2 does not exist: the recording has 2 clips"),
-        (dict(audio_cfg=math.nan), "audio scale is nan"),
-        (dict(reference_cfg=math.inf), "reference scale is inf"),
-        (dict(text_cfg=-1), "text scale is -1: choose 0 to 20"),
+        (dict(audio_cfg=math.nan), "audio_cfg is nan"),
+        (dict(reference_cfg=math.inf), "reference_cfg is inf"),
+        (dict(text_cfg=-1), "text_cfg is -1: choose a number from 0 to 20"),
         (dict(steps=0), "steps is 0"),
         (dict(sampler="heun"), "sampler is 'heun'"),
         (dict(seed=-1), "seed is -1"),
         (dict(guidance_start=0.8, guidance_stop=0.2), "guidance runs from 0.8 to 0.2"),
-        (dict(model=object()), "the model is a object, expected Hallo3"),
-        (dict(vae=object()), "the VAE is a NoneType, expected CogVideoX's"),
+        (dict(model=object()), "model: found an object of type object, expected MODEL. Connect Hallo3 Model Loader"),
+        (dict(vae=object()), "vae: found an object of type object, expected VAE. Connect Hallo3 VAE Loader"),
         (
             dict(text=[[torch.zeros(1, 77, 40), {}]]),
             r"text of shape \[1, 77, 40\], the denoiser reads 226 tokens of 40",
         ),
-        (dict(text=[[torch.zeros(1, 226, 64), {}]]), "the denoiser reads 226 tokens of 40"),
+        (dict(text=[[torch.zeros(1, 226, 64), {}]]), "the denoiser reads 226 tokens of 40 values. Use T5-XXL"),
+        (dict(text=[[torch.zeros(1, 452, 40), {}]]), "ConditioningConcat joined 2 prompts: write them as one"),
+        (dict(text=[[torch.zeros(1, 256, 40), {}]]), "Use CLIPLoader's type cogvideox"),
+        (dict(text=[[torch.zeros(3, 226, 40), {}]]), "It is a batch of 3 prompts: give one"),
+        (dict(text=[]), "the conditioning has 0 parts"),
         (dict(text=[[torch.zeros(1, 226, 40), {}]] * 2), "the conditioning has 2 parts"),
     ],
 )
@@ -212,6 +216,30 @@ def test_wrong_inputs_are_refused(pack, sample, changes, words):
 def test_motion_frames_of_another_film_are_refused(pack, sample, shape, words):
     with pytest.raises(pack("hallo3_core.errors").InputError, match=words):
         sample(clip_index=1, motion=pack("nodes.types").Motion(torch.zeros(shape)))
+
+
+@pytest.mark.parametrize(
+    ("clip", "before", "words"),
+    [
+        (1, 1, "it is the end of clip 1, but clip 1 needs the motion of clip 0"),
+        (0, 0, "it is the end of clip 0, but clip 0 needs no motion"),
+    ],
+)
+def test_the_end_of_another_clip_is_refused(pack, sample, clip, before, words):
+    motion = pack("nodes.chaining").Hallo3MotionFrames().execute(torch.zeros(49, 16, 32, 3), 2, before)[0]
+    with pytest.raises(pack("hallo3_core.errors").InputError, match=words):
+        sample(clip_index=clip, motion=motion)
+
+
+def test_a_later_clip_without_motion_is_told_to_jump(sample, pack, caplog):
+    sample(clip_index=1, steps=1)
+    assert "clip 1 has no motion: it begins from the portrait, and the video jumps there" in caplog.text
+    caplog.clear()
+    frames = torch.zeros(49, 16, 32, 3)
+    for known in (0, -1):
+        sample(clip_index=1, steps=1, motion=pack("nodes.chaining").Hallo3MotionFrames().execute(frames, 2, known)[0])
+    sample(steps=1)
+    assert "has no motion" not in caplog.text
 
 
 def test_a_reference_or_sound_of_another_model_is_refused(pack, sample, scene):
