@@ -9,17 +9,33 @@ from pathlib import Path
 from types import ModuleType
 
 LAUNCHER = Path(__file__).parents[1] / "hallo3.py"
+# The packages of requirements.txt by module; a test compares the two.
+REQUIRED = {
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "sentencepiece": "sentencepiece",
+    "safetensors": "safetensors",
+    "huggingface_hub": "huggingface_hub",
+    "einops": "einops",
+    "av": "av",
+    "PIL": "Pillow",
+    "tqdm": "tqdm",
+}
 
 
 class InputError(ValueError):
     """Bad input: the message names the file or value, what was found, what was expected and what to do."""
 
 
+class Missing(InputError):
+    """A package or file is not there that can be installed or downloaded."""
+
+
 def require(module: str, package: str, purpose: str) -> ModuleType:
     """Imports an optional package where it is used. If it is missing, the error gives the install command.
 
     Raises:
-        InputError: the package is not installed.
+        Missing: the package is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -27,7 +43,7 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
         if error.name and error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is installed but one of its dependencies is not: its own message is better
         command = pip_command("install", package)
-        raise InputError(f"{purpose} needs the package {package}. Run {command}, and start again.") from error
+        raise Missing(f"{purpose} needs the package {package}. Run {command}, and start again.") from error
 
 
 def own_command(*arguments: str) -> str:

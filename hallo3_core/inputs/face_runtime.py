@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from ..errors import InputError, pip_command
+from ..errors import InputError, Missing, pip_command
 
 T = TypeVar("T")
 
@@ -52,10 +52,9 @@ def load_model_zoo(provider: str) -> ModuleType:
     """
     if provider not in PROVIDERS:
         raise InputError(f"face provider {provider!r}: expected one of {', '.join(PROVIDERS)}.")
-    needed = {"onnxruntime": BUILDS[provider], "cv2": HEADLESS, **NEEDS, "insightface": "insightface"}
-    if missing := {module: package for module, package in needed.items() if not _is_there(module)}:
+    if missing := missing_packages(provider):
         packages = f"package{'s' if len(missing) > 1 else ''} {_listed(missing.values())}"
-        raise InputError(f"finding faces needs the {packages}. {how_to_install(missing)}")
+        raise Missing(f"finding faces needs the {packages}. {how_to_install(missing)}")
     _check_runtime(provider)
     _check_opencv()
     return _model_zoo()
@@ -66,7 +65,18 @@ def installed_builds(module: str) -> list[str]:
     return sorted(set(metadata.packages_distributions().get(module, [])))
 
 
+def missing_packages(provider: str = "CPU") -> dict[str, str]:
+    """The packages to install for finding faces, by module."""
+    needed = {"onnxruntime": BUILDS[provider], "cv2": HEADLESS, **NEEDS, "insightface": "insightface"}
+    return {module: package for module, package in needed.items() if not _is_there(module)}
+
+
 def how_to_install(wanted: dict[str, str]) -> str:
+    """The advice that gives `install_commands`."""
+    return f"Run {', then '.join(install_commands(wanted))}, and start again."
+
+
+def install_commands(wanted: dict[str, str]) -> list[str]:
     """The commands that install this package for each module, and uninstall all others that contain the module."""
     old = [build for module in wanted for build in installed_builds(module)]
     together = [package for package in wanted.values() if package != "insightface"]
@@ -75,7 +85,7 @@ def how_to_install(wanted: dict[str, str]) -> str:
         steps.append(pip_command("install", *together))
     if "insightface" in wanted:
         steps.append(pip_command("install", "--no-deps", "insightface"))
-    return f"Run {', then '.join(steps)}, and start again."
+    return steps
 
 
 def _check_runtime(provider: str) -> None:

@@ -18,10 +18,11 @@ import torch
 from torch.nn import functional as F
 
 from ..clips import FPS
-from ..errors import InputError, require
+from ..errors import InputError, Missing, require
 from .mixing import mixed, stereo_weights
 from .recording import Recording, check_recording, read_recording
 
+PACKAGE = '"audio-separator[cpu]"'  # quoted for the shell
 FULL_SCALE = 32767  # of 16-bit audio
 STEMS = {"Vocals": "vocals", "Instrumental": "rest"}  # the library's names of the stems, and our file names
 
@@ -61,7 +62,7 @@ def check_separator(model: Path) -> None:
     """Raises InputError if the library is not installed, or ffmpeg, which it calls."""
     require_library()
     if which("ffmpeg") is None:
-        raise InputError(f"{model.name} is run by audio-separator, which needs the program ffmpeg: install it.")
+        raise Missing(f"{model.name} is run by audio-separator, which needs the program ffmpeg: install it.")
 
 
 def require_library() -> ModuleType:
@@ -70,7 +71,7 @@ def require_library() -> ModuleType:
     Raises:
         InputError: it is not installed.
     """
-    return require("audio_separator.separator", '"audio-separator[cpu]"', "separating the voice from the music")
+    return require("audio_separator.separator", PACKAGE, "separating the voice from the music")
 
 
 def run_library(library: Any, sound: Path, model: Path) -> None:

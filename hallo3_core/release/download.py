@@ -9,17 +9,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import InputError, require
-from ..inputs.face import DETECTOR, RECOGNISER
 from ..weights.disk import free_bytes
-from .layout import FACE_FOLDER, TEXT_FOLDER, TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from .layout import TRANSFORMER_FOLDER
+from .published import PARTS, REPOSITORY, TAG, Part
 
-REPOSITORY = "fudan-generative-ai/hallo3"
-TAG = "1"  # of the released transformers; `hallo3/latest` says the same
 SPARE_BYTES = 256 << 20  # left free on the disk
 READ_BYTES = 16 << 20
 
@@ -34,68 +31,6 @@ class Hub(Protocol):
     def model_info(self, repo_id: str, *, files_metadata: bool): ...
 
     def hf_hub_download(self, repo_id: str, filename: str, *, revision: str, local_dir: str) -> str: ...
-
-
-@dataclass(frozen=True)
-class Part:
-    """Files of the release that belong together. `bytes` is approximate; exact sizes come from the hub.
-
-    needed: required file names; also: patterns of files that are fetched too if they exist.
-    """
-
-    name: str
-    purpose: str
-    bytes: int
-    licence: str
-    needed: tuple[str, ...]
-    also: tuple[str, ...] = ()
-
-    def takes(self, file: str) -> bool:
-        return file in self.needed or any(fnmatchcase(file, pattern) for pattern in self.also)
-
-
-PARTS = (
-    Part(
-        "transformers",
-        "denoiser, reference network, projectors",
-        29_100_000_000,  # 14.55 G parameters, two bytes each
-        "CogVideoX licence, derived weights; code MIT",
-        (f"{TRANSFORMER_FOLDER}/{TAG}/{TRANSFORMER_FILE}",),
-        (f"{TRANSFORMER_FOLDER}/latest",),
-    ),
-    Part("vae", "frames to latents and back", 862_000_000, "CogVideoX licence", (VAE_FILE,)),
-    Part(
-        "text",
-        "T5 v1.1 XXL encoder: the prompt",
-        9_530_000_000,  # 4.76 G parameters, two bytes each
-        "Apache-2.0",
-        (f"{TEXT_FOLDER}/config.json", f"{TEXT_FOLDER}/spiece.model"),
-        (f"{TEXT_FOLDER}/*.json", f"{TEXT_FOLDER}/*.safetensors"),
-    ),
-    Part(
-        "wav2vec",
-        "wav2vec2-base-960h: what is heard",
-        378_000_000,
-        "Apache-2.0",
-        (f"{WAV2VEC_FOLDER}/config.json", f"{WAV2VEC_FOLDER}/model.safetensors"),
-        (f"{WAV2VEC_FOLDER}/*.json",),
-    ),
-    Part(
-        "face",
-        "InsightFace: finding the face, and whose it is",
-        278_000_000,
-        "non-commercial research only",
-        (f"{FACE_FOLDER}/{DETECTOR}", f"{FACE_FOLDER}/{RECOGNISER}"),
-    ),
-    Part(
-        "vocals",
-        "optional: voice apart from music",
-        66_800_000,
-        "not stated, UVR community model",
-        ("audio_separator/Kim_Vocal_2.onnx",),
-        ("audio_separator/*.json",),  # the separator library's model lists, if the release has them
-    ),
-)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ FACE_FOLDER = "face_analysis/models"
 TRANSFORMER_FOLDER = "hallo3"
 TRANSFORMER_FILE = "mp_rank_00_model_states.pt"
 CONVERTED_FILES = "hallo3_*.safetensors"
+TOY_NOTICE = "TOY_WEIGHTS.txt"  # in a toy release: says that it is one
 
 
 class Release:

@@ -19,6 +19,7 @@ from ..inputs.text import PIECES, read_weights
 from ..release.layout import (
     FACE_FOLDER,
     TEXT_FOLDER,
+    TOY_NOTICE,
     TRANSFORMER_FILE,
     TRANSFORMER_FOLDER,
     VAE_FILE,
@@ -35,6 +36,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 ENGINE, VAE, TEXT, WAV2VEC = "engine.safetensors", "vae.safetensors", "text.safetensors", "wav2vec2.safetensors"
 FILES = (ENGINE, VAE, TEXT, WAV2VEC, PIECES, DETECTOR, RECOGNISER)
 HALF = (TEXT, WAV2VEC)  # small enough to store in float16
+BYTES = 31_000_000  # about what `write_toy_release` writes
 NOTICE = """This is a toy release: small networks trained on a drawn world, in the official layout, to try the program
 without 40 GB of weights. It knows drawn people and their invented speech, and nothing else. A film made with it shows
 what the program does, not what the released weights can do.
@@ -104,7 +106,7 @@ def write_toy_release(folder: Path | str, weights: Path | None = None, sizes: Si
     faces.mkdir(parents=True)
     for file in (DETECTOR, RECOGNISER):
         shutil.copyfile(weights / file, faces / file)
-    (folder / "TOY_WEIGHTS.txt").write_text(NOTICE)
+    (folder / TOY_NOTICE).write_text(NOTICE)
     return folder
 
 

@@ -14,7 +14,15 @@ from torch import Tensor
 from ..errors import InputError
 from ..model.config import Grid, TransformerConfig
 from ..model.positions import rotary_table
-from ..release.layout import FACE_FOLDER, TEXT_FOLDER, TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE_FILE, WAV2VEC_FOLDER
+from ..release.layout import (
+    FACE_FOLDER,
+    TEXT_FOLDER,
+    TOY_NOTICE,
+    TRANSFORMER_FILE,
+    TRANSFORMER_FOLDER,
+    VAE_FILE,
+    WAV2VEC_FOLDER,
+)
 from ..weights import names
 
 NOTICE = """This is a toy release: seeded noise in the official layout, for trying the program without 40 GB of weights.
@@ -58,7 +66,7 @@ def write_tiny_release(folder: Path | str, seed: int = 0) -> Path:
     transformers, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
     transformers.parent.mkdir(parents=True)
     vae.parent.mkdir(parents=True)
-    (folder / "TOY_WEIGHTS.txt").write_text(NOTICE)
+    (folder / TOY_NOTICE).write_text(NOTICE)
     (folder / TRANSFORMER_FOLDER / "latest").write_text("1")
     torch.save({"module": file_tensors(seed)}, transformers)
     torch.save({"state_dict": tiny_vae_tensors(seed + 1)}, vae)

@@ -16,7 +16,7 @@ from hallo3_core.clips import FRAMES_PER_CLIP
 from hallo3_core.inputs import audio
 from hallo3_core.release.layout import Release
 from hallo3_core.sampling.guidance import Guidance
-from hallo3_core.toy.learnt_release import is_packed, write_toy_release
+from hallo3_core.toy.learnt_release import BYTES, is_packed, write_toy_release
 from tests.toy.probe import FRAMES, START, Probe
 from tools.toy_films.films import PLAIN, Changes, Studio, Subject, asked
 from tools.toy_films.reading import read_film
@@ -29,6 +29,11 @@ NOISE, THIRD = 0, 4  # steps of 12: pure noise, and a third of the way
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
     return write_toy_release(tmp_path_factory.mktemp("learnt") / "toy")
+
+
+def test_it_takes_the_room_that_messages_promise(release):
+    written = sum(path.stat().st_size for path in release.rglob("*") if path.is_file())
+    assert abs(written / BYTES - 1) < 0.05
 
 
 @pytest.fixture(scope="module")
