@@ -24,16 +24,18 @@ def mappings() -> tuple[dict[str, type], dict[str, str]]:
 
 
 def speaking(node: type) -> type:
-    """Makes a node class check its inputs, and show its warnings and errors on the node as well as in the log."""
+    """Makes a node class check its inputs, and show its warnings and errors on the node as well as in the log. An error
+    about something missing names all that is."""
     run = getattr(node, node.FUNCTION)
     form = signature(run)
 
     @wraps(run)
     def execute(self, *args, **inputs):
+        from . import needs
         from .host import messages
 
-        with messages.speaking(inputs.get("node_id")):
-            _, *values = form.bind_partial(self, *args, **inputs).arguments.items()
+        _, *values = form.bind_partial(self, *args, **inputs).arguments.items()
+        with messages.speaking(inputs.get("node_id")), needs.told_together(node.__name__, dict(values)):
             return run(self, **checked(node, dict(values)))
 
     setattr(node, node.FUNCTION, execute)

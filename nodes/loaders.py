@@ -1,24 +1,20 @@
-"""Loader nodes, one per network: the host reruns everything downstream of a loader that changed."""
+"""Loader nodes and their base, one per network: the host reruns everything downstream of a loader that changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..hallo3_core.inputs.face import PROVIDERS, load_face_analyser
-from ..hallo3_core.release.layout import FACE_FOLDER, TEXT_FOLDER, WAV2VEC_FOLDER
-from ..hallo3_core.weights import names
-from ..hallo3_core.weights.kinds import FACE_DETECTOR, LORA, WAV2VEC
-from ..hallo3_core.weights.parts import TEXT, VAE
 from . import types
 
 if TYPE_CHECKING:
     from .host.sources import Source
 
-CATEGORY = "Hallo3/loaders"
+AUTO = "auto: one release in models/hallo3 for all loaders, real weights before a toy's."
 ALIASES = ["hallo", "load"]
-AUTO = "auto: the release in models/hallo3, else the first that fits."
 DTYPES = ["auto", "bf16", "fp16", "fp8"]
 DTYPE_TOOLTIP = (
     "auto keeps what the file and the device suggest; fp8 halves the memory of the large matrices for a small loss. "
@@ -37,43 +33,65 @@ DENOISER_DTYPE = (
 
 def _source(what: str) -> Source:
     """The files that a loader offers, by what it loads."""
-    from .host import files
-    from .host.sources import Source
+    from .host.sources import SOURCES
 
-    def transformers() -> dict[str, Path]:
-        return files.tensor_files("diffusion_models", "checkpoints") | files.releases()
-
-    def vaes() -> dict[str, Path]:
-        return files.tensor_files("vae") | files.releases()
-
-    def inside(folder: str, kind: str) -> dict[str, Path]:
-        within = {name: path / folder for name, path in files.releases().items() if (path / folder).is_dir()}
-        return files.tensor_files(kind) | files.folders_with("config.json", kind) | within
-
-    def faces() -> dict[str, Path]:
-        within = {name: path / FACE_FOLDER for name, path in files.releases().items()}
-        return files.face_folders() | {name: path for name, path in within.items() if path.is_dir()}
-
-    sources = {
-        "denoiser": ("models/diffusion_models", names.DENOISER, transformers),
-        "reference network": ("models/diffusion_models", names.REFERENCE_NET, transformers),
-        "LoRA": ("models/loras", LORA, lambda: files.tensor_files("loras"), False),
-        "VAE": ("models/vae", VAE, vaes),
-        "text encoder": ("models/text_encoders", TEXT, lambda: inside(TEXT_FOLDER, "text_encoders")),
-        "wav2vec2": ("models/audio_encoders", WAV2VEC, lambda: inside(WAV2VEC_FOLDER, "audio_encoders")),
-        "face models": ("models/insightface/models", FACE_DETECTOR, faces),
-    }
-    return Source(what, *sources[what])
+    return SOURCES[what]
 
 
-def _dropdown(what: str, tooltip: str) -> tuple[Sequence[str], dict]:
-    return (_source(what).offered(), {"tooltip": tooltip})
+class Loader:
+    """A node with a dropdown of files. It never hides from the page, takes names that are not in the list, since
+    `find` has the better message, and runs again when its file changes.
+
+    SOURCE: what it reads, a key of `host.sources.SOURCES`; FILE: the name of its dropdown.
+    """
+
+    SOURCE: ClassVar[str]
+    FILE: ClassVar[str]
+    CATEGORY = "Hallo3/loaders"
+    FUNCTION = "execute"
+
+    def __init_subclass__(cls):
+        cls.VALIDATE_INPUTS = _accepts_any(cls.FILE)
+
+    @classmethod
+    def source(cls) -> Source:
+        return _source(cls.SOURCE)
+
+    @classmethod
+    def dropdown(cls, tooltip: str) -> tuple[Sequence[str], dict]:
+        source = cls.source()
+        return (source.offered(), {"tooltip": f"{tooltip} {AUTO}" if source.has_auto else tooltip})
+
+    @classmethod
+    def find(cls, name: str) -> Path:
+        """The file or folder of an entry.
+
+        Raises:
+            InputError: as `Source.find`.
+        """
+        return cls.source().find(name)
+
+    @classmethod
+    def IS_CHANGED(cls, **inputs: Any) -> str:
+        return cls.source().fingerprint(inputs.get(cls.FILE))
 
 
-class Hallo3ModelLoader:
+def _accepts_any(name: str) -> classmethod:
+    """A VALIDATE_INPUTS for the input `name` alone: the host reads from the signature for which inputs it leaves out
+    its own check, and does that for all inputs where the signature has `**`."""
+
+    def validate(cls, **values: Any) -> bool:
+        return True
+
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    validate.__signature__ = Signature([Parameter("cls", kind), Parameter(name, kind)])
+    return classmethod(validate)
+
+
+class Hallo3ModelLoader(Loader):
     """Loads the denoiser with its projectors."""
 
-    CATEGORY = CATEGORY
+    SOURCE, FILE = "denoiser", "denoiser"
     DESCRIPTION = (
         "Loads Hallo3's denoiser, from the official release or a converted file, with the two small projectors for "
         "sound and face that belong to it."
@@ -81,55 +99,45 @@ class Hallo3ModelLoader:
     RETURN_TYPES = ("MODEL",)
     RETURN_NAMES = ("model",)
     OUTPUT_TOOLTIPS = ("The denoiser: LoRA, compile and EasyCache nodes work on it.",)
-    FUNCTION = "execute"
     SEARCH_ALIASES = ALIASES
 
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "A release in models/hallo3, its file mp_rank_00_model_states.pt, or hallo3_denoiser.safetensors."
-        return {"required": {"denoiser": _dropdown("denoiser", f"{tooltip} {AUTO}"), "weight_dtype": DENOISER_DTYPE}}
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, denoiser):
-        return True  # `execute` reports a missing file with a clear message
+        return {"required": {"denoiser": cls.dropdown(tooltip), "weight_dtype": DENOISER_DTYPE}}
 
     def execute(self, denoiser, weight_dtype):
         from .host import model
 
-        return (model.load_model(str(_source("denoiser").find(denoiser)), weight_dtype),)
+        return (model.load_model(str(self.find(denoiser)), weight_dtype),)
 
 
-class Hallo3ReferenceNetLoader:
+class Hallo3ReferenceNetLoader(Loader):
     """Loads the identity reference network."""
 
-    CATEGORY = CATEGORY
+    SOURCE, FILE = "reference network", "reference_net"
     DESCRIPTION = "Loads the identity reference network, which looks at the portrait once; it is not needed afterwards."
     RETURN_TYPES = (types.REFERENCE_NET,)
     RETURN_NAMES = ("reference_net",)
     OUTPUT_TOOLTIPS = ("For Hallo3 Reference.",)
-    FUNCTION = "execute"
     SEARCH_ALIASES = ALIASES
 
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release or file that the denoiser comes from, or hallo3_reference_net.safetensors."
-        net = _dropdown("reference network", f"{tooltip} {AUTO}")
+        net = cls.dropdown(tooltip)
         return {"required": {"reference_net": net, "weight_dtype": WEIGHT_DTYPE}}
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, reference_net):
-        return True  # `execute` reports a missing file with a clear message
 
     def execute(self, reference_net, weight_dtype):
         from .host import networks
 
-        return (networks.load_reference_net(_source("reference network").find(reference_net), weight_dtype),)
+        return (networks.load_reference_net(self.find(reference_net), weight_dtype),)
 
 
-class Hallo3LoraLoader:
+class Hallo3LoraLoader(Loader):
     """Applies a LoRA made for CogVideoX-5B-I2V or trained with this project."""
 
-    CATEGORY = CATEGORY
+    SOURCE, FILE = "LoRA", "lora"
     DESCRIPTION = (
         "Adds a LoRA made for CogVideoX-5B-I2V, in diffusers or kohya naming, which core's loader ignores. One "
         "that touches nothing is refused."
@@ -140,7 +148,6 @@ class Hallo3LoraLoader:
         "The model with the LoRA; several may follow each other.",
         "The reference network with its part of the LoRA, if one is connected: for Hallo3 Reference.",
     )
-    FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "lora", "cogvideox"]
 
     @classmethod
@@ -152,26 +159,22 @@ class Hallo3LoraLoader:
         return {
             "required": {
                 "model": inputs.MODEL,
-                "lora": _dropdown("LoRA", "A file in models/loras."),
+                "lora": cls.dropdown("A file in models/loras."),
                 "strength": ("FLOAT", strength),
             },
             "optional": {"reference_net": (types.REFERENCE_NET, reference_net)},
         }
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, lora):
-        return True  # `execute` reports a missing file with a clear message
-
     def execute(self, model, lora, strength, reference_net=None):
         from .host.lora import with_lora
 
-        return with_lora(model, reference_net, _source("LoRA").find(lora), strength)
+        return with_lora(model, reference_net, self.find(lora), strength)
 
 
-class Hallo3VAELoader:
+class Hallo3VAELoader(Loader):
     """Loads the video VAE, which decodes as the original does."""
 
-    CATEGORY = CATEGORY
+    SOURCE, FILE = "VAE", "vae_name"
     DESCRIPTION = (
         "Loads CogVideoX's video VAE, from the release's 3d-vae.pt, a converted file or one in diffusers naming. It "
         "decodes as the original does, which core's loader of the same file does not."
@@ -179,28 +182,23 @@ class Hallo3VAELoader:
     RETURN_TYPES = ("VAE",)
     RETURN_NAMES = ("vae",)
     OUTPUT_TOOLTIPS = ("Works in core's VAEEncode and VAEDecode, tiled ones included.",)
-    FUNCTION = "execute"
     SEARCH_ALIASES = [*ALIASES, "cogvideox"]
 
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "A release in models/hallo3, or a CogVideoX VAE in models/vae."
-        return {"required": {"vae_name": _dropdown("VAE", f"{tooltip} {AUTO}")}}
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, vae_name):
-        return True  # `execute` reports a missing file with a clear message
+        return {"required": {"vae_name": cls.dropdown(tooltip)}}
 
     def execute(self, vae_name):
         from .host import vae
 
-        return (vae.load_host_vae(_source("VAE").find(vae_name)),)
+        return (vae.load_host_vae(self.find(vae_name)),)
 
 
-class Hallo3TextEncoderLoader:
+class Hallo3TextEncoderLoader(Loader):
     """Loads T5's encoder as a CLIP."""
 
-    CATEGORY = CATEGORY
+    SOURCE, FILE = "text encoder", "text_encoder"
     DESCRIPTION = (
         "Loads T5-XXL's encoder for core's CLIPTextEncode, as the original uses it: 226 tokens without mask, brackets "
         "are read as brackets. Core's CLIPLoader of type cogvideox serves as well."
@@ -208,59 +206,48 @@ class Hallo3TextEncoderLoader:
     RETURN_TYPES = ("CLIP",)
     RETURN_NAMES = ("clip",)
     OUTPUT_TOOLTIPS = ("For CLIPTextEncode. Prompts beyond 225 tokens are cut, and CLIPTextEncode says so.",)
-    FUNCTION = "execute"
     SEARCH_ALIASES = [*ALIASES, "t5", "clip"]
 
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release's T5 folder, another T5 v1.1 folder, or a file such as t5xxl_fp16.safetensors."
-        return {"required": {"text_encoder": _dropdown("text encoder", f"{tooltip} {AUTO}")}}
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, text_encoder):
-        return True  # `execute` reports a missing file with a clear message
+        return {"required": {"text_encoder": cls.dropdown(tooltip)}}
 
     def execute(self, text_encoder):
         from .host import clip
 
-        return (clip.load_clip(_source("text encoder").find(text_encoder)),)
+        return (clip.load_clip(self.find(text_encoder)),)
 
 
-class Hallo3Wav2VecLoader:
+class Hallo3Wav2VecLoader(Loader):
     """Loads wav2vec2, which encodes the recording."""
 
-    CATEGORY = CATEGORY
+    SOURCE, FILE = "wav2vec2", "wav2vec"
     DESCRIPTION = "Loads wav2vec2-base-960h, which turns the recording into what the mouth follows."
     RETURN_TYPES = (types.WAV2VEC,)
     RETURN_NAMES = ("wav2vec",)
     OUTPUT_TOOLTIPS = ("For Hallo3 Audio Encode.",)
-    FUNCTION = "execute"
     SEARCH_ALIASES = [*ALIASES, "audio"]
 
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release, or a folder with config.json in models/audio_encoders."
-        return {"required": {"wav2vec": _dropdown("wav2vec2", f"{tooltip} {AUTO}")}}
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, wav2vec):
-        return True  # `execute` reports a missing file with a clear message
+        return {"required": {"wav2vec": cls.dropdown(tooltip)}}
 
     def execute(self, wav2vec):
         from .host import networks
 
-        return (networks.load_wav2vec_network(_source("wav2vec2").find(wav2vec)),)
+        return (networks.load_wav2vec_network(self.find(wav2vec)),)
 
 
-class Hallo3FaceAnalysisLoader:
+class Hallo3FaceAnalysisLoader(Loader):
     """Loads the face detector and recogniser."""
 
-    CATEGORY = CATEGORY
+    SOURCE, FILE = "face models", "face_analysis"
     DESCRIPTION = "Loads InsightFace's detector and recogniser (their licence: non-commercial research only)."
     RETURN_TYPES = (types.FACE_ANALYSIS,)
     RETURN_NAMES = ("face_analysis",)
     OUTPUT_TOOLTIPS = ("For Hallo3 Face Embed.",)
-    FUNCTION = "execute"
     SEARCH_ALIASES = [*ALIASES, "insightface", "arcface"]
 
     @classmethod
@@ -272,17 +259,13 @@ class Hallo3FaceAnalysisLoader:
         }
         return {
             "required": {
-                "face_analysis": _dropdown("face models", f"{tooltip} {AUTO}"),
+                "face_analysis": cls.dropdown(tooltip),
                 "provider": (list(PROVIDERS), provider),
             }
         }
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, face_analysis):
-        return True  # `execute` reports a missing file with a clear message
-
     def execute(self, face_analysis, provider):
-        return (load_face_analyser(_source("face models").find(face_analysis), provider),)
+        return (load_face_analyser(self.find(face_analysis), provider),)
 
 
 NODES = {

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ..hallo3_core.inputs.vocals import split_voice
 from .audio import audio_of, recording_of
-from .loaders import AUTO
+from .loaders import Loader
 
 
-class Hallo3SeparateVocals:
+class Hallo3SeparateVocals(Loader):
     """Separates the voice from music."""
 
+    SOURCE, FILE = "vocal separation model", "model"
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
         "Parts the voice from music and noise, which disturb the lips, with the release's Kim_Vocal_2. Needs the "
@@ -18,29 +19,20 @@ class Hallo3SeparateVocals:
     RETURN_TYPES = ("AUDIO", "AUDIO")
     RETURN_NAMES = ("vocals", "rest")
     OUTPUT_TOOLTIPS = ("The voice alone: for Hallo3 Audio Encode.", "What is left: to be mixed back into the video.")
-    FUNCTION = "execute"
     SEARCH_ALIASES = ["hallo", "voice", "stem separation", "remove music", "uvr", "mdx"]
 
     @classmethod
     def INPUT_TYPES(cls):
-        from .host import vocals
-
         model = "Kim_Vocal_2.onnx from the release's audio_separator folder, with the lists that lie beside it."
         return {
             "required": {
                 "audio": ("AUDIO", {"tooltip": "A voice with music or noise, at any rate."}),
-                "model": (vocals.SOURCE.offered(), {"tooltip": f"{model} {AUTO}"}),
+                "model": cls.dropdown(model),
             }
         }
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return True  # `execute` reports a missing file with a clear message
-
     def execute(self, audio, model):
-        from .host import vocals
-
-        voice, rest = split_voice(recording_of(audio), vocals.SOURCE.find(model))
+        voice, rest = split_voice(recording_of(audio), self.find(model))
         return (audio_of(voice), audio_of(rest))
 
 

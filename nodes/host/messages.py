@@ -6,9 +6,11 @@ The page keeps a node's text until the next text, so a run that ends early has t
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
@@ -85,7 +87,8 @@ class _Listener(logging.Handler):
         self._text = text
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._text.warn(record.getMessage())
+        args = record.args if isinstance(record.args, tuple) else ()
+        self._text.warn(record.msg % tuple(map(_short, args)) if args else record.getMessage())
 
 
 @contextmanager
@@ -136,6 +139,11 @@ def show_text(text: str, node_id: str | None) -> None:
         _send(text, node_id)
 
 
+def _short(value: Any) -> Any:
+    """A path's last name: where a file lies is in the log."""
+    return os.path.basename(value) if isinstance(value, (str, Path)) and os.path.isabs(value) else value
+
+
 def _places(node_id: str) -> list[str]:
     """The ids of the node and of its enclosing subgraphs, which are prefixes of its own: "12:5" -> "12:5", "12"."""
     parts = str(node_id).split(":")
@@ -158,4 +166,4 @@ def _send(text: str, node_id: str) -> None:
         return
     send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
     if send is not None:
-        send(text, node_id)
+        send(text.encode(errors="backslashreplace").decode(), node_id)  # a path need not be valid UTF-8

@@ -1,24 +1,58 @@
-"""Files that a loader offers, the one that "auto" takes, and the error if there is none."""
+"""Files that a loader offers, the one that "auto" takes, and the error if there is none.
+
+"auto" takes all parts from one release: that of the denoiser which it would load, a real one before a toy.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import folder_paths
-
-from ...hallo3_core.errors import InputError, own_command
-from .contents import cannot_hold, holds
-from .files import OWN_KIND
+from ...hallo3_core.errors import InputError, Missing
+from ...hallo3_core.release.layout import FACE_FOLDER, TEXT_FOLDER, TOY_NOTICE, WAV2VEC_FOLDER
+from ...hallo3_core.weights import names
+from ...hallo3_core.weights.kinds import FACE_DETECTOR, LORA, WAV2VEC
+from ...hallo3_core.weights.parts import TEXT, VAE
+from . import contents, files
 from .messages import say
 
 AUTO = "auto"
 NOTHING = "none found"  # the host would reject an empty dropdown without a reason
-USUAL = f"{OWN_KIND}/release/"  # the documented location of the official release
+USUAL = f"{files.OWN_KIND}/release/"  # the documented location of the official release
+REAL, SMALL, TOY = range(3)  # weights of a real size; of a toy's size; said to be a toy's by the folder they are in
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an offered name stands for: a file or folder, and the release that it is part of, if any."""
+
+    path: Path
+    release: Path | None = None
+
+    def grade(self, part: str) -> int:
+        """REAL, SMALL or TOY."""
+        if self.release is not None and os.path.isfile(self.release / TOY_NOTICE):
+            return TOY
+        return SMALL if contents.is_small(self.path, part) else REAL
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where "auto" takes everything from: the release, or the folder of the file, that it loads the denoiser from."""
+
+    name: str
+    entry: Entry
+    grade: int
+
+    def has(self, entry: Entry) -> bool:
+        own = self.entry.release or self.entry.path.parent
+        return entry.release == own or (entry.release is None and own in entry.path.parents)
 
 
 @dataclass(frozen=True)
@@ -26,56 +60,159 @@ class Source:
     """The files of one loader.
 
     what, where: for messages, such as "denoiser" and "models/diffusion_models"; part: the part that a file must hold,
-    named as in `weights.kinds.LABELS`, or "" to accept all entries; entries: all candidate files by offered name;
-    has_auto: whether "auto" is offered.
+    named as in `weights.kinds.LABELS`, or "" to accept all entries; loose: files by offered name that are no part of a
+    release; inside: the part's folder in a release, "." for the release itself, or "" if it has none; download: the
+    part's name in `release.published.PARTS`, or ""; has_auto: whether "auto" is offered.
     """
 
     what: str
     where: str
     part: str
-    entries: Callable[[], dict[str, Path]]
+    loose: Callable[[], dict[str, Path]]
+    inside: str = ""
+    download: str = ""
     has_auto: bool = True
 
     def offered(self) -> Sequence[str]:
         """Entries of the dropdown: files that may fit. Files known to hold something else are left out."""
-        names = sorted(n for n, path in self.entries().items() if not self.part or not cannot_hold(path, self.part))
+        found = self.entries()
+        names = sorted(n for n, e in found.items() if not self.part or not contents.cannot_hold(e.path, self.part))
         return [AUTO, *names] if self.has_auto else names or [NOTHING]
 
     def find(self, name: str) -> Path:
-        """Returns the file of an entry. "auto" takes the release in its usual place, else the first file that fits. A
-        missing folder's name, as in workflows from another machine, counts as "auto".
+        """Returns the file of an entry. The spelling of another system counts: `sub\\x.safetensors`, or letters that it
+        composes differently. "auto" takes the part from the release that it takes everything from, else the first
+        file that fits. A missing folder's name, as in workflows from another machine, counts as "auto".
 
         Raises:
-            InputError: no file fits, or the named file does not exist (any more).
+            Missing: no file fits.
+            InputError: the named file does not exist (any more), or cannot be read.
         """
-        entries = self.entries()
-        if name in entries:
-            return entries[name]
-        if not self.has_auto or not (name == AUTO or name.endswith("/")):
-            if name in (NOTHING, ""):
-                raise InputError(self._nothing())
-            raise InputError(f"{self.what}: {name!r} is not there: {self._advice()}")
-        fits = sorted((n for n, path in entries.items() if not self.part or holds(path, self.part)), key=_rank)
-        if not fits:
-            raise InputError(self._nothing())
-        if name != AUTO:
-            log.warning("%s is not there: took %s", name, fits[0])
-        elif len(fits) > 1:
-            say(f"took {fits[0]}, one of {len(fits)} that fit")
-        return entries[fits[0]]
+        found = self.entries()
+        chosen = self._choose(name, found)
+        path = found[chosen].path
+        if self.has_auto and _spelt(chosen) != _spelt(name):
+            self._announce(name, chosen, found[chosen])
+        if error := contents.unreadable(path, self.part):
+            raise InputError(
+                f"{self.what}: {error.filename} cannot be read ({error.strerror}). Check its permissions and its disk."
+            )
+        return path
 
-    def _nothing(self) -> str:
-        folder = Path(folder_paths.models_dir) / OWN_KIND
-        download, tiny = own_command("download", str(folder / "release")), own_command("tiny", str(folder / "toy"))
-        toy = f"To try the nodes without it, run `{tiny}` (11 MB). " if self.part else ""
-        return (
-            f"{self.what}: none found. To download the official release (40 GB), run `{download}`. {toy}"
-            f"Or {self._advice()}"
-        )
+    def lacks(self, name: str) -> bool:
+        """Whether nothing that can be downloaded is there for an entry."""
+        try:
+            self._choose(name, self.entries())
+        except Missing:
+            return True
+        except InputError:
+            return False
+        return False
+
+    def fingerprint(self, name: str) -> str:
+        """A text that changes when `find` would return another file, or the same one with other contents."""
+        found = self.entries()
+        try:
+            return contents.fingerprint(found[self._choose(name, found)].path, self.part)
+        except InputError:
+            return NOTHING
+
+    def entries(self) -> dict[str, Entry]:
+        """All candidates by offered name."""
+        found = {name: Entry(path) for name, path in self.loose().items()}
+        for name, folder in files.releases().items() if self.inside else ():
+            path = folder / self.inside
+            if path != folder and os.path.isdir(path) or path == folder and self._is_in(folder):
+                found[name] = Entry(path, folder)
+        return found
+
+    def best(self, found: Mapping[str, Entry], home: Home | None) -> str | None:
+        """The entry that "auto" takes: of the release where the denoiser is from, else the first that fits. Toy weights
+        never go with real ones."""
+        fits = {n: e for n, e in found.items() if not self.part or contents.holds(e.path, self.part)}
+        grades = {name: entry.grade(self.part) for name, entry in fits.items()}
+        if home is not None and home.grade == REAL:
+            fits = {name: entry for name, entry in fits.items() if grades[name] == REAL or home.has(entry)}
+
+        def rank(name: str) -> tuple:
+            entry = fits[name]
+            apart = home is not None and not home.has(entry)
+            unlike = home is not None and (home.grade == REAL) != (grades[name] == REAL)
+            return apart, unlike, grades[name], _gaps(entry), name != USUAL, not name.endswith("/"), name
+
+        return min(fits, key=rank, default=None)
+
+    def _choose(self, name: str, found: Mapping[str, Entry]) -> str:
+        if not isinstance(name, str):
+            raise InputError(f"{self.what}: expected a file's name, got {type(name).__name__}. Choose it in the list.")
+        if name in found:
+            return name
+        alike = [other for other in found if _spelt(other) == _spelt(name)]
+        if len(alike) == 1:
+            return alike[0]
+        if self.has_auto and (name == AUTO or name.endswith(("/", "\\"))):
+            if best := self.best(found, home()):
+                return best
+        elif name not in (NOTHING, ""):
+            raise InputError(f"{self.what}: {name!r} is not there: {self._advice()}")
+        kind = Missing if self.download else InputError
+        raise kind(f"{self.what}: {NOTHING}: {self._advice()}")
+
+    def _announce(self, name: str, chosen: str, entry: Entry) -> None:
+        """Says on the node what "auto" took; what the workflow named instead is a warning, unless all workflows do."""
+        if name not in (AUTO, USUAL):
+            log.warning("%s is not there: took %s", name, chosen)
+        toy = " (toy weights: drawn people only)" if entry.grade(self.part) != REAL else ""
+        say(f"auto: {chosen}{toy}")
+
+    def _is_in(self, release: Path) -> bool:
+        """Whether a release's own files may hold the part."""
+        return files.has_transformers(release) or (self.part == VAE and contents.holds(release, VAE))
 
     def _advice(self) -> str:
-        return f"put the file into {self.where} or models/{OWN_KIND}, and refresh the page (R)."
+        return f"put the file into {self.where} or models/{files.OWN_KIND}, and refresh the page (R)."
 
 
-def _rank(name: str) -> tuple[bool, bool, str]:
-    return name != USUAL, not name.endswith("/"), name
+def home() -> Home | None:
+    """Where "auto" takes everything from; None if there is no denoiser."""
+    source = SOURCES["denoiser"]
+    found = source.entries()
+    name = source.best(found, None)
+    return None if name is None else Home(name, found[name], found[name].grade(source.part))
+
+
+def _gaps(entry: Entry) -> int:
+    """How many parts of a whole release are not there."""
+    return sum(entry.release is None or not os.path.exists(entry.release / place) for place in files.NEEDED)
+
+
+def _spelt(name: str) -> str:
+    """A name as any system spells it: separators, composed letters and case differ."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).casefold().rstrip("/")
+
+
+def _transformers() -> dict[str, Path]:
+    return files.tensor_files("diffusion_models", "checkpoints")
+
+
+def _texts() -> dict[str, Path]:
+    return files.tensor_files("text_encoders") | files.folders_with("config.json", "text_encoders")
+
+
+def _wav2vecs() -> dict[str, Path]:
+    return files.tensor_files("audio_encoders") | files.folders_with("config.json", "audio_encoders")
+
+
+SOURCES = {
+    source.what: source
+    for source in (
+        Source("denoiser", "models/diffusion_models", names.DENOISER, _transformers, ".", "transformers"),
+        Source("reference network", "models/diffusion_models", names.REFERENCE_NET, _transformers, ".", "transformers"),
+        Source("LoRA", "models/loras", LORA, lambda: files.tensor_files("loras"), has_auto=False),
+        Source("VAE", "models/vae", VAE, lambda: files.tensor_files("vae"), ".", "vae"),
+        Source("text encoder", "models/text_encoders", TEXT, _texts, TEXT_FOLDER, "text"),
+        Source("wav2vec2", "models/audio_encoders", WAV2VEC, _wav2vecs, WAV2VEC_FOLDER, "wav2vec"),
+        Source("face models", "models/insightface/models", FACE_DETECTOR, files.face_folders, FACE_FOLDER, "face"),
+        Source("vocal separation model", f"models/{files.VOCALS_KIND}", "", files.separators, download="vocals"),
+    )
+}

@@ -89,7 +89,7 @@ def test_without_the_library_the_error_has_its_install_command(pack, separate, m
         (dict(waveform=torch.zeros(2, 1, 100)), r"audio: shape \[2, 1, 100\]"),
         (dict(waveform=torch.full((1, 1, 9), torch.nan)), "is nan, expected a number"),
         (dict(waveform=torch.zeros(1, 1, 9), model="../secret.onnx"), "vocal separation model: '../secret.onnx' is"),
-        (dict(waveform=torch.zeros(1, 1, 9), model="none found"), "vocal separation model: none found"),
+        (dict(waveform=torch.zeros(1, 1, 9), model="none found"), "^none found: vocal separation model"),
     ],
 )
 def test_wrong_inputs_are_refused(pack, separate, toy, inputs, words):
