@@ -89,7 +89,9 @@ def measure(release: Path, args: argparse.Namespace, phases: Phases) -> None:
     recording = of_pack("hallo3_core.inputs.recording").Recording(
         torch.randn(1, int(16000 * SECONDS)) * 0.1, 16000, "noise"
     )
-    face = of_pack("hallo3_core.inputs.face").Face(torch.randn(512), (0.0, 0.0, 9.0, 9.0), torch.zeros(5, 2), 0, 1, 0.9)
+    face = of_pack("hallo3_core.inputs.face").Face(
+        torch.randn(512), (0.0, 0.0, 9.0, 9.0), torch.zeros(5, 2), 0, 1, 0.9, (0.0, 0.0, 9.0, 9.0)
+    )
     with phases.phase("load"):
         model = of_pack("nodes.host.model").load_model(str(release), args.weight_dtype)
         reference_net = of_pack("nodes.host.networks").load_reference_net(release, args.weight_dtype)

@@ -25,6 +25,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hallo3_core.inputs.face import Face
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.train.cache import cache_films
 from hallo3_core.train.config import Config, Data, Memory, Network, Stop, Watch
@@ -34,6 +35,7 @@ from hallo3_core.train.loop import TrainingRun, train
 from hallo3_core.train.processes import join
 from hallo3_core.vae.autoencoder import load_vae
 
+BOX = (8.0, 8.0, 40.0, 40.0)
 SIZES = {  # pixels, hidden, heads, layers, text tokens and width
     "toy": ((96, 144), 160, 5, 4, 24, 32),
     "cpu-medium": ((160, 240), 512, 8, 6, 64, 64),
@@ -61,12 +63,11 @@ class Bench:
             vae=load_vae(tiny_vae_tensors(0), device=device, dtype=dtype),
             text=lambda caption: noise(tokens, width, seed=1),
             audio=lambda recording: noise(recording.frames, 3, 48, seed=2),
-            face=lambda frame, name: noise(512, seed=3),
+            face=lambda frame, name: Face(noise(512, seed=3), BOX, torch.zeros(5, 2), 0, 1, 0.9, BOX),
         )
         frames = (noise(57, *pixels, 3, seed=4) * 40 + 128).clamp(0, 255).to(torch.uint8)
         films = [
-            film_of_arrays(str(n), frames.roll(n), "A person.", (8, 8, 40, 40), noise(57 * 640, seed=n) * 0.1)
-            for n in range(2)
+            film_of_arrays(str(n), frames.roll(n), "A person.", BOX, noise(57 * 640, seed=n) * 0.1) for n in range(2)
         ]
         self.config = Config(
             data=Data(size=pixels, windows=2, references=2, on_device=True),

@@ -20,6 +20,7 @@ from .film.output import check_apart, check_output
 from .film.tags import check_tags
 from .film.work_folder import Keeping
 from .film.writer import FilmWriter
+from .inputs.face import check_mask
 from .inputs.vocals import check_separator
 from .model.denoiser import Denoiser
 from .parallel.spread import BeginClip, follow, lead_run
@@ -98,6 +99,7 @@ def animate(
     check_machine(options)
     if options.vocals:  # report missing requirements now, not after minutes of work
         check_separator(release.vocals_file)
+    check_mask(options.face_mask, release.face_folder)
     networks = networks or Networks(release, options)
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, networks.config, options)
@@ -172,7 +174,7 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
                     noise = SeededNoise(options.seed, clip)
                     frames = run.conditions.layout.grid.frames
                     concat = concat_latent(vae, portrait.pixels, motion, noise, frames, motion_frames)
-                    return sample_clip(begin_clip(concat, audio_tokens[clip]), run.settings, concat, noise, report)
+                    return sample_clip(begin_clip(concat, audio_tokens[clip]), run, concat, noise, report)
 
                 try:
                     return sampling.run(lambda prepare: attempt(prepare()))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
 from ..hallo3_core.errors import InputError
-from ..hallo3_core.inputs.face import FACE_RATIO, Face, FaceAnalyser, embed_face
+from ..hallo3_core.inputs.face import MASKS, Face, FaceAnalyser, embed_face, toy_advice
+from ..hallo3_core.inputs.face_mask import FACE_RATIO
 from . import types
 from .images import image_of, marked, portrait_of
 from .words import FIND
@@ -14,16 +17,31 @@ FACES = ["largest", "leftmost", "rightmost", *map(str, range(10))]
 LARGEST_RATIO = 4.0
 
 
-def find_face(picture: Tensor, analyser: FaceAnalyser, which: str, when_none: str, ratio: float) -> tuple[Face, Tensor]:
+COMMAND_LINE = (" (--face whole)", " (--face-mask detector)")  # advice that does not apply here
+
+
+def find_face(
+    picture: Tensor,
+    analyser: FaceAnalyser,
+    which: str,
+    when_none: str,
+    ratio: float,
+    mask_from: str = MASKS[0],
+    release_folder: str | Path = "FOLDER",
+) -> tuple[Face, Tensor]:
     """Returns the face in a picture ``1 3 h w`` and its mask ``h w``.
 
     Raises:
-        InputError: no face, no face at the requested position, or an invalid ratio.
+        InputError: no face, no face at the requested position, an invalid ratio, or MediaPipe lacks something.
     """
+    chosen = dict(ratio=ratio, mask_from=mask_from, release_folder=release_folder)
     try:
-        return embed_face(picture[0], analyser, which, when_none, ratio=ratio)
-    except InputError as error:  # its advice for the command line does not apply here
-        raise InputError(str(error).replace(" (--face whole)", "")) from error
+        return embed_face(picture[0], analyser, which, when_none, **chosen)
+    except InputError as error:
+        message = str(error)
+        for words in COMMAND_LINE:
+            message = message.replace(words, "")
+        raise InputError(message) from error
 
 
 def summary(face: Face) -> str:
@@ -47,8 +65,8 @@ class Hallo3FaceEmbed:
     RETURN_NAMES = ("face", "mask", "marked")
     OUTPUT_TOOLTIPS = (
         "The face's embedding, for sampling.",
-        "1 where the face is, its box grown by box_ratio, 0 elsewhere: for Hallo3 Reference.",
-        "The portrait with the face's box, darkened where the mask hides it: look whether it is the right face.",
+        "1 where the face is, the box of its oval grown by box_ratio, 0 elsewhere: for Hallo3 Reference.",
+        "The portrait with the oval's box, darkened where the mask hides it: look whether it is the right face.",
     )
     FUNCTION = "execute"
     SEARCH_ALIASES = [*FIND, "face detection", "arcface", "insightface"]
@@ -66,7 +84,12 @@ class Hallo3FaceEmbed:
             "min": 1.0,
             "max": LARGEST_RATIO,
             "step": 0.05,
-            "tooltip": "How much larger than the face's box the mask is: 1.2 as the original; 1.5 includes the hair.",
+            "tooltip": "How much larger than the face's oval the mask is: 1.2 as the original; 1.5 includes the hair.",
+        }
+        mask_from = {
+            "default": MASKS[0],
+            "tooltip": "detector: the face's oval is estimated from the detector's box and landmarks; mediapipe: found "
+            "as in the original, with the package mediapipe and the release's landmark file.",
         }
         return {
             "required": {
@@ -76,16 +99,20 @@ class Hallo3FaceEmbed:
                 "when_no_face": (["error", "whole image"], when_none),
                 "box_ratio": ("FLOAT", ratio),
             },
+            # optional, so that an API form of an older version runs
+            "optional": {"mask_from": (list(MASKS), mask_from)},
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
-    def execute(self, image, face_analysis, which_face, when_no_face, box_ratio, node_id=None):
-        from .host import progress
+    def execute(self, image, face_analysis, which_face, when_no_face, box_ratio, mask_from=MASKS[0], node_id=None):
+        from .host import files, progress
 
-        picture = portrait_of(image)
-        face, mask = find_face(picture, face_analysis, which_face, when_no_face, box_ratio)
-        progress.show_text(summary(face), node_id)
-        shown = image_of(marked(picture, mask, face.box))
+        picture, folder = portrait_of(image), files.release_folder()
+        choices = (which_face, when_no_face, box_ratio, mask_from)
+        face, mask = find_face(picture, face_analysis, *choices, folder)
+        notes = [summary(face), *([toy_advice(folder)] if face_analysis.is_toy else [])]
+        progress.show_text("\n".join(notes), node_id)
+        shown = image_of(marked(picture, mask, face.oval))
         return (face, mask[None].to(image.device), shown.to(image.device))
 
 

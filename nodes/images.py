@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..hallo3_core.errors import InputError
-from ..hallo3_core.inputs.face import box_mask, reference_mask
+from ..hallo3_core.inputs.face_mask import box_mask, reference_mask
 from ..hallo3_core.inputs.image import MAX_PIXELS, check_size
 
 GREEN = (0.2, 0.9, 0.4)

@@ -42,7 +42,15 @@ NETWORK = {"huggingface_hub": "hallo3_core/release/download.py"}  # used only by
 DYNAMIC = "hallo3_core/errors.py"  # `require` imports an optional package by the name that its caller wrote
 
 HOST = {"torch", "numpy"}  # comes with ComfyUI, and naming it could replace a CUDA build
-OPTIONAL = {"insightface", "onnxruntime", "cv2", "audio_separator", "onnx", "sageattention"}  # asked for where used
+OPTIONAL = {
+    "insightface",
+    "onnxruntime",
+    "cv2",
+    "audio_separator",
+    "onnx",
+    "sageattention",
+    "mediapipe",
+}  # asked for where used
 OPTIONAL |= {"accelerate", "peft", "pyyaml", "bitsandbytes", "torchao"}  # in training alone: the extra [train]
 BROUGHT = {"tokenizers"}  # by transformers
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server"}

@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "assets")]
 
 from draw_portrait import draw  # noqa: E402 (a script of the project, not a package)
 
-from hallo3_core.inputs.face import reference_mask  # noqa: E402
+from hallo3_core.inputs.face_mask import reference_mask  # noqa: E402
 from hallo3_core.inputs.image import plan_framing  # noqa: E402
 
 SIDE = 200

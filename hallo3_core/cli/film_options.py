@@ -10,6 +10,7 @@ from ..pipeline.choices import FP8
 from .presets import DEFAULT, PRESETS, settle
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+FACE_MASKS = ("detector", "mediapipe")
 FRAMINGS = ("auto", "crop", "pad", "native")
 
 
@@ -29,6 +30,12 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     framing = "*auto: square portraits are padded, others cropped; native: square ones make a square film, a third less"
     add("--framing", choices=FRAMINGS, help=framing)
     add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
+    add(
+        "--face-mask",
+        choices=FACE_MASKS,
+        default=FACE_MASKS[0],
+        help="the face's oval: estimated, or found by MediaPipe",
+    )
     add(
         "--audio-track", type=track, metavar="N", help="which of several sound tracks, from 1 (default: the file's own)"
     )
@@ -119,6 +126,7 @@ def film_options(args: argparse.Namespace):
         size=args.size,
         framing=args.framing,
         face=args.face,
+        face_mask=args.face_mask,
         audio_track=args.audio_track,
         vocals=args.vocals,
         loras=tuple(args.lora),

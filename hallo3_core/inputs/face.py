@@ -1,11 +1,8 @@
-"""Face detection, face embedding, and the mask that shows the reference network only the face.
+"""Face detection, face embedding, and the choice of the face whose mask the reference network sees.
 
-Source: section 2 of the released sampler. The reference is masked by a box around MediaPipe's face oval, grown by 1.2.
-The embedding, 512 values, not normalised, is that of the largest face that InsightFace detects at 640 x 640. Here any
-box can be used. InsightFace's detector predicts its box directly, as people annotated faces. The oval's box is measured
-from landmarks, forehead to chin and cheek to cheek. The two differ by some pixels; the grown box covers both.
-
-Boxes are (x0, y0, x1, y1) in pixels: columns x0 .. x1-1, rows y0 .. y1-1.
+Source: section 2 of the released sampler. The embedding, 512 values, not normalised, is that of the largest face that
+InsightFace detects at 640 x 640. There it misses faces that fill the picture, so if it finds none, it looks again at
+smaller sizes. The mask comes from `face_mask.py`.
 """
 
 from __future__ import annotations
@@ -14,30 +11,33 @@ import contextlib
 import io
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, own_command
 from ..weights.kinds import FACE_DETECTOR, FACE_RECOGNISER, identify_onnx
 from ..weights.onnx_outline import read_onnx_outline
+from . import face_landmarks
+from .face_mask import FACE_RATIO, Sides, estimated_oval, oval_box, reference_mask
 from .face_runtime import PROVIDERS, in_utf8, load_model_zoo
+from .samples import NAMES
 
 log = logging.getLogger(__name__)
 
-Box = tuple[int, int, int, int]
-
-OVAL = (
-    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
-    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
-)  # MediaPipe's face oval: indices into its 478 landmarks
-FACE_RATIO = 1.2
 EMBEDDING = 512
-DETECTOR_SIZE, CERTAIN = 640, 0.5  # detector input in pixels; lowest accepted score
+DETECTOR_SIZE, CERTAIN = 640, 0.5  # the original's detector input in pixels, and its lowest accepted score
+# If that finds no face, the next of these looks follow, for faces that fill the picture. There people score 0.77 and
+# more, dogs and an alpaca up to 0.72. A picture shorter than SMALL is enlarged so much that people score 0.52 and more.
+SMALLER_SIZES, SURE, SMALL = (448, 320, 192), 0.75, 64
+# The toy's detector is less certain of photographs: with these, 119 of 120 drawn portraits pass (of close crops, 52 of
+# 60), and 5 of 66 photographs and paintings. With the scores above it would be 39.
+TOY_SIZES, TOY_CERTAIN, TOY_SURE = (448, 320), 0.75, 0.85
 DETECTOR, RECOGNISER = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
 NETWORKS = {
     FACE_DETECTOR: ("face detector", DETECTOR, "detection"),
@@ -45,87 +45,10 @@ NETWORKS = {
 }  # by task: name in messages, official file name, InsightFace's task name
 OFFICIAL = {name: task for task, (_, name, _) in NETWORKS.items()}
 TOY_MARK = "toy weights"  # prefix of the description of our toy models
+DRAWN_MARK = f"{TOY_MARK}: knows the people of the drawn world only"  # of those that learnt
+RELEASE_SIZE = "40 GB"
+MASKS = ("detector", "mediapipe")  # where the face's oval comes from: estimated from the detector's box, or found
 PLACES = (".", "models", "face_analysis/models", "face_analysis")
-
-
-def landmarks_to_pixels(normalised: Tensor, width: int, height: int) -> Tensor:
-    """Converts landmarks (x, y) in 0..1 to pixels: ``n 2 -> n 2``, float64."""
-    return normalised.cpu().double() * torch.tensor((width, height))
-
-
-def points_box(points: Tensor) -> Box:
-    """The bounding box of points ``n 2``, rounded half to even."""
-    low, high = points.amin(0).round(), points.amax(0).round()
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
-
-
-def oval_box(landmarks: Tensor) -> Box:
-    """The bounding box of the face oval, from MediaPipe's landmarks ``478 2`` in pixels."""
-    return points_box(landmarks[list(OVAL)])
-
-
-def grow_box(box: Box, image_width: int, image_height: int, ratio: float = FACE_RATIO) -> Box:
-    """Scales a box by `ratio` around its centre, then moves it into the image.
-
-    A box larger than the image ends at the right or bottom edge and starts below 0, as recorded from the original;
-    `box_mask` clips it.
-    """
-    x0, y0, x1, y1 = box
-    left, right = _grow_side(x0, x1, image_width, ratio)
-    top, bottom = _grow_side(y0, y1, image_height, ratio)
-    return left, top, right, bottom
-
-
-def _grow_side(low: int, high: int, size: int, ratio: float) -> tuple[int, int]:
-    middle, half = (low + high) // 2, int((high - low) * ratio // 2)
-    low, high = middle - half, middle + half
-    if low < 0:
-        low, high = 0, high - low
-    if high > size:
-        low, high = low - (high - size), size
-    return low, high
-
-
-def box_mask(box: Box, height: int, width: int) -> Tensor:
-    """A mask ``h w``, float32: 1 inside the box, 0 elsewhere. The box is clipped to the image."""
-    x0, y0, x1, y1 = (max(0, side) for side in box)  # a negative index would count from the end
-    mask = torch.zeros(height, width)
-    mask[y0:y1, x0:x1] = 1
-    return mask
-
-
-def reference_mask(
-    height: int,
-    width: int,
-    *,
-    box: tuple[float, float, float, float] | None = None,
-    oval_landmarks: Tensor | None = None,
-    mask: Tensor | None = None,
-    ratio: float = FACE_RATIO,
-) -> Tensor:
-    """The mask ``h w`` in 0..1 of what the reference network sees of a portrait, from exactly one source.
-
-    `box` (from a detector) and the box of `oval_landmarks` (MediaPipe's, ``478 2`` in pixels, as in the original) are
-    grown by `ratio`. `mask` (painted by the user) is used as it is.
-
-    Raises:
-        InputError: the mask has the wrong size or values outside 0..1, or hides everything.
-        ValueError: not exactly one source.
-    """
-    if sum(source is not None for source in (box, oval_landmarks, mask)) != 1:
-        raise ValueError("a reference mask has one source: a box, landmarks or a mask")
-    if mask is None:
-        rounded = oval_box(oval_landmarks) if box is None else tuple(round(side) for side in box)
-        mask = box_mask(grow_box(rounded, width, height, ratio), height, width)
-    if tuple(mask.shape) != (height, width):
-        found = "x".join(str(side) for side in reversed(mask.shape))
-        raise InputError(f"face mask: {found}, but the portrait is {width}x{height}. Give a mask of that size.")
-    mask = mask.float()
-    if not (mask.min() >= 0 and mask.max() <= 1):  # NaN fails both
-        raise InputError("face mask: values outside 0..1. Give a mask of 0 (hidden) to 1 (seen).")
-    if mask.max() == 0:
-        raise InputError("face mask: it hides the whole portrait. Paint the face, or leave the mask out.")
-    return mask
 
 
 @dataclass(frozen=True)
@@ -133,11 +56,12 @@ class Face:
     """A face in a picture."""
 
     embedding: Tensor  # ``d``, d = 512, not normalised; zeros if no face was found
-    box: tuple[float, float, float, float]
+    box: Sides  # the detector's, pixels
     landmarks: Tensor  # ``n 2`` in pixels: eyes, nose, corners of the mouth; n = 5, or 0 if no face was found
     index: int  # position from left to right
     count: int  # faces in the picture
     score: float  # the detector's confidence, 0..1
+    oval: Sides  # the box of the face's oval, forehead to chin and cheek to cheek, pixels
 
 
 @dataclass(frozen=True)
@@ -146,6 +70,12 @@ class FaceAnalyser:
 
     detector: Any
     recogniser: Any
+    folder: Path  # of their files
+    note: str = ""  # what the detector's file says of itself
+
+    @property
+    def is_toy(self) -> bool:
+        return self.note.startswith(TOY_MARK)
 
     def analyse(self, image: Tensor) -> list[Face]:
         """Finds the faces in a picture ``3 h w`` in 0..1 (RGB), largest box first."""
@@ -153,7 +83,7 @@ class FaceAnalyser:
             raise ValueError(f"expected an image 3 h w, got {list(image.shape)}")
         rgb = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
         bgr = rgb.flip(0).permute(1, 2, 0).contiguous().numpy()
-        boxes, landmarks = self.detector.detect(bgr)
+        boxes, landmarks = self._detect(bgr)
         leftmost_first = sorted(range(len(boxes)), key=lambda i: boxes[i][0] + boxes[i][2])
         faces = []
         for index, i in enumerate(leftmost_first):
@@ -163,8 +93,26 @@ class FaceAnalyser:
                 embedding = self.recogniser.get(bgr, SimpleNamespace(kps=landmarks[i]))
             *box, score = (float(value) for value in boxes[i])
             points = torch.tensor(landmarks[i], dtype=torch.float32)
-            faces.append(Face(torch.tensor(embedding).float(), tuple(box), points, index, len(boxes), score))
+            oval = estimated_oval(tuple(box), points)
+            faces.append(Face(torch.tensor(embedding).float(), tuple(box), points, index, len(boxes), score, oval))
         return sorted(faces, key=_area, reverse=True)
+
+    def looks(self, shortest: int) -> list[tuple[int, float]]:
+        """The looks at a picture whose shorter side has so many pixels: detector input, and lowest accepted score."""
+        sizes, certain, sure = SMALLER_SIZES, CERTAIN, SURE if shortest >= SMALL else CERTAIN
+        if self.note == DRAWN_MARK:
+            sizes, certain, sure = TOY_SIZES, TOY_CERTAIN, TOY_SURE
+        is_fixed = isinstance(self.detector.session.get_inputs()[0].shape[2], int)
+        return [(DETECTOR_SIZE, certain), *((size, sure) for size in sizes if not is_fixed)]
+
+    def _detect(self, bgr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes with scores ``n 5`` and landmarks ``n 5 2`` of the first look that finds a face."""
+        for number, (size, certain) in enumerate(self.looks(min(bgr.shape[:2]))):
+            boxes, landmarks = self.detector.detect(bgr, input_size=(size, size) if number else None)
+            is_face = boxes[:, 4] >= certain
+            if is_face.any():
+                break
+        return boxes[is_face], landmarks[is_face]
 
 
 def _area(face: Face) -> float:
@@ -204,7 +152,8 @@ def load_face_analyser(folder: str | Path, provider: str = "CPU") -> FaceAnalyse
     detector, recogniser = (_open(found[task], task, zoo, provider) for task in NETWORKS)
     with contextlib.redirect_stdout(io.StringIO()):
         detector.prepare(0, input_size=(DETECTOR_SIZE, DETECTOR_SIZE), det_thresh=CERTAIN)
-    return FaceAnalyser(detector, recogniser)
+    note = detector.session.get_modelmeta().description
+    return FaceAnalyser(detector, recogniser, paths[0].parent, note)
 
 
 def _task(path: Path) -> tuple[str, str]:
@@ -219,7 +168,7 @@ def _task(path: Path) -> tuple[str, str]:
 
 
 def _open(path: Path, task: str, zoo: ModuleType, provider: str) -> Any:
-    """Opens a network's file with InsightFace, and warns about toy weights and about a provider that did not start.
+    """Opens a network's file with InsightFace, and warns about a provider that did not start.
 
     Raises:
         InputError: ONNX Runtime cannot read the file, or it is another network.
@@ -235,9 +184,6 @@ def _open(path: Path, task: str, zoo: ModuleType, provider: str) -> Any:
     # the recogniser needs the landmarks
     if getattr(model, "taskname", None) != name or not getattr(model, "use_kps", True):
         raise InputError(f"{path}: InsightFace finds another network in it than a {label}. Download it again.")
-    description = model.session.get_modelmeta().description
-    if description.startswith(TOY_MARK):
-        log.warning("%s: %s", path, description)
     if (running := model.session.get_providers()[0]) != providers[0]:
         log.warning("%s: %s did not start, it runs on %s", path, providers[0], running)
     return model
@@ -251,8 +197,8 @@ def choose_face(faces: list[Face], which: str | int = "largest", name: str = "po
     """
     if not faces:
         raise InputError(
-            f"{name}: no face found (looked at {DETECTOR_SIZE}x{DETECTOR_SIZE}). Use a picture that shows one whole "
-            'face, at least 1/8 of the width, or set "when no face" to "whole image" (--face whole).'
+            f"{name}: no face found (looked at {DETECTOR_SIZE}x{DETECTOR_SIZE} and smaller). Use a picture that shows "
+            'one whole face, at least 1/8 of the width, or set "when no face" to "whole image" (--face whole).'
         )
     ordered = sorted(faces, key=lambda face: face.index)
     if which == "largest":
@@ -266,6 +212,15 @@ def choose_face(faces: list[Face], which: str | int = "largest", name: str = "po
     return ordered[int(which)]
 
 
+def toy_advice(folder: str | Path = "FOLDER") -> str:
+    """What to say to someone who uses the toy's weights; `folder` is where a release is downloaded to."""
+    download = own_command("download", str(folder))
+    return (
+        f"These are the toy's weights, which know drawn people only. Try the sample, {next(iter(NAMES))}; for "
+        f"photographs get the release ({RELEASE_SIZE}): run `{download}`."
+    )
+
+
 def embed_face(
     image: Tensor,
     analyser: FaceAnalyser,
@@ -273,25 +228,47 @@ def embed_face(
     when_none: str = "error",
     *,
     ratio: float = FACE_RATIO,
+    mask_from: str = "detector",
     name: str = "portrait",
+    release_folder: str | Path = "FOLDER",
 ) -> tuple[Face, Tensor]:
     """The chosen face of a picture ``3 h w`` in 0..1, and its reference mask ``h w``.
 
     If no face is found and `when_none` is "whole image", the embedding is zeros, as in the original, and the mask ones.
+    mask_from: one of `MASKS`; release_folder: for the advice in messages.
 
     Raises:
-        InputError: no face was found (unless "whole image"), or not the requested one.
+        InputError: no face was found (unless "whole image"), not the requested one, or MediaPipe cannot find it.
     """
     if when_none not in ("error", "whole image"):
         raise InputError(f'when no face: {when_none!r}, expected "error" or "whole image".')
+    check_mask(mask_from, analyser.folder)
     height, width = image.shape[-2:]
     faces = analyser.analyse(image)
     if not faces and when_none == "whole image":
         log.warning("%s: no face found, the whole picture serves as reference and there is no face embedding", name)
-        nobody = Face(torch.zeros(EMBEDDING), (0.0, 0.0, float(width), float(height)), torch.zeros(0, 2), 0, 0, 0.0)
+        whole = (0.0, 0.0, float(width), float(height))
+        nobody = Face(torch.zeros(EMBEDDING), whole, torch.zeros(0, 2), 0, 0, 0.0, whole)
         return nobody, torch.ones(height, width)
+    if not faces and analyser.is_toy:
+        raise InputError(f"{name}: no drawn face found. {toy_advice(release_folder)}")
     face = choose_face(faces, which, name)
     eyes, mouth = face.landmarks[:2, 1].mean(), face.landmarks[3:, 1].mean()
     if eyes > mouth:
         log.warning("%s: the face looks upside down, with its eyes below its mouth: turn the picture first", name)
-    return face, reference_mask(height, width, box=face.box, ratio=ratio)
+    if mask_from == "mediapipe":
+        landmarks = face_landmarks.find_landmarks(image, face.box, face.count, analyser.folder, name)
+        face = replace(face, oval=oval_box(landmarks))
+    return face, reference_mask(height, width, box=face.oval, ratio=ratio)
+
+
+def check_mask(mask_from: str, folder: Path) -> None:
+    """Reports early what `embed_face` would lack to find the oval.
+
+    Raises:
+        InputError: an unknown choice, or MediaPipe's package or its landmark file is missing.
+    """
+    if mask_from not in MASKS:
+        raise InputError(f"face mask from {mask_from!r}: expected one of {', '.join(MASKS)}.")
+    if mask_from == "mediapipe":
+        face_landmarks.check(folder)

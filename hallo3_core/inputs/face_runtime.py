@@ -1,10 +1,11 @@
-"""Imports InsightFace with ONNX Runtime and OpenCV in any installed build, and says how to install what is missing.
+"""Imports InsightFace and MediaPipe with ONNX Runtime and OpenCV in any installed build, and says how to install what
+is missing.
 
 ONNX Runtime and OpenCV come in several builds (onnxruntime, onnxruntime-gpu, ...; opencv-python,
 opencv-python-headless, ...). These are separate packages that install into the same folder, so a second one overwrites
-the first, for example a CUDA build. InsightFace depends on the plain builds by name. Therefore it is installed without
-dependencies (`--no-deps`) after its requirements, whose installed builds are kept. So requirements.txt lists none of
-them, and error messages give the exact commands for this installation.
+the first, for example a CUDA build. InsightFace and MediaPipe depend on builds by name. Therefore they are installed
+without dependencies (`--no-deps`) after their requirements, whose installed builds are kept. So requirements.txt lists
+none of them, and error messages give the exact commands for this installation.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ NEEDS = {"onnx": "onnx", "skimage": "scikit-image", "scipy": "scipy", "requests"
 # InsightFace's other requirements, package by module.
 # requirements of InsightFace 0.7 whose package and module names differ
 OLDER_NEEDS = {"sklearn": "scikit-learn", "PIL": "pillow"}
+ALONE = ("insightface", "mediapipe")  # packages that would bring another build of OpenCV
+# MediaPipe's other requirements that its import needs, package by module.
+MEDIAPIPE_NEEDS = {"absl": "absl-py", "flatbuffers": "flatbuffers", "matplotlib": "matplotlib"}
 
 
 def load_model_zoo(provider: str) -> ModuleType:
@@ -52,12 +56,35 @@ def load_model_zoo(provider: str) -> ModuleType:
     """
     if provider not in PROVIDERS:
         raise InputError(f"face provider {provider!r}: expected one of {', '.join(PROVIDERS)}.")
-    if missing := missing_packages(provider):
-        packages = f"package{'s' if len(missing) > 1 else ''} {_listed(missing.values())}"
-        raise Missing(f"finding faces needs the {packages}. {how_to_install(missing)}")
+    _check_installed(missing_packages(provider), "finding faces")
     _check_runtime(provider)
     _check_opencv()
     return _model_zoo()
+
+
+def load_mediapipe() -> ModuleType:
+    """MediaPipe, for its face landmarks.
+
+    Raises:
+        InputError: it or a package that it imports is missing or cannot be imported.
+    """
+    _check_installed(_not_there({"cv2": HEADLESS, **MEDIAPIPE_NEEDS, "mediapipe": "mediapipe"}), "the original's mask")
+    _check_opencv()
+    try:
+        import mediapipe.tasks.python.vision
+    except Exception as error:  # includes libraries built for another numpy
+        raise InputError(_unloadable("mediapipe", error, how_to_install({"mediapipe": "mediapipe"}))) from error
+    return mediapipe
+
+
+def _check_installed(missing: dict[str, str], purpose: str) -> None:
+    if missing:
+        packages = f"package{'s' if len(missing) > 1 else ''} {_listed(missing.values())}"
+        raise Missing(f"{purpose} needs the {packages}. {how_to_install(missing)}")
+
+
+def _not_there(needed: dict[str, str]) -> dict[str, str]:
+    return {module: package for module, package in needed.items() if not _is_there(module)}
 
 
 def installed_builds(module: str) -> list[str]:
@@ -67,8 +94,7 @@ def installed_builds(module: str) -> list[str]:
 
 def missing_packages(provider: str = "CPU") -> dict[str, str]:
     """The packages to install for finding faces, by module."""
-    needed = {"onnxruntime": BUILDS[provider], "cv2": HEADLESS, **NEEDS, "insightface": "insightface"}
-    return {module: package for module, package in needed.items() if not _is_there(module)}
+    return _not_there({"onnxruntime": BUILDS[provider], "cv2": HEADLESS, **NEEDS, "insightface": "insightface"})
 
 
 def how_to_install(wanted: dict[str, str]) -> str:
@@ -79,13 +105,11 @@ def how_to_install(wanted: dict[str, str]) -> str:
 def install_commands(wanted: dict[str, str]) -> list[str]:
     """The commands that install this package for each module, and uninstall all others that contain the module."""
     old = [build for module in wanted for build in installed_builds(module)]
-    together = [package for package in wanted.values() if package != "insightface"]
+    together = [package for package in wanted.values() if package not in ALONE]
     steps = [pip_command("uninstall", *old)] if old else []
     if together:
         steps.append(pip_command("install", *together))
-    if "insightface" in wanted:
-        steps.append(pip_command("install", "--no-deps", "insightface"))
-    return steps
+    return steps + [pip_command("install", "--no-deps", package) for package in wanted if package in ALONE]
 
 
 def _check_runtime(provider: str) -> None:

@@ -25,12 +25,10 @@ from ..inputs.portrait import Portrait
 from ..sampling.guidance import guide
 from ..sampling.noise import ClipNoise
 from ..sampling.sampler import OnStep, clean_from_velocity, sample
-from ..sampling.schedule import make_schedule
 from ..sampling.step_cache import StepCache
 from ..vae.autoencoder import PIXELS, VideoVae
 from ..vae.latents import encode
-from .conditions import Evaluate
-from .options import Settings
+from .conditions import Evaluate, Run
 
 
 def concat_latent(
@@ -59,27 +57,32 @@ def concat_latent(
 
 
 def sample_clip(
-    evaluate: Evaluate, settings: Settings, concat: Tensor, noise: ClipNoise, on_step: OnStep | None = None
+    evaluate: Evaluate, run: Run, concat: Tensor, noise: ClipNoise, on_step: OnStep | None = None
 ) -> Tensor:
     """Samples one clip's scaled latent, float32, with the shape and device of its concat latent ``1 16 t h w``.
 
     evaluate: makes the clip's model calls (`ClipCalls`, or its counterpart for several processes).
     """
-    device, schedule = concat.device, make_schedule(settings.steps)
+    device = concat.device
 
     def predict_clean(x: Tensor, step: int) -> Tensor:
-        velocity = guide(partial(evaluate, x, step), settings.weights(step), settings.batched)
-        return clean_from_velocity(x, velocity, schedule.wrapped[step])
+        weights = run.settings.guidance.weights(step, len(run.schedule))
+        velocity = guide(partial(evaluate, x, step), weights, run.settings.batched)
+        return clean_from_velocity(x, velocity, run.schedule.wrapped[step])
 
-    if settings.cache:
+    if run.settings.cache:
+        steps, guidance = len(run.schedule), run.settings.guidance
         predict_clean = StepCache(
-            predict_clean, schedule, settings.cache, rule=lambda step: tuple(settings.weights(step).items())
+            predict_clean,
+            run.schedule,
+            run.settings.cache,
+            rule=lambda step: tuple(guidance.weights(step, steps).items()),
         )
     return sample(
         noise.initial(concat.shape).to(device),
-        schedule,
+        run.schedule,
         predict_clean,
-        settings.sampler,
+        run.settings.sampler,
         draw_noise=lambda step: noise.step(step, concat.shape).to(device),
         on_step=on_step,
     )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
 from ..clips import clip_count
 from ..errors import InputError
 from ..inputs.audio import AudioFeatures, check_width, clip_audio, encode_audio
-from ..inputs.face import embed_face
+from ..inputs.face import embed_face, toy_advice
 from ..inputs.portrait import Portrait, framed, prepare_portrait
 from ..inputs.recording import Recording
 from ..inputs.vocals import voice_of
 from ..weights import names
 from .networks import TEXT_ENCODER, WAV2VEC, Networks
 from .scene import Scene
+
+log = logging.getLogger(__name__)
 
 
 def encode_prompt(prompt: str, networks: Networks) -> Tensor:
@@ -84,8 +88,11 @@ def encode_portrait(scene: Scene, networks: Networks) -> tuple[Portrait, Tensor 
             analyser,
             "largest" if whole else options.face,
             "whole image" if whole else "error",
+            mask_from=options.face_mask,
             name=scene.name,
         )
+        if analyser.is_toy:
+            log.warning("%s: %s", scene.name, toy_advice())
     with_null = any(not branch.reference for branch in options.settings.branches())
     place = dict(device=options.device, dtype=options.dtype)
     face_tokens = None

@@ -46,10 +46,6 @@ class Settings:
         """All model calls that some step of the run needs."""
         return self.guidance.branches(self.steps)
 
-    def weights(self, step: int) -> dict[Branch, float]:
-        """The model calls of one step and their weights."""
-        return self.guidance.weights(step, self.steps)
-
 
 @dataclass(frozen=True)
 class Options:
@@ -68,6 +64,7 @@ class Options:
     audio_track: int | None = field(default=None, metadata=SAME_FILM)
     vocals: bool = False  # remove music before audio encoding, as the original does
     face: str = "largest"  # or "whole": use the whole picture if no face is found
+    face_mask: str = "detector"  # or "mediapipe": where the face's oval comes from, which the reference network sees
     face_provider: str = "CPU"
     loras: tuple[tuple[Path, float], ...] = ()  # files and strengths
     color_hold: float = 0.0  # strength of `hold_colour`

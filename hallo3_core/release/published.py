@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ..inputs.face import DETECTOR, RECOGNISER
+from ..inputs.face_landmarks import LANDMARKER
 from .layout import (
     FACE_FOLDER,
     TEXT_FOLDER,
@@ -67,9 +68,10 @@ PARTS = (
     Part(
         "face",
         "InsightFace: finding the face, and whose it is",
-        278_000_000,
+        282_000_000,
         "non-commercial research only",
         (f"{FACE_FOLDER}/{DETECTOR}", f"{FACE_FOLDER}/{RECOGNISER}"),
+        (f"{FACE_FOLDER}/{LANDMARKER}",),  # for masks by MediaPipe
     ),
     Part(
         "vocals",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from ..clips import FRAMES_PER_CLIP, MOTION_FRAMES
 from ..errors import InputError
 from ..film.fingerprint import digest
 from ..inputs.audio import REACH
+from ..inputs.face import Face
 from ..inputs.recording import Recording
 from ..weights.reading import read_tensors
 from . import geometry
@@ -30,6 +31,7 @@ from .encoders import Encoders
 from .films import Film
 
 VERSION = 1  # of the computation: raise it when the results change
+LOOKED_AT = 25  # frames of a film in which its face is looked for
 PIXELS_AT_ONCE = 2**25  # per VAE call: two clips of the released size, many of the toy's
 STORED = torch.float16  # dtype of moments: more precise than the bf16 of the original's VAE
 log = logging.getLogger(__name__)
@@ -101,6 +103,10 @@ def _entry(
         key = digest(VERSION, kind, film.identity, network, *settings)
         return _kept(folder, kind, key, lambda: _finite(compute(), film.name, kind))
 
+    if film.box is None and film.boxes is None and film.mask is None:
+        box = kept("oval", lambda: {"oval": _oval(film, pictures(), encoders)}, encoders.identity_of("face"))["oval"]
+        film = replace(film, box=tuple(box.tolist()))
+        settings.append(film.box)
     frames = kept("vae", lambda: _frames(film, pictures(), encoders, data, motion_frames), *settings)
     if film.caption not in texts:
         text = lambda: {"text": encoders.text(film.caption).cpu()}  # noqa: E731
@@ -202,16 +208,36 @@ def _masked(film: Film, frames: Tensor, index: int, size: geometry.Size) -> Tens
     return geometry.boxed(frame, box, size).float()
 
 
+def _oval(film: Film, frames: Tensor, encoders: Encoders) -> Tensor:
+    """The box of the face's oval in all frames looked at ``4``, pixels: the original masks training films so."""
+    ovals = torch.tensor([face.oval for face in _faces(film, frames, encoders, LOOKED_AT)])
+    return torch.cat([ovals[:, :2].amin(0), ovals[:, 2:].amax(0)])
+
+
 def _face(film: Film, frames: Tensor, encoders: Encoders) -> dict[str, Tensor]:
     """The embedding of the first frame with a face, as in the original."""
+    return {"face": next(_faces(film, frames, encoders, 10)).embedding.float().cpu()}
+
+
+def _faces(film: Film, frames: Tensor, encoders: Encoders, count: int) -> Iterator[Face]:
+    """The faces in about `count` frames, as far as there are any.
+
+    Raises:
+        InputError: there is none in any, or no analyser to find it.
+    """
     if encoders.face is None:
-        raise InputError(f"{film.name}: has no face embedding, and there is no face analyser to make it.")
-    for frame in frames[:: max(1, len(frames) // 10)]:
+        raise InputError(f"{film.name}: there is no face analyser to find its face.")
+    missing, found = None, False
+    for frame in frames[:: max(1, len(frames) // count)]:
         try:
-            return {"face": encoders.face(frame, film.name).float().cpu()}
+            face = encoders.face(frame, film.name)
         except InputError as error:
             missing = error
-    raise InputError(f"{film.name}: no face found in ten of its frames. Leave the film out.") from missing
+            continue
+        found = True
+        yield face
+    if not found:
+        raise InputError(f"{film.name}: no face found in {count} of its frames. Leave the film out.") from missing
 
 
 def _finite(tensors: dict[str, Tensor], name: str, kind: str) -> dict[str, Tensor]:

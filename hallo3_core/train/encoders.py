@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..film.fingerprint import file_identity
 from ..inputs.audio import Wav2Vec, convolve, encode_features, load_wav2vec, padded_signal
-from ..inputs.face import choose_face, load_face_analyser
+from ..inputs.face import Face, FaceAnalyser, choose_face, load_face_analyser
 from ..inputs.recording import Recording, check_recording, to_mono
 from ..inputs.text import load_text_encoder
 from ..release.layout import VAE_FILE, Release
@@ -21,14 +21,14 @@ from ..vae.autoencoder import VideoVae
 
 @dataclass(frozen=True)
 class Encoders:
-    """vae; text: a caption -> ``m w``; audio: a recording -> ``n l d``, 25 per second; face: a frame ``3 h w``, uint8
-    -> ``512``. Encoders that the mode does not use may be None. identity: one hash per network, equal for equal
-    weights."""
+    """vae; text: a caption -> ``m w``; audio: a recording -> ``n l d``, 25 per second; face: a frame ``3 h w``, uint8,
+    and its film's name -> its face. Encoders that the mode does not use may be None. identity: one hash per network,
+    equal for equal weights."""
 
     vae: VideoVae
     text: Callable[[str], Tensor]
     audio: Callable[[Recording], Tensor] | None = None
-    face: Callable[[Tensor, str], Tensor] | None = None
+    face: Callable[[Tensor, str], Face] | None = None
     identity: tuple[tuple[str, str], ...] = ()
 
     def identity_of(self, kind: str) -> str:
@@ -58,9 +58,6 @@ def release_encoders(release: Release, *, device: torch.device | str, dtype: tor
     def text(caption: str) -> Tensor:
         return text_encoder().encode(caption)[0]
 
-    def face(frame: Tensor, name: str) -> Tensor:
-        return choose_face(analyser().analyse(frame / 255), name=name).embedding
-
     vae_file = release.folder / VAE_FILE
     files = {
         "vae": [vae_file] if vae_file.exists() else release.engine_files,
@@ -73,9 +70,18 @@ def release_encoders(release: Release, *, device: torch.device | str, dtype: tor
         vae=release.vae(device=device, dtype=dtype),
         text=text,
         audio=lambda recording: audio_features(recording, wav2vec()),
-        face=face,
+        face=lambda frame, name: face_of(frame, analyser(), name),
         identity=(*identity, ("dtype", f"{dtype} {text_tokens}")),
     )
+
+
+def face_of(frame: Tensor, analyser: FaceAnalyser, name: str) -> Face:
+    """The largest face of a film's frame ``3 h w``, uint8, found as in a portrait.
+
+    Raises:
+        InputError: no face was found.
+    """
+    return choose_face(analyser.analyse(frame / 255), name=name)
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ class Film:
     """One film. Expensive inputs are functions, read when called.
 
     frames: uint8 ``n 3 h w``, 25 per second; sound: as long as the film, None if training does not use it; box: one
-    face box for all frames, pixels; or boxes ``n 4``, one per frame in 0..1; or mask ``h w``, uint8; face: ArcFace
-    embedding ``512``; audio: precomputed features ``n l d``. If face or audio is None, it is computed. mouth: one box
+    box of the face's oval in all frames, pixels; or boxes ``n 4``, one per frame in 0..1; or mask ``h w``, uint8; face:
+    ArcFace embedding ``512``; audio: precomputed features ``n l d``. What is None is computed. mouth: one box
     around the mouth in all frames, pixels, only needed if its part of the loss counts more (`data.mouth_weight`).
     identity: equal for equal content; consent: who was asked for permission.
     """
@@ -94,14 +94,14 @@ def _of_line(line: str, folder: Path, where: str) -> Film:
         name, caption = entry["film"], entry["caption"]
     except (ValueError, KeyError, TypeError) as error:
         lack = f"has no {error.args[0]}" if isinstance(error, KeyError) else "is no JSON object"
-        raise InputError(f"{where}: {lack}; a clip has film, sound, caption and face_box.") from error
+        raise InputError(f"{where}: {lack}; a clip has film, sound and caption.") from error
     film, sound = folder / name, folder / entry.get("sound", name)
     for file in (film, sound):
         if not file.is_file():
             raise InputError(f"{where}: {file} is missing.")
     box, mouth = entry.get("face_box"), entry.get("mouth_box")
     for key, found in (("face_box", box), ("mouth_box", mouth)):
-        if not _is_box(found) and (key == "face_box" or found is not None):
+        if found is not None and not _is_box(found):
             raise InputError(f"{where}: {key} is {found}, expected [left, top, right, bottom] in pixels.")
     return Film(
         name=str(film),
@@ -109,7 +109,7 @@ def _of_line(line: str, folder: Path, where: str) -> Film:
         caption=caption,
         identity=digest(file_digest(film), file_digest(sound), caption, box),
         sound=partial(read_recording, sound),
-        box=tuple(map(float, box)),
+        box=box and tuple(map(float, box)),
         mouth=mouth and tuple(map(float, mouth)),
         consent=str(entry.get("consent", "unknown")),
     )

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ..model.hallo3 import Hallo3
-from ..model.trunk import LayoutOf, Trunk
 from ..sampling.schedule import TRAINING_STEPS, zero_terminal_alphas
 from .draw import Drawn, per_sample
-from .networks import read_by
+from .networks import predict
 
 
 class Step(NamedTuple):
@@ -29,7 +28,7 @@ class Step(NamedTuple):
     a: Tensor
 
 
-def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32, layout: LayoutOf = Trunk.layout) -> Step:
+def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32) -> Step:
     """Runs the networks on a noised clip; the loss is the mean squared error of the velocity.
 
     The original weights the error of the clean latent by ``1 / (1 - a^2)``, which is equivalent. It counts all cells of
@@ -39,8 +38,7 @@ def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32, lay
     signal, sigma = per_sample(a, drawn.clip), per_sample((1 - a**2).sqrt(), drawn.clip)
     noisy = signal * drawn.clip + sigma * drawn.noise
     target = signal * drawn.noise - sigma * drawn.clip
-    inputs = (noisy.to(dtype), drawn.concat.to(dtype), drawn.timesteps)
-    velocity = networks(*inputs, **read_by(networks, drawn, dtype), layout=layout).float()
+    velocity = predict(networks, noisy, drawn, dtype)
     error = (velocity - target).square()
     if drawn.weight is not None:
         error = error * drawn.weight[:, None, None]

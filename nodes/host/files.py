@@ -49,6 +49,11 @@ def own_folder() -> Path:
     return Path(folder_paths.models_dir) / OWN_KIND
 
 
+def release_folder() -> Path:
+    """Where our own messages put the official release."""
+    return Path(folder_paths.models_dir) / OWN_KIND / "release"
+
+
 def tensor_files(*kinds: str) -> dict[str, Path]:
     """Weight files by offered name: those of the host's kinds, then those in our own folders. What lies in the layout
     of a release is offered with the release alone."""

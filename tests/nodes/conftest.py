@@ -130,7 +130,7 @@ def scene(pack, loaded):
             with_null=True,
         )
         embedding = torch.randn(face.EMBEDDING, generator=draw)
-        someone = face.Face(embedding, (0.0, 0.0, 9.0, 9.0), torch.zeros(5, 2), 0, 1, 0.9)
+        someone = face.Face(embedding, (0.0, 0.0, 9.0, 9.0), torch.zeros(5, 2), 0, 1, 0.9, (0.0, 0.0, 9.0, 9.0))
         clip = loaded.clip
         text = clip.encode_from_tokens_scheduled(clip.tokenize("a person talks (loudly:1.3)"))
     return SimpleNamespace(text=text, audio=features, face=someone, reference=portrait)

@@ -150,7 +150,7 @@ def test_the_face_is_the_engines(engine, found, picture):
 def test_the_marked_picture_shows_the_mask_and_the_box(found, picture):
     face, mask, marked = found
     line = (marked == torch.tensor((0.2, 0.9, 0.4))).all(-1)[0]
-    x0, y0, x1, y1 = (round(side) for side in face.box)
+    x0, y0, x1, y1 = (round(side) for side in face.oval)
     rows, columns = line.nonzero().T
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (x0, y0, x1 - 1, y1 - 1)
     seen, hidden = ((mask[0] == value) & ~line for value in (1, 0))
@@ -158,10 +158,10 @@ def test_the_marked_picture_shows_the_mask_and_the_box(found, picture):
     torch.testing.assert_close(marked[0][hidden], picture[0][hidden] / 2)
 
 
-def test_the_mask_is_the_box_grown_by_the_ratio(embed):
+def test_the_mask_is_the_ovals_box_grown_by_the_ratio(embed):
     for ratio in (1.0, 1.2, 1.5):
         face, mask, _ = embed(box_ratio=ratio)
-        x0, y0, x1, y1 = face.box
+        x0, y0, x1, y1 = face.oval
         rows, columns = mask[0].nonzero().T
         assert abs((columns.max() - columns.min() + 1) / (x1 - x0) - ratio) < 0.03
         assert abs((rows.max() - rows.min() + 1) / (y1 - y0) - ratio) < 0.03
@@ -181,10 +181,41 @@ def test_a_picture_without_a_face_can_serve_as_a_whole(embed):
     assert face.count == 0 and not face.embedding.any() and mask.shape == (1, 64, 80) and mask.all()
 
 
-def test_no_face_is_reported_without_the_command_line_s_words(engine, embed):
+def test_no_face_is_reported_without_the_command_line_s_words(engine, embed, face_analysis):
     with pytest.raises(engine.error, match='or set "when no face" to "whole image"') as error:
-        embed(image=torch.zeros(1, 64, 80, 3))
+        embed(image=torch.zeros(1, 64, 80, 3), face_analysis=replace(face_analysis, note=""))
     assert "--" not in str(error.value)
+
+
+def test_toy_weights_say_what_they_know_and_where_the_release_is_had(pack, engine, embed, picture, monkeypatch):
+    """On every run, and in place of advice that is no use to someone with a photograph."""
+    shown = []
+    monkeypatch.setattr(pack("nodes.host.progress"), "show_text", lambda text, node_id: shown.append(text))
+    embed()
+    with pytest.raises(engine.error, match="portrait: no drawn face found") as error:
+        embed(image=torch.zeros(1, 64, 80, 3))
+    (text,) = shown
+    summary, _, advice = text.partition("\n")
+    assert summary.startswith("1 face, certainty")
+    for message in (advice, str(error.value)):
+        assert "These are the toy's weights, which know drawn people only." in message
+        assert "hallo3_portrait.jpg" in message and "40 GB" in message
+        assert " download " in message and message.rstrip(".`").endswith("release")
+
+
+def test_real_weights_say_nothing_of_the_toy(pack, embed, face_analysis, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pack("nodes.host.progress"), "show_text", lambda text, node_id: shown.append(text))
+    embed(face_analysis=replace(face_analysis, note=""))
+    assert "\n" not in shown[0] and "toy" not in shown[0]
+
+
+def test_a_mask_by_mediapipe_needs_its_landmark_file(engine, embed):
+    with pytest.raises(engine.error, match="face_landmarker_v2_with_blendshapes.task") as error:
+        embed(mask_from="mediapipe")
+    assert "set mask_from to detector." in str(error.value)
+    with pytest.raises(engine.error, match="mask_from is 'guess': choose detector or mediapipe"):
+        embed(mask_from="guess")
 
 
 def two_heads() -> torch.Tensor:
@@ -410,7 +441,7 @@ def test_an_unusable_portrait_is_refused(engine, embed, refer, image, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(image=torch.zeros(1, 64, 64, 3)), 'no face found .* or set "when no face" to "whole image"'),
+        (dict(image=torch.zeros(1, 64, 64, 3)), "no drawn face found. These are the toy's weights"),
         (dict(image=two_heads(), which_face="2"), "no face 2: it has 2, counted from 0"),
         (dict(which_face="tallest"), "which_face is 'tallest': choose largest, leftmost"),
         (dict(when_no_face="ignore"), "when_no_face is 'ignore': choose error or whole image"),
@@ -486,7 +517,11 @@ def test_a_clip_of_another_reference_is_refused(engine, node, scene, encoded):
 
 FORMS = {
     "Hallo3AudioEncode": ("audio wav2vec", "", "HALLO3_AUDIO INT INT"),
-    "Hallo3FaceEmbed": ("image face_analysis which_face when_no_face box_ratio", "", "HALLO3_FACE MASK IMAGE"),
+    "Hallo3FaceEmbed": (
+        "image face_analysis which_face when_no_face box_ratio",
+        "mask_from",
+        "HALLO3_FACE MASK IMAGE",
+    ),
     "Hallo3Reference": ("image mask vae reference_net width height framing", "", "HALLO3_REFERENCE IMAGE"),
     "Hallo3MotionFrames": ("frames count", "clip_index", "HALLO3_MOTION"),
     "Hallo3ColorMatch": ("frames reference strength", "", "IMAGE"),

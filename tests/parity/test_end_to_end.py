@@ -82,7 +82,7 @@ def test_whole_film(dtype, recorded, golden_config, golden_dir, table):
     byte in ten thousand over the edge to its neighbour; so the share of such bytes is asked of the float64 film, whose
     own rounding does not count."""
     from hallo3_core.inputs.audio import clip_windows, encode_audio, load_wav2vec
-    from hallo3_core.inputs.face import reference_mask
+    from hallo3_core.inputs.face_mask import reference_mask
     from hallo3_core.inputs.image import plan_framing
     from hallo3_core.inputs.recording import Recording as Sound
     from hallo3_core.vae.autoencoder import load_vae

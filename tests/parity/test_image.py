@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hallo3_core.inputs import face
+from hallo3_core.inputs import face_mask as face
 from hallo3_core.inputs.image import crop_to, frame_pixels, pixel_dropout, plan_framing
 
 # MediaPipe's outer outline of the lips. Its box was recorded too, though sampling never uses it.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from hallo3_core.inputs.face import Face
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.train.cache import Entry, cache_films
 from hallo3_core.train.config import Config, Data, Memory, Network, Stop, Watch
@@ -57,9 +58,16 @@ def encoders() -> Encoders:
         vae=vae,
         text=lambda caption: noise(6, 12, seed=len(caption) + ord(caption[-1])),
         audio=lambda recording: noise(recording.frames, 2, 8, seed=recording.samples),
-        face=lambda frame, name: noise(512, seed=int(frame.float().mean())),
+        face=lambda frame, name: face(frame),
         identity=(("vae", "toy"), ("text", "toy"), ("audio", "toy"), ("face", "toy"), ("dtype", "fp32")),
     )
+
+
+def face(frame: torch.Tensor) -> Face:
+    """A face whose embedding depends on the frame, and whose oval is where the frame is brightest."""
+    row, column = divmod(int(frame.sum(0).argmax()), frame.shape[-1])
+    oval = (column - 5.0, row - 4.0, column + 5.0, row + 4.0)
+    return Face(noise(512, seed=int(frame.float().mean())), oval, torch.zeros(5, 2), 0, 1, 0.9, oval)
 
 
 def configuration(output: Path, mode: str = "base", **changes) -> Config:

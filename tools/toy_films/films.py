@@ -134,8 +134,7 @@ class Studio:
                 concat = concat_latent(vae, portrait.pixels, motion, noise)
                 if changes.null_concat:
                     concat = torch.zeros_like(concat)
-                calls = ClipCalls(denoiser, run, concat, tokens)
-                decoded = decode_whole(vae, sample_clip(calls, run.settings, concat, noise))
+                decoded = decode_whole(vae, sample_clip(ClipCalls(denoiser, run, concat, tokens), run, concat, noise))
                 frames.append(crop_to(new_frames(decoded, clip, subject.frames), framing))
                 motion = last_frames(decoded)
         return to_uint8(torch.cat(frames))

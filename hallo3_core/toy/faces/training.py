@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from ...inputs.face import DETECTOR, RECOGNISER, TOY_MARK
+from ...inputs.face import DETECTOR, DRAWN_MARK, RECOGNISER
 from ..world.films import TRAINING
 from . import detector, recogniser
 from .drawings import Drawings, draw_people, spoil
@@ -19,7 +19,6 @@ DETECTOR_STEPS, RECOGNISER_STEPS = 700, 600
 DETECTOR_BATCH, RECOGNISER_BATCH = 24, 96
 COPIES, CHUNK = 2, 128  # per face; pictures aligned at a time
 RATE = 2e-3
-NOTE = f"{TOY_MARK}: knows the people of the drawn world only"
 
 
 def train_faces(
@@ -41,8 +40,8 @@ def train_faces(
     finder = train_detector(drawings, detector_steps, seed)
     knower = train_recogniser(drawings, recogniser_steps, seed)
     paths = folder / DETECTOR, folder / RECOGNISER
-    paths[0].write_bytes(detector.export_detector(finder, NOTE))
-    paths[1].write_bytes(recogniser.export_recogniser(knower, NOTE))
+    paths[0].write_bytes(detector.export_detector(finder, DRAWN_MARK))
+    paths[1].write_bytes(recogniser.export_recogniser(knower, DRAWN_MARK))
     return paths
 
 

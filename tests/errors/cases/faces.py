@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import torch
 from PIL import Image
@@ -61,9 +63,40 @@ def found(place, path, which, middle) -> Case:
 TWO = ((160, 220, 110, 130), (560, 240, 70, 85))
 
 
+def with_detector(place, change) -> Path:
+    """A release whose detector was changed."""
+    release = changed(place)
+    path = release / "face_analysis" / "models" / DETECTOR
+    model = onnx.load_from_string(path.read_bytes())
+    change(model)
+    path.unlink()
+    path.write_bytes(model.SerializeToString())
+    return release
+
+
+def not_a_toy(place) -> Path:
+    """A release whose detector does not say that it is a toy's."""
+    return with_detector(place, lambda model: model.ClearField("doc_string"))
+
+
 @case("face: none")
 def none(place):
+    return Case({"--image": heads(place), "--models": not_a_toy(place)})
+
+
+@case("face: none that the toy's weights know")
+def none_drawn(place):
     return Case({"--image": heads(place)})
+
+
+@case("face: masked by MediaPipe without its landmark file")
+def no_landmarks(place):
+    return Case({"--face-mask": "mediapipe"})
+
+
+@case("face: as large as the picture")
+def close(place):
+    return found(place, heads(place, (240, 240, 200, 235)), "largest", 240)
 
 
 @case("face: none, with --face whole")
@@ -88,7 +121,7 @@ def third(place):
 
 @case("face: tiny")
 def tiny(place):
-    return Case({"--image": heads(place, (240, 240, 8, 10))})
+    return Case({"--image": heads(place, (240, 240, 8, 10)), "--models": not_a_toy(place)})
 
 
 @case("face: at the edge")
@@ -99,17 +132,14 @@ def edge(place):
 @case("face: upside down")
 def upside_down(place):
     """The toy detector cannot see it, so one stands in whose landmarks are those of such a face."""
-    release = changed(place)
-    path = release / "face_analysis" / "models" / DETECTOR
-    model = onnx.load_from_string(path.read_bytes())
-    points = [output.name for output in model.graph.output][-3:]
-    for name in points:
-        for node in model.graph.node:
-            node.output[:] = [f"{name}_up" if output == name else output for output in node.output]
-        model.graph.node.append(onnx.helper.make_node("Neg", [f"{name}_up"], [name]))
-    path.unlink()
-    path.write_bytes(model.SerializeToString())
-    return Case({"--models": release})
+
+    def turned(model):
+        for name in [output.name for output in model.graph.output][-3:]:
+            for node in model.graph.node:
+                node.output[:] = [f"{name}_up" if output == name else output for output in node.output]
+            model.graph.node.append(onnx.helper.make_node("Neg", [f"{name}_up"], [name]))
+
+    return Case({"--models": with_detector(place, turned)})
 
 
 @case("face: no such choice")

@@ -160,9 +160,15 @@ def film_missing(place):
     return training(place)
 
 
-@case("training: a clip without a face box")
+@case("training: a clip without a face box, and without a face")
 def no_box(place):
     clips(place, face_box=None)
+    return training(place)
+
+
+@case("training: a face box of three numbers")
+def odd_box(place):
+    clips(place, face_box=[1, 2, 3])
     return training(place)
 
 
