@@ -174,7 +174,7 @@ def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team 
                     noise = SeededNoise(options.seed, clip)
                     frames = run.conditions.layout.grid.frames
                     concat = concat_latent(vae, portrait.pixels, motion, noise, frames, motion_frames)
-                    return sample_clip(begin_clip(concat, audio_tokens[clip]), run, concat, noise, report)
+                    return sample_clip(begin_clip(concat, audio_tokens[clip]), run.settings, concat, noise, report)
 
                 try:
                     return sampling.run(lambda prepare: attempt(prepare()))

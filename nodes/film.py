@@ -99,7 +99,8 @@ class Hallo3LongVideo:
         path = film.write_film(clips, color_hold, bar, resume_key, seam_fade)
         _, _, height, width = reference.framing.keep
         made = f"{audio.frames / FPS:.2f} s, {counted(audio.frames, 'frame')} of {width}x{height}"
-        progress.show_text(f"{made}, {counted(clips.count, 'clip')}: {sampling.cost(settings, clips.count)}", node_id)
+        calls = sampling.cost(settings, clips.count, clips.saved.calls)
+        progress.show_text(f"{made}, {counted(clips.count, 'clip')}: {calls}", node_id)
         return (videos.video_of(path, node_id),)
 
 

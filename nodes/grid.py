@@ -164,7 +164,7 @@ class Hallo3GuidanceGrid:
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
         bar = grid.CellBar(clips, len(cells), node_id, decodes=True)
         found = list(grid.sample_cells(clips, clip_index, motion, cells, shown, bar))
-        calls = steps * sum(len(branch_weights(scales)) for scales in cells)
+        calls = steps * sum(len(branch_weights(scales)) for scales in cells) - clips.saved.calls
         progress.show_text(f"{counted(len(cells), 'cell')}, {counted(calls, 'model call')}", node_id)
         return (image_of(sheets(found, *lists)),)
 

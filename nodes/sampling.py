@@ -60,7 +60,7 @@ class Hallo3SampleClip:
         clips = sampling.prepare_sampler(model, text, vae, audio, face, reference, settings, seed)
         bar = progress.StepBar(clips, node_id=node_id)
         latent = clips.sample(clip_index, motion, bar.callback())
-        progress.show_text(sampling.cost(settings), node_id)
+        progress.show_text(sampling.cost(settings, saved=clips.saved.calls), node_id)
         return ({"samples": latent},)
 
 

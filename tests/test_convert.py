@@ -88,7 +88,7 @@ def clip_latent(folder: Path) -> Tensor:
     )
     noise = SeededNoise(0, 0)
     concat = concat_latent(vae, pixels, None, noise)
-    return sample_clip(ClipCalls(denoiser, run, concat, project(windows)), run, concat, noise)
+    return sample_clip(ClipCalls(denoiser, run, concat, project(windows)), run.settings, concat, noise)
 
 
 # Round trips

@@ -124,7 +124,7 @@ def test_text_that_ends_changes_nothing_for_the_video(denoiser):
     layout = denoiser.layout(GRID, torch.float32)
     modulation = denoiser.modulate_steps(torch.tensor([500.0]), torch.float32)
     video, text = denoiser.embed_video(torch.cat((x, x), 1), layout), conds.text + layout.text
-    block, args = denoiser.blocks[0], (modulation.layer(0), layout, *conds.of_layer(0))
+    block, args = denoiser.blocks[0], (modulation.layer(0), layout, conds.of_layer(0))
     goes_on, _ = block(video, text, *args)
     ends, nothing = block(video, text, *args, text_ends=True)
     assert nothing is None and torch.allclose(ends, goes_on, atol=1e-5)

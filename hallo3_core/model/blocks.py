@@ -1,9 +1,8 @@
-"""One transformer layer, as a list of steps. The released model's steps: joint self-attention with reference keys and
-values, face attention, audio attention, MLP."""
+"""One transformer layer as released: joint self-attention with reference keys and values, face attention, audio
+attention, MLP. `variants.py` has the layers of the paper's ablations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,34 +16,28 @@ from .attention import (
     KeysValues,
     SelfAttention,
     attend_here,
-    further,
     join_heads,
     split_heads,
 )
-from .conditioning import Adaption, AdaptiveNorm, FurtherTokens
+from .conditioning import Adaption
 from .config import TransformerConfig
 from .in_place import gelu, normed_and_rotated
 from .modulation import Affine, LayerModulation, modulate
 from .positions import Layout
 
-Kept = KeysValues | Folded | Adaption  # a condition's tokens as a layer reads them; computed once
+LayerCondition = KeysValues | Folded | Adaption  # a condition's tokens as one layer reads them; computed once
 
 
-class State(NamedTuple):
-    """The state passed between a layer's steps: the two streams, and inputs that a step may change for later steps."""
+class LayerConditions(NamedTuple):
+    """The conditions of one layer. None: the layer goes without.
 
-    video: Tensor
-    text: Tensor | None
-    modulation: LayerModulation
-    layout: Layout
-    reference: KeysValues | None  # extra tokens in self-attention: the portrait's and others
-    face: Kept | None
-    audio: Kept | None
-    joint_attention: JointAttention
-    text_ends: bool
+    In training, each is the features ``b n D`` or tokens themselves. The layer then computes keys and values from
+    them, with gradients, and stores none of them if it is checkpointed.
+    """
 
-
-Step = Callable[["Block", State], State]
+    reference: KeysValues | Tensor | None = None
+    face: LayerCondition | Tensor | None = None
+    audio: LayerCondition | Tensor | None = None
 
 
 class FeedForward(nn.Module):
@@ -60,12 +53,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of the transformer. The config's conditioning decides its modules and steps.
+    """One layer of the released transformer.
 
     forward: video ``b n D``, text ``b m D`` -> the same. Text precedes video wherever the two are concatenated.
     """
-
-    steps: tuple[Step, ...]
 
     def __init__(self, config: TransformerConfig, attention: Attention, *, operations=nn, device=None, dtype=None):
         super().__init__()
@@ -76,33 +67,12 @@ class Block(nn.Module):
         self.self_attention = SelfAttention(config.hidden, **layers)
         self.query_norm = operations.LayerNorm(config.head, eps=1e-6, **kw)  # both are shared by all three attentions
         self.key_norm = operations.LayerNorm(config.head, eps=1e-6, **kw)
-        before: list[Step] = []
-        behind: list[Step] = []
-        match config.reads.face:
-            case "cross":
-                self.face_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
-                self.face_attention = CrossAttention(config.hidden, config.face, **layers)
-                self._keep_face = Block._face_attention_keys_values
-                behind.append(Block._read_face)
-            case "norm":
-                self.face_adaption = AdaptiveNorm(config.hidden, config.face, **layers)
-                self._keep_face = Block._face_adaption
-                before.append(Block._adapt_to_face)
-        match config.reads.audio:
-            case "cross":
-                self.audio_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
-                self.audio_attention = CrossAttention(config.hidden, config.audio, **layers)
-                self._keep_audio = Block._audio_attention_keys_values
-                behind.append(Block._read_audio)
-            case "self":
-                self.audio_tokens = FurtherTokens(config.hidden, config.audio, config.grid.frames, **layers)
-                self._keep_audio = Block._audio_tokens_keys_values
-                before.append(Block._join_audio)
-            case "norm":
-                self.audio_adaption = AdaptiveNorm(config.hidden, config.audio, **layers)
-                self._keep_audio = Block._audio_adaption
-                before.append(Block._adapt_to_audio)
-        self.steps = (*before, Block._self_attention, *behind, Block._feed_forward_step)
+        if config.reads.face == "cross":
+            self.face_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
+            self.face_attention = CrossAttention(config.hidden, config.face, **layers)
+        if config.reads.audio == "cross":
+            self.audio_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
+            self.audio_attention = CrossAttention(config.hidden, config.audio, **layers)
         self.mlp_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
         self.mlp = FeedForward(config.hidden, config.mlp, **layers)
 
@@ -113,13 +83,13 @@ class Block(nn.Module):
         _, keys, values = self._queries_keys_values(features)
         return KeysValues(self.key_norm(keys), values.contiguous())  # a view would keep queries and keys alive
 
-    def face_keys_values(self, tokens: Tensor, fold: bool = False) -> Kept:
-        """This layer's keys and values, or adaption, of face tokens ``b n c``: one set for all frames of all clips."""
-        return self._keep_face(self, tokens, fold)
+    def face_keys_values(self, tokens: Tensor, fold: bool = False) -> LayerCondition:
+        """Keys and values of face tokens ``b n c``: one set for all frames of all clips."""
+        return self._cross_keys_values(self.face_attention, tokens, fold)
 
-    def audio_keys_values(self, tokens: Tensor, fold: bool = False) -> Kept:
-        """This layer's keys and values, or adaption, of audio tokens ``b t n c``: one set per latent frame."""
-        return self._keep_audio(self, tokens, fold)
+    def audio_keys_values(self, tokens: Tensor, fold: bool = False) -> LayerCondition:
+        """Keys and values of audio tokens ``b t n c``: one set per latent frame."""
+        return self._cross_keys_values(self.audio_attention, tokens, fold)
 
     # Computed at every step
 
@@ -129,78 +99,34 @@ class Block(nn.Module):
         text: Tensor,
         modulation: LayerModulation,
         layout: Layout,
-        reference: KeysValues | Tensor | None = None,
-        face: KeysValues | Folded | Tensor | None = None,
-        audio: KeysValues | Folded | Tensor | None = None,
+        conditions: LayerConditions = LayerConditions(),  # noqa: B008 (immutable)
         *,
         joint_attention: JointAttention = attend_here,
         text_ends: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Runs the layer's steps. `modulation` is this layer's. Face and audio change only the video, without a gate.
+        """Face and audio change only the video, without a gate.
 
-        A condition is either precomputed keys and values or, in training, the features or tokens themselves. From
-        those, keys and values are computed here, with gradients, and a checkpointed layer stores none of them.
-
-        text_ends: nothing reads the text after this block. It then only provides keys and values, and None is returned
+        text_ends: nothing reads the text after this layer. It then only provides keys and values, and None is returned
         for it.
         """
-        state = State(
-            video=video,
-            text=text,
-            modulation=modulation,
-            layout=layout,
-            reference=self._kept(reference, self.reference_keys_values),
-            face=self._kept(face, self.face_keys_values),
-            audio=self._kept(audio, self.audio_keys_values),
-            joint_attention=joint_attention,
-            text_ends=text_ends,
-        )
-        del video, text  # freed as soon as a step replaces them
-        for step in self.steps:
-            state = step(self, state)
-        return state.video, state.text
-
-    # The steps: each does nothing if its condition is None
-
-    def _adapt_to_face(self, state: State) -> State:
-        return self._adapted(state, state.face)
-
-    def _adapt_to_audio(self, state: State) -> State:
-        return self._adapted(state, state.audio)
-
-    def _join_audio(self, state: State) -> State:
-        """Adds the audio tokens to the portrait's: extra keys and values, never queries."""
-        if state.audio is None:
-            return state
-        return state._replace(reference=further(state.reference, state.audio))
-
-    def _self_attention(self, state: State) -> State:
+        reference, face, audio = self.keys_values(conditions)
         video, text = self.attend(
-            state.video,
-            state.text,
-            state.modulation,
-            state.layout,
-            state.reference,
-            joint_attention=state.joint_attention,
-            text_ends=state.text_ends,
+            video, text, modulation, layout, reference, joint_attention=joint_attention, text_ends=text_ends
         )
-        return state._replace(video=video, text=text)
+        if face is not None:
+            video = video + self.attend_face(video, layout, face)
+        if audio is not None:
+            video = video + self.attend_audio(video, layout, audio)
+        return self.feed_forward(video, text, modulation)
 
-    def _read_face(self, state: State) -> State:
-        if state.face is None:
-            return state
-        return state._replace(video=state.video + self.attend_face(state.video, state.layout, state.face))
-
-    def _read_audio(self, state: State) -> State:
-        if state.audio is None:
-            return state
-        return state._replace(video=state.video + self.attend_audio(state.video, state.layout, state.audio))
-
-    def _feed_forward_step(self, state: State) -> State:
-        video, text = self.feed_forward(state.video, state.text, state.modulation)
-        return state._replace(video=video, text=text)
-
-    # What the steps compute
+    def keys_values(self, conditions: LayerConditions) -> LayerConditions:
+        """The same conditions, with keys and values for those that are still features or tokens."""
+        reference, face, audio = conditions
+        return LayerConditions(
+            self.reference_keys_values(reference) if isinstance(reference, Tensor) else reference,
+            self.face_keys_values(face) if isinstance(face, Tensor) else face,
+            self.audio_keys_values(audio) if isinstance(audio, Tensor) else audio,
+        )
 
     def attend(
         self,
@@ -266,44 +192,15 @@ class Block(nn.Module):
     def _feed_forward(self, x: Tensor, affine: Affine) -> Tensor:
         return torch.addcmul(x, affine.gate, self.mlp(modulate(self.mlp_norm(x), affine.shift, affine.scale)))
 
-    @staticmethod
-    def _kept(condition: Kept | Tensor | None, compute: Callable[[Tensor], Kept]) -> Kept | None:
-        return compute(condition) if isinstance(condition, Tensor) else condition
-
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``b n D -> b h n d``, three times."""
         q, k, v = self.self_attention.qkv(x).chunk(3, dim=-1)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
-    def _face_attention_keys_values(self, tokens: Tensor, fold: bool) -> KeysValues | Folded:
-        return self._cross_keys_values(self.face_attention, tokens, fold)
-
-    def _face_adaption(self, tokens: Tensor, fold: bool) -> Adaption:
-        return self.face_adaption(tokens[:, None])
-
-    def _audio_attention_keys_values(self, tokens: Tensor, fold: bool) -> KeysValues | Folded:
-        return self._cross_keys_values(self.audio_attention, tokens, fold)
-
-    def _audio_tokens_keys_values(self, tokens: Tensor, fold: bool) -> KeysValues:
-        return self.reference_keys_values(self.audio_tokens(tokens))
-
-    def _audio_adaption(self, tokens: Tensor, fold: bool) -> Adaption:
-        return self.audio_adaption(tokens)
-
     def _cross_keys_values(self, attention: CrossAttention, tokens: Tensor, fold: bool) -> KeysValues | Folded:
         keys, values = (split_heads(x, self.heads) for x in attention.key_value(tokens).chunk(2, dim=-1))
         keys_values = KeysValues(self.key_norm(keys), values.contiguous())
         return attention.fold(keys_values) if fold else keys_values
-
-    @staticmethod
-    def _adapted(state: State, adaption: Adaption | None) -> State:
-        """Adds a condition's rows to the video's modulation, repeated for each token if they differ between frames."""
-        if adaption is None:
-            return state
-        rows = adaption.rows
-        if rows.shape[1] > 1:
-            rows = rows.repeat_interleave(state.layout.grid.tokens_per_frame, dim=1)
-        return state._replace(modulation=state.modulation.with_video(rows))
 
     def _frame_queries(self, attention: CrossAttention, video: Tensor, layout: Layout) -> Tensor:
         """``b (t n) D -> b t h n d``"""

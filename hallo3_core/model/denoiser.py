@@ -18,11 +18,12 @@ from .attention import (
     is_worth_folding,
     scaled_dot_product,
 )
-from .blocks import Kept
+from .blocks import LayerCondition, LayerConditions
 from .config import TransformerConfig
 from .modulation import PER_HEAD, Modulation, modulate
 from .positions import Layout
 from .trunk import Trunk
+from .variants import block_for
 
 ReferenceBank = Sequence[Tensor]  # the reference network's features, one tensor "b n D" per layer
 
@@ -31,20 +32,19 @@ ReferenceBank = Sequence[Tensor]  # the reference network's features, one tensor
 class Conditions:
     """The conditions of one model call, constant over the steps of a clip.
 
-    text: ``b m D`` (embedded). reference, face, audio: one `Kept` per layer, such as `KeysValues`, for the portrait,
-    the face and the clip's audio. A batch of 1 is broadcast to every sample. None leaves a condition out (the plain
-    CogVideoX transformer has none). In training, the features and tokens replace the keys and values
+    text: ``b m D`` (embedded). reference, face, audio: one `LayerCondition` per layer, such as `KeysValues`, for the
+    portrait, the face and the clip's audio. A batch of 1 is broadcast to every sample. None leaves a condition out (the
+    plain CogVideoX transformer has none). In training, the features and tokens replace the keys and values
     (`Denoiser.live_conditions`).
     """
 
     text: Tensor
     reference: Sequence[KeysValues | Tensor] | None = None
-    face: Sequence[Kept | Tensor] | None = None
-    audio: Sequence[Kept | Tensor] | None = None
+    face: Sequence[LayerCondition | Tensor] | None = None
+    audio: Sequence[LayerCondition | Tensor] | None = None
 
-    def of_layer(self, index: int) -> tuple[Kept | Tensor | None, ...]:
-        """Reference, face and audio of one layer."""
-        return tuple(c and c[index] for c in (self.reference, self.face, self.audio))
+    def of_layer(self, index: int) -> LayerConditions:
+        return LayerConditions(*(c and c[index] for c in (self.reference, self.face, self.audio)))
 
 
 class Denoiser(Trunk):
@@ -64,7 +64,7 @@ class Denoiser(Trunk):
         dtype=None,
     ):
         kw = dict(device=device, dtype=dtype)
-        super().__init__(config, config.layers, attention=attention, operations=operations, **kw)
+        super().__init__(config, config.layers, block_for(config), attention=attention, operations=operations, **kw)
         self.final_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
         self.head_modulation = operations.Linear(config.time, PER_HEAD * config.hidden, **kw)
         self.head_norm = operations.LayerNorm(config.hidden, eps=1e-6, **kw)
@@ -84,14 +84,14 @@ class Denoiser(Trunk):
             return None
         return [block.reference_keys_values(features) for block, features in zip(self.blocks, bank, strict=True)]
 
-    def face_keys_values(self, tokens: Tensor | None) -> list[Kept] | None:
+    def face_keys_values(self, tokens: Tensor | None) -> list[LayerCondition] | None:
         """Face tokens ``b n c``, once per portrait; None if the network reads no face."""
         if tokens is None:
             return None
         fold = is_worth_folding(self.config, tokens)
         return [block.face_keys_values(tokens, fold) for block in self.blocks]
 
-    def audio_keys_values(self, tokens: Tensor | None) -> list[Kept] | None:
+    def audio_keys_values(self, tokens: Tensor | None) -> list[LayerCondition] | None:
         """Audio tokens ``b t n c``, once per clip, and once for the null. None if the network reads no audio."""
         if tokens is None:
             return None
@@ -132,7 +132,7 @@ class Denoiser(Trunk):
                 text,
                 modulation.layer(i),
                 layout,
-                *conditions.of_layer(i),
+                conditions.of_layer(i),
                 joint_attention=joint_attention,
                 text_ends=i + 1 == len(self.blocks),
             )

@@ -10,7 +10,7 @@ from .blocks import Block
 from .config import Grid, TransformerConfig
 from .modulation import LayerModulation, modulate
 from .positions import Layout
-from .trunk import Trunk
+from .trunk import LayoutOf, Trunk
 
 
 class ReferenceBlock(Block):
@@ -43,11 +43,18 @@ class ReferenceNet(Trunk):
         super().__init__(config, config.layers - 1, ReferenceBlock, attention=attention, operations=operations, **kw)
         self.last_norm = operations.LayerNorm(config.hidden, eps=1e-5, **kw)
 
-    def forward(self, latent: Tensor, text: Tensor | None = None, timestep: Tensor | None = None) -> list[Tensor]:
-        """Training passes `text` ``b m text_width`` and `timestep` ``b``; sampling leaves them out."""
+    def forward(
+        self,
+        latent: Tensor,
+        text: Tensor | None = None,
+        timestep: Tensor | None = None,
+        layout: LayoutOf = Trunk.layout,
+    ) -> list[Tensor]:
+        """Training passes `text` ``b m text_width`` and `layout`, which gives the portrait's positions; sampling leaves
+        them out."""
         config, dtype = self.config, latent.dtype
         batch, _, h, w = latent.shape
-        layout = self.layout(Grid(1, h // config.patch, w // config.patch), dtype, latent.device)
+        positions = layout(self, Grid(1, h // config.patch, w // config.patch), dtype, latent.device)
         if text is None:
             text = latent.new_zeros(batch, config.text_tokens, config.text_width)
         if timestep is None:
@@ -55,12 +62,12 @@ class ReferenceNet(Trunk):
         rows = self.modulation(self.modulation.embed(timestep, dtype))
         modulation = [LayerModulation.of(rows[:, i]) for i in range(config.layers)]
         frame = latent[:, :, None]
-        video = self.embed_video(torch.cat((frame, frame), dim=1), layout)
-        stream = self.embed_text(text) + layout.text
+        video = self.embed_video(torch.cat((frame, frame), dim=1), positions)
+        stream = self.embed_text(text) + positions.text
         bank = []
         for i, block in enumerate(self.blocks):
             last = i + 1 == len(self.blocks)
-            features, video, stream = block(video, stream, modulation[i], layout, text_ends=last)
+            features, video, stream = block(video, stream, modulation[i], positions, text_ends=last)
             bank.append(features)
         shift, scale, _ = modulation[-1].video_attention
         bank.append(modulate(self.last_norm(video), shift, scale))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from .attention import Attention, scaled_dot_product
 from .blocks import Block
 from .config import Grid, TransformerConfig
 from .modulation import TimeModulation
-from .positions import Layout, fitted_table, rotary_table
+from .positions import Layout, Rotary, fitted_table, rotary_table
 
 
 class Trunk(nn.Module):
@@ -38,14 +40,22 @@ class Trunk(nn.Module):
         self.modulation = TimeModulation(config, operations=operations, **kw)
         self.blocks = nn.ModuleList(block(config, attention, operations=operations, **kw) for _ in range(blocks))
 
-    def layout(self, grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
+    def layout(
+        self,
+        grid: Grid,
+        dtype: torch.dtype,
+        device: torch.device | str | None = None,
+        rotary: Rotary | None = None,
+    ) -> Layout:
         """Positions of a clip of size `grid`, which may differ from the trained one (`positions.py`).
 
         device: where the tokens will be. The two tables may be on another device: they belong to no layer, so code that
         moves a network layer by layer, as ComfyUI does when memory is short, does not move them.
+        rotary: the grid's rotary table, if it was computed before.
         """
         config, device = self.config, device or self.video_positions.device
-        rotary = rotary_table(grid, config.grid, config.head, device)
+        if rotary is None:
+            rotary = rotary_table(grid, config.grid, config.head, device)
         return Layout(
             grid=grid,
             text=self.text_positions.to(device, dtype),
@@ -63,3 +73,7 @@ class Trunk(nn.Module):
         patches = self.patch_embed(latent.transpose(1, 2).flatten(0, 1))  # (b t) D r c
         tokens = patches.flatten(2).transpose(1, 2).unflatten(0, (latent.shape[0], -1)).flatten(1, 2)
         return tokens + layout.video
+
+
+# A network, the grid of a clip, dtype and device -> positions of the clip. `Trunk.layout`, or one made for training.
+LayoutOf = Callable[[Trunk, Grid, torch.dtype, torch.device], Layout]

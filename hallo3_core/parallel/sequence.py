@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..model.attention import Attention, JointAttention, KeysValues, attend_here
-from ..model.blocks import Kept
+from ..model.blocks import LayerCondition
 from ..model.config import Grid
 from ..model.denoiser import Conditions, Denoiser, ReferenceBank
 from ..model.modulation import Modulation
@@ -81,7 +81,7 @@ class SequenceDenoiser:
         blocks = zip(self._denoiser.blocks, bank, strict=True)  # only one layer at a time is complete
         return [self._own_heads(block.reference_keys_values(features)) for block, features in blocks]
 
-    def audio_keys_values(self, tokens: Tensor | None) -> list[Kept] | None:
+    def audio_keys_values(self, tokens: Tensor | None) -> list[LayerCondition] | None:
         """Those of this process's heads where the sound's tokens stand in self-attention; else all."""
         kept = self._denoiser.audio_keys_values(tokens)
         if kept is None or self._denoiser.config.reads.audio != "self":

@@ -25,10 +25,12 @@ from ..inputs.portrait import Portrait
 from ..sampling.guidance import guide
 from ..sampling.noise import ClipNoise
 from ..sampling.sampler import OnStep, clean_from_velocity, sample
+from ..sampling.schedule import make_schedule
 from ..sampling.step_cache import StepCache
 from ..vae.autoencoder import PIXELS, VideoVae
 from ..vae.latents import encode
-from .conditions import Evaluate, Run
+from .conditions import Evaluate
+from .options import Settings
 
 
 def concat_latent(
@@ -57,32 +59,27 @@ def concat_latent(
 
 
 def sample_clip(
-    evaluate: Evaluate, run: Run, concat: Tensor, noise: ClipNoise, on_step: OnStep | None = None
+    evaluate: Evaluate, settings: Settings, concat: Tensor, noise: ClipNoise, on_step: OnStep | None = None
 ) -> Tensor:
     """Samples one clip's scaled latent, float32, with the shape and device of its concat latent ``1 16 t h w``.
 
     evaluate: makes the clip's model calls (`ClipCalls`, or its counterpart for several processes).
     """
-    device = concat.device
+    device, schedule = concat.device, make_schedule(settings.steps)
 
     def predict_clean(x: Tensor, step: int) -> Tensor:
-        weights = run.settings.guidance.weights(step, len(run.schedule))
-        velocity = guide(partial(evaluate, x, step), weights, run.settings.batched)
-        return clean_from_velocity(x, velocity, run.schedule.wrapped[step])
+        velocity = guide(partial(evaluate, x, step), settings.weights(step), settings.batched)
+        return clean_from_velocity(x, velocity, schedule.wrapped[step])
 
-    if run.settings.cache:
-        steps, guidance = len(run.schedule), run.settings.guidance
+    if settings.cache:
         predict_clean = StepCache(
-            predict_clean,
-            run.schedule,
-            run.settings.cache,
-            rule=lambda step: tuple(guidance.weights(step, steps).items()),
+            predict_clean, schedule, settings.cache, rule=lambda step: tuple(settings.weights(step).items())
         )
     return sample(
         noise.initial(concat.shape).to(device),
-        run.schedule,
+        schedule,
         predict_clean,
-        run.settings.sampler,
+        settings.sampler,
         draw_noise=lambda step: noise.step(step, concat.shape).to(device),
         on_step=on_step,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..inputs.portrait import Portrait
 from ..inputs.text import null_text
 from ..model.attention import KeysValues
-from ..model.blocks import Kept
+from ..model.blocks import LayerCondition
 from ..model.config import Grid
 from ..model.denoiser import Conditions, Denoiser, ReferenceBank
 from ..model.modulation import Modulation
@@ -23,7 +23,7 @@ from ..vae.latents import film_grid
 from .options import Settings
 
 T, Made = TypeVar("T"), TypeVar("Made")
-Layers = Sequence[Kept]  # a condition as each layer reads it, one entry per layer
+Layers = Sequence[LayerCondition]  # a condition as each layer reads it, one entry per layer
 Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]  # state, step, branches -> their velocities
 
 
@@ -193,6 +193,6 @@ class Stacked(Sequence):
     def __len__(self) -> int:
         return len(self._branches[0])
 
-    def __getitem__(self, layer: int) -> Kept:
+    def __getitem__(self, layer: int) -> LayerCondition:
         each = [branch[layer] for branch in self._branches]
         return type(each[0])(*(torch.cat(tensors) for tensors in zip(*each, strict=True)))

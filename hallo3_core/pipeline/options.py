@@ -46,6 +46,10 @@ class Settings:
         """All model calls that some step of the run needs."""
         return self.guidance.branches(self.steps)
 
+    def weights(self, step: int) -> dict[Branch, float]:
+        """The model calls of one step and their weights."""
+        return self.guidance.weights(step, self.steps)
+
 
 @dataclass(frozen=True)
 class Options:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..clips import LATENT_FRAMES
+from ..model.blocks import LayerConditions
 from ..model.hallo3 import Hallo3
 from ..vae.autoencoder import PIXELS
 from ..weights import names
@@ -47,7 +48,8 @@ def kept_for_backward(config: Config, networks: Hallo3) -> Kept:
 
     def enters(block: nn.Module, arguments: tuple) -> None:
         now[0] = block
-        inputs[block] = sum(a.nbytes for a in arguments if isinstance(a, Tensor))
+        conditions = [each for a in arguments if isinstance(a, LayerConditions) for each in a]
+        inputs[block] = sum(a.nbytes for a in (*arguments, *conditions) if isinstance(a, Tensor))
 
     alive: list[object] = []
     blocks = [b for part in (names.DENOISER, names.REFERENCE_NET) if part in has for b in has[part].blocks]

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import InputError
 from ..film.locking import try_lock
+from ..pipeline.options import Settings
 from . import saving
 from .cache import Entry
 from .config import Config, checked, write
@@ -24,6 +25,7 @@ from .encoders import Encoders
 from .films import Film
 from .interrupting import asked_to_stop
 from .materials import DTYPES, build_networks, gather
+from .networks import Layouts
 from .preview import NO_DROPS, preview, sound_of, write_preview
 from .processes import Processes, join
 from .report import Losses, Report
@@ -135,6 +137,7 @@ class TrainingRun:
         self.order = Order(self.samples.count, config.seed, device if config.data.on_device else "cpu")
         self.generator = torch.Generator(device)
         self.losses = Losses(device)
+        self.layouts = Layouts()
         self.step, self.seconds = 0, 0.0
 
     def to_the_end(self, stop: Callable[[], bool], on_step: Callable[[int], None] | None) -> Result:
@@ -187,7 +190,7 @@ class TrainingRun:
             draws = Keyed(config.seed, self.step, batch, own, generator=self.generator)
             inputs = draw(self.samples.batch(clips[own], draws), self.encoders.vae, draws, config.chances)
             with self._activations():
-                loss = step(self.networks, inputs, self.dtype).loss
+                loss = step(self.networks, inputs, self.dtype, self.layouts).loss
             (loss.sum() * (self.processes.count / batch)).backward()
             self.updater.collect()
             self.losses.add(loss, inputs.timesteps)
@@ -216,7 +219,7 @@ class TrainingRun:
             draws = Keyed(self.config.seed + 1, start, batch, generator=self.generator)
             clips = torch.arange(start, start + batch, device=self.order.device)
             inputs = draw(self.held_out.batch(clips, draws), self.encoders.vae, draws, NO_DROPS)
-            total += step(self.networks, inputs._replace(weight=None), self.dtype).loss.sum()
+            total += step(self.networks, inputs._replace(weight=None), self.dtype, self.layouts).loss.sum()
         return float(total) / count
 
     def _preview(self) -> None:
@@ -225,7 +228,10 @@ class TrainingRun:
         samples, config = self.held_out or self.samples, self.config
         draws = Keyed(config.seed + 1, 0, 1, generator=self.generator)
         batch = samples.batch(torch.zeros(1, dtype=torch.long, device=self.order.device), draws)
-        frames = preview(self.networks, self.encoders.vae, batch, config.watch.preview_steps, config.seed, self.dtype)
+        settings = Settings(config.watch.preview_steps)
+        frames = preview(
+            self.networks, self.encoders.vae, batch, settings, config.seed, dtype=self.dtype, layout=self.layouts
+        )
         if self.processes.is_first:
             (entry, *_) = self.materials.held_out or self.materials.entries
             write_preview(config.output / "previews" / f"step-{self.step:08d}.mp4", frames, sound_of(entry, 0))

@@ -22,7 +22,7 @@ from .encoders import Encoders, release_encoders
 from .films import Film, read_films
 from .frozen_fp8 import round_frozen
 from .lora import add_lora
-from .networks import hold_rotary, official_names
+from .networks import official_names
 from .processes import Processes, shard
 from .start import InputSizes, Maker, Start, networks_of, read_start
 from .trainable import RULES
@@ -103,7 +103,6 @@ def build_networks(config: Config, processes: Processes, start: Start, entry: En
             parameter.requires_grad_(name in trained)
     for network in (networks.denoiser, networks.reference_net):
         if network is not None:
-            hold_rotary(network)
             if config.memory.checkpoint_layers:
                 checkpoint_blocks(network)
             if config.compile:

@@ -1,4 +1,4 @@
-"""The jointly trained networks: their parts, their parameters' names in the release, and their forward pass."""
+"""The jointly trained networks: their parts, their parameters' names in the release, and their inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..model.config import Grid, TransformerConfig
 from ..model.hallo3 import Hallo3
-from ..model.positions import Layout, Rotary, fitted_table, rotary_table
+from ..model.positions import Layout, Rotary, rotary_table
 from ..model.trunk import Trunk
 from ..weights import names
 from .draw import Drawn
@@ -34,40 +34,30 @@ def official_names(networks: Hallo3) -> dict[str, str]:
     return found
 
 
-def predict(networks: Hallo3, noisy: Tensor, drawn: Drawn, dtype: torch.dtype) -> Tensor:
-    """Predicts the velocity ``b 16 t h w``, float32, of a noisy latent from the drawn conditions; computes in `dtype`,
-    that of the weights."""
+class Layouts:
+    """Gives the positions of a clip, as `Trunk.layout` does, and keeps the rotary tables, which are not trained.
+    Computing them at every step would cost a small network more than a layer. Learned tables are read every time."""
+
+    def __init__(self) -> None:
+        self._rotary: dict[tuple, Rotary] = {}
+
+    def __call__(self, network: Trunk, grid: Grid, dtype: torch.dtype, device: torch.device) -> Layout:
+        config = network.config
+        key = (grid, config.grid, config.head, device)
+        if key not in self._rotary:
+            self._rotary[key] = rotary_table(grid, config.grid, config.head, device)
+        return network.layout(grid, dtype, device, self._rotary[key])
+
+
+def read_by(networks: Hallo3, drawn: Drawn, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    """The drawn conditions that these networks read, in `dtype`, by the arguments of `Hallo3.conditions`."""
     has = dict(parts(networks))
-    return networks(
-        noisy.to(dtype),
-        drawn.concat.to(dtype),
-        drawn.timesteps,
-        drawn.text.to(dtype),
-        portrait=drawn.reference.to(dtype) if names.REFERENCE_NET in has else None,
-        face=drawn.face.to(dtype) if names.FACE_PROJECTOR in has else None,
-        audio=drawn.audio.to(dtype) if names.AUDIO_PROJECTOR in has else None,
-    ).float()
-
-
-def hold_rotary(network: Trunk) -> None:
-    """Makes a network keep its rotary tables, which depend on the grid and are not trained. Rebuilding them every step
-    would cost a small network more than a layer. The learned tables are still read every time."""
-    kept: dict[tuple, Rotary] = {}
-
-    def layout(grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
-        config, place = network.config, device or network.video_positions.device
-        if (grid, place) not in kept:
-            kept[grid, place] = rotary_table(grid, config.grid, config.head, place)
-        rotary = kept[grid, place]
-        return Layout(
-            grid=grid,
-            text=network.text_positions.to(place, dtype),
-            video=fitted_table(network.video_positions.to(place, dtype), grid, config.grid),
-            rotary=rotary,
-            frame_rotary=rotary.first_frame(grid),
-        )
-
-    network.layout = layout
+    return {
+        "text": drawn.text.to(dtype),
+        "portrait": drawn.reference.to(dtype) if names.REFERENCE_NET in has else None,
+        "face": drawn.face.to(dtype) if names.FACE_PROJECTOR in has else None,
+        "audio": drawn.audio.to(dtype) if names.AUDIO_PROJECTOR in has else None,
+    }
 
 
 def rotary_tensors(config: TransformerConfig) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +15,11 @@ from ..film.writer import FilmWriter
 from ..inputs.image import to_uint8
 from ..inputs.recording import Recording, check_recording
 from ..model.hallo3 import Hallo3
+from ..model.trunk import LayoutOf
+from ..pipeline.clip import sample_clip
+from ..pipeline.options import Settings
+from ..sampling.guidance import Branch
 from ..sampling.noise import SeededNoise
-from ..sampling.sampler import clean_from_velocity, sample
 from ..sampling.schedule import make_schedule
 from ..vae.autoencoder import VideoVae
 from ..vae.latents import decode_whole
@@ -23,34 +27,39 @@ from .batch import Batch
 from .cache import Entry
 from .draw import Chances, Drawn, draw
 from .draws import Keyed
-from .networks import predict
+from .networks import read_by
 
-SCALE = 3.5  # guidance scale, as in the original's sampling
 NO_DROPS = Chances(drop_audio=0, drop_concat=0, drop_reference=0, drop_text=0)
 log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def preview(networks: Hallo3, vae: VideoVae, batch: Batch, steps: int, seed: int, dtype: torch.dtype) -> Tensor:
-    """Frames ``49 3 H (2 W)`` in 0..1 for a batch of one: the clip itself, and one sampled from its first
-    frames, audio and text. The noise is the same every time."""
+def preview(
+    networks: Hallo3,
+    vae: VideoVae,
+    batch: Batch,
+    settings: Settings,
+    seed: int,
+    *,
+    dtype: torch.dtype,
+    layout: LayoutOf,
+) -> Tensor:
+    """Frames ``49 3 H (2 W)`` in 0..1 for a batch of one: the clip itself, and one sampled from its first frames, audio
+    and text. The noise is the same every time."""
     device = batch.clip.device
     inputs = draw(batch, vae, Keyed(seed, 0, 1, device=device), NO_DROPS)
-    null = without_text_and_sound(inputs)
-    schedule, noise = make_schedule(steps), SeededNoise(seed, 0)
-    shape = tuple(inputs.clip.shape)
-
-    def predict_clean(x: Tensor, step: int) -> Tensor:
-        at = torch.full((1,), schedule.timesteps[step], device=device)
-        with_all, without = (predict(networks, x, each._replace(timesteps=at), dtype) for each in (inputs, null))
-        return clean_from_velocity(x, without + SCALE * (with_all - without), schedule.wrapped[step])
-
-    latent = sample(
-        noise.initial(shape).to(device),
-        schedule,
-        predict_clean,
-        draw_noise=lambda step: noise.step(step, shape).to(device),
+    timesteps, concat = make_schedule(settings.steps).timesteps, inputs.concat.to(dtype)
+    given, null = (
+        networks.conditions(**read_by(networks, each, dtype), layout=layout)
+        for each in (inputs, without_text_and_sound(inputs))
     )
+
+    def evaluate(x: Tensor, step: int, branches: Sequence[Branch]) -> list[Tensor]:
+        at = torch.full((1,), timesteps[step], device=device)
+        conditions = (given if branch.text else null for branch in branches)
+        return [networks.velocity(x.to(dtype), concat, at, each, layout).float() for each in conditions]
+
+    latent = sample_clip(evaluate, settings, concat, SeededNoise(seed, 0))
     return torch.cat([decode_whole(vae, each) for each in (inputs.clip, latent)], dim=-1)
 
 

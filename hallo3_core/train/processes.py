@@ -66,7 +66,7 @@ def shard(networks: Hallo3, processes: Processes) -> None:
     if processes.count == 1:
         return
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     policy = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
@@ -74,3 +74,5 @@ def shard(networks: Hallo3, processes: Processes) -> None:
         for block in network.blocks if network is not None else ():
             fully_shard(block, **policy)
     fully_shard(networks, **policy)
+    for method in ("conditions", "velocity"):  # previews call these; training calls forward
+        register_fsdp_forward_method(networks, method)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..model.hallo3 import Hallo3
+from ..model.trunk import LayoutOf, Trunk
 from ..sampling.schedule import TRAINING_STEPS, zero_terminal_alphas
 from .draw import Drawn, per_sample
-from .networks import predict
+from .networks import read_by
 
 
 class Step(NamedTuple):
@@ -28,7 +29,7 @@ class Step(NamedTuple):
     a: Tensor
 
 
-def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32) -> Step:
+def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32, layout: LayoutOf = Trunk.layout) -> Step:
     """Runs the networks on a noised clip; the loss is the mean squared error of the velocity.
 
     The original weights the error of the clean latent by ``1 / (1 - a^2)``, which is equivalent. It counts all cells of
@@ -38,7 +39,8 @@ def step(networks: Hallo3, drawn: Drawn, dtype: torch.dtype = torch.float32) -> 
     signal, sigma = per_sample(a, drawn.clip), per_sample((1 - a**2).sqrt(), drawn.clip)
     noisy = signal * drawn.clip + sigma * drawn.noise
     target = signal * drawn.noise - sigma * drawn.clip
-    velocity = predict(networks, noisy, drawn, dtype)
+    inputs = (noisy.to(dtype), drawn.concat.to(dtype), drawn.timesteps)
+    velocity = networks(*inputs, **read_by(networks, drawn, dtype), layout=layout).float()
     error = (velocity - target).square()
     if drawn.weight is not None:
         error = error * drawn.weight[:, None, None]

@@ -34,7 +34,7 @@ from .result import transformer_tensors, write_result
 from .start import InputSizes, Maker, networks_of, read_start
 from .step import step
 from .toy_clips import Clips
-from .toy_window import Size, Window
+from .toy_window import LatentWindow, Size
 
 MOUTH_WEIGHT = 6.0  # of a cell that the mouth's box touches, against 1
 RATE, OTHERS_RATE = 1.5e-3, 5e-4  # audio modules, all others
@@ -75,7 +75,7 @@ def teach(
     maker = Maker(network, torch.Generator().manual_seed(lesson.seed), device)
     pupil = Pupil(networks_of(start, "speech", network, Conditioning(), inputs, maker))
     number, spent = pupil.resume(lesson.place, device)
-    window = Window(pupil.networks, Grid(*inputs.grid))
+    window = LatentWindow(pupil.networks.denoiser.config, Grid(*inputs.grid), device)
     if lesson.compile:
         compile_where_possible(pupil.networks, device)
     clips = Clips(entries, vae, window=lesson.window, batch=lesson.batch, seed=lesson.seed, device=device)
@@ -111,12 +111,12 @@ class Pupil:
         groups = [{"params": audio}, {"params": others}]
         self.optimiser = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), weight_decay=DECAY)
 
-    def learns(self, clips: Clips, window: Window, number: int, share: float) -> Tensor:
+    def learns(self, clips: Clips, window: LatentWindow, number: int, share: float) -> Tensor:
         """One step; returns its loss. share: of the time that is spent."""
         view = clips.view(number)
         window.at(view.place, view.size)
         with torch.autocast(view.drawn.clip.device.type, torch.bfloat16):
-            loss = step(self.networks, window.cut(view.drawn)).loss.mean()
+            loss = step(self.networks, window.cut(view.drawn), layout=window.layout).loss.mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
         factor = rate(share, number, WARM_UP, DECAY_FROM, LAST)

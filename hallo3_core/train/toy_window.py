@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ..model.config import Grid
-from ..model.hallo3 import Hallo3
+from ..model.config import Grid, TransformerConfig
 from ..model.positions import Layout, Rotary, rotary_table
 from ..model.trunk import Trunk
 from .draw import Drawn
@@ -27,13 +24,13 @@ def place_of(weight: Tensor, size: Size) -> Place:
     return row, column
 
 
-class Window:
-    """Cuts latents at the place that was last chosen, and makes the networks use its tokens' positions."""
+class LatentWindow:
+    """Cuts latents at the place that was last chosen, and gives its tokens' positions in the picture."""
 
-    def __init__(self, networks: Hallo3, whole: Grid):
+    def __init__(self, config: TransformerConfig, whole: Grid, device: torch.device | str):
         self._place, self._size = (0, 0), (whole.rows, whole.columns)
-        for network in (networks.denoiser, networks.reference_net):
-            network.layout = self._layout(network, whole)
+        turns = rotary_table(whole, whole, config.head, device).turns
+        self._turns = turns.unflatten(0, (whole.frames, whole.rows, whole.columns))
 
     def at(self, place: Place, size: Size) -> None:
         """Chooses a place."""
@@ -46,15 +43,10 @@ class Window:
         latents = {name: getattr(drawn, name)[part] for name in ("clip", "concat", "reference", "noise")}
         return drawn._replace(**latents, weight=weight / weight.mean((1, 2), keepdim=True))
 
-    def _layout(self, network: Trunk, whole: Grid) -> Callable[..., Layout]:
-        turns = rotary_table(whole, whole, network.config.head, network.video_positions.device).turns
-        turns = turns.unflatten(0, (whole.frames, whole.rows, whole.columns))
-
-        def layout(grid: Grid, dtype: torch.dtype, device: torch.device | str | None = None) -> Layout:
-            row, column = self._place
-            part = (slice(grid.frames), slice(row, row + grid.rows), slice(column, column + grid.columns))
-            rotary = Rotary(turns[part].flatten(0, 2))
-            video = network.video_positions[part].flatten(0, 2)
-            return Layout(grid, network.text_positions, video, rotary, rotary.first_frame(grid))
-
-        return layout
+    def layout(self, network: Trunk, grid: Grid, dtype: torch.dtype, device: torch.device) -> Layout:
+        """Positions of the window's tokens; `grid` is the window's size."""
+        row, column = self._place
+        part = (slice(grid.frames), slice(row, row + grid.rows), slice(column, column + grid.columns))
+        rotary = Rotary(self._turns[part].flatten(0, 2))
+        video = network.video_positions[part].flatten(0, 2)
+        return Layout(grid, network.text_positions, video, rotary, rotary.first_frame(grid))

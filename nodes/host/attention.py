@@ -14,10 +14,11 @@ import comfy.model_management as management
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ...hallo3_core.errors import InputError
 from ...hallo3_core.model.attention import Attention, JointAttention, KeysValues, attend_here
 from ...hallo3_core.runtime.attention_backends import SAGE, Checked, for_long_keys
-
-OVERRIDE = "optimized_attention_override"  # key in transformer_options: a node's own attention function
+from ...hallo3_core.runtime.fallback import is_out_of_memory
+from .patches import OVERRIDE, owner
 
 
 def optimized(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
@@ -40,7 +41,7 @@ class RunAttention:
         """Returns a node's own function if there is one, else the host's."""
         is_replaced = OVERRIDE in transformer_options
         if is_replaced and not is_sage(transformer_options[OVERRIDE]):
-            return _joint(lambda q, k, v: optimized(q, k, v, transformer_options=transformer_options))
+            return _joint(lambda q, k, v: _replaced(q, k, v, transformer_options))
         if not is_replaced and not management.sage_attention_enabled():
             return attend_here
         self._options = {"transformer_options": transformer_options} if is_replaced else {}
@@ -50,6 +51,28 @@ class RunAttention:
 
     def _smoothed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return optimized(q, k - k.mean(dim=-2, keepdim=True), v, **self._options)
+
+
+def _replaced(q: Tensor, k: Tensor, v: Tensor, transformer_options: dict) -> Tensor:
+    """Attention by a node's own function.
+
+    Raises:
+        InputError: it does not take more keys than queries, as the portrait's make them.
+    """
+    node = owner(transformer_options[OVERRIDE])
+    unequal = f"Hallo3 has {k.shape[-2]} keys for {q.shape[-2]} queries, the portrait's among them"
+    try:
+        found = optimized(q, k, v, transformer_options=transformer_options)
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"the attention of {node} does not work here ({error}): {unequal}. Remove it.") from error
+    if found.shape != q.shape:
+        raise InputError(
+            f"the attention of {node} does not work here: it gives {list(found.shape)}, expected {list(q.shape)}; "
+            f"{unequal}. Remove it."
+        )
+    return found
 
 
 def is_sage(function: Any) -> bool:

@@ -20,7 +20,7 @@ from ...hallo3_core.sampling.guidance import EVERYTHING, Branch, Guidance, combi
 from .conditions import BranchCond, ClipInputs, FilmCache, HostClip, check_text, prepare_clip, prepare_film
 from .memory import only_on_device
 from .model import CONCAT, HELD, MODEL_CALL, TIMESTEP, require_model
-from .patches import AFTER, AfterGuidance, check_model, guide_pair, replaces_guidance
+from .patches import AFTER, AfterGuidance, check_model, guide_pair, replaces_guidance, skipped_steps
 from .solver import timesteps_of
 
 
@@ -39,6 +39,7 @@ class Guider(comfy.samplers.CFGGuider):
         check_text(inputs.text, require_model(patcher).diffusion_model)
         super().__init__(patcher)
         self.inputs, self.guidance, self.batched, self.film = inputs, guidance, batched, film
+        self.saved = 0  # model calls that a cache of core's made unnecessary in the last run
 
     @property
     def empty_latent(self) -> Tensor:
@@ -51,6 +52,7 @@ class Guider(comfy.samplers.CFGGuider):
         Raises:
             InputError: a latent of the wrong size, or a change to the model by another node that cannot work.
         """
+        self.saved = 0
         self._check(noise)
         check_model(self.model_patcher, self.guidance, max(1, len(sigmas) - 1))
         branches = self.guidance.branches(len(sigmas) - 1) if len(sigmas) > 1 else {EVERYTHING}
@@ -99,7 +101,9 @@ class Guider(comfy.samplers.CFGGuider):
             options = {**options, TIMESTEP: self.timesteps[step]}
             model_options = {**model_options, "transformer_options": options}
         weights = self.guidance.weights(step, len(sigmas) - 1)
+        skipped = skipped_steps(model_options)
         clean, results = self._guided(weights, x, timestep, model_options)
+        self.saved += len(weights) * (skipped_steps(model_options) - skipped)
         check_finite(clean, step, len(sigmas) - 1)
         return self._after(clean, results, weights, x, timestep, model_options)
 

@@ -43,11 +43,19 @@ class WholePatcher(comfy.model_patcher.ModelPatcher):
         return super().partially_load(device_to, WHOLE, force_patch_weights)
 
 
-def patcher_for(module: nn.Module, *, plain: bool = False) -> Any:
-    """Makes a patcher for a module of the host's layers: the streaming kind if the host has it, unless `plain`."""
+def patcher_for(module: nn.Module, *, plain: bool = False, guard: type | None = None) -> Any:
+    """Makes a patcher for a module of the host's layers: the streaming kind if the host has it, unless `plain`.
+
+    guard: a class whose methods go before the patcher's own, in its clones too.
+    """
     base = comfy.model_patcher.ModelPatcher
     kind = base if plain else getattr(comfy.model_patcher, "CoreModelPatcher", base)
-    return kind(module, load_device=management.get_torch_device(), offload_device=management.unet_offload_device())
+    device = management.get_torch_device()
+    if device.type == "cpu":  # where the streaming kind turns itself into the plain one
+        kind = base
+    if guard is not None:
+        kind = type(kind.__name__, (guard, kind), {})
+    return kind(module, load_device=device, offload_device=management.unet_offload_device())
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from .attention import host_attention
 from .checkpoint import read_engine
 from .conditions import BranchCond, ModelCall, check_latent, check_text, prepare_text
 from .messages import speaking
-from .patches import check_blocks, check_sampling
+from .patches import PatchGuard, check_blocks, check_sampling
 from .projectors import Projectors
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ TEXT_ALONE = (
     "this samples from the prompt alone, without portrait and voice, which Hallo3 was not made for: use Hallo3 Long "
     "Video or Hallo3 Sample Clip, or Hallo3 Guider with SamplerCustomAdvanced"
 )
+FLOW_SETTINGS = ("shift", "multiplier", "set_parameters", "set_noise_scale")
 SOURCE = "hallo3_source"  # attachment: the path of the weights, and the chosen dtype
 
 
@@ -117,6 +118,12 @@ class Config(comfy.supported_models_base.BASE):
         return super().process_unet_state_dict_for_saving({**state_dict, **mark})
 
 
+class NoFlow(InputError, AttributeError):
+    """An attribute that is missing for a reason; `hasattr` and `getattr` with a default go on without it."""
+
+    __module__, __qualname__ = "builtins", "InputError"  # as the host shows it
+
+
 class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
     """v-prediction that converts v to x0 with the nearest entry of the 1000-step alphas, as in the release."""
 
@@ -124,6 +131,14 @@ class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.
         super().__init__(config)
         grid = torch.from_numpy(zero_terminal_alphas(TRAINING_STEPS))
         self.register_buffer("hallo3_alphas", grid, persistent=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """Answers nodes that ask for what only flow models have, such as ModelNoiseScale."""
+        if name in FLOW_SETTINGS:
+            raise NoFlow(
+                f"this node changes the noise levels of flow models ({name}), which Hallo3 is not: remove the node."
+            )
+        return super().__getattr__(name)
 
     def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
         sigma = sigma.view(-1, *[1] * (model_output.ndim - 1)).float()
@@ -230,7 +245,7 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
     model = Model(config, device=management.unet_offload_device())
     config.unet_config["model_channels"] = sizes.hidden  # nodes such as FreeU read it before they are rejected
     memory.assign(model.diffusion_model, tensors, dtype)
-    patcher = memory.patcher_for(model, plain=disable_dynamic)
+    patcher = memory.patcher_for(model, plain=disable_dynamic, guard=PatchGuard)
     patcher.cached_patcher_init = (load_model, (path, choice))
     patcher.set_attachments(SOURCE, (Path(path), choice))
     patcher.set_attachments(PROJECTORS, load_projectors(parts, source))

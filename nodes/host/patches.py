@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.sampling.guidance import Guidance
+from .messages import speaking
 
 # The host patcher's keys for other nodes' functions.
 CALCULATE, BEFORE = "sampler_calc_cond_batch_function", "sampler_pre_cfg_function"
@@ -18,7 +19,8 @@ INSTEAD, AFTER = "sampler_cfg_function", "sampler_post_cfg_function"
 # in transformer_options: functions, keyed by where the host's blocks call them
 IN_BLOCKS = ("patches", "patches_replace")
 ROPE = "rope_options"
-UNDERSTOOD = {"wrappers", "callbacks", "easycache", "optimized_attention_override", *IN_BLOCKS, ROPE}
+OVERRIDE = "optimized_attention_override"  # a node's own attention function
+UNDERSTOOD = {"wrappers", "callbacks", "easycache", OVERRIDE, *IN_BLOCKS, ROPE}
 REPLACEABLE = ("diffusion_model", "manual_cast_dtype")  # parts of the model that compile and dtype nodes replace
 
 # Entries of a CONDITIONING besides its text: the value that has no effect, and the node that sets it.
@@ -46,6 +48,33 @@ MEANINGLESS = {"pooled_output", "control_apply_to_uncond", "noise_augmentation"}
 log = logging.getLogger(__name__)
 
 
+class PatchGuard:
+    """Methods of a MODEL's patcher through which other nodes change weights, where they would fail without a word."""
+
+    def add_patches(self, patches: Mapping, *args, **kwargs) -> list:
+        """Raises InputError for no patches: what core's LoRA loaders give where no name of the LoRA is the model's."""
+        if not patches:
+            self._refuse_patches(
+                "the LoRA changes nothing here: ComfyUI's LoRA loaders do not know CogVideoX's names. Use the node "
+                "Hallo3 LoRA Loader, which reads them."
+            )
+        return super().add_patches(patches, *args, **kwargs)
+
+    def get_key_patches(self, *args, **kwargs) -> dict:
+        """Raises InputError for fp8 weights with scales, which the host cannot take apart."""
+        if getattr(self.model.model_config, "quant_config", None):
+            self._refuse_patches(
+                "this node reads the weights of its second model, and those of an fp8 file are in two parts. Load that "
+                "model with weight_dtype bf16, or swap model1 and model2 and use 1 minus the ratio."
+            )
+        return super().get_key_patches(*args, **kwargs)
+
+    @staticmethod
+    def _refuse_patches(words: str) -> None:
+        with speaking():
+            raise InputError(words)
+
+
 def check_model(patcher: Any, guidance: Guidance, steps: int) -> None:
     """Rejects changes that would be ignored or would spoil the result.
 
@@ -62,6 +91,12 @@ def check_model(patcher: Any, guidance: Guidance, steps: int) -> None:
     if getattr(inner.get("easycache"), "name", "") == "LazyCache":
         raise InputError("LazyCache does not work with Hallo3's noise range: use EasyCache instead")
     check_blocks(inner)
+    if getattr(inner.get(OVERRIDE), "__module__", "").endswith("nodes_sparse_attention"):
+        _refuse(
+            "Model Sparse Attention (Block Sparse Attention)",
+            "it takes heads of 128 values and as many keys as queries, and Hallo3 has heads of 64 and the portrait's "
+            "keys besides, so that all would be computed as without it",
+        )
     for key in inner.keys() - UNDERSTOOD:
         log.warning("a node before this one sets the model's option %r, which Hallo3 does not use", key)
     for function in (*_pairwise(options), *options.get(AFTER, ())):
@@ -109,6 +144,12 @@ def check_conditioning(extra: Mapping[str, Any]) -> None:
 def replaces_guidance(options: Mapping[str, Any]) -> bool:
     """Whether a node replaces guidance with a function of two branches."""
     return any(True for _ in _pairwise(options))
+
+
+def skipped_steps(options: Mapping[str, Any]) -> int:
+    """How many steps core's EasyCache has left out so far in this run; 0 without it."""
+    cache = options["transformer_options"].get("easycache")
+    return getattr(cache, "total_steps_skipped", 0)
 
 
 def guide_pair(

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import comfy.model_management as management
 import comfy.utils
-import latent_preview
 from torch import Tensor
 
 from .messages import show_text
-from .preview import PortraitColours
+from .preview import previewer
 from .sampling import ClipSampler
 
 DECODE_STEPS = 3  # decoding a clip counts as this many steps on the bar, and in the time left until one is timed
@@ -29,8 +28,7 @@ class StepBar:
         self._decode = DECODE_STEPS if decodes else 0
         self._total = (self._steps + self._decode) * clips
         self._bar = comfy.utils.ProgressBar(self._total)
-        colours = PortraitColours(sampler.vae, sampler.portrait.pixels)
-        self._previewer = latent_preview.get_previewer(sampler.patcher.load_device, colours)
+        self._previewer = previewer(sampler.patcher.load_device, sampler.vae, sampler.portrait.pixels)
         self._done = self._decoded = 0  # steps and decodings
         self._sampling, self._decoding = _Watch(), _Watch()
         self._sampling.start()

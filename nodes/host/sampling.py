@@ -35,6 +35,13 @@ log = logging.getLogger(__name__)
 Report = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, steps
 
 
+@dataclass
+class Saved:
+    """Model calls that EasyCache made unnecessary, over all clips."""
+
+    calls: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class ClipSampler:
     """Everything that all clips of a film share, checked before any long work; see `prepare_sampler`."""
@@ -50,6 +57,7 @@ class ClipSampler:
     settings: Settings
     seed: int
     film: FilmCache | None = field(default=None, kw_only=True)  # cache of the conditions that several clips share
+    saved: Saved = field(default_factory=Saved, kw_only=True)
 
     @property
     def count(self) -> int:
@@ -96,7 +104,7 @@ class ClipSampler:
         solver = ExactSolver(schedule, self.settings.sampler, noise)
         start = noise.initial(guider.inputs.concat.shape)
         try:
-            return guider.sample(
+            latent = guider.sample(
                 start,
                 torch.zeros_like(start),
                 solver,
@@ -104,11 +112,13 @@ class ClipSampler:
                 callback=report,
                 disable_pbar=True,
                 seed=self.seed,
-            ).cpu()
+            )
         except NotFinite as error:
             dtype, with_lora = self.patcher.model.compute_dtype, bool(self.patcher.patches)
             cause = likely_cause(dtype, self.settings.guidance, with_lora)
             raise InputError(f"clip {clip + 1} of {self.count}, {error} {cause}") from error
+        self.saved.calls += guider.saved
+        return latent.cpu()
 
 
 def prepare_sampler(
@@ -208,9 +218,10 @@ def motion_pixels(motion: Motion, portrait: Portrait, expected_count: int = MOTI
     return motion.frames.expand(expected_count, -1, -1, -1)
 
 
-def cost(settings: Settings, clips: int = 1) -> str:
-    """Describes the cost of sampling this many clips to the user."""
+def cost(settings: Settings, clips: int = 1, saved: int = 0) -> str:
+    """Describes the cost of sampling this many clips to the user; `saved` calls were made unnecessary by EasyCache."""
     counts = [len(settings.guidance.weights(step, settings.steps)) for step in range(settings.steps)]
     each = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
     noun = "model call" if each == "1" else "model calls"
-    return f"{each} {noun} a step, {clips * sum(counts)} in all"
+    total = f"{clips * sum(counts) - saved} in all"
+    return f"{each} {noun} a step, {total}" + (f", {saved} saved by EasyCache" if saved else "")

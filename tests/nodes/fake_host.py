@@ -24,6 +24,10 @@ class Cancelled(BaseException):
     """What the host raises when the user cancels."""
 
 
+class LatentPreviewMethod:
+    Auto, TAESD = "auto", "taesd"
+
+
 class State:
     """What tests look at: the order in which networks were loaded, progress, and the Cancel button."""
 
@@ -33,6 +37,7 @@ class State:
         self.texts: list[tuple[str, str]] = []
         self.cancel_after: int | None = None
         self.previews, self.previewed = False, []
+        self.preview_method = LatentPreviewMethod.Auto
         self.sage, self.fp8_matmul = False, False  # how the host was started, and what its device can do
         self.executing = None  # what the host says of the node that runs
 
@@ -488,6 +493,10 @@ def get_previewer(device, latent_format):
         return ColourPreviewer(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
 
 
+def load_torch_file(path, safe_load=False):
+    return torch.load(path, weights_only=True)
+
+
 class FolderPaths(types.ModuleType):
     """The host's list of folders, over one models folder."""
 
@@ -495,7 +504,7 @@ class FolderPaths(types.ModuleType):
         super().__init__("folder_paths")
         self.models_dir = models_dir
         self._kinds: dict[str, list[str]] = {}
-        for kind in ("diffusion_models", "checkpoints", "vae", "text_encoders", "audio_encoders", "loras"):
+        for kind in "diffusion_models checkpoints vae vae_approx text_encoders audio_encoders loras".split():
             self._kinds[kind] = [str(Path(models_dir) / kind)]
 
     def get_temp_directory(self):
@@ -592,10 +601,11 @@ def install(models_dir: str) -> None:
         "comfy.text_encoders": {},
         "comfy.text_encoders.sd3_clip": dict(T5XXLModel=T5XXLModel, __file__=__file__),
         "comfy.lora": dict(load_lora=load_lora),
-        "comfy.utils": dict(ProgressBar=ProgressBar),
+        "comfy.utils": dict(ProgressBar=ProgressBar, load_torch_file=load_torch_file),
         "comfy_api": {},
         "comfy_api.latest": dict(InputImpl=InputImpl),
-        "latent_preview": dict(get_previewer=get_previewer),
+        "latent_preview": dict(get_previewer=get_previewer, MAX_PREVIEW_RESOLUTION=512),
+        "comfy.cli_args": dict(args=STATE, LatentPreviewMethod=LatentPreviewMethod),
         "server": dict(PromptServer=PromptServer),
         "comfy_execution": {},
         "comfy_execution.utils": dict(get_executing_context=lambda: STATE.executing),

@@ -67,6 +67,50 @@ def test_a_function_that_changes_the_picture_does(pack, loaded, sampler_of):
     assert "optimized_attention_override" not in loaded.model.model_options["transformer_options"]
 
 
+def equal_lengths_only(function, q, k, v, heads, **kwargs):
+    if q.shape != k.shape:
+        raise ValueError("query and key lengths differ")
+    return function(q, k, v, heads, **kwargs)
+
+
+def as_many_as_keys(function, q, k, v, heads, **kwargs):
+    return torch.zeros_like(k)
+
+
+def square_mask(function, q, k, v, heads, **kwargs):
+    return torch.softmax(q @ k.transpose(-1, -2), dim=-1) * torch.ones(q.shape[-2], q.shape[-2]) @ v
+
+
+@pytest.mark.parametrize("override", [equal_lengths_only, as_many_as_keys, square_mask])
+def test_a_function_that_wants_as_many_keys_as_queries_is_refused_by_name(pack, loaded, sampler_of, override):
+    """Sparse kernels do. The portrait's keys are more than the queries."""
+    patched = loaded.model.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = override
+    words = f"the attention of {override.__name__} does not work here .*keys for .* queries, the portrait's among them"
+    with pytest.raises(pack("hallo3_core.errors").InputError, match=words.replace("here .", "here.")):
+        replace(sampler_of(STEPS), patcher=patched).sample(0, None)
+
+
+def test_memory_that_runs_out_in_a_node_s_function_is_passed_on(loaded, sampler_of):
+    def hungry(function, *args, **kwargs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    patched = loaded.model.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = hungry
+    with pytest.raises(torch.OutOfMemoryError):
+        replace(sampler_of(STEPS), patcher=patched).sample(0, None)
+
+
+def test_core_s_sparse_attention_is_refused_since_it_would_do_nothing(pack, loaded, sampler_of):
+    """Its kernels decline heads of 64 and keys that are not the queries', without a word."""
+    override = lambda function, *args, **kwargs: function(*args, **kwargs)  # noqa: E731
+    override.__module__ = "comfy_extras.nodes_sparse_attention"
+    patched = loaded.model.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = override
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="Model Sparse Attention .*heads of 64"):
+        replace(sampler_of(STEPS), patcher=patched).sample(0, None)
+
+
 # SageAttention --------------------------------------------------------------------------------------------------
 
 

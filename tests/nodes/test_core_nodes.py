@@ -114,3 +114,51 @@ def test_core_s_ksampler_runs_the_text_alone(loaded, scene):
         loaded.model, noise, 4, 3.5, "euler", "normal", scene.text, scene.text, latent, seed=2, disable_pbar=True
     )
     assert found.shape == latent.shape and torch.isfinite(found).all() and found.std() > 0.1
+
+
+def test_noise_scale_is_refused_in_words(pack, loaded):
+    nodes = pytest.importorskip("comfy_extras.nodes_model_advanced")
+    if not hasattr(nodes, "ModelNoiseScale"):
+        pytest.skip("this ComfyUI does not have it")
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="changes the noise levels of flow models"):
+        nodes.ModelNoiseScale().patch(loaded.model, 2.0)
+
+
+def test_merging_takes_an_fp8_model_first_and_refuses_it_second(pack, loaded, sample):
+    merge = pytest.importorskip("comfy_extras.nodes_model_merging").ModelMergeSimple().merge
+    half = pack("nodes.loaders").Hallo3ModelLoader().execute("hallo3/tiny/", "fp8")[0]
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="swap model1 and model2"):
+        merge(loaded.model, half, 0.5)
+    assert sample(merge(half, loaded.model, 0.5)[0], steps=1).isfinite().all()
+
+
+def test_core_s_lora_loader_says_that_it_does_not_know_the_names(pack, loaded):
+    import comfy.sd
+
+    lora = {
+        f"transformer.transformer_blocks.0.attn1.to_q.lora_{half}.weight": torch.zeros(*shape)
+        for half, shape in (("A", (4, 64)), ("B", (64, 4)))
+    }
+    with pytest.raises(pack("hallo3_core.errors").InputError, match="Use the node Hallo3 LoRA Loader"):
+        comfy.sd.load_lora_for_models(loaded.model, None, lora, 1.0, 0.0)
+
+
+def test_steps_that_easy_cache_skips_are_not_counted(pack, loaded, sample, model_calls, monkeypatch):
+    nodes, texts = pytest.importorskip("comfy_extras.nodes_easycache"), []
+    monkeypatch.setattr(pack("nodes.host.progress"), "show_text", lambda text, node_id: texts.append(text))
+    sample(loaded.model, node_id="3")
+    assert texts[-1] == "2 model calls a step, 24 in all"
+    model_calls.clear()
+    sample(nodes.EasyCacheNode.execute(loaded.model, 1.0, 0.15, 0.95, False)[0], node_id="3")
+    made = 2 * len(model_calls)  # both branches at once
+    assert made < 24 and texts[-1] == f"2 model calls a step, {made} in all, {24 - made} saved by EasyCache"
+
+
+def test_the_attention_backend_node_computes_the_same(loaded, sample):
+    """Its functions are given more keys than queries: the portrait's are among them."""
+    nodes = pytest.importorskip("comfy_extras.nodes_model_advanced")
+    if not hasattr(nodes, "ModelAttentionBackend"):
+        pytest.skip("this ComfyUI does not have it")
+    chosen = nodes.ModelAttentionBackend().patch(loaded.model, "pytorch attention")[0]
+    assert "optimized_attention_override" in chosen.model_options["transformer_options"]
+    torch.testing.assert_close(sample(chosen, steps=2), sample(loaded.model, steps=2), atol=1e-4, rtol=0)

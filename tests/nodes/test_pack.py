@@ -14,6 +14,7 @@ ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 # Every name of the host that the pack may use. Each is in ComfyUI 0.8.0 and 0.33.0; what came later is asked for with
 # getattr. The fake host has these and no others.
 REVIEWED = {
+    "comfy.cli_args": {"LatentPreviewMethod", "args"},
     "comfy.conds": {"CONDRegular"},
     "comfy.latent_formats": {"LatentFormat"},
     "comfy.ldm.modules.attention": {"optimized_attention"},
@@ -48,7 +49,7 @@ REVIEWED = {
     "comfy.sd1_clip": {"SD1ClipModel"},
     "comfy.supported_models_base": {"BASE"},
     "comfy.text_encoders.sd3_clip": {"T5XXLModel", "__file__"},
-    "comfy.utils": {"ProgressBar"},
+    "comfy.utils": {"ProgressBar", "load_torch_file"},
     "comfy_api.latest": {"InputImpl"},
     "comfy_execution.utils": {"get_executing_context"},
     "folder_paths": {
@@ -63,7 +64,7 @@ REVIEWED = {
         "get_temp_directory",
         "models_dir",
     },
-    "latent_preview": {"get_previewer"},
+    "latent_preview": {"MAX_PREVIEW_RESOLUTION", "get_previewer"},
     "server": {"PromptServer"},
 }
 HOST = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "nodes", "server")

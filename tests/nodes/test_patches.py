@@ -272,3 +272,28 @@ def test_core_s_guidance_nodes_are_applied(loaded, sample, name):
 def test_core_s_other_patches_are_refused_by_name(error, loaded, sample, name):
     with pytest.raises(error, match=name.partition("_")[0][:14]):
         sample(with_node(name, *REFUSED[name], loaded.model))
+
+
+def test_a_lora_of_which_no_name_fits_is_refused_on_the_node(pack, loaded):
+    """Core's LoRA loaders then give no patches, and say so in the log only."""
+    error = pack("hallo3_core.errors").InputError
+    for model in (loaded.model, loaded.model.clone(), loaded.model.clone().clone()):
+        with pytest.raises(error, match="Use the node Hallo3 LoRA Loader"):
+            model.clone().add_patches({}, 1.0)
+
+
+def test_an_attribute_of_flow_models_is_answered_in_words_where_it_is_read(pack, loaded):
+    sampling = loaded.model.model.model_sampling
+    for name in ("shift", "multiplier", "set_noise_scale"):
+        assert not hasattr(sampling, name) and getattr(sampling, name, 5) == 5
+        with pytest.raises(pack("hallo3_core.errors").InputError, match="changes the noise levels of flow models"):
+            getattr(sampling, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        sampling.__getattr__("nothing")
+
+
+def test_steps_that_a_cache_skips_are_not_counted_as_run(pack):
+    sampling, options = pack("nodes.host.sampling"), pack("hallo3_core.pipeline.options")
+    settings = options.Settings(steps=10)
+    assert sampling.cost(settings) == "2 model calls a step, 20 in all"
+    assert sampling.cost(settings, 3, saved=8) == "2 model calls a step, 52 in all, 8 saved by EasyCache"

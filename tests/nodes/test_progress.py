@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 
 import pytest
 import torch
 
 from tests.nodes import fake_host
+from tests.nodes.conftest import REAL
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (7, "0:07"), (750, "12:30"), (3723, "1:02:03")])
@@ -95,3 +98,60 @@ def test_previews_are_off_where_the_user_has_them_off_and_cost_nothing(pack, sam
     sampler = sampler_of(steps=2)
     monkeypatch.setattr(type(sampler.vae), "encode", lambda *args: pytest.fail("the VAE was asked for a preview"))
     assert pack("nodes.host.progress").StepBar(sampler)._previewer is None
+
+
+@pytest.fixture
+def tiny_previews(pack, models):
+    """TAESD previews, with `taecvx.pth` in `vae_approx` as `tiny_previews(weights)` puts it there."""
+    from comfy.cli_args import LatentPreviewMethod, args
+
+    folder, before = models / "vae_approx", args.preview_method
+    sys.modules["folder_paths"].add_model_folder_path("vae_approx", str(folder))
+    args.preview_method = LatentPreviewMethod.TAESD
+
+    def put(weights) -> None:
+        folder.mkdir(exist_ok=True)
+        torch.save(weights, folder / "taecvx.pth")
+        getattr(sys.modules["folder_paths"], "filename_list_cache", {}).clear()
+
+    yield put
+    args.preview_method = before
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def tiny_decoder() -> dict[str, torch.Tensor]:
+    """Random weights in the form of taecvx.pth: an encoder and a decoder of 64 to 256 channels, in half precision."""
+    taehv = pytest.importorskip("comfy.taesd.taehv", exc_type=ImportError)
+    torch.manual_seed(3)
+    network = taehv.TAEHV(latent_channels=16)
+    for parameter in network.parameters():  # the host's layers come without values
+        torch.nn.init.normal_(parameter, std=0.05)
+    return {name: tensor.half() for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.skipif(not REAL, reason="needs ComfyUI's own tiny decoders")
+def test_the_tiny_decoder_shows_the_first_frame_in_full_size(pack, sampler_of, tiny_previews):
+    tiny_previews(weights := tiny_decoder())
+    previewer = pack("nodes.host.progress").StepBar(sampler_of(steps=2))._previewer
+    latent = torch.randn(1, 16, 13, 4, 6, generator=torch.Generator().manual_seed(1))
+    shown = previewer.decode_latent_to_preview_image("JPEG", latent)[1]
+    assert shown.size == (48, 32)
+    from comfy.taesd.taehv import TAEHV
+
+    network = TAEHV(latent_channels=16)
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    expected = network.decode(latent[:, :, :1])[0, :, 0].clamp(0, 1) * 255
+    found = torch.tensor(list(shown.tobytes())).reshape(32, 48, 3).movedim(-1, 0)
+    assert (found - expected).abs().max() <= 8  # the host may compute in half precision
+
+
+@pytest.mark.parametrize("weights", [{"decoder.1.weight": torch.zeros(1)}, {}])
+def test_a_file_that_is_no_tiny_decoder_leaves_the_colours(pack, sampler_of, tiny_previews, previews, weights, caplog):
+    previews(True)
+    from comfy.cli_args import LatentPreviewMethod, args
+
+    args.preview_method = LatentPreviewMethod.TAESD
+    tiny_previews(weights)
+    previewer = pack("nodes.host.progress").StepBar(sampler_of(steps=2))._previewer
+    assert previewer.decode_latent_to_preview_image("JPEG", torch.zeros(1, 16, 13, 2, 4))[1].size == (4, 2)
+    assert "taecvx.pth: no tiny decoder for previews" in caplog.text

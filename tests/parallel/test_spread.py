@@ -83,7 +83,7 @@ def inputs():
 
 def clip(run, begin_clip):
     concat, audio = noise(1, 16, 13, 6, 10, seed=4), noise(1, 13, 4, CONFIG.audio, seed=5)
-    return sample_clip(begin_clip(concat, audio), run, concat, SeededNoise(0, 0))
+    return sample_clip(begin_clip(concat, audio), run.settings, concat, SeededNoise(0, 0))
 
 
 # Equal to one process

@@ -13,6 +13,7 @@ import torch
 
 from hallo3_core.film.writer import read_film
 from hallo3_core.inputs.recording import Recording
+from hallo3_core.pipeline.options import Settings
 from hallo3_core.train.config import Stop, Watch
 from hallo3_core.train.draws import Keyed
 from hallo3_core.train.loop import TrainingRun, train
@@ -102,10 +103,10 @@ def test_a_film_without_sound_or_with_a_damaged_one_has_a_silent_preview(entries
 def test_a_preview_shows_the_true_clip_and_what_the_networks_make_of_it(tmp_path, encoders, entries):
     run = TrainingRun(toys.configuration(tmp_path), join("cpu", 2), None, encoders, entries)
     batch = run.samples.batch(torch.zeros(1, dtype=torch.long), Keyed(0, 0, 1))
-    first = preview(run.networks, encoders.vae, batch, 2, 5, torch.float32)
+    first = preview(run.networks, encoders.vae, batch, Settings(2), 5, dtype=torch.float32, layout=run.layouts)
     with torch.no_grad():
         run.networks.denoiser.head.bias += 1
-    second = preview(run.networks, encoders.vae, batch, 2, 5, torch.float32)
+    second = preview(run.networks, encoders.vae, batch, Settings(2), 5, dtype=torch.float32, layout=run.layouts)
     w = toys.SIZE[1]
     assert torch.equal(first[..., :w], second[..., :w])
     assert not torch.allclose(first[..., w:], second[..., w:], atol=1e-3)

@@ -26,7 +26,7 @@ from hallo3_core.train.start import OTHER, read_start
 from hallo3_core.train.step import step
 from hallo3_core.train.toy_clips import WHOLE_EVERY, Clips
 from hallo3_core.train.toy_lesson import MOUTH_WEIGHT, Lesson, half_precision_attention, teach
-from hallo3_core.train.toy_window import Window, place_of
+from hallo3_core.train.toy_window import LatentWindow, place_of
 from tests.train import toys
 
 MOUTH = (17, 9, 30, 15)  # pixels
@@ -137,8 +137,8 @@ def test_a_window_as_large_as_the_picture_is_the_picture(heard, heavy, encoders,
     drawn = draw(Resident(heavy, "cpu").batch(torch.tensor([0, 3]), draws), encoders.vae, draws, NO_DROPS)
     with torch.no_grad():
         whole = step(networks, drawn).velocity
-        window = Window(networks, Grid(*input_sizes(heavy[0]).grid))
-        assert torch.equal(step(networks, window.cut(drawn)).velocity, whole)
+        window = LatentWindow(networks.denoiser.config, Grid(*input_sizes(heavy[0]).grid), "cpu")
+        assert torch.equal(step(networks, window.cut(drawn), layout=window.layout).velocity, whole)
 
 
 @given(st.data())

@@ -76,7 +76,7 @@ def measure(
         concat = phase("encode", lambda: concat_latent(vae, portrait.pixels, None, noise))
 
         def steps() -> torch.Tensor:
-            return sample_clip(ClipCalls(denoiser, run, concat, tokens[0]), run, concat, noise)
+            return sample_clip(ClipCalls(denoiser, run, concat, tokens[0]), run.settings, concat, noise)
 
         if compiled:
             compile_blocks(denoiser)

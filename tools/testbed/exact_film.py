@@ -31,6 +31,6 @@ def film_clips(
         draws = noise(clip)
         concat = concat_latent(vae, portrait.pixels, motion, draws, run.conditions.layout.grid.frames, count)
         evaluate = ClipCalls(denoiser, run, concat, audio_tokens(clip))
-        decoded = decode_whole(vae, sample_clip(evaluate, run, concat, draws))
+        decoded = decode_whole(vae, sample_clip(evaluate, run.settings, concat, draws))
         motion = last_frames(decoded, count)
         yield new_frames(decoded, clip, frames, count)

@@ -134,7 +134,8 @@ class Studio:
                 concat = concat_latent(vae, portrait.pixels, motion, noise)
                 if changes.null_concat:
                     concat = torch.zeros_like(concat)
-                decoded = decode_whole(vae, sample_clip(ClipCalls(denoiser, run, concat, tokens), run, concat, noise))
+                calls = ClipCalls(denoiser, run, concat, tokens)
+                decoded = decode_whole(vae, sample_clip(calls, run.settings, concat, noise))
                 frames.append(crop_to(new_frames(decoded, clip, subject.frames), framing))
                 motion = last_frames(decoded)
         return to_uint8(torch.cat(frames))
