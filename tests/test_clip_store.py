@@ -34,21 +34,31 @@ def open_store(tmp_path):
     """`open_store(inputs)` opens the store as a new run would."""
     opened = []
 
+    def close() -> None:
+        while opened:
+            opened.pop().__exit__(None, None, None)
+
     def make(inputs=INPUTS) -> ClipStore:
-        for folder in opened:
-            folder.__exit__(None, None, None)
-        opened[:] = [WorkFolder(tmp_path / "work", "film.mp4").__enter__()]
+        close()
+        opened.append(WorkFolder(tmp_path / "work", "film.mp4").__enter__())
         return ClipStore(opened[0], inputs)
 
+    make.close = close
     yield make
-    for folder in opened:
-        folder.__exit__(None, None, None)
+    close()
 
 
 @pytest.fixture
 def filled(open_store):
     """Saves three clips and returns the film's frames."""
     return list(clip_chain(3, clip, open_store()))
+
+
+@pytest.fixture
+def take(tmp_path, filled):
+    """The folder of those clips."""
+    (folder,) = (path for path in (tmp_path / "work").iterdir() if path.is_dir())
+    return folder
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 5), height=st.integers(2, 20), width=st.integers(2, 20))
@@ -82,16 +92,16 @@ def test_motion_frames_come_back_bit_for_bit(open_store, filled):
         assert torch.equal(store.load(number).motion, motion)
 
 
-def test_kept_clips_are_files_that_players_show(tmp_path, filled):
-    with av.open(str(tmp_path / "work" / "clip_00001.mkv")) as container:
+def test_kept_clips_are_files_that_players_show(take):
+    with av.open(str(take / "clip_00001.mkv")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 7
         assert container.streams.video[0].average_rate == 25
 
 
 @pytest.mark.parametrize("name", ["clip_00001.mkv", "clip_00001.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_a_damaged_clip_is_made_again_and_the_others_stay(open_store, filled, tmp_path, name, damage):
-    path = tmp_path / "work" / name
+def test_a_damaged_clip_is_made_again_and_the_others_stay(open_store, filled, take, name, damage):
+    path = take / name
     content = path.read_bytes()
     path.unlink() if damage == "remove" else path.write_bytes(
         content[:-1] if damage == "cut" else content[:40] + bytes([content[40] ^ 1]) + content[41:]
@@ -102,8 +112,8 @@ def test_a_damaged_clip_is_made_again_and_the_others_stay(open_store, filled, tm
     assert all(torch.equal(a, b) for a, b in zip(again, filled, strict=True))
 
 
-def test_clips_behind_one_that_came_out_differently_are_made_again(open_store, filled, tmp_path):
-    (tmp_path / "work" / "clip_00000.safetensors").unlink()
+def test_clips_behind_one_that_came_out_differently_are_made_again(open_store, take):
+    (take / "clip_00000.safetensors").unlink()
     made = []
 
     def other(number, motion):
@@ -116,19 +126,69 @@ def test_clips_behind_one_that_came_out_differently_are_made_again(open_store, f
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", None])
-def test_a_damaged_manifest_starts_afresh(open_store, filled, tmp_path, content):
-    path = tmp_path / "work" / "manifest.json"
+def test_a_damaged_manifest_starts_afresh(open_store, take, content):
+    path = take / "manifest.json"
     whole = json.loads(path.read_bytes())
     path.write_bytes(json.dumps({**whole, "format": 2}).encode() if content is None else content)
     store = open_store()
     assert store.finished == 0 and "manifest.json is damaged" in store.note
-    assert not list((tmp_path / "work").glob("clip_*"))
+    assert not list(take.glob("clip_*"))
 
 
-def test_other_inputs_start_afresh_and_are_named(open_store, filled, tmp_path):
-    store = open_store({"seed": "6", "portrait": "b" * 64, "face": "'largest'"})
-    assert store.note == "starting afresh: seed was 5, is 6; portrait changed; face is new"
-    assert store.finished == 0 and not list((tmp_path / "work").glob("clip_*"))
+OTHER = {"seed": "6", "portrait": "b" * 64, "face": "'largest'"}
+
+
+def test_other_inputs_start_afresh_and_the_clips_of_the_first_stay(open_store, filled, take, caplog):
+    before = {path: path.read_bytes() for path in take.iterdir()}
+    store = open_store(OTHER)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith("film.mp4: starting afresh: seed was 5, is 6; portrait changed; face is new. The 3 clips ")
+    assert str(take) in said and store.finished == 0 and store.folder != take
+    store.save(0, clip(7, None))
+    assert {path: path.read_bytes() for path in take.iterdir()} == before
+    caplog.clear()
+    again = open_store()
+    assert again.finished == 3 and again.note == "3 finished clips are there from an earlier run" and not caplog.records
+    assert all(torch.equal(again.load(n).frames, frames) for n, frames in enumerate(filled))
+    assert open_store(OTHER).finished == 1
+
+
+def test_of_several_takes_the_one_most_alike_is_compared(open_store, filled, tmp_path, caplog):
+    open_store(OTHER).save(0, clip(0, None))
+    caplog.clear()
+    open_store({**OTHER, "face": "'leftmost'"})
+    assert "starting afresh: face was 'largest', is 'leftmost'. The 4 clips that were" in caplog.text
+    assert f"stay in {tmp_path / 'work'} (" in caplog.text
+
+
+def test_inputs_that_differ_in_values_of_samples_alone_have_folders_of_their_own(open_store, tmp_path):
+    """Such values are not in the folder's name, since a GPU need not repeat them exactly."""
+    folders = set()
+    for value in ("1 2 3", "1 2 3.001", "3 2 1", "2 2 2"):
+        store = open_store({"seed": "1", "text": f"about [3] x 1: {value}"})
+        store.finished or store.save(0, clip(0, None))
+        folders.add(store.folder)
+    assert len(folders) == 3 == len(list((tmp_path / "work").glob("*/manifest.json")))
+
+
+def test_a_whole_film_takes_its_own_clips_along_and_no_others(open_store, filled, take, tmp_path):
+    for keeping in (Keeping.NEVER, Keeping.UNTIL_WHOLE):
+        plan = FilmPlan("film.mp4", 3, 4, 6, OTHER)
+        open_store.close()
+        with work_on(tmp_path / "work", plan, keeping, "", str) as (_, store):
+            list(clip_chain(3, clip, store))
+        assert len(list(take.glob("clip_*"))) == 6
+        assert [path.name for path in (tmp_path / "work").iterdir()] == [take.name]
+
+
+def test_clips_of_an_earlier_version_lie_in_the_work_folder_itself(open_store, filled, take, tmp_path):
+    open_store.close()
+    for path in list(take.iterdir()):
+        path.rename(tmp_path / "work" / path.name)
+    take.rmdir()
+    assert open_store().finished == 3
+    open_store(OTHER)
+    assert len(list((tmp_path / "work").glob("clip_*"))) == 6
 
 
 def test_what_a_killed_run_left_unfinished_is_removed_and_the_rest_is_not_touched(tmp_path):

@@ -1,9 +1,9 @@
 """Stores finished clips on disk, so that a run that was stopped can resume.
 
 The store has two files for each clip: its frames as lossless video that any player can show, and its motion frames as
-they were computed. A file gets its final name only when it is complete and on disk. A manifest lists the film's inputs
-and the hashes of the files. Each clip also records the hash of the motion frames it started from. So if a clip is made
-again with a different result, the stored clips after it are not used.
+they were computed. A file gets its final name only when it is complete and on disk. Each clip also records the hash of
+the motion frames it started from. So if a clip is made again with a different result, the stored clips after it are not
+used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -26,11 +25,11 @@ from ..clips import FPS
 from ..errors import InputError, require
 from ..weights.disk import to_disk
 from .clip_chain import Clip
-from .fingerprint import Inputs, differences, file_digest
+from .fingerprint import Inputs, file_digest
+from .takes import about_others, all_takes, encode_manifest, folder_for, read_manifest
 from .work_folder import MANIFEST, PART, Keeping, WorkFolder, gigabytes
 
 log = logging.getLogger(__name__)
-FORMAT = 1
 FRAMES, MOTION = "clip_{:05}.mkv", "clip_{:05}.safetensors"  # numbered from 0 here, from 1 in messages
 FILM_PART = "film" + PART + ".mp4"
 LONGEST_NAME = 200  # bytes; file systems allow 255, and the work folder's name is longer than the film's
@@ -70,9 +69,7 @@ def work_on(
     """
     with WorkFolder(folder, plan.name) as work:
         store = None
-        if keeping is Keeping.NEVER:
-            work.clear()
-        else:
+        if keeping is not Keeping.NEVER:
             store = ClipStore(work, plan.inputs)
             if store.note:
                 tell(store.note)
@@ -81,28 +78,31 @@ def work_on(
                 tell(f"keeping finished clips in {folder}, about {gigabytes(need)}, {keeping.value}")
         yield folder / FILM_PART, store
         if keeping is not Keeping.ALWAYS:
-            work.clear()
+            work.clear(folder_for(folder, plan.inputs, all_takes(folder)))
 
 
 class ClipStore:
-    """The clips of one film in its work folder, including those of an earlier run.
+    """The clips of one film in its work folder, including those of an earlier run with the same inputs.
 
+    folder: where they are; see `takes`.
     note: a message to the user about what was found; empty if there was nothing.
     """
 
-    def __init__(self, folder: WorkFolder, inputs: Inputs):
-        """Removes damaged clips, and all clips if the inputs differ or the manifest is damaged."""
-        self._folder, self._inputs, self._clips = folder.path, inputs, {}
-        found, self.note = _read_manifest(folder.path / MANIFEST)
-        if found and (changed := differences(found["inputs"], inputs)):
-            self.note = f"starting afresh: {changed}"
-        elif found:
-            self._clips = found["clips"]
+    def __init__(self, work: WorkFolder, inputs: Inputs):
+        """Removes damaged clips, and all of this take's if its manifest is damaged. Warns if there are clips of other
+        inputs, which stay."""
+        takes = all_takes(work.path)
+        self.folder, self._inputs, self.note = folder_for(work.path, inputs, takes), inputs, ""
+        self._clips = next((take.clips for take in takes if take.folder == self.folder), {})
+        if self._clips:
             self._drop_damaged()
-            if not self.note:
-                self.note = f"{len(self._clips)} finished clips are there from an earlier run" if self._clips else ""
+            self.note = self.note or f"{len(self._clips)} finished clips are there from an earlier run"
+        elif read_manifest(self.folder / MANIFEST) is None:
+            self.note = f"starting afresh: {self.folder / MANIFEST} is damaged"
+        elif others := about_others(inputs, takes, work.path):
+            log.warning("%s: %s", work.film, others)
         if not self._clips:
-            folder.clear()
+            work.clear(self.folder)
 
     @property
     def finished(self) -> int:
@@ -117,8 +117,8 @@ class ClipStore:
         from safetensors.torch import load
 
         return Clip(
-            decode_frames((self._folder / FRAMES.format(number)).read_bytes()),
-            load((self._folder / MOTION.format(number)).read_bytes())["motion"],
+            decode_frames((self.folder / FRAMES.format(number)).read_bytes()),
+            load((self.folder / MOTION.format(number)).read_bytes())["motion"],
         )
 
     def save(self, number: int, clip: Clip) -> None:
@@ -129,18 +129,20 @@ class ClipStore:
         """
         from safetensors.torch import save
 
-        frames, motion = self._folder / FRAMES.format(number), self._folder / MOTION.format(number)
+        frames, motion = self.folder / FRAMES.format(number), self.folder / MOTION.format(number)
         try:
+            if self.folder.parent.is_dir():
+                self.folder.mkdir(mode=0o700, exist_ok=True)
             record = {
                 "frames": _write(frames, encode_frames(clip.frames)),
                 "motion": _write(motion, save({"motion": clip.motion.cpu().contiguous()})),
                 "after": self._motion_of(number - 1),
             }
             clips = {**self._clips, str(number): record}
-            _write(self._folder / MANIFEST, _manifest(self._inputs, clips))
+            _write(self.folder / MANIFEST, encode_manifest(self._inputs, clips))
         except OSError as error:
             raise InputError(
-                f"{self._folder}: clip {number + 1} could not be kept ({error.strerror or error}). Check that the "
+                f"{self.folder}: clip {number + 1} could not be kept ({error.strerror or error}). Check that the "
                 "disk has space and the folder can be written to, then start again: the run resumes with this clip."
             ) from error
         self._clips = clips
@@ -152,7 +154,7 @@ class ClipStore:
     def _drop_damaged(self) -> None:
         for number, record in list(self._clips.items()):
             for key, form in (("frames", FRAMES), ("motion", MOTION)):
-                path = self._folder / form.format(int(number))
+                path = self.folder / form.format(int(number))
                 if _digest_or_none(path) != record[key]:
                     log.warning("%s is damaged or missing: clip %d is made again", path, int(number) + 1)
                     self.note = f"clip {int(number) + 1} was damaged and is made again"
@@ -209,28 +211,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _manifest(inputs: Inputs, clips: dict) -> bytes:
-    content = {"format": FORMAT, "inputs": inputs, "clips": clips}
-    return json.dumps({**content, "hash": _hash(content)}, indent=1).encode()
-
-
-def _read_manifest(path: Path) -> tuple[dict | None, str]:
-    """The manifest if it is valid, else None; and a message if it is damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-        if content.pop("hash") == _hash(content) and content["format"] == FORMAT:
-            return content, ""
-    except FileNotFoundError:
-        return None, ""
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        pass
-    return None, f"starting afresh: {path} is damaged"
-
-
-def _hash(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _digest_or_none(path: Path) -> str | None:

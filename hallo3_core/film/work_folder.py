@@ -30,17 +30,18 @@ class WorkFolder:
 
         with WorkFolder(path, "film.mp4") as work:
             ...
-            work.clear()
+            work.clear(take)
 
-    Incomplete files of a killed run are removed at the start. The folder is removed at the end, unless it holds clips
-    or other files. Files that this program did not write are never touched.
+    It holds a folder for each take of the film. Incomplete files of a killed run are removed at the start. The folder
+    is removed at the end, unless it holds clips or other files. Files that this program did not write are never
+    touched.
 
     Raises:
         InputError: another run uses the folder, or it cannot be created. Messages name `film`.
     """
 
     def __init__(self, path: Path, film: str):
-        self.path, self._film = path, film
+        self.path, self.film = path, film
 
     def __enter__(self) -> WorkFolder:
         try:
@@ -48,26 +49,35 @@ class WorkFolder:
             self._lock = try_lock(self.path / LOCK)
         except OSError as error:
             raise InputError(
-                f"{self._film}: its work folder {self.path} cannot be made ({error.strerror}). Choose another place."
+                f"{self.film}: its work folder {self.path} cannot be made ({error.strerror}). Choose another place."
             ) from error
         if self._lock is None:
             raise InputError(
-                f"{self._film}: another run is making it ({self.path} is in use). Wait for it, or stop it first."
+                f"{self.film}: another run is making it ({self.path} is in use). Wait for it, or stop it first."
             )
-        _remove(self.path.glob(f"*{PART}*"))
+        for folder in self._folders():
+            _remove(folder.glob(f"*{PART}*"))
         return self
 
     def __exit__(self, *error) -> None:
-        if not any(self.path.glob(CLIP_FILES)):
-            _remove([self.path / MANIFEST])
+        for folder in self._folders():
+            if not any(folder.glob(CLIP_FILES)):
+                _remove([folder / MANIFEST])
+                if folder != self.path:
+                    _remove_if_empty(folder)
         self._lock.release()
-        with contextlib.suppress(OSError):  # not empty
-            self.path.rmdir()
+        _remove_if_empty(self.path)
 
-    def clear(self) -> None:
-        """Removes the clips, the manifest and incomplete files."""
+    def clear(self, folder: Path) -> None:
+        """Removes the clips, the manifest and incomplete files of one take, and what is incomplete in the work
+        folder."""
         for pattern in (MANIFEST, CLIP_FILES, f"*{PART}*"):  # the manifest first, because clips do not count without it
-            _remove(self.path.glob(pattern))
+            _remove(folder.glob(pattern))
+        _remove(self.path.glob(f"*{PART}*"))
+
+    def _folders(self) -> list[Path]:
+        """The work folder and those of its takes."""
+        return [self.path, *(path for path in self.path.iterdir() if path.is_dir())] if self.path.is_dir() else []
 
     def check_room(self, clips: int, height: int, width: int, way_out: str) -> int:
         """Approximate bytes on disk for this many clips of this size.
@@ -78,7 +88,7 @@ class WorkFolder:
         need, free = clips * clip_bytes(height, width), free_bytes(self.path)
         if free is not None and free < need:
             raise InputError(
-                f"{self._film}: keeping {clips} clips until it is whole takes about {gigabytes(need)} in "
+                f"{self.film}: keeping {clips} clips until it is whole takes about {gigabytes(need)} in "
                 f"{self.path.parent}, {gigabytes(free)} are free. Make room, or {way_out}."
             )
         return need
@@ -91,6 +101,11 @@ def clip_bytes(height: int, width: int) -> int:
 
 def gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{-(-size // 1_000_000)} MB"
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not empty
+        folder.rmdir()
 
 
 def _remove(paths) -> None:

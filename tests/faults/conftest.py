@@ -91,6 +91,11 @@ class Set:
     output = property(lambda self: self.folder / "film.mp4")
     work = property(lambda self: self.folder / ".film.mp4.work")
 
+    @property
+    def take(self) -> Path:
+        """The folder of the clips with the usual settings; the first one if there are several."""
+        return next(iter(sorted(self.work.glob("*/"))), self.work)
+
     def start(self, *options: str, faults=()) -> Run:
         return self.forge.start([*self._words, "--output", str(self.output), *options], faults)
 
@@ -101,8 +106,7 @@ class Set:
 
     def kept(self) -> int:
         """Clips that the manifest counts."""
-        manifest = self.work / "manifest.json"
-        return len(json.loads(manifest.read_text())["clips"]) if manifest.exists() else 0
+        return sum(len(json.loads(path.read_text())["clips"]) for path in self.work.glob("*/manifest.json"))
 
     def film(self) -> str:
         """What identifies the film: every byte of it."""

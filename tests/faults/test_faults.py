@@ -107,9 +107,10 @@ def test_a_full_disk_while_the_film_is_written(stage, whole):
 
 
 @pytest.mark.parametrize("what", ["film.part.mp4", "manifest.json", "clip_00000.mkv", ""])
-def test_files_are_removed_while_it_runs(stage, whole, what):
+def test_files_are_removed_while_it_runs(stage, two_clips, whole, what):
     """The unfinished film, files of clips, or the whole work folder."""
-    path = str(stage.work / what)
+    in_take = what.startswith(("clip", "manifest"))
+    path = str(stage.work / two_clips.take.name / what if in_take else stage.work / what)
     code, said = stage.make(faults=[{"kind": "remove", **at("sample_clip", 3), "path": path}])
     assert code in (0, 2) and "Traceback" not in said
     assert stage.output.exists() == (code == 0)
@@ -137,7 +138,7 @@ def two_clips(forges, whole, tmp_path_factory):
 @pytest.mark.parametrize("name", ["clip_00000.mkv", "clip_00001.mkv", "clip_00000.safetensors", "manifest.json"])
 def test_a_flipped_byte_is_found(stage, two_clips, whole, name, place):
     shutil.copytree(two_clips.work, stage.work)
-    path = stage.work / name
+    path = stage.take / name
     place = min(0.999, place + random.Random(f"{name} {place}").random() * 0.3)
     path.write_bytes(flipped(path.read_bytes(), place))
     said = finish(stage, whole)
@@ -160,13 +161,16 @@ def test_an_untouched_work_folder_is_used(stage, two_clips, whole):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_another_film_starts_afresh_and_says_why(stage, two_clips, whole, options, reason):
+def test_another_film_starts_afresh_says_why_and_leaves_the_clips(stage, two_clips, whole, options, reason):
     shutil.copytree(two_clips.work, stage.work)
     code, said = stage.make(*options)
-    assert code == 0 and f"starting afresh: {reason}" in said
-    assert stage.film() != whole.film
+    assert code == 0 and f"starting afresh: {reason}" in said and str(stage.take) in said
+    assert stage.film() != whole.film and stage.kept() == 2
     resumed = stage.film()
     assert stage.make(*options)[0] == 0 and stage.film() == resumed
+    said = finish(stage, whole)
+    assert "2 finished clips are there" in said and "starting afresh" not in said
+    assert stage.left() == ["film.mp4"]
 
 
 def test_how_it_is_computed_may_change(stage, two_clips, whole):
@@ -188,7 +192,7 @@ def test_clips_are_kept_on_request(stage, whole):
 def test_no_clips_are_kept_on_request(stage, whole):
     code, _ = stage.make("--no-resume", faults=[{"kind": "kill", **at("sample_clip", 3)}])
     assert code == -signal.SIGKILL and stage.kept() == 0
-    assert not list(stage.work.glob("clip_*"))
+    assert not list(stage.work.rglob("clip_*"))
     finish(stage, whole, "--no-resume")
     assert stage.left() == ["film.mp4"]
 

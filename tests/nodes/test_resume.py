@@ -30,6 +30,11 @@ def folder(pack, key) -> Path:
     return pack("nodes.host.resume").folder_of(key)
 
 
+def kept(folder: Path) -> int:
+    """Clips that the manifests count."""
+    return sum(len(json.loads(path.read_text())["clips"]) for path in folder.glob("*/manifest.json"))
+
+
 def test_a_key_changes_nothing_of_the_film_and_leaves_nothing(film, key, folder):
     assert film(resume_key=key).read_bytes() == film().read_bytes()
     assert not folder.exists() and folder.parent.name == "hallo3_resume"
@@ -40,7 +45,7 @@ def test_after_cancel_it_goes_on_at_the_first_missing_clip(film, sampled, press_
     caplog.set_level("INFO")
     with pytest.raises(press_cancel(3)):  # in the second clip
         film(resume_key=key)
-    assert len(json.loads((folder / "manifest.json").read_text())["clips"]) == 1
+    assert kept(folder) == 1
     sampled.clear()
     assert film(resume_key=key).read_bytes() == whole
     assert sampled == [1] and not folder.exists()
@@ -58,13 +63,18 @@ def test_after_cancel_it_goes_on_at_the_first_missing_clip(film, sampled, press_
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_another_film_under_the_key_starts_afresh(film, sampled, press_cancel, key, caplog, changes, reason):
-    caplog.set_level("INFO")
+def test_another_setting_under_the_key_starts_afresh_and_says_so_on_the_node(
+    film, sampled, press_cancel, key, folder, caplog, changes, reason
+):
     with pytest.raises(press_cancel(3)):
         film(resume_key=key)
     sampled.clear()
     film(resume_key=key, **changes)
-    assert sampled == [0, 1] and f"starting afresh: {reason}" in caplog.text
+    assert sampled == [0, 1] and f"starting afresh: {reason}" in caplog.text and kept(folder) == 1
+    assert all(record.levelname == "WARNING" for record in caplog.records if "starting afresh" in record.getMessage())
+    sampled.clear()
+    film(resume_key=key)
+    assert sampled == [1] and not folder.exists()
 
 
 def test_every_input_of_the_node_counts(pack, loaded, scene, sampler_of):
