@@ -30,7 +30,7 @@ from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.train.cache import cache_films
 from hallo3_core.train.config import Config, Data, Memory, Network, Stop, Watch
 from hallo3_core.train.encoders import Encoders
-from hallo3_core.train.films import film_of_arrays
+from hallo3_core.train.film import film_of_arrays
 from hallo3_core.train.loop import TrainingRun, train
 from hallo3_core.train.processes import join
 from hallo3_core.vae.autoencoder import load_vae
@@ -63,7 +63,7 @@ class Bench:
             vae=load_vae(tiny_vae_tensors(0), device=device, dtype=dtype),
             text=lambda caption: noise(tokens, width, seed=1),
             audio=lambda recording: noise(recording.frames, 3, 48, seed=2),
-            face=lambda frame, name: Face(noise(512, seed=3), BOX, torch.zeros(5, 2), 0, 1, 0.9, BOX),
+            faces=lambda frame: [Face(noise(512, seed=3), BOX, torch.zeros(5, 2), 0, 1, 0.9, BOX)],
         )
         frames = (noise(57, *pixels, 3, seed=4) * 40 + 128).clamp(0, 255).to(torch.uint8)
         films = [

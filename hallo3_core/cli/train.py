@@ -16,6 +16,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "configuration", type=Path, metavar="RUN.yaml", help="see docs/training; ready ones: hallo3_core/train/runs"
     )
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as stop.steps=100")
+    one.add_argument("--check", action="store_true", help="look at all films and say what is wrong; train nothing")
     one.add_argument("--dry-run", action="store_true", help="say what trains and what memory it takes; train nothing")
     one.add_argument("--fit", type=float, metavar="GB", help="choose the memory switches for a GPU of this size")
     one.set_defaults(run=run_train)
@@ -24,10 +25,14 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 def run_train(options: argparse.Namespace) -> None:
     from ..train.config import read
     from ..train.loop import Stopped, train
+    from ..train.materials import check
     from ..train.plan import fit, plans
 
     logging.getLogger("hallo3_core").setLevel(logging.INFO)
     config = read(options.configuration, options.set)
+    if options.check:
+        sys.stdout.write(check(config) + "\n")
+        return
     if options.fit is not None:
         config = fit(config, options.fit)
     if options.dry_run or options.fit is not None:

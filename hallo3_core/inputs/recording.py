@@ -47,6 +47,7 @@ class Recording:
     speakers: each channel's speaker, by FFmpeg's names (FL, FR, FC, LFE, ...); empty if unknown.
     mix: how it is mixed to mono for the model; set by `check_recording`.
     heard: the mono mix's peak deviation from its mean; set by `check_recording`.
+    start: when its first sample is heard, in seconds of its file's clock.
     """
 
     waveform: Tensor
@@ -55,6 +56,7 @@ class Recording:
     speakers: tuple[str, ...] = ()
     mix: MonoMix | None = None
     heard: float = 0.0
+    start: float = 0.0
 
     @property
     def samples(self) -> int:
@@ -107,7 +109,7 @@ def check_recording(recording: Recording) -> Recording:
         divide = f"Divide by full scale (16 bit: 32768). If it was turned up, l{lower}"
         remedy = divide if peak > _INTEGERS else f"L{lower}"
         raise InputError(f"{name}: samples reach {peak:g}, expected about -1..1. {remedy}")
-    return _judged(Recording(waveform, int(rate), name, recording.speakers))
+    return _judged(replace(recording, waveform=waveform, rate=int(rate)))
 
 
 def _judged(recording: Recording) -> Recording:
@@ -140,7 +142,8 @@ def _cancelling(recording: Recording, mix: MonoMix) -> str:
 
 
 def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
-    """Reads the sound of a file: wav, mp3, flac, ogg, m4a, or a video's sound track; also from a named pipe.
+    """Reads the sound of a file: wav, mp3, flac, ogg, m4a, or a video's sound track; also from a named pipe. A track
+    that begins after the video's first picture begins with silence, as in a player.
 
     Warns if it skips damaged packets or the sound is shorter than the file says. Never opens another file, even if the
     content refers to one.
@@ -161,7 +164,7 @@ def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
                 break
     if len(order) > 1:
         _log.warning("%s: uses sound track %d of %d%s.", path, number, len(order), _CHOOSE)
-    recording = check_recording(Recording(found.waveform, found.rate, path.name, found.speakers))
+    recording = check_recording(Recording(found.waveform, found.rate, path.name, found.speakers, start=found.start))
     if recording.seconds < 0.9 * found.claimed:
         seconds = (recording.seconds, found.claimed)
         _log.warning("%s: holds %.1f s of sound but says %.1f s: was it cut short?", path, *seconds)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import InputError
 from .sound_kinds import USUAL, advice, ogg_links, protection
@@ -28,8 +29,9 @@ _CONTAINERS = (
     *("wav", "w64", "aiff", "au", "caf", "mp3", "flac", "ogg", "aac", "ac3", "eac3", "amr", "ape", "wv", "tta"),
     *("mov", "matroska", "avi", "asf", "mpegts", "mpeg", "flv"),
 )
-_OPEN = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
-_DEFAULT = 1  # FFmpeg's disposition bit of the default track
+OPEN_OPTIONS = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
+_DEFAULT, _ATTACHED_PICTURE = 1, 0x400  # FFmpeg's disposition bits of the default track and of a song's cover
+_UNHEARD = 0.02  # seconds by which sound may begin after the pictures without a gap: half a picture
 # Programs that write wav to a pipe put a length of almost 2 or 4 GB into its header, or 0.
 _STREAMED = (0x7FFF_0000, 0x8001_0000, 0xFFFF_0000)  # from, to; and from there on
 
@@ -39,12 +41,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, eq=False)
 class SoundTrack:
     """A decoded track: `waveform` ``channels samples``, its rate, its channels' speakers by FFmpeg's names, and its
-    length in seconds according to the file, which is longer if a download or copy was cut short."""
+    length in seconds according to the file, which is longer if a download or copy was cut short; when it starts, in
+    seconds of the file's clock."""
 
     waveform: Tensor
     rate: int
     speakers: tuple[str, ...]
     claimed: float
+    start: float
 
 
 @contextmanager
@@ -110,7 +114,7 @@ def track_order(av, file: Path, path: Path, wanted: int | None) -> list[int]:
     Raises:
         InputError: there is no sound, or no such track.
     """
-    with open_media(av, file, options=_OPEN) as container:
+    with open_media(av, file, options=OPEN_OPTIONS) as container:
         streams = container.streams.audio
         if not streams:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
@@ -130,10 +134,14 @@ def read_track(av, file: Path, path: Path, number: int) -> SoundTrack:
     Raises:
         InputError: there is no sound in it, it is encrypted, too long, or changes its rate or channels.
     """
-    with open_media(av, file, options=_OPEN) as container:
+    with open_media(av, file, options=OPEN_OPTIONS) as container:
         stream = container.streams.audio[number - 1]
-        waveform, rate, speakers = _decode(container, stream, file, path, av.error.InvalidDataError)
-        return SoundTrack(waveform, rate, speakers, _claimed(container, stream, file, waveform.shape[1] / rate))
+        waveform, rate, speakers, start = _decode(container, stream, file, path, av.error.InvalidDataError)
+        claimed = _claimed(container, stream, file, waveform.shape[1] / rate)
+        late = start - _first_picture(container, start)
+        if late > _UNHEARD:
+            waveform, start = F.pad(waveform, (round(late * rate), 0)), start - late
+        return SoundTrack(waveform, rate, speakers, claimed, start)
 
 
 def check_length(name: str, values: int, seconds: float) -> None:
@@ -161,10 +169,28 @@ def _drain(pipe: Path, copy: Path) -> None:
         raise InputError(f"{pipe}: cannot be read through ({error.strerror}). Save it as a file first.") from error
 
 
-def _decode(container, stream, file: Path, path: Path, damage: type[Exception]) -> tuple[Tensor, int, tuple[str, ...]]:
-    """Decodes a whole sound track: ``channels samples``, rate and speakers. Skips packets that raise `damage`."""
+def _first_picture(container, otherwise: float) -> float:
+    """When a video's first picture is shown, in seconds of the file's clock."""
+    starts = [
+        float(stream.start_time * stream.time_base)
+        for stream in container.streams.video
+        if stream.start_time is not None and not is_cover(stream)
+    ]
+    return min(starts, default=otherwise)
+
+
+def is_cover(stream) -> bool:
+    """Whether a picture stream is a song's cover."""
+    return bool(stream.disposition.value & _ATTACHED_PICTURE)
+
+
+def _decode(
+    container, stream, file: Path, path: Path, damage: type[Exception]
+) -> tuple[Tensor, int, tuple[str, ...], float]:
+    """Decodes a whole sound track: ``channels samples``, rate, speakers and when it starts, in seconds. Skips packets
+    that raise `damage`."""
     pieces: list[Tensor] = []
-    setup, damaged, samples, speakers = None, 0, 0, ()
+    setup, damaged, samples, speakers, start = None, 0, 0, (), None
     _check_protection(container, stream, file, path)
     for packet in container.demux(stream):
         try:
@@ -183,13 +209,14 @@ def _decode(container, stream, file: Path, path: Path, damage: type[Exception]) 
                 )
             setup, samples = found, samples + frame.samples
             speakers = speakers or tuple(channel.name for channel in frame.layout.channels)
+            start = (frame.time or 0.0) if start is None else start
             check_length(str(path), samples * setup[1], samples / max(1, setup[0]))  # before memory runs out
             pieces.append(_samples(frame))
     if not pieces:
         raise InputError(f"{path}: no sound in it ({damaged} damaged packets). Save it again, as wav for example.")
     if damaged:
         _log.warning("%s: %d damaged packets of its sound are left out.", path, damaged)
-    return torch.cat(pieces, dim=1), setup[0], speakers
+    return torch.cat(pieces, dim=1), setup[0], speakers, start
 
 
 def _check_protection(container, stream, file: Path, path: Path, is_damaged: bool = False) -> None:

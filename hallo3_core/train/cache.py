@@ -1,54 +1,62 @@
 """Cache of everything about a film that stays constant during a run: clips' moments, portraits, text, audio, face.
 
-Each kind has its own file, named by a hash of the film's content, the settings and the network that computed it. If
-the film, size or network changes, so does the name, so the cache is never stale.
+Each kind has its own files, named by a hash of what it was computed from: the film's content, the settings and the
+network. If one of them changes, so does the name, so the cache is never stale, and nothing else is computed again.
+Memory is flat: a film is decoded frame by frame, and its clips are kept in files of a minute.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..clips import FRAMES_PER_CLIP, MOTION_FRAMES
+from ..clips import FPS, FRAMES_PER_CLIP, MOTION_FRAMES
 from ..errors import InputError
 from ..film.fingerprint import digest
 from ..inputs.audio import REACH
 from ..inputs.face import Face
 from ..inputs.recording import Recording
-from ..weights.reading import read_tensors
 from . import geometry
 from .batch import frame_moments
 from .config import Data
 from .encoders import Encoders
-from .films import Film
+from .film import Film, FilmError, Pictures
+from .films import refusal
+from .placing import Placing, placing
+from .processes import Processes
+from .stored import Store, Tensors
 
-VERSION = 1  # of the computation: raise it when the results change
-LOOKED_AT = 25  # frames of a film in which its face is looked for
+VERSION = 2  # of the computation: raise it when the results change
 PIXELS_AT_ONCE = 2**25  # per VAE call: two clips of the released size, many of the toy's
+CLIPS_PER_FILE = 32  # a minute of film; at the released size 0.2 GB of moments and motion frames
+FACES_LOOKED_AT = 10  # frames of a film in which the face for its embedding is looked for
+OVALS_LOOKED_AT = 25  # those in which its place is looked for, if its list does not say it
 STORED = torch.float16  # dtype of moments: more precise than the bf16 of the original's VAE
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A film's constant inputs, on the CPU, possibly memory-mapped.
+    """Constant inputs of a film's clips, on the CPU, possibly memory-mapped. A film of more than a minute has several
+    entries, which share everything but their clips.
 
-    clip ``k 32 13 h w`` with start frames ``k``; motion ``k 3 2 H W`` and portrait ``r 3 H W``, uint8; masked
-    ``r 32 1 h w``; text ``m w``; face ``512``; audio ``n l d``. Face and audio are None if the mode does not use them.
-    weight: of each latent cell in the loss, ``h w``; None: all count the same. sound: reads the film's, for previews.
+    film: the film's number in its list; clip ``k 32 13 h w`` with start frames ``k``; motion ``k 3 2 H W`` and portrait
+    ``r 3 H W``, uint8; masked ``r 32 1 h w``; text ``m w``; face ``512``; audio ``n l d``. Face and audio are None if
+    the mode does not use them. weight: of each latent cell in the loss, ``h w``; None: all count the same. frames: of
+    the whole film. sound: reads the film's, for previews.
     """
 
+    film: int
     name: str
     identity: str
     consent: str
+    frames: int
     clip: Tensor
     starts: Tensor
     motion: Tensor
@@ -62,7 +70,7 @@ class Entry:
 
 
 def cache_films(
-    films: Iterable[Film],
+    films: Sequence[Film],
     encoders: Encoders,
     data: Data,
     folder: Path | None,
@@ -70,208 +78,287 @@ def cache_films(
     with_face: bool = True,
     with_audio: bool = True,
     motion_frames: int = MOTION_FRAMES,
+    processes: Processes | None = None,
 ) -> list[Entry]:
-    """Returns every film's entry, read from the folder or computed and written to it. Folder None keeps them in memory.
+    """Returns the films' entries, read from the folder or computed and written to it. Folder None keeps them in memory.
+    Several processes share the work; then each reads all.
 
     Raises:
-        InputError: a film cannot be used (the message names it), or the folder cannot be written.
+        InputError: films cannot be used (the message names each), or the folder cannot be written. With
+            `data.skip_bad` such films are left out with a warning, unless none is left.
     """
-    texts: dict[str, Tensor] = {}
-    entries = []
-    for film in tqdm(list(films), desc="caching", unit="film", disable=None):
-        entries.append(_entry(film, encoders, data, folder, texts, with_face, with_audio, motion_frames))
+    store, texts = Store(folder), {}
+
+    def work(number: int) -> list[Entry]:
+        cached = CachedFilm(films[number], number, encoders, data, store, with_face, with_audio, motion_frames)
+        return cached.entries(texts)
+
+    if processes is not None and processes.count > 1 and folder is not None:
+        for number in range(processes.rank, len(films), processes.count):
+            try:
+                work(number)
+            except FilmError:
+                continue  # every process meets it again below, so all end alike
+        processes.wait()
+    entries, wrong = [], []
+    for number in tqdm(range(len(films)), desc="caching", unit="film", disable=None):
+        try:
+            entries += work(number)
+        except FilmError as error:
+            wrong.append(str(error))
+    if wrong and not (data.skip_bad and entries):
+        raise InputError(refusal(wrong))
+    for problem in wrong:
+        log.warning("left out: %s", problem)
     return entries
 
 
-def _entry(
-    film: Film,
-    encoders: Encoders,
-    data: Data,
-    folder: Path | None,
-    texts: dict[str, Tensor],
-    with_face: bool,
-    with_audio: bool,
-    motion_frames: int,
-) -> Entry:
-    pictures = _once(film.frames)
-    weight = mouth_weight(film, pictures, data)
-    size = tuple(data.size)
-    settings = [size, data.windows, data.references, *([motion_frames] if motion_frames != MOTION_FRAMES else [])]
+@dataclass(frozen=True)
+class CachedFilm:
+    """One film's constant inputs; see `cache_films`."""
 
-    def kept(kind: str, compute: Callable[[], dict[str, Tensor]], *settings: object) -> dict[str, Tensor]:
-        network = (encoders.identity_of(kind), encoders.identity_of("dtype"))
-        key = digest(VERSION, kind, film.identity, network, *settings)
-        return _kept(folder, kind, key, lambda: _finite(compute(), film.name, kind))
+    film: Film
+    number: int
+    encoders: Encoders
+    data: Data
+    store: Store
+    with_face: bool
+    with_audio: bool
+    motion_frames: int
 
-    if film.box is None and film.boxes is None and film.mask is None:
-        box = kept("oval", lambda: {"oval": _oval(film, pictures(), encoders)}, encoders.identity_of("face"))["oval"]
-        film = replace(film, box=tuple(box.tolist()))
-        settings.append(film.box)
-    frames = kept("vae", lambda: _frames(film, pictures(), encoders, data, motion_frames), *settings)
-    if film.caption not in texts:
-        text = lambda: {"text": encoders.text(film.caption).cpu()}  # noqa: E731
-        key = digest(VERSION, "text", film.caption, encoders.identity_of("text"), encoders.identity_of("dtype"))
-        texts[film.caption] = _kept(folder, "text", key, text)["text"]
-    face = audio = None
-    if with_face:
-        face = film.face if film.face is not None else kept("face", lambda: _face(film, pictures(), encoders))["face"]
-        _finite({"face": face}, film.name, "face")
-    if with_audio:
+    def entries(self, texts: dict[str, Tensor]) -> list[Entry]:
+        """The film's entries. `texts` holds encoded captions, so that equal ones are one tensor."""
+        film, size = self.film, tuple(self.data.size)
+        look = looked_at(film)
+        if film.box is None and film.boxes is None and film.mask is None:
+            found = replace(film, box=tuple(self._oval(look).tolist()))
+            return replace(self, film=found).entries(texts)
+        place = placing(film, look, size)
+        starts = window_starts(look.count, self.data.windows)
+        clips = self._clips(look, place, starts)
+        portraits = self._portraits(look, place)
+        if film.caption not in texts:
+            texts[film.caption] = self._one("text", lambda: self.encoders.text(film.caption), film.caption)
+        shared = dict(
+            film=self.number,
+            name=film.name,
+            identity=film.identity,
+            consent=film.consent,
+            frames=look.count,
+            text=texts[film.caption],
+            face=self._face(look) if self.with_face else None,
+            audio=self._audio(int(starts.max()) + FRAMES_PER_CLIP) if self.with_audio else None,
+            weight=mouth_weight(film, place, self.data),
+            sound=film.sound,
+            **portraits,
+        )
+        return [Entry(**shared, **part) for part in clips]
+
+    def _kept(self, kind: str, compute: Callable[[], Tensors], *settings: object) -> Tensors:
+        network = (self.encoders.identity_of(kind), self.encoders.identity_of("dtype"))
+        make = lambda: {name: tensor.cpu() for name, tensor in _finite(compute(), self.film.name, kind).items()}  # noqa: E731
+        return self.store.computed(kind, digest(VERSION, kind, network, *settings), make)
+
+    def _one(self, kind: str, compute: Callable[[], Tensor], *settings: object) -> Tensor:
+        return self._kept(kind, lambda: {kind: compute()}, *settings)[kind]
+
+    @torch.no_grad()
+    def _clips(self, look: Pictures, place: Placing, starts: Tensor) -> list[Tensors]:
+        """Moments, motion frames and starts of the film's clips, a dictionary per file; one pass over the film makes
+        those that are missing."""
+        film, motion = self.film, self.motion_frames
+        network = (self.encoders.identity_of("vae"), self.encoders.identity_of("dtype"))
+        shared = (VERSION, "vae", network, film.look_identity, place, film.mask is not None, motion)
+        parts = [(digest(*shared, part.tolist()), part) for part in starts.split(CLIPS_PER_FILE)]
+        found = {key: self.store.get("vae", key) for key, _ in parts}
+        missing = [(key, part) for key, part in parts if found[key] is None]
+        windows = _windows(look, place, [start for _, part in missing for start in part.tolist()])
+        for key, part in missing:
+            moments, motions = [], []
+            for piece in part.split(max(1, PIXELS_AT_ONCE // (FRAMES_PER_CLIP * place.pixels))):
+                clips = torch.stack([next(windows) for _ in piece])
+                motions.append(clips[:, :motion].transpose(1, 2))
+                moments.append(self._moments(clips))
+            tensors = {"clip": torch.cat(moments), "starts": part, "motion": torch.cat(motions)}
+            found[key] = self.store.put("vae", key, _finite(tensors, film.name, "vae"))
+        return [found[key] for key, _ in parts]
+
+    def _moments(self, clips: Tensor) -> Tensor:
+        vae = self.encoders.vae
+        pixels = geometry.to_pixels(clips.to(next(vae.parameters()).device)).transpose(1, 2)
+        return vae.moments(pixels).to(STORED).cpu()
+
+    @torch.no_grad()
+    def _portraits(self, look: Pictures, place: Placing) -> Tensors:
+        """The frames that can serve as the portrait: as they are, and encoded with all but the face masked."""
+        vae = self.encoders.vae
+        count = min(self.data.references, look.count)
+        chosen = torch.linspace(0, look.count - 1, count, dtype=torch.float64).round().long().tolist()
+
+        def compute() -> Tensors:
+            frames = list(read(self.film, look, chosen))
+            masked = torch.stack([place.masked(frame, number) for number, frame in zip(chosen, frames, strict=True)])
+            device = next(vae.parameters()).device
+            return {
+                "portrait": torch.cat([place.frames(frame[None]) for frame in frames]),
+                "masked": frame_moments(vae, geometry.to_pixels(masked).to(device)).to(STORED),
+            }
+
+        network = self.encoders.identity_of("vae")
+        return self._kept("portrait", compute, network, self.film.look_identity, self.film.region, place, count)
+
+    def _oval(self, look: Pictures) -> Tensor:
+        """The box of the largest face's oval in all frames looked at ``4``, pixels: the original masks films so."""
+
+        def compute() -> Tensor:
+            ovals = torch.tensor([faces[0].oval for _, faces in self._found(look, OVALS_LOOKED_AT)])
+            return torch.cat([ovals[:, :2].amin(0), ovals[:, 2:].amax(0)])
+
+        return self._one("face", compute, "oval", self.film.look_identity)
+
+    def _face(self, look: Pictures) -> Tensor:
+        """The film's embedding, else that of the first frame that shows the face inside its box, as in the original."""
+        film = self.film
+        if film.face is not None:
+            return _finite({"face": film.face}, film.name, "face")["face"]
+
+        def compute() -> Tensor:
+            elsewhere = None
+            for number, faces in self._found(look, FACES_LOOKED_AT):
+                for face in faces:
+                    if _is_inside(face.box, film.face_box(number, look)):
+                        return face.embedding.float()
+                    elsewhere = elsewhere or [round(side) for side in face.box]
+            box = [round(side) for side in film.face_box(0, look)]
+            raise FilmError(f"{film.name}: no face inside face_box {box}; one was found at {elsewhere}.")
+
+        return self._one("face", compute, film.look_identity, film.region)
+
+    def _found(self, look: Pictures, count: int) -> Iterator[tuple[int, Sequence[Face]]]:
+        """The faces in about `count` frames that have any, and the frames' numbers.
+
+        Raises:
+            FilmError: no frame has any.
+        """
+        film, faces_in, found = self.film, self.encoders.faces, False
+        if faces_in is None:
+            raise InputError(f"{film.name}: there is no face analyser to find its face.")
+        numbers = range(0, look.count, max(1, look.count // count))
+        for number, frame in zip(numbers, read(film, look, numbers), strict=True):
+            if faces := faces_in(frame):
+                found = True
+                yield number, faces
+        if not found:
+            raise FilmError(f"{film.name}: no face found in {len(numbers)} of its frames.")
+
+    def _audio(self, needed: int) -> Tensor:
+        film, encoders = self.film, self.encoders
         audio = film.audio
         if audio is None:
             if film.sound is None or encoders.audio is None:
-                raise InputError(f"{film.name}: has no sound, which this mode trains on.")
-            audio = kept("audio", lambda: {"audio": encoders.audio(film.sound()).to(STORED).cpu()})["audio"]
+                raise FilmError(f"{film.name}: has no sound, which this mode trains on.")
+            audio = self._one("audio", lambda: encoders.audio(heard(film)).to(STORED), film.sound_identity)
         _finite({"audio": audio}, film.name, "audio")
-        needed = int(frames["starts"].max()) + FRAMES_PER_CLIP
         if len(audio) < needed:
-            raise InputError(
-                f"{film.name}: {len(audio) / 25:.2f} s of sound, but {needed / 25:.2f} s of film are trained on. Cut "
+            raise FilmError(
+                f"{film.name}: {len(audio) / FPS:.2f} s of sound, but {needed / FPS:.2f} s of film are trained on. Cut "
                 "the film to its sound."
             )
-    text = texts[film.caption]
-    own = dict(text=text, face=face, audio=audio, weight=weight, sound=film.sound)
-    return Entry(film.name, film.identity, film.consent, **own, **frames)
+        return audio
 
 
-def mouth_weight(film: Film, pictures: Callable[[], Tensor], data: Data) -> Tensor | None:
+def looked_at(film: Film) -> Pictures:
+    """The film's pictures, long enough for a clip.
+
+    Raises:
+        FilmError: they are not, or not readable.
+    """
+    look = _film_problem(film, film.look)
+    if look.count < FRAMES_PER_CLIP:
+        raise FilmError(f"{film.name}: {look.count} frames, but a clip has {FRAMES_PER_CLIP}. Use longer films.")
+    return look
+
+
+def heard(film: Film) -> Recording:
+    """The film's sound.
+
+    Raises:
+        FilmError: it is not readable.
+    """
+    return _film_problem(film, film.sound)
+
+
+def read(film: Film, look: Pictures, numbers: Sequence[int]) -> Iterator[Tensor]:
+    """The film's frames with these numbers, ascending, uint8 ``3 h w``.
+
+    Raises:
+        FilmError: they cannot be read.
+    """
+    frames = look.pictures(numbers)
+    while (frame := _film_problem(film, lambda: next(frames, None))) is not None:
+        if frame.dtype != torch.uint8:
+            raise FilmError(f"{film.name}: frames of {frame.dtype}, expected bytes.")
+        yield frame
+
+
+def mouth_weight(film: Film, place: Placing, data: Data) -> Tensor | None:
     """Weight ``h w`` of each latent cell in the loss: `data.mouth_weight` for those that the mouth's box touches,
     scaled to a mean of 1. None: all count the same.
 
     Raises:
-        InputError: the film has no mouth box.
+        FilmError: the film has no mouth box.
     """
     if data.mouth_weight == 1:
         return None
     if film.mouth is None:
-        raise InputError(
+        raise FilmError(
             f"{film.name}: has no mouth_box, which data.mouth_weight needs. Add it, or set data.mouth_weight to 1."
         )
-    *_, height, width = pictures().shape
-    box = geometry.box_cells(torch.tensor(film.mouth), (height, width), tuple(data.size))
-    weight = 1 + (data.mouth_weight - 1) * box
+    weight = 1 + (data.mouth_weight - 1) * geometry.box_cells(place.box(film.mouth), place.size)
     return weight / weight.mean()
 
 
-def window_starts(frames: int, count: int) -> Tensor:
+def window_starts(frames: int, count: int | None) -> Tensor:
     """Start frames of `count` clips, spread evenly over the original's range, so that audio windows stay inside the
-    film. A film too short for those margins is used from its first frame."""
+    film; None: as many as it takes to use all of it. A film too short for those margins is used from its first frame.
+    """
     first, last = REACH + 1, frames - FRAMES_PER_CLIP - REACH - 1
     if last < first:
         first, last = 0, frames - FRAMES_PER_CLIP
+    if count is None:
+        count = 1 + -(-(last - first) // FRAMES_PER_CLIP)
     return torch.linspace(first, last, min(count, last - first + 1), dtype=torch.float64).round().long()
 
 
-@torch.no_grad()
-def _frames(film: Film, frames: Tensor, encoders: Encoders, data: Data, motion_frames: int) -> dict[str, Tensor]:
-    count, size, vae = len(frames), tuple(data.size), encoders.vae
-    if frames.dtype != torch.uint8:
-        raise InputError(f"{film.name}: frames of {frames.dtype}, expected bytes.")
-    if count < FRAMES_PER_CLIP:
-        raise InputError(f"{film.name}: {count} frames, but a clip has {FRAMES_PER_CLIP}. Use longer films.")
-    starts = window_starts(count, data.windows)
-    chosen = torch.linspace(0, count - 1, min(data.references, count), dtype=torch.float64).round().long()
-    placed = geometry.squared if film.mask is not None else geometry.resized
-    clips = placed(frames, size)
-    portraits, masked = clips[chosen], torch.stack([_masked(film, frames, int(i), size) for i in chosen])
-    place = next(vae.parameters())
-    together = max(1, PIXELS_AT_ONCE // (FRAMES_PER_CLIP * size[0] * size[1]))
-    moments = [
-        vae.moments(
-            torch.stack(
-                [geometry.to_pixels(clips[s : s + FRAMES_PER_CLIP].to(place.device)).transpose(0, 1) for s in piece]
-            )
-        )
-        for piece in starts.split(together)
-    ]
-    return {
-        "clip": torch.cat(moments).to(STORED).cpu(),
-        "starts": starts,
-        "motion": torch.stack([clips[s : s + motion_frames].transpose(0, 1) for s in starts.tolist()]),
-        "portrait": portraits.clone(),
-        "masked": frame_moments(vae, geometry.to_pixels(masked).to(place.device)).to(STORED).cpu(),
-    }
+def _windows(look: Pictures, place: Placing, starts: Sequence[int]) -> Iterator[Tensor]:
+    """The clips that start at these frames, ascending: uint8 ``49 3 H W``, in one pass over the film."""
+    numbers = sorted({start + n for start in starts for n in range(FRAMES_PER_CLIP)})
+    frames, held = zip(numbers, read(place.film, look, numbers), strict=True), {}
+    for start in starts:
+        held = {number: frame for number, frame in held.items() if number >= start}
+        while start + FRAMES_PER_CLIP - 1 not in held:
+            number, frame = next(frames)
+            held[number] = place.frames(frame[None])[0]
+        yield torch.stack([held[start + n] for n in range(FRAMES_PER_CLIP)])
 
 
-def _masked(film: Film, frames: Tensor, index: int, size: geometry.Size) -> Tensor:
-    frame, (h, w) = frames[index], frames.shape[-2:]
-    if film.mask is not None:
-        if tuple(film.mask.shape) != (h, w):
-            raise InputError(f"{film.name}: a mask of {list(film.mask.shape)} for frames of {[h, w]}.")
-        return geometry.masked(frame, film.mask, size)
-    if film.boxes is not None:
-        if len(film.boxes) < len(frames):
-            raise InputError(f"{film.name}: boxes for {len(film.boxes)} of {len(frames)} frames.")
-        box = film.boxes[index]
-    else:
-        box = torch.tensor(film.box, dtype=torch.float64) / torch.tensor([w, h, w, h])
-    return geometry.boxed(frame, box, size).float()
+def _is_inside(face: Sequence[float], box: Sequence[float]) -> bool:
+    """Whether at least half of a found face lies inside the film's face box."""
+    across = min(face[2], box[2]) - max(face[0], box[0])
+    down = min(face[3], box[3]) - max(face[1], box[1])
+    return across > 0 and down > 0 and across * down >= 0.5 * (face[2] - face[0]) * (face[3] - face[1])
 
 
-def _oval(film: Film, frames: Tensor, encoders: Encoders) -> Tensor:
-    """The box of the face's oval in all frames looked at ``4``, pixels: the original masks training films so."""
-    ovals = torch.tensor([face.oval for face in _faces(film, frames, encoders, LOOKED_AT)])
-    return torch.cat([ovals[:, :2].amin(0), ovals[:, 2:].amax(0)])
+def _film_problem(film: Film, read: Callable):
+    try:
+        return read()
+    except InputError as error:
+        text = str(error)
+        raise FilmError(text if text.startswith(film.name) else f"{film.name}: {text}") from error
 
 
-def _face(film: Film, frames: Tensor, encoders: Encoders) -> dict[str, Tensor]:
-    """The embedding of the first frame with a face, as in the original."""
-    return {"face": next(_faces(film, frames, encoders, 10)).embedding.float().cpu()}
-
-
-def _faces(film: Film, frames: Tensor, encoders: Encoders, count: int) -> Iterator[Face]:
-    """The faces in about `count` frames, as far as there are any.
-
-    Raises:
-        InputError: there is none in any, or no analyser to find it.
-    """
-    if encoders.face is None:
-        raise InputError(f"{film.name}: there is no face analyser to find its face.")
-    missing, found = None, False
-    for frame in frames[:: max(1, len(frames) // count)]:
-        try:
-            face = encoders.face(frame, film.name)
-        except InputError as error:
-            missing = error
-            continue
-        found = True
-        yield face
-    if not found:
-        raise InputError(f"{film.name}: no face found in {count} of its frames. Leave the film out.") from missing
-
-
-def _finite(tensors: dict[str, Tensor], name: str, kind: str) -> dict[str, Tensor]:
+def _finite(tensors: Tensors, name: str, kind: str) -> Tensors:
     for tensor in tensors.values():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{name}: its {kind} values are not finite (NaN or infinite). Leave the film out.")
+            raise FilmError(f"{name}: its {kind} values are not finite (NaN or infinite).")
     return tensors
-
-
-def _kept(folder: Path | None, kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    if folder is None:
-        return compute()
-    path = folder / kind / f"{key}.safetensors"
-    if not path.exists():
-        tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, unfinished)
-            os.replace(unfinished, path)
-        except Exception as error:  # safetensors wraps OSError
-            unfinished.unlink(missing_ok=True)
-            raise InputError(
-                f"{path}: the cache cannot be written ({error}). Free some room, or set data.cache."
-            ) from error
-    return read_tensors(path)
-
-
-def _once(read: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    found: list[Tensor] = []
-
-    def once() -> Tensor:
-        if not found:
-            found.append(read())
-        return found[0]
-
-    return once

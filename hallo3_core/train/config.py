@@ -30,10 +30,11 @@ class Data:
     folder: Path | None = None
     cache: Path | None = None  # folder for computed inputs; None: `cache` in the output folder
     size: tuple[int, int] = (480, 720)  # height, width
-    windows: int = 8  # clips of 49 frames, cut evenly from each film
+    windows: int | None = None  # clips of 49 frames, cut evenly from each film; None: as many as use all of it
     references: int = 8  # frames of each film that can serve as its portrait
     held_out: int = 0  # films at the end of the list, never trained on: they give the validation loss
     on_device: bool = False  # keep all data in device memory
+    skip_bad: bool = False  # leave out films that cannot be used, instead of refusing the list
     mouth_weight: float = 1.0  # of the latent cells around the mouth in the loss; above 1, clips need a mouth_box
 
 
@@ -170,8 +171,9 @@ def checked(config: Config, source: str = "configuration") -> Config:
         if value < 1:
             refuse(key, value, "1 or more")
     for key in ("windows", "references"):
-        if getattr(config.data, key) < 1:
-            refuse(f"data.{key}", getattr(config.data, key), "1 or more")
+        value = getattr(config.data, key)
+        if value is not None and value < 1:
+            refuse(f"data.{key}", value, "1 or more")
     for name, chance in vars(config.chances).items():
         if isinstance(chance, float | int) and not 0 <= chance <= 1:
             refuse(f"chances.{name}", chance, "a share of 0 to 1")

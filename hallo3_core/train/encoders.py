@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..film.fingerprint import file_identity
 from ..inputs.audio import Wav2Vec, convolve, encode_features, load_wav2vec, padded_signal
-from ..inputs.face import Face, FaceAnalyser, choose_face, load_face_analyser
+from ..inputs.face import Face, FaceAnalyser, load_face_analyser
 from ..inputs.recording import Recording, check_recording, to_mono
 from ..inputs.text import load_text_encoder
 from ..release.layout import VAE_FILE, Release
 from ..vae.autoencoder import VideoVae
+from .film import FilmError
+from .stored import Digests
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """vae; text: a caption -> ``m w``; audio: a recording -> ``n l d``, 25 per second; face: a frame ``3 h w``, uint8,
-    and its film's name -> its face. Encoders that the mode does not use may be None. identity: one hash per network,
-    equal for equal weights."""
+    """vae; text: a caption -> ``m w``; audio: a recording -> ``n l d``, 25 per second; faces: those in a frame ``3 h
+    w``, uint8, largest first. Encoders that the mode does not use may be None. identity: one hash per network, equal
+    for equal weights."""
 
     vae: VideoVae
     text: Callable[[str], Tensor]
     audio: Callable[[Recording], Tensor] | None = None
-    face: Callable[[Tensor, str], Face] | None = None
+    faces: Callable[[Tensor], Sequence[Face]] | None = None
     identity: tuple[tuple[str, str], ...] = ()
 
     def identity_of(self, kind: str) -> str:
         return dict(self.identity).get(kind, "")
 
 
-def release_encoders(release: Release, *, device: torch.device | str, dtype: torch.dtype, text_tokens: int) -> Encoders:
-    """The encoders of a release; all except the VAE are loaded on first use.
+def release_encoders(
+    release: Release,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    text_tokens: int,
+    digests: Digests | None = None,
+) -> Encoders:
+    """The encoders of a release; all except the VAE are loaded on first use. They are identified by their files'
+    content, so a copy of a release is the same.
 
     Raises:
         InputError: a folder or file of the release is missing.
@@ -65,23 +73,20 @@ def release_encoders(release: Release, *, device: torch.device | str, dtype: tor
         "audio": _files(release.wav2vec_folder),
         "face": _files(release.face_folder),
     }
-    identity = tuple((kind, " ".join(f"{p.name} {file_identity(p)}" for p in found)) for kind, found in files.items())
+    digests = digests or Digests(None)
+    identity = tuple((kind, " ".join(f"{p.name} {digests.of(p)}" for p in found)) for kind, found in files.items())
     return Encoders(
         vae=release.vae(device=device, dtype=dtype),
         text=text,
         audio=lambda recording: audio_features(recording, wav2vec()),
-        face=lambda frame, name: face_of(frame, analyser(), name),
+        faces=lambda frame: faces_in(frame, analyser()),
         identity=(*identity, ("dtype", f"{dtype} {text_tokens}")),
     )
 
 
-def face_of(frame: Tensor, analyser: FaceAnalyser, name: str) -> Face:
-    """The largest face of a film's frame ``3 h w``, uint8, found as in a portrait.
-
-    Raises:
-        InputError: no face was found.
-    """
-    return choose_face(analyser.analyse(frame / 255), name=name)
+def faces_in(frame: Tensor, analyser: FaceAnalyser) -> list[Face]:
+    """The faces of a film's frame ``3 h w``, uint8, found as in a portrait, largest first."""
+    return analyser.analyse(frame / 255)
 
 
 @torch.no_grad()
@@ -92,7 +97,7 @@ def audio_features(recording: Recording, wav2vec: Wav2Vec) -> Tensor:
     signal = padded_signal(waveform)[: len(waveform)]
     hidden = encode_features(convolve(wav2vec.model, signal), recording.frames, wav2vec)
     if not torch.isfinite(hidden).all():
-        raise InputError(f"{recording.name}: wav2vec2 gives NaN or infinite values. Leave the film out.")
+        raise FilmError(f"{recording.name}: wav2vec2 gives NaN or infinite values.")
     return hidden
 
 

@@ -1,185 +1,233 @@
-"""Training films: from a folder with clips.jsonl, the original's JSON list, or arrays in memory."""
+"""Lists of training films: a folder with clips.jsonl, or the original's JSON list."""
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..clips import FPS, FRAMES_PER_CLIP
 from ..errors import InputError, require
-from ..film.fingerprint import digest, file_digest
+from ..inputs.footage import Footage, open_footage
 from ..inputs.recording import Recording, read_recording
 from .arrays import read_array
+from .film import Box, Film
+from .stored import Digests
 
+log = logging.getLogger(__name__)
 LIST = "clips.jsonl"
+KEYS = ("film", "sound", "caption", "face_box", "mouth_box", "consent", "source")
+MOST_SHOWN = 20  # problems in one message
+_OTHER_NAMES = {"audio": "sound", "video": "film", "text": "caption", "prompt": "caption", "bbox": "face_box"}
+_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
-@dataclass(frozen=True, eq=False)
-class Film:
-    """One film. Expensive inputs are functions, read when called.
+def read_films(path: Path, digests: Digests | None = None, skip_bad: bool = False) -> list[Film]:
+    """Lists the films of a folder with clips.jsonl, or of the original's JSON file, without decoding pictures.
 
-    frames: uint8 ``n 3 h w``, 25 per second; sound: as long as the film, None if training does not use it; box: one
-    box of the face's oval in all frames, pixels; or boxes ``n 4``, one per frame in 0..1; or mask ``h w``, uint8; face:
-    ArcFace embedding ``512``; audio: precomputed features ``n l d``. What is None is computed. mouth: one box
-    around the mouth in all frames, pixels, only needed if its part of the loss counts more (`data.mouth_weight`).
-    identity: equal for equal content; consent: who was asked for permission.
-    """
-
-    name: str
-    frames: Callable[[], Tensor]
-    caption: str
-    identity: str
-    sound: Callable[[], Recording] | None = None
-    box: tuple[float, float, float, float] | None = None
-    boxes: Tensor | None = None
-    mask: Tensor | None = None
-    face: Tensor | None = None
-    audio: Tensor | None = None
-    mouth: tuple[float, float, float, float] | None = None
-    consent: str = "unknown"
-
-
-def film_of_arrays(
-    name: str,
-    frames: np.ndarray | Tensor,
-    caption: str,
-    box: Sequence[float],
-    samples: np.ndarray | Tensor | None = None,
-    rate: int = 16_000,
-    face: Tensor | None = None,
-    mouth: Sequence[float] | None = None,
-    consent: str = "own",
-) -> Film:
-    """Makes a film from arrays: frames ``n h w 3``, uint8; samples ``k`` in -1..1; boxes of face and mouth, pixels."""
-    pictures = torch.as_tensor(frames).permute(0, 3, 1, 2)
-    sound = None
-    if samples is not None:
-        waveform = torch.as_tensor(samples, dtype=torch.float32)[None]
-        sound = partial(Recording, waveform, rate, name)
-    identity = digest(pictures, caption, tuple(box), waveform if sound else None, rate, face)
-    box, mouth = tuple(map(float, box)), mouth and tuple(map(float, mouth))
-    return Film(name, lambda: pictures, caption, identity, sound, box=box, face=face, mouth=mouth, consent=consent)
-
-
-def read_films(path: Path) -> list[Film]:
-    """Lists the films of a folder with clips.jsonl, or of the original's JSON file, without reading frames.
+    digests remembers the hashes of files that have not changed; skip_bad warns of lines that are wrong and goes on.
 
     Raises:
-        InputError: missing folder or list, invalid line, missing film, or no films at all.
+        InputError: missing folder or list, or nothing in it; or the first lines that are wrong, each with its reason.
     """
+    digests = digests or Digests(None)
     if path.is_file() and path.suffix == ".json":
-        return _original(path)
-    listing = path / LIST
-    if not listing.is_file():
-        raise InputError(f"{listing}: no such file; data.folder names a folder of clips with {LIST}.")
-    films = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            films.append(_of_line(line, path, f"{listing}, line {number}"))
+        listing, folder, entries = path, path.parent, _original_entries(path)
+        film_of = _film_of_original
+    else:
+        listing, folder = path / LIST, path
+        entries, film_of = _lines(listing), _film_of_line
+    films, wrong = [], []
+    for where, entry in entries:
+        try:
+            films.append(film_of(entry, folder, digests))
+        except InputError as error:
+            wrong.append(f"{where}: {error}")
+    if wrong and not (skip_bad and films):
+        raise InputError(refusal(wrong))
+    for problem in wrong:
+        log.warning("left out: %s", problem)
     if not films:
         raise InputError(f"{listing}: no clips in it.")
     return films
 
 
-def _of_line(line: str, folder: Path, where: str) -> Film:
+def read_frames(path: Path) -> Tensor:
+    """All of a short film's pictures at once, ``n 3 h w``, uint8."""
+    return torch.stack(list(open_footage(path).pictures()))
+
+
+def refusal(wrong: list[str]) -> str:
+    """Problems of films, one per line, as one message."""
+    if len(wrong) == 1:
+        return f"{wrong[0]} Mend it, or leave the film out (data.skip_bad)."
+    more = [f"... and {len(wrong) - MOST_SHOWN} more."] if len(wrong) > MOST_SHOWN else []
+    return "\n".join([*wrong[:MOST_SHOWN], *more, "Mend them, or leave these films out (data.skip_bad)."])
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without byte order mark, or UTF-16 with one.
+
+    Raises:
+        InputError: missing, or in another encoding.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; data.folder names a folder of clips with {LIST}.")
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
-        entry = json.loads(line)
-        name, caption = entry["film"], entry["caption"]
-    except (ValueError, KeyError, TypeError) as error:
-        lack = f"has no {error.args[0]}" if isinstance(error, KeyError) else "is no JSON object"
-        raise InputError(f"{where}: {lack}; a clip has film, sound and caption.") from error
-    film, sound = folder / name, folder / entry.get("sound", name)
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {line}: is not UTF-8 text. Save the list again as UTF-8.") from error
+
+
+def _lines(listing: Path) -> Iterator[tuple[str, str]]:
+    """The lines and their places. Only a newline ends a line: captions may hold Unicode's other separators."""
+    for number, line in enumerate(read_text(listing).split("\n"), 1):
+        if line.strip():
+            yield f"{listing}, line {number}", line
+
+
+def _film_of_line(line: str, folder: Path, digests: Digests) -> Film:
+    entry = _object(line)
+    for key in entry:
+        if key not in KEYS:
+            raise InputError(f"unknown key {key!r}{_closest(key)}. A clip has {', '.join(KEYS)}.")
+    film = folder / _text(entry, "film")
+    sound = film if entry.get("sound") is None else folder / _text(entry, "sound")
     for file in (film, sound):
         if not file.is_file():
-            raise InputError(f"{where}: {file} is missing.")
-    box, mouth = entry.get("face_box"), entry.get("mouth_box")
-    for key, found in (("face_box", box), ("mouth_box", mouth)):
-        if found is not None and not _is_box(found):
-            raise InputError(f"{where}: {key} is {found}, expected [left, top, right, bottom] in pixels.")
+            raise InputError(f"{file} is missing.")
+    look = cache(partial(open_footage, film))
     return Film(
         name=str(film),
-        frames=partial(read_frames, film),
-        caption=caption,
-        identity=digest(file_digest(film), file_digest(sound), caption, box),
-        sound=partial(read_recording, sound),
-        box=box and tuple(map(float, box)),
-        mouth=mouth and tuple(map(float, mouth)),
+        look=look,
+        caption=_text(entry, "caption"),
+        look_identity=digests.of(film),
+        sound=partial(_sound, look) if sound == film else partial(read_recording, sound),
+        sound_identity=digests.of(sound),
+        box=_box(entry, "face_box"),
+        mouth=_box(entry, "mouth_box"),
+        recording=str(entry.get("source") or _cut_from(film)),
         consent=str(entry.get("consent", "unknown")),
     )
 
 
-def _is_box(box: object) -> bool:
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
-        return False
-    return box[0] < box[2] and box[1] < box[3]
-
-
-def _original(path: Path) -> list[Film]:
-    """Reads the original's list: objects with video_path, face_emb_path, vocals_emb_base_all, caption, and the path of
-    a mask or of boxes. Arrays are read without running code."""
+def _object(line: str) -> Mapping:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: no JSON ({error}).") from error
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not a JSON object. A clip has {', '.join(KEYS)}.") from error
+    if not isinstance(entry, Mapping):
+        raise InputError(f"is not a JSON object. A clip has {', '.join(KEYS)}.")
+    return entry
+
+
+def _closest(key: str) -> str:
+    found = _OTHER_NAMES.get(key) or next(iter(difflib.get_close_matches(key, KEYS, 1)), None)
+    return f": did you mean {found}?" if found else ""
+
+
+def _text(entry: Mapping, key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{key} is {json.dumps(value)}, expected text." if key in entry else f"has no {key}.")
+    return value
+
+
+def _box(entry: Mapping, key: str) -> Box | None:
+    sides = entry.get(key)
+    if sides is None:
+        return None
+    numbers = isinstance(sides, list) and all(type(side) in (int, float) for side in sides)
+    if not numbers or len(sides) != 4 or not np.isfinite(sides).all() or sides[0] >= sides[2] or sides[1] >= sides[3]:
+        raise InputError(f"{key} is {json.dumps(sides)}, expected [left, top, right, bottom] in pixels.")
+    return tuple(map(float, sides))
+
+
+def _sound(look) -> Recording:
+    footage: Footage = look()
+    return footage.sound()
+
+
+def _cut_from(film: Path) -> str:
+    """The recording that a clip seems to be cut from: its name without a number at its end."""
+    return re.sub(r"[\W_]*(?:\d+[\W_]*)+$", "", film.stem) or film.stem
+
+
+def _original_entries(path: Path) -> Iterator[tuple[str, object]]:
+    """Objects with video_path, face_emb_path, vocals_emb_base_all, caption, and the path of a mask or of boxes."""
+    try:
+        entries = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}).") from error
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: expected a list of clips, found {type(entries).__name__}; nothing to train on.")
-    return [_of_entry(entry, path.parent, f"{path}, entry {number}") for number, entry in enumerate(entries, 1)]
+    return ((f"{path}, entry {number}", entry) for number, entry in enumerate(entries, 1))
 
 
-def _of_entry(entry: dict, folder: Path, where: str) -> Film:
+def _film_of_original(entry: object, folder: Path, digests: Digests) -> Film:
+    """Arrays are read without running code."""
+    if not isinstance(entry, Mapping):
+        raise InputError(f"is {json.dumps(entry)[:40]}, expected an object with video_path, caption and the others.")
+
     def file(key: str) -> Path:
-        found = folder / entry[key]
+        found = folder / _text(entry, key)
         if not found.is_file():
-            raise InputError(f"{where}: {key} names {found}, which is missing.")
+            raise InputError(f"{key} names {found}, which is missing.")
         return found
 
-    try:
-        film, face, audio = file("video_path"), file("face_emb_path"), file("vocals_emb_base_all")
-        caption = str(entry["caption"])
-        region = file("bbox" if "bbox" in entry else "face_mask_union_path")
-    except KeyError as error:
-        raise InputError(f"{where}: has no {error.args[0]}.") from error
+    film, face, audio = file("video_path"), file("face_emb_path"), file("vocals_emb_base_all")
     boxes = mask = None
     if "bbox" in entry:
-        boxes = torch.tensor(json.loads(region.read_text()), dtype=torch.float64).reshape(-1, 4)
+        boxes = _boxes(file("bbox"))
     else:
-        image = require("PIL.Image", "Pillow", "reading masks")
-        mask = torch.from_numpy(np.array(image.open(region).convert("L")))
+        mask = _mask(file("face_mask_union_path"))
+    embedding, features = read_array(face).float().flatten(), read_array(audio).float()
+    if features.ndim != 3:
+        raise InputError(f"{audio}: holds {list(features.shape)}, expected frames x layers x width.")
     return Film(
         name=str(film),
-        frames=partial(read_frames, film, rate=None),
-        caption=caption,
-        identity=digest(*(file_digest(path) for path in (film, face, audio, region)), caption),
+        look=cache(partial(open_footage, film, coded=True)),
+        caption=_text(entry, "caption"),
+        look_identity=digests.of(film),
         boxes=boxes,
         mask=mask,
-        face=read_array(face).float().flatten(),
-        audio=read_array(audio).float(),
+        face=embedding,
+        audio=features,
+        recording=_cut_from(film),
     )
 
 
-def read_frames(path: Path, rate: int | None = FPS) -> Tensor:
-    """Reads a film's frames ``n 3 h w``, uint8. Its frame rate must be `rate`; None accepts any.
-
-    Raises:
-        InputError: the file is not readable, or has another frame rate.
-    """
-    av = require("av", "av", "reading films")
+def _boxes(path: Path) -> Tensor:
+    """One box per frame, in 0..1: ``n 4``."""
     try:
-        with av.open(str(path.resolve()), options={"protocol_whitelist": "file"}) as container:
-            stream = container.streams.video[0]
-            found = stream.average_rate
-            if rate is not None and found != rate:
-                raise InputError(f"{path}: has {float(found or 0):g} frames a second, expected {rate}.")
-            pictures = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
-    except (av.error.FFmpegError, IndexError) as error:
-        raise InputError(f"{path}: not readable as a film ({getattr(error, 'strerror', error)}).") from error
-    if len(pictures) < FRAMES_PER_CLIP:
-        raise InputError(f"{path}: {len(pictures)} frames, but a clip has {FRAMES_PER_CLIP}. Use longer films.")
-    return torch.stack(pictures).permute(0, 3, 1, 2)
+        boxes = torch.tensor(json.loads(read_text(path)), dtype=torch.float64)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: expected a list of [left, top, right, bottom], one per frame.") from error
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes):
+        raise InputError(f"{path}: holds {list(boxes.shape)}, expected frames x 4: left, top, right, bottom.")
+    if not torch.isfinite(boxes).all() or boxes.max() > 1.5 or boxes.min() < -0.5:
+        raise InputError(f"{path}: boxes reach {boxes.max():g}, expected shares of the picture in 0..1, not pixels.")
+    if not (boxes[:, :2] < boxes[:, 2:]).all():
+        frame = int((boxes[:, :2] >= boxes[:, 2:]).any(dim=1).nonzero()[0])
+        raise InputError(
+            f"{path}: box {frame} is {boxes[frame].tolist()}, expected left, top, right, bottom with left below right."
+        )
+    return boxes
+
+
+def _mask(path: Path) -> Tensor:
+    image = require("PIL.Image", "Pillow", "reading masks")
+    try:
+        return torch.from_numpy(np.array(image.open(path).convert("L")))
+    except OSError as error:
+        raise InputError(f"{path}: is not a picture ({error}).") from error

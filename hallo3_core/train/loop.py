@@ -22,7 +22,7 @@ from .config import Config, checked, write
 from .draw import draw
 from .draws import Keyed
 from .encoders import Encoders
-from .films import Film
+from .film import Film
 from .interrupting import asked_to_stop
 from .materials import DTYPES, build_networks, gather
 from .networks import Layouts
@@ -125,7 +125,7 @@ class TrainingRun:
     ):
         self.config, self.processes = config, processes
         self.dtype, device = DTYPES[config.precision], processes.device
-        self.materials = gather(config, device, films, encoders, entries)
+        self.materials = gather(config, processes, films, encoders, entries)
         self.encoders = self.materials.encoders
         make = Resident if config.data.on_device else Mapped
         held_out = self.materials.held_out

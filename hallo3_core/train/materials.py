@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,21 @@ from ..runtime.compiling import compile_blocks
 from ..weights import names
 from ..weights.parts import sort_official, transformer_config
 from .cache import Entry, cache_films
+from .checking import check_held_out, planned_usage, problems, usage
 from .config import Config
 from .draws import mixed
 from .encoders import Encoders, release_encoders
-from .films import Film, read_films
+from .film import Film
+from .films import read_films, refusal
 from .frozen_fp8 import round_frozen
 from .lora import add_lora
 from .networks import official_names
 from .processes import Processes, shard
 from .start import InputSizes, Maker, Start, networks_of, read_start
+from .stored import Digests
 from .trainable import RULES
 
+log = logging.getLogger(__name__)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -42,7 +47,8 @@ class Materials:
     @property
     def data_identity(self) -> str:
         """Equal for the same films in the same order."""
-        return str(mixed(*(int(entry.identity[:15], 16) for entry in (*self.entries, *self.held_out))))
+        films = dict.fromkeys(entry.identity for entry in (*self.entries, *self.held_out))
+        return str(mixed(*(int(identity[:15], 16) for identity in films)))
 
     @property
     def consent(self) -> list[str]:
@@ -52,7 +58,7 @@ class Materials:
 
 def gather(
     config: Config,
-    device: torch.device,
+    processes: Processes,
     films: Sequence[Film] | None,
     encoders: Encoders | None,
     entries: Sequence[Entry] | None,
@@ -64,15 +70,46 @@ def gather(
         InputError: the data or the initial weights cannot be used; the message says why.
     """
     release = Release(config.release) if config.release else None
+    digests = Digests(_cache(config) if processes.is_first else None)
     if entries is None:
-        films = list(films) if films is not None else read_films(_folder(config))
+        films = usable_films(config, digests, films)
     start = _start(config, release)
-    encoders = encoders or _encoders(config, release, start, device)
-    entries = list(entries) if entries is not None else _cached(config, films, encoders)
-    kept = len(entries) - config.data.held_out
-    if kept < 1:
-        raise InputError(f"data.held_out is {config.data.held_out} of {len(entries)} films: none is left to train on.")
-    return Materials(start, encoders, tuple(entries[:kept]), tuple(entries[kept:]))
+    encoders = encoders or _encoders(config, release, start, processes.device, digests)
+    entries = list(entries) if entries is not None else _cached(config, films, encoders, processes)
+    numbers = list(dict.fromkeys(entry.film for entry in entries))
+    kept = set(numbers[: len(numbers) - config.data.held_out])
+    if not kept:
+        raise InputError(f"data.held_out is {config.data.held_out} of {len(numbers)} films: none is left to train on.")
+    own, held_out = ([e for e in entries if (e.film in kept) is side] for side in (True, False))
+    log.info("%s", usage(own, held_out).line(config))
+    return Materials(start, encoders, tuple(own), tuple(held_out))
+
+
+def usable_films(config: Config, digests: Digests | None = None, films: Sequence[Film] | None = None) -> list[Film]:
+    """The run's films, all looked at. With `data.skip_bad` those that cannot be used are left out.
+
+    Raises:
+        InputError: films cannot be used; the message names each and says why.
+    """
+    data = config.data
+    found = list(films) if films is not None else read_films(_folder(config), digests, data.skip_bad)
+    wrong = problems(found, data, config.mode not in ("base", "identity"))
+    if wrong and (not data.skip_bad or len(wrong) == len(found)):
+        raise InputError(refusal(list(wrong.values())))
+    for problem in wrong.values():
+        log.warning("left out: %s", problem)
+    found = [film for number, film in enumerate(found) if number not in wrong]
+    check_held_out(found, data.held_out)
+    return found
+
+
+def check(config: Config) -> str:
+    """Looks at all films of a run and says what of them it would use.
+
+    Raises:
+        InputError: as `usable_films`.
+    """
+    return planned_usage(usable_films(config, Digests(_cache(config))), config.data).line(config)
 
 
 def build_networks(config: Config, processes: Processes, start: Start, entry: Entry) -> tuple[Hallo3, set[str]]:
@@ -139,23 +176,30 @@ def _start(config: Config, release: Release | None) -> Start:
     return read_start(release.engine_files)
 
 
-def _encoders(config: Config, release: Release | None, start: Start, device: torch.device) -> Encoders:
+def _encoders(
+    config: Config, release: Release | None, start: Start, device: torch.device, digests: Digests
+) -> Encoders:
     if release is None:
         raise InputError("release is missing: it names the folder with the VAE, T5, wav2vec2 and face models.")
     tokens = config.network.text_tokens
     if start.tensors:
         tokens = transformer_config(sort_official(dict(start.tensors)), names.DENOISER).text_tokens
-    return release_encoders(release, device=device, dtype=DTYPES[config.precision], text_tokens=tokens)
+    dtype = DTYPES[config.precision]
+    return release_encoders(release, device=device, dtype=dtype, text_tokens=tokens, digests=digests)
 
 
-def _cached(config: Config, films: Sequence[Film], encoders: Encoders) -> list[Entry]:
-    folder = config.data.cache or config.output / "cache"
+def _cache(config: Config) -> Path:
+    return config.data.cache or config.output / "cache"
+
+
+def _cached(config: Config, films: Sequence[Film], encoders: Encoders, processes: Processes) -> list[Entry]:
     return cache_films(
         films,
         encoders,
         config.data,
-        folder,
+        _cache(config),
         with_face=config.mode != "base" and config.conditioning.face != "none",
         with_audio=config.mode not in ("base", "identity"),
         motion_frames=config.conditioning.motion_frames,
+        processes=processes,
     )

@@ -64,19 +64,19 @@ class Resident:
         self._film = joined([torch.full((len(e.clip),), n) for n, e in enumerate(entries)])
         self._start = joined([e.starts for e in entries])
         self._clip, self._motion = joined([e.clip for e in entries]), joined([e.motion for e in entries])
-        self._portrait, self._masked = joined([e.portrait for e in entries]), joined([e.masked for e in entries])
+        portraits, place = _unique([e.portrait for e in entries])
+        self._portrait, self._masked = joined(portraits), joined(_unique([e.masked for e in entries])[0])
         self._portraits = torch.tensor([len(e.portrait) for e in entries], device=device)
-        self._first_portrait = starts([len(e.portrait) for e in entries])
-        texts = {id(e.text): e.text for e in entries}
-        places = {key: place for place, key in enumerate(texts)}
-        self._text = torch.stack(list(texts.values())).to(device)
-        self._text_of = torch.tensor([places[id(e.text)] for e in entries], device=device)
+        self._first_portrait = starts([len(portrait) for portrait in portraits])[place]
+        texts, place = _unique([e.text for e in entries])
+        self._text, self._text_of = torch.stack(texts).to(device), place.to(device)
         self._face = torch.stack([_face(e) for e in entries]).to(device)
         self._audio = None
         if all(e.audio is not None for e in entries):
-            self._audio = joined([e.audio for e in entries])
+            sounds, place = _unique([e.audio for e in entries])
+            self._audio = joined(sounds)
             self._heard = torch.tensor([len(e.audio) for e in entries], device=device)
-            self._first_heard = starts([len(e.audio) for e in entries])
+            self._first_heard = starts([len(sound) for sound in sounds])[place]
         self._weight = None if entries[0].weight is None else torch.stack([e.weight for e in entries]).to(device)
         self._around = window_offsets().to(device)
 
@@ -134,6 +134,13 @@ class Mapped:
 
     def _windows(self, audio: Tensor, start: int) -> Tensor:
         return audio[(start + self._around).clamp(0, len(audio) - 1)]
+
+
+def _unique(tensors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Tensors without repeated ones, and where each is now: entries of one film share theirs."""
+    found = {id(tensor): tensor for tensor in tensors}
+    places = {key: place for place, key in enumerate(found)}
+    return list(found.values()), torch.tensor([places[id(tensor)] for tensor in tensors])
 
 
 def window_offsets() -> Tensor:

@@ -105,7 +105,8 @@ def write(run: Run) -> Path:
         card = identity_of(run) | {
             "steps": run.step,
             "consent": run.materials.consent,
-            "films": run.samples.count,
+            "films": len({entry.film for entry in run.materials.entries}),
+            "clips": run.samples.count,
             "trained": len(trained),
             "averaged": averaged,
         }

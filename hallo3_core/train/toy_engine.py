@@ -25,7 +25,7 @@ from .cache import cache_films
 from .config import Config, Data, Network, Stop, Watch
 from .draw import Chances
 from .encoders import release_encoders
-from .films import Film, film_of_arrays
+from .film import Film, film_of_arrays
 from .loop import train
 from .materials import input_sizes
 from .optimiser import Rates, Updating

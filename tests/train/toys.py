@@ -14,7 +14,7 @@ from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.train.cache import Entry, cache_films
 from hallo3_core.train.config import Config, Data, Memory, Network, Stop, Watch
 from hallo3_core.train.encoders import Encoders
-from hallo3_core.train.films import Film, film_of_arrays
+from hallo3_core.train.film import Film, film_of_arrays
 from hallo3_core.train.optimiser import Rates, Updating
 from hallo3_core.vae.autoencoder import load_vae
 
@@ -58,7 +58,7 @@ def encoders() -> Encoders:
         vae=vae,
         text=lambda caption: noise(6, 12, seed=len(caption) + ord(caption[-1])),
         audio=lambda recording: noise(recording.frames, 2, 8, seed=recording.samples),
-        face=lambda frame, name: face(frame),
+        faces=lambda frame: [face(frame)],
         identity=(("vae", "toy"), ("text", "toy"), ("audio", "toy"), ("face", "toy"), ("dtype", "fp32")),
     )
 

@@ -197,10 +197,56 @@ def short_sound(place):
     return training(place, data=listed(path))
 
 
-@case("training: a film of 30 frames a second")
-def other_rate(place):
-    clips(place, fps=30)
+@case("training: an unknown key of a clip")
+def unknown_key(place):
+    clips(place, audio="a.wav")
     return training(place)
+
+
+@case("training: a caption of null")
+def null_caption(place):
+    clips(place, caption=None)
+    return training(place)
+
+
+@case("training: a list in latin-1")
+def latin_1(place):
+    (clips(place, caption="cafe") / "clips.jsonl").write_bytes('{"caption": "café"}\n'.encode("latin-1"))
+    return training(place)
+
+
+@case("training: a face box in shares of the picture")
+def box_in_shares(place):
+    clips(place, face_box=[0.1, 0.1, 0.9, 0.9])
+    return training(place)
+
+
+@case("training: a face box outside the picture")
+def box_outside(place):
+    clips(place, face_box=[400, 300, 500, 400])
+    return training(place)
+
+
+@case("training: boxes in pixels in the original's list")
+def boxes_in_pixels(place):
+    path = original(place, torch.ones(512))
+    (path.parent / "boxes.json").write_text(json.dumps([BOX] * 56))
+    return training(place, data=listed(path))
+
+
+@case("training: a film that is held out and trained on")
+def held_out_twice(place):
+    folder = clips(place)
+    listing = folder / "clips.jsonl"
+    listing.write_text(listing.read_text() * 2)
+    return training(place, data=listed(folder, held_out=1))
+
+
+@case("training: a film of another rate, looked at with --check")
+def other_rate(place):
+    clips(place, frames=70, fps=30)
+    usual = training(place)
+    return Case(command=[*usual.command, "--check"], frames=None)
 
 
 @case("training: an embedding of NaN")
