@@ -77,10 +77,11 @@ def checked(node: type, values: Mapping[str, Any]) -> dict[str, Any]:
         for name, (kind, options) in inputs.get(group, {}).items():
             if name not in values:  # the host refuses a node without a required one
                 continue
+            shown = options.get("display_name", name)
             if isinstance(kind, list) or kind not in SOCKETS:
-                found[name] = _widget(name, kind, options, values[name], hasattr(node, OPEN))
+                found[name] = _widget(shown, kind, options, values[name], hasattr(node, OPEN))
             elif values[name] is not None or group == "required":
-                _check_socket(name, kind, values[name])
+                _check_socket(shown, kind, values[name])
     return found
 
 

@@ -18,7 +18,10 @@ TEXT = (
     {"tooltip": "What the clip shows, from CLIPTextEncode. One sentence is enough: 225 tokens are read."},
 )
 VAE = ("VAE", {"tooltip": "CogVideoX's VAE: Hallo3 VAE Loader decodes as the original; core's loader works too."})
-AUDIO = (types.AUDIO, {"tooltip": "The whole recording's features, from Hallo3 Audio Encode."})
+AUDIO = (
+    types.AUDIO,
+    {"display_name": types.SHOWN[types.AUDIO], "tooltip": "The whole recording's features, from Hallo3 Audio Encode."},
+)
 FACE = (types.FACE, {"tooltip": "The face's embedding, from Hallo3 Face Embed."})
 REFERENCE = (types.REFERENCE, {"tooltip": "The portrait and its reference features, from Hallo3 Reference."})
 MOTION = (

@@ -15,6 +15,7 @@ AUDIO = "HALLO3_AUDIO"  # hallo3_core.inputs.audio.AudioFeatures
 FACE = "HALLO3_FACE"  # hallo3_core.inputs.face.Face
 REFERENCE = "HALLO3_REFERENCE"  # hallo3_core.inputs.portrait.Portrait, on the CPU, with the null's bank
 MOTION = "HALLO3_MOTION"  # Motion
+SHOWN = {AUDIO: "voice features"}  # what the page calls a socket whose key is the name of another of the host's types
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ def sockets(pack, loaded, scene) -> dict:
         types.FACE: scene.face,
         types.REFERENCE: scene.reference,
         types.MOTION: types.Motion(torch.zeros(2, 3, 16, 32)),
-        types.FACE_ANALYSIS: pack("hallo3_core.inputs.face").FaceAnalyser(None, None),
+        types.FACE_ANALYSIS: pack("hallo3_core.inputs.face").FaceAnalyser(None, None, None),
         types.WAV2VEC: loaded.wav2vec,
         types.REFERENCE_NET: loaded.reference_net,
     }
@@ -85,7 +85,8 @@ def test_every_wrong_value_of_every_input_is_refused_in_one_sentence(pack, nodes
                     checked(node, {**values, name: wrong})
                     pytest.fail(f"{key}.{name} takes {wrong!r}")
                 said = str(found.value)
-                assert said.startswith(name) and "\n" not in said and said.endswith("."), f"{key}.{name}: {said}"
+                shown = options.get("display_name", name)
+                assert said.startswith(shown) and "\n" not in said and said.endswith("."), f"{key}.{name}: {said}"
 
 
 def test_right_values_arrive_as_they_are(pack, nodes, sockets):
@@ -140,7 +141,10 @@ def test_a_wrong_link_is_named_by_what_it_brings(pack, nodes, sockets):
     node = nodes["Hallo3SampleClip"]
     values = right_values(node, sockets)
     for wrong, words in (
-        ({"audio": sockets["AUDIO"]}, "audio: found AUDIO, expected HALLO3_AUDIO. Connect Hallo3 Audio Encode."),
+        (
+            {"audio": sockets["AUDIO"]},
+            "voice features: found AUDIO, expected HALLO3_AUDIO. Connect Hallo3 Audio Encode.",
+        ),
         ({"face": scene_of(sockets, "REFERENCE")}, "face: found HALLO3_REFERENCE, expected HALLO3_FACE."),
         ({"vae": None}, "vae: found nothing .None., expected VAE. Connect Hallo3 VAE Loader."),
         ({"reference": {"samples": 0}}, "reference: found a LATENT, expected HALLO3_REFERENCE."),

@@ -114,16 +114,22 @@ def test_translations_are_of_the_nodes_that_exist(nodes, language):
             assert text and not SYNTAX.search(text), f"{key}.{place}"
 
 
-def test_english_says_what_the_nodes_say(nodes, titles):
+def test_english_says_what_the_nodes_say(pack, nodes, titles):
     """The page shows the translation instead of the class's own words, so old words would hide new ones."""
+    shown = pack("nodes.types").SHOWN
     for key, node in nodes.items():
         expected = {
             "display_name": titles[key],
             "description": node.DESCRIPTION,
-            "inputs": {n: {"name": n, "tooltip": options["tooltip"]} for n, options in inputs_of(node).items()},
+            "inputs": {
+                name: {"name": options.get("display_name", name), "tooltip": options["tooltip"]}
+                for name, options in inputs_of(node).items()
+            },
             "outputs": {
-                str(i): {"name": name, "tooltip": tooltip}
-                for i, (name, tooltip) in enumerate(zip(node.RETURN_NAMES, node.OUTPUT_TOOLTIPS, strict=True))
+                str(i): {"name": shown.get(kind, name), "tooltip": tooltip}
+                for i, (kind, name, tooltip) in enumerate(
+                    zip(node.RETURN_TYPES, node.RETURN_NAMES, node.OUTPUT_TOOLTIPS, strict=True)
+                )
             },
         }
         assert entries("en")[key] == expected, key
@@ -138,3 +144,18 @@ def test_chinese_is_chinese_with_the_same_numbers(nodes):
             if not place.endswith("name"):
                 assert CHINESE.search(translated), f"{key}.{place}"
                 assert set(NUMBER.findall(translated)) == set(NUMBER.findall(text)), f"{key}.{place}"
+
+
+def test_no_socket_of_ours_looks_like_one_of_the_hosts(pack, nodes):
+    """Its link would be refused without a reason: a socket of ours has a colour and a name that none of core's has."""
+    colours = dict(re.findall(r"(HALLO3_\w+): \"(#\w+)\"", (ROOT / "web" / "colours.js").read_text(encoding="utf-8")))
+    sockets = {
+        (kind, options.get("display_name", name))
+        for node in nodes.values()
+        for group in ("required", "optional")
+        for name, (kind, options) in node.INPUT_TYPES().get(group, {}).items()
+        if isinstance(kind, str) and kind.startswith("HALLO3_")
+    }
+    assert colours.keys() == {kind for kind, _ in sockets} and len(set(colours.values())) == len(colours)
+    host = {"audio", "image", "images", "mask", "video", "model", "vae", "clip", "latent", "samples", "conditioning"}
+    assert not host & {name for _, name in sockets}
