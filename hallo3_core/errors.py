@@ -28,7 +28,12 @@ class InputError(ValueError):
 
 
 class Missing(InputError):
-    """A package or file is not there that can be installed or downloaded."""
+    """A package or file is not there that can be installed or downloaded. `package` is what pip calls it, if it is one:
+    the canvas tells all that is missing together."""
+
+    def __init__(self, message: str, package: str = ""):
+        super().__init__(message)
+        self.package = package
 
 
 def require(module: str, package: str, purpose: str) -> ModuleType:
@@ -43,7 +48,7 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
         if error.name and error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is installed but one of its dependencies is not: its own message is better
         command = pip_command("install", package)
-        raise Missing(f"{purpose} needs the package {package}. Run {command}, and start again.") from error
+        raise Missing(f"{purpose} needs the package {package}. Run {command}, and start again.", package) from error
 
 
 def own_command(*arguments: str) -> str:

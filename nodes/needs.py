@@ -6,41 +6,42 @@ The host stops at the first node that fails, so a node that names only what it l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from typing import Any
 
-from ..hallo3_core.errors import REQUIRED, InputError, Missing, own_command, pip_command
-from ..hallo3_core.inputs.face_runtime import PROVIDERS, install_commands, missing_packages
+from ..hallo3_core.errors import REQUIRED, InputError, Missing, own_command
+from ..hallo3_core.inputs.face_runtime import PROVIDERS, install_commands, is_there, missing_packages
 from ..hallo3_core.inputs.vocals import PACKAGE
+from ..hallo3_core.release.published import PARTS
+from ..hallo3_core.toy import packed
 from . import loaders, vocals
 from .loaders import Loader
 from .words import listed, size_of
 
 LOADERS: dict[str, type[Loader]] = {key: node for key, (node, _) in (loaders.NODES | vocals.NODES).items()}
 FACES, VOCALS = "Hallo3FaceAnalysisLoader", "Hallo3SeparateVocals"
-OPTIONAL = {"vocals"}  # part of the release that few workflows need
+EVERYTHING = {part.name for part in PARTS}
+OPTIONAL = {"vocals"}  # few workflows need it
 USUAL = tuple((key, {node.FILE: "auto"}) for key, node in LOADERS.items() if key not in ("Hallo3LoraLoader", VOCALS))
 
 
 @dataclass
 class Needs:
     """What is not there. parts, places: what is loaded -> its name in `release.published.PARTS`, and its folder;
-    packages: what pip calls them; faces: module -> package, which are installed in an order of their own; programs."""
+    packages: module -> what pip calls it; programs: names."""
 
     parts: dict[str, str] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
-    packages: dict[str, None] = field(default_factory=dict)
-    faces: dict[str, str] = field(default_factory=dict)
-    programs: dict[str, None] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    programs: list[str] = field(default_factory=list)
 
-    def installs(self) -> list[str]:
-        """The commands that install the packages."""
-        return ([pip_command("install", *self.packages)] if self.packages else []) + install_commands(self.faces)
+    @property
+    def count(self) -> int:
+        return len(self.parts) + len(self.packages) + len(self.programs)
 
 
 @contextmanager
@@ -55,25 +56,26 @@ def told_together(key: str, inputs: Mapping[str, Any]) -> Iterator[None]:
         yield
     except Missing as error:
         needs = find_needs(key, inputs)
-        is_more = needs.parts or sum(map(bool, (needs.packages, needs.faces, needs.programs))) > 1
-        raise InputError(describe(needs) if is_more else str(error)) from error
+        if error.package and error.package not in needs.packages.values():
+            needs.packages[error.package] = error.package
+        raise InputError(describe(needs) if needs.parts or needs.count > 1 else str(error)) from error
 
 
 def find_needs(key: str, inputs: Mapping[str, Any]) -> Needs:
     """What a node lacks and, with it, the running workflow; if the host does not tell which that is, every video."""
     from .host.graph import running_nodes
 
-    needs = Needs(packages=dict.fromkeys(package for module, package in REQUIRED.items() if not _is_there(module)))
+    needs = Needs(packages={module: package for module, package in REQUIRED.items() if not is_there(module)})
     used = [(key, inputs), *(running_nodes() or USUAL)]
     for other, its in sorted(used, key=lambda node: list(LOADERS).index(node[0]) if node[0] in LOADERS else 0):
         if other in LOADERS:
             _add_file(needs, LOADERS[other], its)
         if other == FACES:
             provider = its.get("provider")
-            needs.faces |= missing_packages(provider if provider in PROVIDERS else "CPU")
+            needs.packages |= missing_packages(provider if provider in PROVIDERS else "CPU")
         if other == VOCALS:
-            needs.packages |= {} if _is_there("audio_separator") else {PACKAGE: None}
-            needs.programs |= {} if which("ffmpeg") else {"ffmpeg": None}
+            needs.packages |= {} if is_there("audio_separator") else {"audio_separator": PACKAGE}
+            needs.programs = [] if which("ffmpeg") else ["ffmpeg"]
     return needs
 
 
@@ -85,7 +87,7 @@ def _add_file(needs: Needs, loader: type[Loader], inputs: Mapping[str, Any]) -> 
 
 def describe(needs: Needs) -> str:
     """The message: what is missing, the command or two to choose from that get it, and what to do then."""
-    packages = [*needs.packages, *needs.faces.values()]
+    packages = list(needs.packages.values())
     lines = [f"none found: {listed(list(needs.parts))}."] if needs.parts else []
     lines += [f"missing: the package{'s' if len(packages) > 1 else ''} {listed(packages)}."] if packages else []
     lines += [f"missing: the program {name}, to be installed as its makers say." for name in needs.programs]
@@ -99,35 +101,31 @@ def describe(needs: Needs) -> str:
 
 def _choices(needs: Needs) -> Iterator[tuple[str, list[str]]]:
     """What the user may get, with the commands."""
-    from ..hallo3_core.release.published import PARTS
-    from ..hallo3_core.toy import learnt_release
     from .host.sources import REAL, home
 
-    installs, parts = needs.installs(), set(needs.parts.values())
+    installs, parts, found = install_commands(needs.packages), set(needs.parts.values()), home()
     if not parts:
         yield "To install, run in a terminal:", installs
         return
-    found, everything = home(), {part.name for part in PARTS}
-    has_real = found is not None and found.grade == REAL
-    is_new = not has_real and parts != OPTIONAL
-    extra = [_download(OPTIONAL)] if parts & OPTIONAL else []
-    if is_new or parts >= everything - OPTIONAL:  # parts of the release do not go with a toy's
-        parts = everything
-    size = size_of(sum(part.bytes for part in PARTS if part.name in parts))
-    what = "the official release" if parts == everything else "the missing part of the official release"
-    fetch = _download(() if parts == everything else [part.name for part in PARTS if part.name in parts])
-    yield f"To get {what} ({size}), run in a terminal:", [*installs, fetch]
-    if is_new and learnt_release.is_packed():
+    is_new = parts != OPTIONAL and (found is None or found.grade != REAL)
+    fetched = EVERYTHING if is_new else parts  # parts of the release do not go with a toy's
+    what = "the official release" if fetched == EVERYTHING else "the missing part of the official release"
+    yield f"To get {what} ({size_of(_bytes(fetched))}), run in a terminal:", [*installs, _download(fetched)]
+    if is_new and packed.is_packed():
+        optional = parts & OPTIONAL
+        size = size_of(packed.BYTES + _bytes(optional))
         toy = own_command("tiny", str(_new_folder("toy")))
-        yield (
-            f"Or toy weights, which know drawn people only ({size_of(learnt_release.BYTES)}):",
-            [*installs, toy, *extra],
-        )
+        extra = [_download(optional)] if optional else []
+        yield f"Or toy weights, which know drawn people only ({size}):", [*installs, toy, *extra]
 
 
-def _download(parts: Iterable[str]) -> str:
-    folder = str(_own_folder() / "release")
-    return own_command("download", folder, *(("--parts", *parts) if parts else ()))
+def _bytes(parts: Collection[str]) -> int:
+    return sum(part.bytes for part in PARTS if part.name in parts)
+
+
+def _download(parts: Collection[str]) -> str:
+    names = [] if parts == EVERYTHING else ["--parts", *(part.name for part in PARTS if part.name in parts)]
+    return own_command("download", str(_own_folder() / "release"), *names)
 
 
 def _own_folder() -> Path:
@@ -143,13 +141,6 @@ def _new_folder(name: str) -> Path:
         number += 1
         folder = folder.with_name(f"{name}-{number}")
     return folder
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):  # a module without a specification, put there by another program
-        return True
 
 
 def _together(steps: Sequence[str]) -> str:

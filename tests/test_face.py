@@ -261,7 +261,7 @@ def test_no_face_is_an_error_unless_the_whole_image_will_do(analyser):
 
 def test_what_mediapipe_lacks_is_told_at_once(analyser, tmp_path, monkeypatch):
     """The file and the packages, before anything is looked at; the commands bring both."""
-    monkeypatch.setattr(face_runtime, "_is_there", lambda module: module not in ("mediapipe", "matplotlib"))
+    monkeypatch.setattr(face_runtime, "is_there", lambda module: module not in ("mediapipe", "matplotlib"))
     (place := tmp_path / "face_analysis" / "models").mkdir(parents=True)
     with pytest.raises(InputError) as caught:
         face.check_mask("mediapipe", place)

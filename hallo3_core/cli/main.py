@@ -243,8 +243,9 @@ def run_batch(args: argparse.Namespace) -> int:
 
 
 def run_tiny(args: argparse.Namespace) -> None:
-    from ..toy.learnt_release import is_packed, write_toy_release
+    from ..toy.learnt_release import write_toy_release
     from ..toy.noise_release import write_tiny_release
+    from ..toy.packed import is_packed
 
     if args.noise or not is_packed():
         folder = write_tiny_release(args.folder, args.seed)

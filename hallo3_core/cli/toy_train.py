@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
-from ..toy.learnt_release import WEIGHTS
+from ..toy.packed import WEIGHTS
 from ..toy.training import Plan, train_toy_release
 
 SECONDS = [name for name in Plan.names() if name.endswith("_seconds")]

@@ -84,7 +84,7 @@ def _check_installed(missing: dict[str, str], purpose: str) -> None:
 
 
 def _not_there(needed: dict[str, str]) -> dict[str, str]:
-    return {module: package for module, package in needed.items() if not _is_there(module)}
+    return {module: package for module, package in needed.items() if not is_there(module)}
 
 
 def installed_builds(module: str) -> list[str]:
@@ -156,9 +156,14 @@ def _model_zoo() -> ModuleType:
     return insightface.model_zoo
 
 
-def _is_there(module: str) -> bool:
+def is_there(module: str) -> bool:
     """Whether a module can be found. An uninstalled package's leftover folder has no origin and does not count."""
-    spec = find_spec(module)
+    try:
+        spec = find_spec(module)
+    except ImportError:
+        return False
+    except ValueError:  # a module without a specification, put there by another program
+        return True
     return spec is not None and spec.origin is not None
 
 

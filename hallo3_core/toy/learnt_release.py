@@ -29,23 +29,15 @@ from ..release.layout import (
 from ..weights.reading import read_tensors
 from .learning.train_text import write_text_encoder, write_tokenizer
 from .learning.train_wav2vec import write_wav2vec
+from .packed import ENGINE, FILES, TEXT, VAE, WAV2VEC, WEIGHTS
 from .packing import pack_tensors, unpack_tensors
 from .sizes import LEARNT, Sizes
 
-WEIGHTS = Path(__file__).parent / "weights"
-ENGINE, VAE, TEXT, WAV2VEC = "engine.safetensors", "vae.safetensors", "text.safetensors", "wav2vec2.safetensors"
-FILES = (ENGINE, VAE, TEXT, WAV2VEC, PIECES, DETECTOR, RECOGNISER)
 HALF = (TEXT, WAV2VEC)  # small enough to store in float16
-BYTES = 31_000_000  # about what `write_toy_release` writes
 NOTICE = """This is a toy release: small networks trained on a drawn world, in the official layout, to try the program
 without 40 GB of weights. It knows drawn people and their invented speech, and nothing else. A film made with it shows
 what the program does, not what the released weights can do.
 """
-
-
-def is_packed() -> bool:
-    """Whether the trained networks are installed: a package can come without them."""
-    return all((WEIGHTS / name).is_file() for name in FILES)
 
 
 def pack(release: Path | str, out: Path | str = WEIGHTS) -> Path:

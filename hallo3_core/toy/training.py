@@ -24,7 +24,8 @@ from .learning.footage import Footage, draw_footage
 from .learning.train_text import train_text
 from .learning.train_vae import measure_tensors, train_vae
 from .learning.train_wav2vec import draw_voices, measure_wav2vec, train_wav2vec, write_wav2vec
-from .learnt_release import ENGINE, FILES, NOTICE, VAE, pack, write_vae
+from .learnt_release import NOTICE, pack, write_vae
+from .packed import ENGINE, FILES, VAE
 from .packing import unpack_tensors
 from .sizes import LEARNT, Sizes
 from .stages import Stages

@@ -162,7 +162,7 @@ class Source:
         """Says on the node what "auto" took; what the workflow named instead is a warning, unless all workflows do."""
         if name not in (AUTO, USUAL):
             log.warning("%s is not there: took %s", name, chosen)
-        toy = " (toy weights: drawn people only)" if entry.grade(self.part) != REAL else ""
+        toy = " (toy weights)" if entry.grade(self.part) != REAL else ""
         say(f"auto: {chosen}{toy}")
 
     def _is_in(self, release: Path) -> bool:

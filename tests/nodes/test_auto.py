@@ -105,7 +105,7 @@ def test_the_node_says_what_auto_took_and_a_workflow_s_own_value_is_no_warning(o
     own("weights")
     with pack("nodes.host.messages").speaking("3"):
         pack("nodes.loaders").Hallo3VAELoader().find(name)
-    assert said == ["auto: hallo3/a_toy/ (toy weights: drawn people only)", "auto: hallo3/weights/"]
+    assert said == ["auto: hallo3/a_toy/ (toy weights)", "auto: hallo3/weights/"]
     assert not caplog.text
 
 
@@ -134,7 +134,7 @@ def nothing(own, pack, monkeypatch):
     needs = pack("nodes.needs")
 
     def without(*modules: str, faces: dict | None = None) -> None:
-        monkeypatch.setattr(needs, "_is_there", lambda module: module not in modules)
+        monkeypatch.setattr(needs, "is_there", lambda module: module not in modules)
         monkeypatch.setattr(needs, "missing_packages", lambda provider: faces or {})
 
     without()
@@ -172,8 +172,7 @@ def test_the_first_loader_tells_all_that_every_video_needs(pack, models, nothing
     folder = models / "hallo3"
     for command, last in ((lines[3], f"download {folder}/release"), (lines[5], f"tiny {folder}/toy")):
         assert [step.partition("-m pip ")[2] or step.partition("hallo3.py ")[2] for step in command.split(" && ")] == [
-            "install diffusers av",
-            "install onnxruntime",
+            "install diffusers av onnxruntime",
             "install --no-deps insightface",
             last,
         ]
@@ -215,14 +214,26 @@ def test_a_toy_that_lost_a_part_is_written_anew(pack, own, nothing, models):
     assert f"tiny {models}/hallo3/toy-2" in text and "the official release (40.2 GB)" in text
 
 
-def test_one_missing_package_keeps_its_own_words(pack, own, nothing, monkeypatch):
-    own("weights")
+@pytest.fixture
+def no_package(pack, monkeypatch):
+    """The VAE's library is not installed."""
+    require = pack("hallo3_core.errors").require
     monkeypatch.setattr(
-        pack("nodes.host.vae"),
-        "load_host_vae",
-        lambda path: pack("hallo3_core.errors").require("no_such_module", "no-such-package", "the video VAE"),
+        pack("nodes.host.vae"), "load_host_vae", lambda path: require("no_such_module", "no-such-package", "the VAE")
     )
-    assert message(pack, "Hallo3VAELoader").startswith("the video VAE needs the package no-such-package. ")
+
+
+def test_one_missing_package_keeps_its_own_words(pack, own, nothing, no_package):
+    own("weights")
+    assert message(pack, "Hallo3VAELoader").startswith("the VAE needs the package no-such-package. ")
+
+
+def test_a_missing_package_is_told_with_all_the_rest(pack, own, nothing, no_package, as_real):
+    own("weights", "wav2vec")
+    nothing("av")
+    text = message(pack, "Hallo3VAELoader")
+    assert text.startswith("none found: wav2vec2.\nmissing: the packages av and no-such-package.")
+    assert "install av no-such-package" in text
 
 
 def test_other_errors_are_left_as_they_are(pack, nothing):

@@ -188,7 +188,7 @@ assert seconds < 0.3, seconds
 
 
 WITHOUT = """
-import sys
+import importlib, sys
 
 sys.path.insert(0, {here!r})
 import fake_host, importing
@@ -203,6 +203,9 @@ sys.meta_path.insert(0, Absent())
 pack = importing.import_pack({root!r})
 for node in pack.NODE_CLASS_MAPPINGS.values():
     node.INPUT_TYPES()
+needs = importlib.import_module(importing.PACK + ".nodes.needs")
+text = needs.describe(needs.find_needs("Hallo3SeparateVocals", dict(model="auto")))
+assert all(name in text for name in {named!r}), text
 print(*sorted(pack.NODE_CLASS_MAPPINGS))
 """
 OPTIONAL = {"onnxruntime", "onnx", "cv2", "insightface", "audio_separator", "sageattention"}
@@ -211,7 +214,8 @@ LATE = {"diffusers", "transformers", "sentencepiece", "safetensors", "huggingfac
 
 @pytest.mark.parametrize("packages", [OPTIONAL, OPTIONAL | LATE], ids=["optional", "all but einops"])
 def test_a_missing_package_hides_no_node(nodes, tmp_path, packages):
-    """A missing package is reported by the node that needs it, when it runs."""
-    code = WITHOUT.format(packages=packages, models=str(tmp_path), here=str(HERE), root=str(ROOT))
+    """A missing package is reported by the node that needs it, when it runs, together with all others."""
+    named = {"onnxruntime", "insightface", "audio-separator"} | (packages & LATE - {"PIL", "tqdm"})
+    code = WITHOUT.format(packages=packages, named=named, models=str(tmp_path), here=str(HERE), root=str(ROOT))
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == sorted(nodes), result.stderr

@@ -16,7 +16,8 @@ from hallo3_core.clips import FRAMES_PER_CLIP
 from hallo3_core.inputs import audio
 from hallo3_core.release.layout import Release
 from hallo3_core.sampling.guidance import Guidance
-from hallo3_core.toy.learnt_release import BYTES, is_packed, write_toy_release
+from hallo3_core.toy.learnt_release import write_toy_release
+from hallo3_core.toy.packed import BYTES, is_packed
 from tests.toy.probe import FRAMES, START, Probe
 from tools.toy_films.films import PLAIN, Changes, Studio, Subject, asked
 from tools.toy_films.reading import read_film
