@@ -22,12 +22,12 @@ from hallo3_core.film.writer import FilmWriter, read_film
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from hallo3_core.film.locking import try_lock
 lock = try_lock(Path(sys.argv[1]))
 print(lock is not None, flush=True)
-time.sleep(600)
+sys.stdin.read()  # until it is killed
 """
 
 
@@ -52,7 +52,8 @@ def test_nothing_is_left(tmp_path):
 def test_a_lock_dies_with_its_process(tmp_path):
     path = tmp_path / "lock"
     command = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as holder:
         assert holder.stdout.readline() == "True\n"
         assert try_lock(path) is None
         holder.kill()

@@ -18,7 +18,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 import zipfile
 from types import ModuleType
@@ -33,6 +32,7 @@ from safetensors.torch import save_file
 from hallo3_core.errors import InputError
 from hallo3_core.weights import mapping, safetensors_format
 from hallo3_core.weights.reading import read_header, read_metadata, read_tensors
+from tests.yardstick import cost
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.int64, torch.uint8, torch.bool]
 tensor_tables = st.dictionaries(
@@ -487,6 +487,9 @@ HEADERS = {
 }
 
 
+MOMENT = 150  # million additions: some seconds, where a product or a text of all digits would take minutes
+
+
 @pytest.mark.parametrize("case", [*PICKLES, *HEADERS])
 @pytest.mark.parametrize("kind", [".pt", ".safetensors"])
 def test_numbers_and_names_of_any_length_cost_nothing(tmp_path, case, kind):
@@ -498,7 +501,4 @@ def test_numbers_and_names_of_any_length_cost_nothing(tmp_path, case, kind):
         archive(path, {"a/data.pkl": PICKLES[case], "a/data/0": bytes(8)})
     else:
         path.write_bytes(raw(HEADERS[case], bytes(8)))
-    start = time.process_time()
-    for read in (read_tensors, read_header):
-        refusal(read, path)
-    assert time.process_time() - start < 6
+    assert cost(lambda: [refusal(read, path) for read in (read_tensors, read_header)]) < MOMENT

@@ -47,6 +47,7 @@ def page(browser, declared, request):
 
     blueprints = {path.stem: path.read_text() for path in sorted(BLUEPRINTS.glob("*.json"))}
     context = browser.new_context(viewport={"width": 1800, "height": 1000})
+    context.set_default_timeout(0)  # a slow machine is no fault
     yield ComfyPage(context, declared, blueprints, new_nodes=request.param)
     context.close()
 

@@ -104,7 +104,6 @@ class ComfyPage:
             "types => window.app?.canvas && window.app.extensionManager && !document.querySelector('#splash-loader')"
             " && types.every((type) => window.LiteGraph?.registered_node_types[type])",
             arg=list(declared),
-            timeout=120_000,
         )
         self.page.add_script_tag(content=OUR_SCRIPT.read_text())
         self.mistakes.clear()  # the page starts with a workflow of its own, whose models it looks for in vain

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +49,10 @@ class Run:
     def wait(self) -> int:
         """Its exit code; negative: the signal that killed it."""
         return self.forge.ask({"wait": self.pid})
+
+    def wait_until_stopped(self) -> bool:
+        """Whether it has stopped itself; False if it ended instead."""
+        return bool(self.forge.ask({"stopped": self.pid}))
 
     @property
     def said(self) -> str:
@@ -117,12 +120,10 @@ class Set:
 
 
 @pytest.fixture(scope="session")
-def forges(tmp_path_factory):
-    """Two, for runs beside each other."""
-    forges = [Forge(tmp_path_factory.mktemp("forge")) for _ in range(2)]
-    yield forges
-    for forge in forges:
-        forge.close()
+def forge(tmp_path_factory):
+    forge = Forge(tmp_path_factory.mktemp("forge"))
+    yield forge
+    forge.close()
 
 
 @pytest.fixture(scope="session")
@@ -140,24 +141,22 @@ def words_for(tiny_release, portrait, tmp_path_factory):
 
 @dataclass
 class Whole:
-    """A film that nothing disturbed, and the seconds that it took."""
+    """A film that nothing disturbed."""
 
     words: list[str]
     film: str
     frames: Tensor
-    seconds: float
 
 
 @pytest.fixture(scope="session")
-def make_whole(forges, words_for, tmp_path_factory):
+def make_whole(forge, words_for, tmp_path_factory):
     def make(clips: int) -> Whole:
         words = words_for(clips)
-        stage = Set(forges[0], tmp_path_factory.mktemp("whole"), words)
-        start = time.monotonic()
+        stage = Set(forge, tmp_path_factory.mktemp("whole"), words)
         code, said = stage.make()
         assert code == 0, said
         assert stage.left() == ["film.mp4"]
-        return Whole(words, stage.film(), read_film(stage.output)[0], time.monotonic() - start)
+        return Whole(words, stage.film(), read_film(stage.output)[0])
 
     return make
 
@@ -169,5 +168,5 @@ def whole(make_whole) -> Whole:
 
 
 @pytest.fixture
-def stage(forges, tmp_path, whole) -> Set:
-    return Set(forges[0], tmp_path, whole.words)
+def stage(forge, tmp_path, whole) -> Set:
+    return Set(forge, tmp_path, whole.words)

@@ -2,7 +2,8 @@
 start. It must not compute anything itself: threads do not survive a fork.
 
 A line on its input is a job, JSON; it answers with the child's process id. `{"wait": id}` answers with its exit code
-(negative: the signal that killed it). What a child has to say is in the job's `report`.
+(negative: the signal that killed it), `{"stopped": id}` once the child has stopped itself. What a child has to say is
+in the job's `report`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main() -> None:
         job = json.loads(line)
         if "wait" in job:
             answer = os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])
+        elif "stopped" in job:
+            answer = int(os.WIFSTOPPED(os.waitpid(job["stopped"], os.WUNTRACED)[1]))
         else:
             answer = os.fork()
             if answer == 0:
@@ -179,10 +182,21 @@ def limit_file_size(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def slow_down(target: str, seconds: float) -> None:
-    import time
+def stop(target: str, call: int = 1) -> None:
+    """As a process that hangs: it lives, and does nothing until it is killed."""
+    _replace(target, call, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
-    _replace(target, 1, lambda: time.sleep(seconds))
+
+def kill_later(target: str, call: int, calls: int) -> None:
+    """So many calls of Python functions after a call of `target`, wherever that is."""
+    left = [calls]
+
+    def count(frame, event, argument):
+        left[0] -= event == "call"
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _replace(target, call, lambda: sys.setprofile(count))
 
 
 def remove(target: str, call: int, path: str) -> None:
@@ -202,7 +216,8 @@ FAULTS = {
         spoil,
         fill_disk,
         limit_file_size,
-        slow_down,
+        stop,
+        kill_later,
         remove,
     )
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import time
 
 import pytest
 
@@ -124,11 +123,11 @@ def flipped(content: bytes, place: float) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def two_clips(forges, whole, tmp_path_factory):
+def two_clips(forge, whole, tmp_path_factory):
     """A film that stopped in its third clip."""
     from .conftest import Set
 
-    stage = Set(forges[0], tmp_path_factory.mktemp("stopped"), whole.words)
+    stage = Set(forge, tmp_path_factory.mktemp("stopped"), whole.words)
     code, said = stage.make(faults=[{"kind": "fail", **at("sample_clip", 3)}])
     assert (code, stage.kept()) == (71, 2), said
     return stage
@@ -198,10 +197,8 @@ def test_no_clips_are_kept_on_request(stage, whole):
 
 
 def test_a_second_run_is_refused_while_the_first_lives(stage, whole):
-    first = stage.start(faults=[{"kind": "slow_down", "target": "hallo3_core.animate:sample_clip", "seconds": 600}])
-    deadline = time.monotonic() + 120
-    while not (stage.work / "lock").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    first = stage.start(faults=[{"kind": "stop", **at("sample_clip")}])
+    assert first.wait_until_stopped(), first.said
     code, said = stage.make()
     assert code == 2 and "another run is making it" in said
     first.kill(signal.SIGKILL)

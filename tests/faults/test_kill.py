@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import random
 import signal
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from .conftest import Set
 
-MOMENTS, CLIPS = 30, 6
+MOMENTS, CLIPS = 16, 4
 
 
-def test_thirty_random_moments_of_six_clips(forges, make_whole, tmp_path):
-    """Counted in clips: most are inside of sampling, some while files are written."""
+def test_random_moments_of_a_film(forge, make_whole, tmp_path):
+    """Counted in calls of Python functions behind the beginning of each clip, not by a clock: the same on any machine.
+    Most moments are inside of sampling, some while files are written."""
     whole, draw = make_whole(CLIPS), random.Random(7)
-    moments = [draw.random() * CLIPS for _ in range(MOMENTS)]
-
-    def trials(thread: int) -> list[int]:
-        folder = tmp_path / str(thread)
-        folder.mkdir()
-        return [killed_and_resumed(Set(forges[thread], folder, whole.words), whole, t) for t in moments[thread::2]]
-
-    with ThreadPoolExecutor(2) as pool:
-        kept = [clips for thread in pool.map(trials, range(2)) for clips in thread]
-    assert len(kept) == MOMENTS and len(set(kept)) >= 5  # moments before, between and behind the clips
+    stage = Set(forge, tmp_path, whole.words)
+    kept = [killed_and_resumed(stage, whole, 1 + n % CLIPS, int(10 ** draw.uniform(0, 5))) for n in range(MOMENTS)]
+    assert len(set(kept)) >= CLIPS - 1  # moments before, between and behind the clips
 
 
-def killed_and_resumed(stage: Set, whole, moment: float) -> int:
-    """Clips that were finished when the run was killed: as many as `moment` counts are waited for, then its share."""
-    run = stage.start()
-    clips, share = divmod(moment, 1)
-    while finished(stage) < clips:
-        time.sleep(0.005)
-    time.sleep(share * whole.seconds / CLIPS)
-    run.kill(signal.SIGKILL)
-    assert run.wait() in (-signal.SIGKILL, 0), run.said
+def killed_and_resumed(stage: Set, whole, clip: int, calls: int) -> int:
+    """Clips that were finished when the run was killed, so many calls behind the beginning of the clip."""
+    target = {"target": "hallo3_core.animate:concat_latent", "call": clip}
+    code, said = stage.make(faults=[{"kind": "kill_later", **target, "calls": calls}])
+    assert code in (-signal.SIGKILL, 0), said
     kept = stage.kept()
     code, said = stage.make()
     assert code == 0, said
@@ -45,14 +33,6 @@ def killed_and_resumed(stage: Set, whole, moment: float) -> int:
     assert not kept or f"{kept} finished clips are there" in said
     stage.output.unlink()
     return kept
-
-
-def finished(stage: Set) -> int:
-    """Of a run that is at work, and may put the film in place and its work folder away meanwhile."""
-    try:
-        return CLIPS if stage.output.exists() else stage.kept()
-    except FileNotFoundError:
-        return CLIPS
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

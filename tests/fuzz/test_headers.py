@@ -1,4 +1,4 @@
-"""Mutated headers: 10,000 files, each read or refused in one line, in bounded time and memory."""
+"""Mutated headers: 5,000 files, each read or refused in one line, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from hallo3_core.weights.onnx_outline import read_onnx_outline
 from hallo3_core.weights.reading import read_header, read_tensors
 from hallo3_core.weights.safetensors_format import HEADER_LIMIT
 from hallo3_core.weights.torch_format import PICKLE_LIMIT
+from tests.yardstick import unit
 
-CASES = 10_000
+CASES = 5_000
 MEMORY = 1 << 30  # bytes of growth
-SLOWEST = 2.0  # seconds a file
+SLOWEST = 50  # million additions a file: a second or two
 # What a mutation puts in: numbers at the edge, words of JSON and of pickle, tensor names of other models.
 PIECES = (
     *(
@@ -113,11 +114,11 @@ def mutants(count: int, seed: int):
 
 
 def read_all(folder: Path, count: int, seed: int) -> tuple[int, int, float]:
-    """Read `count` mutants: how many were taken, how many refused, and the seconds of the slowest."""
+    """Read `count` mutants: how many were taken, how many refused, and the processor time of the slowest, in units."""
     path, taken, refused, slowest = folder / "mutant", 0, 0, 0.0
     for content in mutants(count, seed):
         path.write_bytes(content)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             header = read_header(path)
             tensors = read_tensors(path)
@@ -130,8 +131,8 @@ def read_all(folder: Path, count: int, seed: int) -> tuple[int, int, float]:
             assert "\n" not in str(error)
             refused += 1
         identify_file(path)
-        slowest = max(slowest, time.perf_counter() - start)
-    return taken, refused, slowest
+        slowest = max(slowest, time.process_time() - start)
+    return taken, refused, slowest / unit()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="peak memory is asked of the resource module")
@@ -147,7 +148,7 @@ def test_mutated_headers_are_read_or_refused(tmp_path):
         "sys.stdout.write(' '.join(map(str, (*result, peak() - before))))\n"
     )
     arguments = [sys.executable, "-c", code, __file__, str(tmp_path), str(CASES)]
-    run = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(arguments, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     taken, refused, slowest, grown = map(float, run.stdout.split())
     assert taken + refused == CASES and taken > CASES / 50 and refused > CASES / 4
@@ -174,9 +175,7 @@ def test_the_costliest_header_stays_in_bounds(tmp_path, form):
         "except ValueError: pass\n"
         "sys.stdout.write(str(peak() - before))\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert int(run.stdout) < MEMORY
 
 

@@ -1,4 +1,4 @@
-"""Mutated pictures, recordings, batch files and configurations: 10,000 files beside the 10,000 checkpoints of
+"""Mutated pictures, recordings, batch files and configurations: 5,000 files beside the 5,000 checkpoints of
 test_headers.py. Each is read or refused in one line; none crashes, hangs, or takes more memory than stated."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -28,10 +29,10 @@ from hallo3_core.inputs.recording import read_recording
 from hallo3_core.inputs.text import load_text_encoder, read_tokenizer, read_weights
 from hallo3_core.toy.noise_text import tiny_config, train_pieces
 
-CASES = {"picture": 5000, "recording": 4000, "batch": 700, "configuration": 200, "index": 50, "tokenizer": 50}
+CASES = {"picture": 2500, "recording": 2000, "batch": 350, "configuration": 100, "index": 25, "tokenizer": 25}
 # Bytes of growth: a damaged header may tell a picture of the largest size that is read, as bytes and then as floats.
 MEMORY = MAX_PIXELS * (4 + 3 * 4) + (256 << 20)
-SLOWEST = 20  # seconds a file, after which the run is ended and shows where it hung
+ENDLESS = 60  # processor seconds a file, after which the run is ended and shows where it hung: most take milliseconds
 
 
 def mutations():
@@ -140,7 +141,7 @@ def read_all(kind: str, folder: Path, count: int, seed: int) -> dict[str, int]:
         path = folder / "mutant"
         content = mutated(wholes[n % len(wholes)], draw)
         path.write_bytes(content)
-        faulthandler.dump_traceback_later(SLOWEST, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, ENDLESS)
         try:
             READERS[kind](path)
             found["taken"] += 1
@@ -149,13 +150,15 @@ def read_all(kind: str, folder: Path, count: int, seed: int) -> dict[str, int]:
             found["refused"] += 1
         except BaseException as error:
             raise AssertionError(f"{kind} {n}: {content.hex()}") from error
-    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_PROF, 0)
     return found
 
 
 def main(folder: Path, seed: int = 0) -> None:
     """What the test runs in a process of its own, whose memory it measures; by hand, with other seeds."""
     import resource
+
+    faulthandler.register(signal.SIGPROF, chain=True)  # then the process ends, as by default
 
     def peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -175,7 +178,7 @@ def test_mutated_files_are_read_or_refused(tmp_path):
     root = Path(__file__).parents[2]
     arguments = [sys.executable, __file__, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=600, cwd=root, env=environment)
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=root, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     for kind, found in json.loads(done.stdout).items():
         assert found["taken"] + found["refused"] == CASES[kind]

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("mutants.py")
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="each mutant is a fork")
 def test_every_mutant_of_the_clip_arithmetic_is_found():
-    done = subprocess.run([sys.executable, str(SCRIPT), "clips"], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([sys.executable, str(SCRIPT), "clips"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "clips: " in done.stdout and " 0 alive" in done.stdout
 

@@ -168,19 +168,16 @@ def test_keys_and_sockets_are_those_that_workflows_depend_on(nodes):
 
 
 def test_importing_the_pack_loads_nothing_heavy(tmp_path):
-    """Behind torch, which the host has loaded long before; under 0.3 s of processor time."""
+    """Behind torch, which the host has loaded long before: nothing but this pack."""
     code = f"""
-import sys, time, torch, einops
+import sys, torch, einops
 sys.path.insert(0, r"{HERE}")
 import fake_host, importing
 fake_host.install(r"{tmp_path}")
-before, start = set(sys.modules), time.process_time()
+before = set(sys.modules)
 pack = importing.import_pack(r"{ROOT}")
-seconds = time.process_time() - start
-heavy = {{"transformers", "diffusers", "onnxruntime", "insightface", "cv2", "av", "onnx", "PIL", "scipy"}}
-found = heavy & ({{name.split(".")[0] for name in set(sys.modules) - before}})
-assert pack.NODE_CLASS_MAPPINGS and not found, found
-assert seconds < 0.3, seconds
+found = {{name.split(".")[0] for name in set(sys.modules) - before}} - sys.stdlib_module_names
+assert pack.NODE_CLASS_MAPPINGS and found == {{importing.PACK}}, found
 """
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

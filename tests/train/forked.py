@@ -11,9 +11,12 @@ from collections.abc import Callable
 
 
 class Forked:
-    """`count` processes that run `work(on_step)` as ranks of one group; the first reports its steps through a pipe."""
+    """`count` processes that run `work(on_step)` as ranks of one group; the first reports its steps through a pipe.
 
-    def __init__(self, work: Callable[[Callable[[int], None]], None], count: int = 1):
+    dies: the first kills itself so many calls of Python functions behind its first step, wherever that is.
+    """
+
+    def __init__(self, work: Callable[[Callable[[int], None]], None], count: int = 1, dies: int | None = None):
         self._reading, writing = os.pipe()
         port = free_port()
         self.pids = []
@@ -21,7 +24,7 @@ class Forked:
             pid = os.fork()
             if pid == 0:
                 os.close(self._reading)
-                _run(work, rank, count, port, writing)
+                _run(work, rank, count, port, writing, dies)
             self.pids.append(pid)
         os.close(writing)
 
@@ -34,6 +37,15 @@ class Forked:
                 return False
             seen += more
         return True
+
+    def outlived(self) -> bool:
+        """Waits for the first process; ends the others if it was killed. False if it came to its end."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pids.pop(0), 0)[1])
+        if code == -signal.SIGKILL:
+            self.kill()
+        self.join()
+        assert code in (0, -signal.SIGKILL), code
+        return code != 0
 
     def kill(self, how: int = signal.SIGKILL) -> None:
         for pid in self.pids:
@@ -57,8 +69,14 @@ def prepare_to_fork() -> None:
     torch.set_num_threads(1)
 
 
-def _run(work, rank: int, count: int, port: int, writing: int) -> None:
+def _run(work, rank: int, count: int, port: int, writing: int, dies: int | None) -> None:
     code = 1
+
+    def on_step(step: int) -> None:
+        os.write(writing, b".")
+        if dies is not None:
+            sys.setprofile(dying(dies))
+
     try:
         if count > 1:
             os.environ |= {
@@ -69,7 +87,7 @@ def _run(work, rank: int, count: int, port: int, writing: int) -> None:
                 "MASTER_PORT": str(port),
                 "ACCELERATE_USE_CPU": "true",
             }
-        work((lambda step: os.write(writing, b".")) if rank == 0 else (lambda step: None))
+        work(on_step if rank == 0 else (lambda step: None))
         code = 0
     except KeyboardInterrupt:
         code = 143
@@ -79,6 +97,18 @@ def _run(work, rank: int, count: int, port: int, writing: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def dying(calls: int):
+    """A profile function that kills the process after so many calls of Python functions."""
+    left = [calls]
+
+    def count(frame, event, argument):
+        left[0] -= event == "call"
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return count
 
 
 def free_port() -> int:
