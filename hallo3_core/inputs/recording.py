@@ -143,7 +143,7 @@ def _cancelling(recording: Recording, mix: MonoMix) -> str:
 
 def read_recording(path: str | PathLike, track: int | None = None) -> Recording:
     """Reads the sound of a file: wav, mp3, flac, ogg, m4a, or a video's sound track; also from a named pipe. A track
-    that begins after the video's first picture begins with silence, as in a player.
+    that begins after the video's first picture begins with silence, as in a player; an encoder's priming is cut.
 
     Warns if it skips damaged packets or the sound is shorter than the file says. Never opens another file, even if the
     content refers to one.

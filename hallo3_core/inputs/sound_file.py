@@ -32,6 +32,7 @@ _CONTAINERS = (
 OPEN_OPTIONS = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
 _DEFAULT, _ATTACHED_PICTURE = 1, 0x400  # FFmpeg's disposition bits of the default track and of a song's cover
 _UNHEARD = 0.02  # seconds by which sound may begin after the pictures without a gap: half a picture
+_PRIMING = 0.15  # seconds of silence that encoders put before the sound, and some containers before the pictures
 # Programs that write wav to a pipe put a length of almost 2 or 4 GB into its header, or 0.
 _STREAMED = (0x7FFF_0000, 0x8001_0000, 0xFFFF_0000)  # from, to; and from there on
 
@@ -139,7 +140,7 @@ def read_track(av, file: Path, path: Path, number: int) -> SoundTrack:
         waveform, rate, speakers, start = _decode(container, stream, file, path, av.error.InvalidDataError)
         claimed = _claimed(container, stream, file, waveform.shape[1] / rate)
         late = start - _first_picture(container, start)
-        if late > _UNHEARD:
+        if late > _UNHEARD or -_PRIMING <= late < 0 and waveform.shape[1] > -late * rate:
             waveform, start = F.pad(waveform, (round(late * rate), 0)), start - late
         return SoundTrack(waveform, rate, speakers, claimed, start)
 

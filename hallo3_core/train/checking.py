@@ -70,9 +70,9 @@ class Usage:
         """One line for the log."""
         epochs = config.stop.steps * config.batch / max(1, self.clips)
         return (
-            f"{self.films} films of {self.seconds:.0f} s: {self.clips} clips of {FRAMES_PER_CLIP / FPS:.2f} s use "
-            f"{self.used:.0f} s of them; {self.held_out} clips are held out. {config.stop.steps} steps of "
-            f"{config.batch} see each clip {epochs:.1f} times."
+            f"films: {self.films}, {self.seconds:.0f} s; clips of {FRAMES_PER_CLIP / FPS:.2f} s: {self.clips}, using "
+            f"{self.used:.0f} s of them; clips held out: {self.held_out}. {config.stop.steps} steps of {config.batch} "
+            f"see each clip {epochs:.1f} times."
         )
 
 
