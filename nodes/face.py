@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import Tensor
 
 from ..hallo3_core.errors import InputError
 from ..hallo3_core.inputs.face import MASKS, Face, FaceAnalyser, embed_face, toy_advice
 from ..hallo3_core.inputs.face_mask import FACE_RATIO
+from ..hallo3_core.inputs.samples import NAMES
 from . import types
 from .images import image_of, marked, portrait_of
 from .words import FIND
@@ -27,14 +26,14 @@ def find_face(
     when_none: str,
     ratio: float,
     mask_from: str = MASKS[0],
-    release_folder: str | Path = "FOLDER",
+    if_toy: str = "",
 ) -> tuple[Face, Tensor]:
     """Returns the face in a picture ``1 3 h w`` and its mask ``h w``.
 
     Raises:
         InputError: no face, no face at the requested position, an invalid ratio, or MediaPipe lacks something.
     """
-    chosen = dict(ratio=ratio, mask_from=mask_from, release_folder=release_folder)
+    chosen = dict(ratio=ratio, mask_from=mask_from, if_toy=if_toy)
     try:
         return embed_face(picture[0], analyser, which, when_none, **chosen)
     except InputError as error:
@@ -107,10 +106,10 @@ class Hallo3FaceEmbed:
     def execute(self, image, face_analysis, which_face, when_no_face, box_ratio, mask_from=MASKS[0], node_id=None):
         from .host import files, progress
 
-        picture, folder = portrait_of(image), files.release_folder()
+        picture, if_toy = portrait_of(image), toy_advice(files.release_folder(), next(iter(NAMES)))
         choices = (which_face, when_no_face, box_ratio, mask_from)
-        face, mask = find_face(picture, face_analysis, *choices, folder)
-        notes = [summary(face), *([toy_advice(folder)] if face_analysis.is_toy else [])]
+        face, mask = find_face(picture, face_analysis, *choices, if_toy)
+        notes = [summary(face), *([if_toy] if face_analysis.is_toy else [])]
         progress.show_text("\n".join(notes), node_id)
         shown = image_of(marked(picture, mask, face.oval))
         return (face, mask[None].to(image.device), shown.to(image.device))

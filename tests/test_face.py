@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hallo3_core.cli.film_options import FACE_MASKS
 from hallo3_core.errors import InputError
 from hallo3_core.inputs import face, face_mask, face_runtime
-from hallo3_core.release.download import PARTS
+from hallo3_core.inputs.samples import PORTRAIT
+from hallo3_core.release.published import PARTS
 from hallo3_core.toy.noise_face import write_tiny_face
 from hallo3_core.toy.world.films import HELD_OUT, draw_film
 
@@ -270,7 +271,7 @@ def test_what_mediapipe_lacks_is_told_at_once(analyser, tmp_path, monkeypatch):
     assert "pip install matplotlib, then" in str(caught.value)
     assert "pip install --no-deps mediapipe, and start again" in str(caught.value)
     (place / "face_landmarker.task").write_bytes(b"")
-    with pytest.raises(InputError, match="^the original's mask needs the packages matplotlib and mediapipe. Run"):
+    with pytest.raises(InputError, match="^MediaPipe's face mask needs the packages matplotlib and mediapipe. Run"):
         face.check_mask("mediapipe", place)
     face.check_mask("detector", place)
 
@@ -360,7 +361,7 @@ def test_the_toys_detector_tells_drawn_people_from_a_photograph(learnt):
     for picture in (photograph, photograph[:, :280, 80:360]):
         with pytest.raises(InputError, match="me.jpg: no drawn face found. These are the toy's weights") as caught:
             face.embed_face(picture, learnt, name="me.jpg")
-        assert "hallo3_portrait.jpg" in str(caught.value) and "download FOLDER" in str(caught.value)
+        assert f"Try the sample, {PORTRAIT};" in str(caught.value) and "download FOLDER" in str(caught.value)
     for seed in range(300_000, 300_005):
         picture = torch.from_numpy(draw_film(HELD_OUT[seed], 1).frames[0]).permute(2, 0, 1) / 255
         assert face.embed_face(picture, learnt)[0].score >= 0.75

@@ -26,7 +26,7 @@ from ..weights.onnx_outline import read_onnx_outline
 from . import face_landmarks
 from .face_mask import FACE_RATIO, Sides, estimated_oval, oval_box, reference_mask
 from .face_runtime import PROVIDERS, in_utf8, load_model_zoo
-from .samples import NAMES
+from .samples import PORTRAIT
 
 log = logging.getLogger(__name__)
 
@@ -212,11 +212,12 @@ def choose_face(faces: list[Face], which: str | int = "largest", name: str = "po
     return ordered[int(which)]
 
 
-def toy_advice(folder: str | Path = "FOLDER") -> str:
-    """What to say to someone who uses the toy's weights; `folder` is where a release is downloaded to."""
+def toy_advice(folder: str | Path = "FOLDER", sample: str | Path = PORTRAIT) -> str:
+    """What to say to someone who uses the toy's weights: `sample` names a portrait for them, and `folder` is where a
+    release would be downloaded to."""
     download = own_command("download", str(folder))
     return (
-        f"These are the toy's weights, which know drawn people only. Try the sample, {next(iter(NAMES))}; for "
+        f"These are the toy's weights, which know drawn people only. Try the sample, {sample}; for "
         f"photographs get the release ({RELEASE_SIZE}): run `{download}`."
     )
 
@@ -230,12 +231,12 @@ def embed_face(
     ratio: float = FACE_RATIO,
     mask_from: str = "detector",
     name: str = "portrait",
-    release_folder: str | Path = "FOLDER",
+    if_toy: str = "",
 ) -> tuple[Face, Tensor]:
     """The chosen face of a picture ``3 h w`` in 0..1, and its reference mask ``h w``.
 
     If no face is found and `when_none` is "whole image", the embedding is zeros, as in the original, and the mask ones.
-    mask_from: one of `MASKS`; release_folder: for the advice in messages.
+    mask_from: one of `MASKS`; if_toy: the advice if the toy's weights find no face (default: `toy_advice()`).
 
     Raises:
         InputError: no face was found (unless "whole image"), not the requested one, or MediaPipe cannot find it.
@@ -251,7 +252,7 @@ def embed_face(
         nobody = Face(torch.zeros(EMBEDDING), whole, torch.zeros(0, 2), 0, 0, 0.0, whole)
         return nobody, torch.ones(height, width)
     if not faces and analyser.is_toy:
-        raise InputError(f"{name}: no drawn face found. {toy_advice(release_folder)}")
+        raise InputError(f"{name}: no drawn face found. {if_toy or toy_advice()}")
     face = choose_face(faces, which, name)
     eyes, mouth = face.landmarks[:2, 1].mean(), face.landmarks[3:, 1].mean()
     if eyes > mouth:

@@ -68,7 +68,9 @@ def load_mediapipe() -> ModuleType:
     Raises:
         InputError: it or a package that it imports is missing or cannot be imported.
     """
-    _check_installed(_not_there({"cv2": HEADLESS, **MEDIAPIPE_NEEDS, "mediapipe": "mediapipe"}), "the original's mask")
+    _check_installed(
+        _not_there({"cv2": HEADLESS, **MEDIAPIPE_NEEDS, "mediapipe": "mediapipe"}), "MediaPipe's face mask"
+    )
     _check_opencv()
     try:
         import mediapipe.tasks.python.vision

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from hallo3_core.errors import InputError
 from hallo3_core.train import geometry
 from hallo3_core.train.arrays import read_array
-from hallo3_core.train.cache import window_starts
+from hallo3_core.train.cache import OVALS_LOOKED_AT, cache_films, window_starts
 from tests.train import toys
 
 
@@ -77,3 +79,32 @@ def test_a_changed_film_is_computed_again(tmp_path):
     assert torch.equal(before[0].clip, again[0].clip)
     assert len(list(tmp_path.rglob("*.safetensors"))) == files
     assert toys.film(0, changed).identity != films[0].identity
+
+
+def test_without_a_face_box_the_oval_is_found_in_the_films_frames():
+    """The portrait is masked as with the box of all ovals that are looked at; a film with a box is not looked at."""
+    film, seen = toys.films()[1], []
+    encoders, data = toys.encoders(), toys.configuration(Path()).data
+
+    def watched(frame):
+        seen.append(toys.face(frame).oval)
+        return encoders.faces(frame)
+
+    def masked(film, faces):
+        (entry,) = cache_films([film], replace(encoders, faces=faces), data, None, with_face=False)
+        return entry.masked
+
+    found = masked(replace(film, box=None), watched)
+    ovals = torch.tensor(seen)
+    assert len(seen) >= OVALS_LOOKED_AT
+    box = (*ovals[:, :2].amin(0).tolist(), *ovals[:, 2:].amax(0).tolist())
+    assert torch.equal(found, masked(replace(film, box=box), None))
+    assert not torch.equal(found, masked(film, None))
+    with pytest.raises(InputError, match="there is no face analyser to find its face"):
+        masked(replace(film, box=None), None)
+
+
+def test_a_film_without_a_box_and_a_face_is_refused():
+    film, data = replace(toys.films()[0], box=None), toys.configuration(Path()).data
+    with pytest.raises(InputError, match="film 0: no face found in "):
+        cache_films([film], replace(toys.encoders(), faces=lambda frame: []), data, None)
