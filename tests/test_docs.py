@@ -12,9 +12,11 @@ import pytest
 from hallo3_core.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
+WITH_OTHER_OPTIONS = {"CONTRIBUTING.md", "benchmarks/README.md", "benchmarks/LOG.md"}  # those of their own tools
+BENCHMARKS = ROOT / "benchmarks"
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "assets/README.md")
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "assets/README.md", *BENCHMARKS.rglob("*.md"))
 }
 OTHERS_OPTIONS = {"--temp-directory", "--nnodes", "--nproc-per-node", "--num_processes"}  # ComfyUI's and launchers'
 OTHERS_OPTIONS |= {"--colour"}  # used in docs/errors.md as an example of a rejected option
@@ -55,7 +57,7 @@ def test_files_of_the_project_that_are_named_exist(page):
         assert (ROOT / name).exists() or (ROOT / "hallo3_core" / name).exists(), f"{page}: {name}"
 
 
-@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"CONTRIBUTING.md"}))  # which names the options of its own tools
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - WITH_OTHER_OPTIONS))
 def test_commands_and_options_that_are_named_exist(page):
     known = parsers()
     for command in re.findall(r"python -m hallo3_core (\w+)", prose(page)):
