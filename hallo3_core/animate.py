@@ -16,7 +16,7 @@ from .errors import InputError
 from .film.background_writer import BackgroundWriter
 from .film.clip_chain import MakeClip, clip_chain, lazily
 from .film.clip_store import FilmPlan, beside, work_on
-from .film.output import check_apart, check_output
+from .film.output import check_apart, check_output, check_room, target_of
 from .film.tags import check_tags
 from .film.work_folder import Keeping
 from .film.writer import FilmWriter
@@ -95,7 +95,8 @@ def animate(
     check_output(output)
     check_tags(options.metadata)
     inputs = (image, audio, *(path for path, _ in options.loras), *release.files())
-    check_apart([output], inputs, beside(output))
+    work = beside(target_of(output))
+    check_apart([output], inputs, work)
     check_machine(options)
     if options.vocals:  # report missing requirements now, not after minutes of work
         check_separator(release.vocals_file)
@@ -106,8 +107,9 @@ def animate(
         networks.check_half_precision(scene.framing.size)
         clips = clip_count(scene.recording.frames, networks.config.reads.motion_frames)
         _, _, height, width = scene.framing.keep
+        check_room(str(output), work.parent, scene.recording.frames, height, width, "choose another place for it")
         plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
-        with work_on(beside(output), plan, keeping, "give --no-resume", progress.stage) as (part, store):
+        with work_on(work, plan, keeping, "give --no-resume", progress.stage) as (part, store):
             make = lazily(clip_maker(scene, networks, progress, team))
             notes = dict(metadata=options.metadata, ai_notice=options.ai_notice)
             with (

@@ -49,7 +49,8 @@ class WorkFolder:
             self._lock = try_lock(self.path / LOCK)
         except OSError as error:
             raise InputError(
-                f"{self.film}: its work folder {self.path} cannot be made ({error.strerror}). Choose another place."
+                f"{self.film}: its work folder {self.path} cannot be made ({error.strerror}). Make "
+                f"{self.path.parent} writable, or choose another place."
             ) from error
         if self._lock is None:
             raise InputError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...hallo3_core.film.clip_chain import MakeClip, clip_chain
 from ...hallo3_core.film.clip_store import ClipStore, FilmPlan, work_on
 from ...hallo3_core.film.color import check_strength
+from ...hallo3_core.film.output import check_room
 from ...hallo3_core.film.seam import check_fade
 from ...hallo3_core.film.work_folder import Keeping
 from ...hallo3_core.film.writer import FilmWriter
@@ -24,7 +25,7 @@ from .progress import StepBar
 from .resume import folder_of, inputs_of
 from .sampling import ClipSampler
 from .vae import decode as decode_latent
-from .videos import temp_video
+from .videos import ELSEWHERE, temp_folder, temp_video
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,10 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
         seam_fade=seam_fade,
         motion_frames=clips.motion_frames,
     )
+    _, _, height, width = clips.portrait.framing.keep
+    check_room("Hallo3 Long Video", temp_folder(), clips.features.frames, height, width, ELSEWHERE)
     if not resume_key:
         return _write(clips, make, None, bar)
-    _, _, height, width = clips.portrait.framing.keep
     plan = FilmPlan(f"film {resume_key!r}", clips.count, height, width, inputs_of(clips, color_hold, seam_fade))
     with work_on(folder_of(resume_key), plan, Keeping.UNTIL_WHOLE, "clear resume_key", log.info) as (_, store):
         return _write(clips, make, store, bar)

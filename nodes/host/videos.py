@@ -6,8 +6,8 @@ missing file, and without this module the node would not run again.
 
 from __future__ import annotations
 
-import os
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,15 +15,34 @@ from weakref import WeakKeyDictionary
 import folder_paths
 from comfy_api.latest import InputImpl
 
+from ...hallo3_core.errors import InputError
+
+ELSEWHERE = "start ComfyUI with --temp-directory FOLDER on another disk"
 _made: WeakKeyDictionary[Any, tuple[str, Path]] = WeakKeyDictionary()  # VIDEO -> the node that made it, its file
 _lost: dict[str, int] = {}  # node -> number of its videos that were deleted while cached
 
 
+def temp_folder() -> Path:
+    """The host's temp folder.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    folder = Path(folder_paths.get_temp_directory())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"ComfyUI's temp folder {folder} cannot be written to ({reason}). Make it writable, or {ELSEWHERE}."
+        ) from error
+    return folder
+
+
 def temp_video() -> Path:
-    """Returns a unique path for a video in the host's temp folder: earlier results may still be in use."""
-    folder = folder_paths.get_temp_directory()
-    os.makedirs(folder, exist_ok=True)
-    return Path(folder) / f"hallo3_{secrets.token_hex(8)}.mp4"
+    """A unique path for a video in the host's temp folder: earlier results may still be in use."""
+    return temp_folder() / f"hallo3_{secrets.token_hex(8)}.mp4"
 
 
 def video_of(path: Path, node_id: str | None = None) -> Any:

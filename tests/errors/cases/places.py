@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
+from hallo3_core.cli.main import main
 from hallo3_core.film.writer import read_film
 from hallo3_core.inputs.recording import read_recording
 
@@ -42,6 +44,88 @@ def read_only(place):
 @case("output: film that is there")
 def there(place):
     return Case()
+
+
+def linked(place: Place, target: Path) -> Case:
+    """The output is a link, relative as `ln -s` makes it."""
+    (place.folder / "elsewhere").mkdir(exist_ok=True)
+    link = place.folder / "link.mp4"
+    link.symlink_to(target.relative_to(place.folder))
+
+    def treated() -> None:
+        assert link.is_symlink() and not target.is_symlink() and len(read_film(target)[0]) == 5
+        assert [path.name for path in target.parent.iterdir()] == [target.name], "no work folder is left"
+
+    return Case({"--output": link}, frames=None, treated=treated)
+
+
+@case("output: link to a film")
+def link_to_film(place):
+    (place.folder / "elsewhere").mkdir()
+    (place.folder / "elsewhere" / "real.mp4").write_bytes(b"an older film")
+    return linked(place, place.folder / "elsewhere" / "real.mp4")
+
+
+@case("output: link to a film that is not there yet")
+def dangling(place):
+    return linked(place, place.folder / "elsewhere" / "real.mp4")
+
+
+@case("output: link to itself")
+def loop(place):
+    (place.folder / "link.mp4").symlink_to("link.mp4")
+    return Case({"--output": place.folder / "link.mp4"}, frames=None)
+
+
+def protected(place: Place, output: Path) -> Case:
+    film = place.folder / "mine.mp4"
+    film.write_bytes(b"mine")
+    film.chmod(0o444)
+    if output != film:
+        output.symlink_to(film)
+
+    def treated() -> None:
+        assert film.read_bytes() == b"mine"
+
+    return Case({"--output": output}, frames=None, treated=treated)
+
+
+@case("output: write-protected film")
+def write_protected(place):
+    return protected(place, place.folder / "mine.mp4")
+
+
+@case("output: link to a write-protected film")
+def link_to_protected(place):
+    return protected(place, place.folder / "link.mp4")
+
+
+@case("output: named pipe")
+def pipe(place):
+    os.mkfifo(place.folder / "pipe.mp4")
+    return Case({"--output": place.folder / "pipe.mp4"}, frames=None)
+
+
+def on_full_disk(place: Place, *words: str) -> Case:
+    """The disk has 30 bytes left for as long as the command runs."""
+    options = place.words({})
+
+    def read() -> None:
+        with mock.patch("hallo3_core.film.output.free_bytes", lambda folder: 30):
+            if main(["animate", *options, *words]):
+                raise SystemExit(2)
+
+    return Case(read=read)
+
+
+@case("output: on a full disk")
+def full_disk(place):
+    return on_full_disk(place)
+
+
+@case("output: on a full disk, with --no-resume")
+def full_disk_without_resume(place):
+    return on_full_disk(place, "--no-resume")
 
 
 @case("output: name with blanks, colon and letters of all kinds")
