@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -10,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from hallo3_core.errors import InputError
-from hallo3_core.inputs import image
+from hallo3_core.inputs import image, mending
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (20, 28, 3), dtype=np.uint8)
@@ -291,3 +292,35 @@ def test_a_picture_is_turned_once(tmp_path, kind, turn):
     assert found.shape == (3, height, width)
     quarter = found.unflatten(1, (2, -1)).unflatten(3, (2, -1)).mean((0, 2, 4))
     assert quarter.argmax() == corner[0] * 2 + corner[1]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_pixels_is_never_completed(tmp_path, progressive):
+    """Cut anywhere, it is refused or equals the whole picture."""
+    content = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(content, "JPEG", progressive=progressive)
+    whole = np.array(Image.open(content).convert("RGB"))
+    size, accepted = len(content.getvalue()), 0
+    for length in [*range(size - 12, size), *range(700, size, 211)]:
+        (tmp_path / "a.jpg").write_bytes(content.getvalue()[:length])
+        try:
+            found = image.read_image(tmp_path / "a.jpg")
+        except InputError:
+            continue
+        accepted += 1
+        assert torch.equal((255 * found).round(), torch.from_numpy(whole).permute(2, 0, 1).float())
+    assert 2 <= accepted <= 6, "without its end marker, or a part of it"
+
+
+def test_no_bytes_of_a_mended_picture_are_changed():
+    """What is left of a PNG are its own chunks."""
+    content = io.BytesIO()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("title", "me")
+    Image.new("RGB", (16, 16)).save(content, "PNG", pnginfo=text)
+    (form,) = mending.mended(content.getvalue())
+    assert b"title" not in form and len(form) < len(content.getvalue())
+    parts = [form[8:33], form[33:-12], form[-12:]]  # size, pixels, end
+    assert all(part in content.getvalue() for part in parts)
+    assert mending.mended(b"BM" + bytes(99)) == []

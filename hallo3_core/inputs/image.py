@@ -9,19 +9,23 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, require
+from . import mending
 
 GRID = 16  # pixels per token side: the VAE's factor 8 times the transformer's patch size 2
 MIN_SIDE = 16
 MAX_PIXELS = 80_000_000  # below Pillow's own limit; a larger picture is a mistake or a decompression bomb
 MAX_ASPECT = 8
+ORIENTATION = 0x0112  # EXIF's tag
 LARGEST_SIDE = 2048  # of a film frame: a square one has twenty times the area of the training frames
 MODES = ("auto", "crop", "pad")
 # Formats that Pillow decodes itself, without those that start other programs (EPS: Ghostscript).
@@ -45,20 +49,9 @@ def read_image(path: str | Path) -> Tensor:
     if not os.path.isfile(path):  # also False for names that are invalid as paths
         raise InputError(f"{path}: no such picture file. Give the path of a PNG, JPEG or WebP picture.")
     images = require("PIL.Image", "pillow", "reading pictures")
-    ops = require("PIL.ImageOps", "pillow", "reading pictures")
     images.init()
-    formats = [name for name in FORMATS if name in images.OPEN]
     try:
-        with (
-            # MAX_PIXELS is checked below
-            warnings.catch_warnings(action="ignore", category=images.DecompressionBombWarning),
-            images.open(path, formats=formats) as picture,  # reads the header only
-        ):
-            if picture.width * picture.height > MAX_PIXELS:
-                raise images.DecompressionBombError(f"{picture.width}x{picture.height}")
-            if getattr(picture, "is_animated", False):
-                log.warning("%s: has several pictures or is animated: only the first picture is used", path)
-            pixels = _rgb(ops.exif_transpose(picture), path)
+        pixels = _mended_or(path, lambda source: _decoded(source, path))
     except InputError:
         raise
     except PermissionError as error:
@@ -71,6 +64,64 @@ def read_image(path: str | Path) -> Tensor:
         raise InputError(f"{path}: the picture is damaged or cut short ({error}). Save it again as PNG.") from error
     check_size(*pixels.shape[-2:], name=str(path))
     return pixels
+
+
+def _mended_or(path: Path, decode: Callable[[Path | BinaryIO], Tensor]) -> Tensor:
+    """Decodes a file; if that fails, without what may be damaged around the picture. Raises the first failure."""
+    try:
+        return decode(path)
+    except (InputError, PermissionError):
+        raise
+    except Exception as first:
+        try:
+            content = path.read_bytes() if path.stat().st_size <= mending.LARGEST else b""
+            pixels = mending.decoded(content, decode)
+        except InputError:
+            raise
+        except Exception:  # a damaged picture
+            pixels = None
+        if pixels is None:
+            raise first
+        return pixels
+
+
+def _decoded(source: Path | BinaryIO, path: Path) -> Tensor:
+    """The first picture of a file that is upright, ``3 h w`` in 0..1. Raises almost anything if it is damaged."""
+    images = require("PIL.Image", "pillow", "reading pictures")
+    formats = [name for name in FORMATS if name in images.OPEN]
+    with (
+        warnings.catch_warnings(
+            action="ignore"
+        ),  # of large pictures, which are checked below, and of damaged EXIF data
+        images.open(source, formats=formats) as picture,  # reads the header only
+    ):
+        if picture.width * picture.height > MAX_PIXELS:
+            raise images.DecompressionBombError(f"{picture.width}x{picture.height}")
+        picture.load()
+        pixels = _rgb(_upright(picture), path)
+        if _is_animated(picture):
+            log.warning("%s: has several pictures or is animated: only the first picture is used", path)
+        return pixels
+
+
+def _upright(picture):
+    """The picture, turned as its EXIF data says. Damaged EXIF data is ignored, as browsers do."""
+    turns = require("PIL.Image", "pillow", "reading pictures").Transpose
+    try:
+        orientation = picture.getexif().get(ORIENTATION)
+    except Exception:  # Pillow's reader of EXIF raises almost anything
+        return picture
+    steps = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+    if not isinstance(orientation, int) or not 2 <= orientation <= 8:
+        return picture
+    return picture.transpose(turns[steps[orientation - 2]])
+
+
+def _is_animated(picture) -> bool:
+    try:
+        return getattr(picture, "is_animated", False)
+    except Exception:  # a later picture is damaged
+        return True
 
 
 def _rgb(picture, path: Path) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from hallo3_core.inputs.image import read_image
 
@@ -110,6 +111,112 @@ def pages(place):
 def profile(place):
     wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     return as_image(saved(place, "profile.png", Image.fromarray(PIXELS), icc_profile=wide), PIXELS)
+
+
+def held(kind: str, *more: Image.Image, **options) -> bytes:
+    """PIXELS in a file."""
+    content = io.BytesIO()
+    options |= {"save_all": True, "append_images": more} if more else {}
+    Image.fromarray(PIXELS).save(content, kind, **options)
+    return content.getvalue()
+
+
+def as_bytes(place: Place, content: bytes, name: str = "a.png", whole: bytes | None = None) -> Case:
+    """A picture file; it is read as PIXELS, or if given as `whole` is read."""
+    (place.folder / name).write_bytes(content)
+    expected = PIXELS if whole is None else np.asarray(Image.open(io.BytesIO(whole)).convert("RGB"))
+    return as_image(place.folder / name, expected)
+
+
+@case("picture: PNG with 3 MB of compressed text")
+def long_text(place):
+    """As ComfyUI's own pictures may have, with a large workflow. Pillow reads 1 MB of it."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("workflow", "x" * 3_000_000, zip=True)
+    return as_bytes(place, held("PNG", pnginfo=text))
+
+
+@case("picture: PNG with 3 MB of colour profile")
+def long_profile(place):
+    return as_bytes(place, held("PNG", icc_profile=bytes(3_000_000)))
+
+
+@case("picture: PNG whose text has a wrong checksum")
+def wrong_text(place):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("title", "me")
+    return as_bytes(place, held("PNG", pnginfo=text).replace(b"title\0me", b"title\0ME"))
+
+
+@case("picture: PNG without its end")
+def endless_png(place):
+    return as_bytes(place, held("PNG")[:-12])
+
+
+@case("picture: PNG with a wrong checksum in its size")
+def wrong_size(place):
+    content = bytearray(held("PNG"))
+    content[29] ^= 1
+    (place.folder / "a.png").write_bytes(content)
+    return as_image(place.folder / "a.png")
+
+
+@case("picture: JPEG without its last two bytes")
+def endless_jpeg(place):
+    whole = held("JPEG")
+    return as_bytes(place, whole[:-2], "a.jpg", whole)
+
+
+@case("picture: progressive JPEG without its last two bytes")
+def endless_progressive(place):
+    whole = held("JPEG", progressive=True)
+    return as_bytes(place, whole[:-2], "a.jpg", whole)
+
+
+@case("picture: JPEG without its last 30 bytes")
+def short_jpeg(place):
+    (place.folder / "a.jpg").write_bytes(held("JPEG")[:-30])
+    return as_image(place.folder / "a.jpg")
+
+
+@case("picture: JPEG with damaged EXIF data")
+def wrong_exif(place):
+    whole = held("JPEG")
+    return as_bytes(place, held("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(30)), "a.jpg", whole)
+
+
+@case("picture: JPEG with 3 MB of colour profile")
+def large_profile(place):
+    return as_bytes(place, held("JPEG", icc_profile=bytes(3_000_000)), "a.jpg", held("JPEG"))
+
+
+@case("picture: of a camera with two lenses (MPO), the second cut off")
+def two_lenses(place):
+    whole = held("MPO", Image.fromarray(255 - PIXELS))
+    return as_bytes(place, whole[:-100], "a.jpg", whole)
+
+
+@case("picture: WebP whose metadata is cut off")
+def short_webp(place):
+    exif = Image.Exif()
+    exif[0x010E] = "a description " * 20
+    return as_bytes(place, held("WEBP", lossless=True, exif=exif)[:-100], "a.webp")
+
+
+@case("picture: moving GIF, cut off in its second picture")
+def short_gif(place):
+    content = held("GIF", Image.fromarray(255 - PIXELS))
+    return as_bytes(place, content[:-200], "a.gif", content)
+
+
+@case("picture: moving PNG, cut off in its second picture")
+def short_apng(place):
+    return as_bytes(place, held("PNG", Image.fromarray(255 - PIXELS))[:-300])
+
+
+@case("picture: GIF with other bytes after its end")
+def trailing(place):
+    return as_bytes(place, held("GIF") + b"more" * 99, "a.gif", held("GIF"))
 
 
 @case("picture: PNG named .jpg")
