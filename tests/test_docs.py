@@ -16,7 +16,13 @@ WITH_OTHER_OPTIONS = {"CONTRIBUTING.md", "benchmarks/README.md", "benchmarks/LOG
 BENCHMARKS = ROOT / "benchmarks"
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "assets/README.md", *BENCHMARKS.rglob("*.md"))
+    for folder, pattern in (
+        (ROOT, "*.md"),
+        (ROOT / "docs", "**/*.md"),
+        (BENCHMARKS, "**/*.md"),
+        (ROOT / "assets", "*.md"),
+    )
+    for path in folder.glob(pattern)
 }
 OTHERS_OPTIONS = {"--temp-directory", "--nnodes", "--nproc-per-node", "--num_processes"}  # ComfyUI's and launchers'
 OTHERS_OPTIONS |= {"--colour"}  # used in docs/errors.md as an example of a rejected option
