@@ -104,6 +104,7 @@ def animate(
     networks = networks or Networks(release, options)
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, networks.config, options)
+        networks.check_loras()
         networks.check_half_precision(scene.framing.size)
         clips = clip_count(scene.recording.frames, networks.config.reads.motion_frames)
         _, _, height, width = scene.framing.keep

@@ -14,7 +14,10 @@ from hallo3_core.model.config import Grid, TransformerConfig
 from hallo3_core.model.denoiser import Conditions, Denoiser
 from hallo3_core.model.positions import rotary_table
 from hallo3_core.model.scaled import ScaledLinear, put_in_place
-from hallo3_core.release.lora import apply_lora, lora_targets, match_lora, read_lora, weight_shapes
+from hallo3_core.release.lora.applying import apply_lora
+from hallo3_core.release.lora.file import LoraFile
+from hallo3_core.release.lora.layers import lora_targets, weight_shapes
+from hallo3_core.release.lora.matching import match_lora
 from hallo3_core.weights import fp8
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -305,7 +308,7 @@ def test_a_lora_for_another_model_is_refused(tmp_path):
     path = tmp_path / "wan.safetensors"
     save_file({"diffusion_model.blocks.0.self_attn.q.lora_A.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(InputError, match=r"wan\.safetensors: not a LoRA for this model"):
-        read_lora(path, BASE)
+        LoraFile.open(path).of_denoiser(BASE)
     narrow = {
         "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 30),
         "transformer.transformer_blocks.0.attn1.to_q.lora_B.weight": torch.zeros(30, 2),
@@ -321,7 +324,7 @@ def test_a_lora_for_another_model_is_refused(tmp_path):
 def test_a_file_is_read_with_its_settings(theirs, tmp_path):
     pairs = make_lora()
     save_file(in_diffusers_naming(pairs), tmp_path / "lora.safetensors", adapter(lora_alpha=2 * RANK))
-    assert {patch.scale for patch in read_lora(tmp_path / "lora.safetensors", BASE).patches} == {2.0}
+    assert {patch.scale for patch in LoraFile.open(tmp_path / "lora.safetensors").of_denoiser(BASE).patches} == {2.0}
 
 
 def changes(model: Denoiser, tensors, metadata=None, strength: float = 1.0) -> dict[str, Tensor]:
@@ -402,7 +405,7 @@ def test_alpha_beside_the_pair_counts_most(theirs, role):
 def test_settings_beside_the_file_are_read_if_they_are_its_own(tmp_path, settings, factor):
     save_file(in_diffusers_naming(make_lora([Q]), prefix="base_model.model."), tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4 * RANK, **settings}))
-    lora = read_lora(tmp_path / "adapter_model.safetensors", BASE)
+    lora = LoraFile.open(tmp_path / "adapter_model.safetensors").of_denoiser(BASE)
     assert {patch.scale for patch in lora.patches} == {factor}
     assert any("no alpha" in note for note in lora.notes) == (factor == 1)
 
@@ -412,7 +415,7 @@ def test_damaged_settings_beside_the_file_are_refused(tmp_path, content):
     save_file(in_diffusers_naming(make_lora([Q])), tmp_path / "a.safetensors")
     (tmp_path / "adapter_config.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match="settings"):
-        read_lora(tmp_path / "a.safetensors", BASE)
+        LoraFile.open(tmp_path / "a.safetensors").of_denoiser(BASE)
 
 
 @pytest.mark.parametrize("stem", [Q, NORM, "patch_embed.proj", "proj_out"])

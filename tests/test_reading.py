@@ -166,7 +166,8 @@ def test_a_disk_that_maps_no_files_is_read(tmp_path, monkeypatch, reason):
 def test_what_is_made_of_mapped_weights_is_written_to_as_ever(tiny_release, tmp_path, dtype):
     """Layers changed by a LoRA or rounded to fp8 are writable copies."""
     from hallo3_core.release.layout import Release
-    from hallo3_core.release.lora import apply_lora, match_lora
+    from hallo3_core.release.lora.applying import apply_lora
+    from hallo3_core.release.lora.matching import match_lora
 
     denoiser = Release(tiny_release).network("denoiser", dtype=dtype)
     stem = "transformer.transformer_blocks.0.attn1.to_v"

@@ -7,7 +7,8 @@ import torch
 
 from hallo3_core.model.config import Grid
 from hallo3_core.model.denoiser import Conditions
-from hallo3_core.release.lora import apply_lora, match_lora
+from hallo3_core.release.lora.applying import apply_lora
+from hallo3_core.release.lora.matching import match_lora
 from hallo3_core.runtime.streaming import ALIGNMENT, PlainTransfer, StreamedBlocks, pack, streamed
 from hallo3_core.toy import noise_release as tiny
 from hallo3_core.weights import fp8, names

@@ -284,7 +284,7 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 def run_convert(args: argparse.Namespace) -> None:
     from ..release.convert import convert
-    from ..release.merging import Merge
+    from ..release.lora.merging import Merge
 
     with byte_bar() as progress:
         merges = [Merge(*each) for each in args.merge]

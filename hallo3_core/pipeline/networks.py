@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -17,7 +18,8 @@ from ..model.attention import Attention, scaled_dot_product
 from ..model.config import Grid, TransformerConfig
 from ..model.denoiser import Denoiser
 from ..release.layout import Release
-from ..release.lora_parts import apply_loras
+from ..release.lora.applying import apply_loras
+from ..release.lora.file import LoraFile
 from ..runtime.activations import activation_bytes, encode_bytes, reference_bytes, run_bytes
 from ..runtime.attention_backends import check_attention, choose_attention
 from ..runtime.compiling import check_compiler, compile_blocks
@@ -61,6 +63,16 @@ class Networks:
         """The denoiser's sizes, without loading it."""
         return transformer_config(self.release.transformers(), names.DENOISER, self.release.label)
 
+    @cached_property
+    def loras(self) -> list[tuple[LoraFile, float]]:
+        """The options' LoRA files, each opened once, with their strengths."""
+        return [(LoraFile.open(path), strength) for path, strength in self.options.loras]
+
+    def check_loras(self) -> None:
+        """Raises InputError for a file that is not a LoRA for this model. Reads no values."""
+        for file, _ in self.loras:
+            file.of_denoiser(self.config)
+
     def check_half_precision(self, size: tuple[int, int]) -> None:
         """Compares half precision with float32, once per `size` (height, width), on the convolutions that a film of
         that size uses. Only on a CPU: no other device is known to compute some of them wrong.
@@ -93,7 +105,7 @@ class Networks:
 
         def load(device: str) -> Denoiser:
             attention = choose_attention(options.attention, config, device=options.device, dtype=options.dtype)
-            return load_denoiser(self.release, config, options, attention, device)
+            return load_denoiser(self.release, config, options, self.loras, attention=attention, device=device)
 
         weights = self.release.network_bytes(names.DENOISER, dtype=options.dtype, in_fp8=options.fp8 is not None)
         settings = options.settings
@@ -112,7 +124,7 @@ class Networks:
 
         def load(device: str) -> nn.Module:
             network = self.release.network(part, device=device, dtype=dtype)
-            apply_loras(network, part, self.options.loras)
+            apply_loras(network, part, self.loras)
             return network
 
         config = self.config
@@ -240,6 +252,8 @@ def load_denoiser(
     release: Release,
     config: TransformerConfig,
     options: Options,
+    loras: Sequence[tuple[LoraFile, float]] = (),
+    *,
     attention: Attention = scaled_dot_product,
     device: torch.device | str = "cpu",
 ) -> Denoiser:
@@ -247,7 +261,7 @@ def load_denoiser(
     denoiser = release.network(
         names.DENOISER, attention=attention, in_fp8=options.fp8 is not None, device=device, dtype=options.dtype
     )
-    apply_loras(denoiser, names.DENOISER, options.loras, config)
+    apply_loras(denoiser, names.DENOISER, loras, config)
     if options.fp8 == FP8_PRODUCTS:
         if has_fp8_matmuls(options.device):
             use_fp8_matmuls(denoiser)

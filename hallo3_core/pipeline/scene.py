@@ -14,7 +14,6 @@ from ..inputs.image import GRID, Framing, plan_framing, read_image
 from ..inputs.recording import Recording, read_recording
 from ..model.config import TransformerConfig
 from ..release.layout import Release
-from ..release.lora import read_lora
 from .options import Options
 
 log = logging.getLogger(__name__)
@@ -36,14 +35,12 @@ def read_scene(image: Path, audio: Path, prompt: str, config: TransformerConfig,
     """Reads and checks a film's inputs.
 
     Raises:
-        InputError: an unusable picture, recording, size or LoRA.
+        InputError: an unusable picture, recording or size.
     """
     picture = read_image(image)[None]
     height, width = picture.shape[-2:]
     size, mode = film_frame(options.size, options.framing, config, is_square=height == width)
     framing = plan_framing(height, width, *size, mode)
-    for path, _ in options.loras:
-        read_lora(path, config)  # reads the list of tensors; values are read once the denoiser is loaded
     return Scene(picture, image.name, framing, read_recording(audio, options.audio_track), prompt)
 
 

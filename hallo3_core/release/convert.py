@@ -30,7 +30,8 @@ from ..weights.shards import files_of, read_model
 from ..weights.vae_names import in_diffusers_names
 from ..weights.writing import CHECKSUM, Entry, write_streamed
 from .layout import VAE_FILE, Release
-from .merging import Changes, Merge, merge_text, read_changes
+from .lora.file import LoraFile
+from .lora.merging import Changes, Merge, changes_of, merge_text
 
 DTYPES = {
     "bf16": torch.bfloat16,
@@ -148,12 +149,12 @@ def plan_conversion(source: Path, target: Path, dtype: str, merges: Sequence[Mer
     for path in _source_files(source):  # the VAE's own file comes last, so it overrides a copy
         for part, tensors in _checked(_read_sorted(path), path).items():
             origin[part], parts[part] = path, tensors
-    planned = []
+    planned, loras = [], [(LoraFile.open(path), strength) for path, strength in merges]
     for name, held in FILES.items():
         present = {part: parts[part] for part in held if part in parts}
         if present:
             file = _plan_file(target / name, present, origin[next(iter(present))], dtype)
-            planned.append(_with_changes(file, present, parts, merges) if merges else file)
+            planned.append(_with_changes(file, present, parts, loras, merge_text(merges)) if merges else file)
     if not planned:
         raise InputError(f"{source}: holds neither denoiser, reference network, projectors nor VAE")
     missing = sorted(set().union(*FILES.values()) - parts.keys())
@@ -218,7 +219,9 @@ def _plan_file(path: Path, parts: Sorted, source: Path, dtype: str) -> Converted
     return Converted(path, source, tuple(tensors), tuple(entries), metadata)
 
 
-def _with_changes(file: Converted, present: Sorted, parts: Sorted, merges: Sequence[Merge]) -> Converted:
+def _with_changes(
+    file: Converted, present: Sorted, parts: Sorted, loras: Sequence[tuple[LoraFile, float]], merged: str
+) -> Converted:
     """Adds the LoRAs' changes to a file; LoRAs do not change the VAE.
 
     Raises:
@@ -231,8 +234,8 @@ def _with_changes(file: Converted, present: Sorted, parts: Sorted, merges: Seque
         raise InputError(f"{file.source}: holds no denoiser, which a LoRA is merged into. Convert the release's file.")
     shapes = {name: tuple(tensor.shape) for name, tensor in parts[names.DENOISER].items()}
     config = TransformerConfig.from_shapes(shapes)
-    changes = {part: read_changes(merges, part, present[part], config) for part in networks}
-    return replace(file, changes=changes, metadata=file.metadata | {"merged": merge_text(merges)})
+    changes = {part: changes_of(loras, part, present[part], config) for part in networks}
+    return replace(file, changes=changes, metadata=file.metadata | {"merged": merged})
 
 
 def _config(part: str, tensors: Mapping[str, Tensor]) -> dict:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..model.config import Grid, Shape, TransformerConfig
-from ..release.lora import Target, lora_targets
+from ..release.lora.layers import lora_targets
+from ..release.lora.patch import Target
 from ..weights import names
 from .networks import rotary_tensors
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError, require
 from ..model.hallo3 import Hallo3
-from ..release.lora_base import KEY as BASE_VALUES
-from ..release.lora_base import base_text
-from ..release.lora_names import PART_PREFIXES
+from ..release.lora.base import KEY as BASE_VALUES
+from ..release.lora.base import base_text
+from ..release.lora.keys import PART_PREFIXES
 from ..weights import names
 from ..weights.writing import Entry, write_streamed
 

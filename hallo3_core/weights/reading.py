@@ -47,15 +47,32 @@ class Entry(NamedTuple):
         return self.parameters * self.dtype.itemsize
 
 
+class FileContent(NamedTuple):
+    """A file's tensors, which are mapped, by name, and the metadata of a safetensors file."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def read_file(path: Path | str) -> FileContent:
+    """Maps all tensors of a file, with its metadata; for files of which both are used.
+
+    Raises:
+        InputError: as `read_tensors`.
+    """
+    path = Path(path)
+    with _one_line_errors(path):
+        slots, metadata = _read(path)
+        return FileContent(map_tensors(path, slots), metadata)
+
+
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
     """Maps all tensors of a `.pt` or `.safetensors` file, by name.
 
     Raises:
         InputError: no such file, neither format, damaged, without tensors, or a pickle that could run code.
     """
-    path = Path(path)
-    with _one_line_errors(path):
-        return map_tensors(path, _read(path)[0])
+    return read_file(path).tensors
 
 
 def read_header(path: Path | str) -> dict[str, Entry]:

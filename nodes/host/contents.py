@@ -15,7 +15,7 @@ from pathlib import Path
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.release.detect import identify_file
 from ...hallo3_core.release.layout import VAE_FILE, Release
-from ...hallo3_core.release.lora_scale import BESIDE
+from ...hallo3_core.release.lora.alphas import BESIDE
 from ...hallo3_core.weights import names
 from ...hallo3_core.weights.kinds import FACE_DETECTOR, LORA, TRANSFORMER_PARTS, WAV2VEC, Found, Kind
 from ...hallo3_core.weights.parts import TEXT, VAE

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.release.lora import Lora, Patch, read_lora
-from ...hallo3_core.release.lora_base import warn_of_other_base
-from ...hallo3_core.release.lora_names import part_of
-from ...hallo3_core.release.lora_parts import read_part_lora
+from ...hallo3_core.release.lora.file import LoraFile
+from ...hallo3_core.release.lora.matching import LoraPatches
+from ...hallo3_core.release.lora.patch import Patch
 from ...hallo3_core.weights import names
-from ...hallo3_core.weights.reading import read_header
 from ..types import Network
 from .model import PROJECTORS, projectors_of, require_model
 
@@ -30,23 +28,24 @@ def with_lora(patcher: Any, reference_net: Network | None, path: Path, strength:
     Raises:
         InputError: not a Hallo3 model, or a LoRA that changes nothing in it.
     """
-    lora = read_lora(path, require_model(patcher).diffusion_model.config)
+    file = LoraFile.open(path)
+    lora = file.of_denoiser(require_model(patcher).diffusion_model.config)
     for note in lora.notes:
         log.warning("%s: %s", path.name, note)
-    warn_of_other_base(path, _unpatched(patcher, "diffusion_model."))
-    clone = _patched(patcher, lora, strength, path, "diffusion_model.")
+    file.warn_of_other_base(_unpatched(patcher, "diffusion_model."))
+    clone = _patched(patcher, lora, strength, "diffusion_model.")
     projectors = projectors_of(patcher)
-    audio = _with_part(projectors.audio, names.AUDIO_PROJECTOR, path, strength)
-    face = _with_part(projectors.face, names.FACE_PROJECTOR, path, strength)
+    audio = _with_part(projectors.audio, names.AUDIO_PROJECTOR, file, strength)
+    face = _with_part(projectors.face, names.FACE_PROJECTOR, file, strength)
     if (audio, face) != (projectors.audio, projectors.face):
         clone.set_attachments(PROJECTORS, replace(projectors, audio=audio, face=face))
-    if reference_net is None and any(part_of(key) == names.REFERENCE_NET for key in read_header(path)):
+    if reference_net is None and file.changes(names.REFERENCE_NET):
         log.warning(
             "%s changes the reference network too: connect reference_net to this node, and its output to Hallo3 "
             "Reference",
             path.name,
         )
-    return clone, _with_part(reference_net, names.REFERENCE_NET, path, strength)
+    return clone, _with_part(reference_net, names.REFERENCE_NET, file, strength)
 
 
 def _unpatched(patcher: Any, prefix: str) -> dict[str, Tensor]:
@@ -56,16 +55,16 @@ def _unpatched(patcher: Any, prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): kept[n].weight if n in kept else t for n, t in own if n.startswith(prefix)}
 
 
-def _with_part(network: Network | None, part: str, path: Path, strength: float) -> Network | None:
+def _with_part(network: Network | None, part: str, file: LoraFile, strength: float) -> Network | None:
     """Returns the network with its part of the LoRA, or the network itself if there is none."""
     if network is None:
         return None
     shapes = {name: tuple(tensor.shape) for name, tensor in network.module.state_dict().items()}
-    lora = read_part_lora(path, part, shapes)
-    return replace(network, patcher=_patched(network.patcher, lora, strength, path)) if lora.patches else network
+    lora = file.of_part(part, shapes)
+    return replace(network, patcher=_patched(network.patcher, lora, strength)) if lora.patches else network
 
 
-def _patched(patcher: Any, lora: Lora, strength: float, path: Path, prefix: str = "") -> Any:
+def _patched(patcher: Any, lora: LoraPatches, strength: float, prefix: str = "") -> Any:
     """Clones a network's patcher with the LoRA's patches. `prefix` starts the names of the network's tensors."""
     clone = patcher.clone()
     own = clone.model.state_dict()
@@ -74,7 +73,7 @@ def _patched(patcher: Any, lora: Lora, strength: float, path: Path, prefix: str 
         taken = clone.add_patches(patches, strength)
         if len(taken) != len(patches):
             raise InputError(
-                f"{path.name}: the host took {len(taken)} of {len(patches)} changes. Report this as a bug."
+                f"{Path(lora.label).name}: the host took {len(taken)} of {len(patches)} changes. Report this as a bug."
             )
     return clone
 

@@ -123,7 +123,7 @@ def test_fp8_keeps_the_small_tensors_and_is_the_engines_rounding(pack, scene, lo
 
 @pytest.mark.parametrize("kind", ["plain", "dora", "bias"])
 def test_a_lora_changes_what_the_engine_would_change(kind, pack, loaded, release, in_models):
-    lora, config = pack("hallo3_core.release.lora"), loaded.model.model.diffusion_model.config
+    file, config = pack("hallo3_core.release.lora.file"), loaded.model.model.diffusion_model.config
     d, draw = config.hidden, torch.Generator().manual_seed(2)
     layers = {
         "attn1.to_k": (d, d),
@@ -144,7 +144,7 @@ def test_a_lora_changes_what_the_engine_would_change(kind, pack, loaded, release
     model = pack("nodes.loaders").Hallo3LoraLoader().execute(loaded.model, "style.safetensors", 0.5)[0]
     before = release.network("denoiser", dtype=torch.float32)
     after = release.network("denoiser", dtype=torch.float32)
-    lora.apply_lora(after, lora.read_lora(path, config), 0.5)
+    pack("hallo3_core.release.lora.applying").apply_lora(after, file.LoraFile.open(path).of_denoiser(config), 0.5)
     expected = dict(after.named_parameters())
     changed = {n for n, p in before.named_parameters() if not torch.equal(p, expected[n])}
     for name, weight in model.patched().items():

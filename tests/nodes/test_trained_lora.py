@@ -64,7 +64,7 @@ def core_film(pack, scene, release, options) -> torch.Tensor:
     with networks.part("audio_projector") as project:
         sounds, silence = [project(window) for window in windows], project(torch.zeros_like(windows[0]))
     run_settings = pack("hallo3_core.pipeline.options").Settings(steps=SETTINGS["steps"])
-    denoiser = load_denoiser(Release(release), networks.config, options)
+    denoiser = load_denoiser(Release(release), networks.config, options, networks.loras)
     conditions = dict(text=scene.text[0][0], face_tokens=face_tokens, null_audio_tokens=silence)
     run = pack("hallo3_core.pipeline.conditions").prepare_run(denoiser, portrait, run_settings, **conditions)
     noise = pack("hallo3_core.sampling.noise").SeededNoise
@@ -103,6 +103,16 @@ def test_the_node_makes_the_cores_film_and_leaves_the_model_as_it_was(
     assert (node_film(loaded.model, loaded.reference_net) - plain).abs().max() <= 1e-5
     without = loader.execute(loaded.model, trained.name, 0.0, loaded.reference_net)
     assert torch.equal(node_film(*without), node_film(loaded.model, loaded.reference_net))
+
+
+def test_the_node_opens_the_file_once(pack, loaded, trained, monkeypatch):
+    opened, reading = [], pack("hallo3_core.weights.reading")
+    read = reading._read
+    monkeypatch.setattr(reading, "_read", lambda path: opened.append(path) or read(path))
+    for reference_net in (None, loaded.reference_net):
+        opened.clear()
+        pack("nodes.loaders").Hallo3LoraLoader().execute(loaded.model, trained.name, 1.0, reference_net)
+        assert opened == [trained]
 
 
 def test_a_reference_network_that_is_not_connected_is_warned_of(pack, loaded, trained, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +14,14 @@ from safetensors import safe_open
 from hallo3_core.cli.main import main
 from hallo3_core.errors import InputError
 from hallo3_core.model.conditioning import Conditioning
+from hallo3_core.model.denoiser import Denoiser
 from hallo3_core.pipeline.choices import FP8_WEIGHTS
 from hallo3_core.pipeline.networks import Networks, load_denoiser
 from hallo3_core.pipeline.options import Options
 from hallo3_core.release.convert import convert
 from hallo3_core.release.layout import TRANSFORMER_FOLDER, Release
-from hallo3_core.release.lora_base import warn_of_other_base
-from hallo3_core.release.merging import Merge
+from hallo3_core.release.lora.file import LoraFile
+from hallo3_core.release.lora.merging import Merge
 from hallo3_core.toy import noise_release as tiny
 from hallo3_core.train.cache import cache_films
 from hallo3_core.train.config import from_values
@@ -27,7 +29,7 @@ from hallo3_core.train.loop import train
 from hallo3_core.train.lora import GROUPS, Lora, add_lora, file_tensors
 from hallo3_core.train.materials import input_sizes
 from hallo3_core.train.start import Maker, networks_of, read_start
-from hallo3_core.weights import names
+from hallo3_core.weights import names, reading
 from tests.noise import noise
 from tests.train import toys
 from tests.train.variants import toy_encoders
@@ -124,6 +126,29 @@ def test_the_file_holds_the_lora_alone(trained, start):
     assert metadata["base"] == json.loads(metadata["hallo3_training"])["start"] == start.identity
 
 
+def loaded_denoiser(release: Release, options: Options) -> Denoiser:
+    networks = Networks(release, options)
+    return load_denoiser(release, networks.config, options, networks.loras)
+
+
+def test_a_file_is_opened_once_for_all_networks(trained, tiny_release, monkeypatch):
+    opened = []
+
+    def read(path: Path):
+        opened.append(path)
+        return read_slots(path)
+
+    read_slots = reading._read
+    monkeypatch.setattr(reading, "_read", read)
+    networks = Networks(Release(tiny_release), Options(loras=((trained, 1.0),)))
+    networks.check_loras()
+    with networks.denoiser():
+        for part in (names.REFERENCE_NET, names.FACE_PROJECTOR, names.AUDIO_PROJECTOR):
+            with networks.part(part):
+                pass
+    assert opened.count(trained) == 1
+
+
 def warnings_of(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if "was trained on other weights" in record.getMessage()]
 
@@ -135,9 +160,9 @@ def test_its_base_is_known_after_any_conversion(trained, tiny_release, tmp_path,
     convert(tiny_release, tmp_path, dtype, merges=[Merge(trained, 0.0)])
     for fp8 in (None, FP8_WEIGHTS):
         options = Options(loras=((trained, 1.0), (trained, 1.0)), dtype=torch.bfloat16, fp8=fp8)
-        load_denoiser(Release(tmp_path), Networks(Release(tmp_path), options).config, options)
+        loaded_denoiser(Release(tmp_path), options)
     begun = read_start(Release(tmp_path).engine_files).denoiser()  # for a training that starts from it
-    warn_of_other_base(trained, begun)
+    LoraFile.open(trained).warn_of_other_base(begun)
     assert all(tensor.itemsize > 1 for tensor in begun.values())
     assert not warnings_of(caplog)
 
@@ -145,7 +170,7 @@ def test_its_base_is_known_after_any_conversion(trained, tiny_release, tmp_path,
 def test_another_base_is_said_in_one_line(trained, tmp_path, caplog):
     other = tiny.write_tiny_release(tmp_path / "other", seed=1)
     options = Options(loras=((trained, 1.0),))
-    load_denoiser(Release(other), Networks(Release(other), options).config, options)
+    loaded_denoiser(Release(other), options)
     (said,) = warnings_of(caplog)
     assert said.startswith(f"{trained}: was trained on other weights than this denoiser's (sampled values differ by 1")
     assert "Use the transformer file that it was trained on" in said and "\n" not in said
@@ -172,7 +197,7 @@ def test_applied_it_is_what_was_trained(start, entries, trained, tiny_release):
     expected = velocity(networks)
     options = Options(loras=((trained, 1.0),))
     own = made(start, entries)
-    own.denoiser = load_denoiser(Release(tiny_release), own.denoiser.config, options)
+    own.denoiser = loaded_denoiser(Release(tiny_release), options)
     networks_with_lora = Networks(Release(tiny_release), options)
     for part in (names.REFERENCE_NET, names.FACE_PROJECTOR, names.AUDIO_PROJECTOR):
         with networks_with_lora.part(part) as module:
@@ -226,7 +251,7 @@ def test_a_merge_in_bf16_is_the_rounded_sum(trained, tiny_release, tmp_path):
     convert(tiny_release, target, "bf16", merges=[Merge(trained, 0.8)])
     options = Options(loras=((trained, 0.8),), dtype=torch.bfloat16)
     release = Release(tiny_release)
-    expected = dict(load_denoiser(release, Networks(release, options).config, options).named_parameters())
+    expected = dict(loaded_denoiser(release, options).named_parameters())
     shutil.copytree(tiny_release, tmp_path / "m", ignore=shutil.ignore_patterns(TRANSFORMER_FOLDER))
     shutil.copytree(target, tmp_path / "m", dirs_exist_ok=True)
     found = dict(Release(tmp_path / "m").network(names.DENOISER, dtype=torch.bfloat16).named_parameters())

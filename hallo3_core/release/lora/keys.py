@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from ..weights import names
+from ...weights import names
 
 # Prefixes of networks other than the denoiser, in files written by this project's training.
 PART_PREFIXES = {f"{part}.": part for part in (names.REFERENCE_NET, names.AUDIO_PROJECTOR, names.FACE_PROJECTOR)}

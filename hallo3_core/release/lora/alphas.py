@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InputError
+from ...errors import InputError
 
 ADAPTER = "lora_adapter_metadata"  # diffusers' key in a file's metadata: PEFT's settings as JSON
-BESIDE = "adapter_config.json"  # PEFT's settings beside the file; also the key that passes them to `read_scales`
+BESIDE = "adapter_config.json"  # PEFT's settings beside the file; also the key that passes them to `read_alphas`
 _NUMBERS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # separate numbers in the metadata
 _LARGEST = 1 << 20  # bytes of a settings file
 
 
 @dataclass(frozen=True)
-class Scales:
+class Alphas:
     """The alphas that a file states."""
 
     label: str
@@ -61,7 +61,7 @@ def settings_beside(path: Path) -> dict[str, str]:
         raise InputError(f"{beside}: not readable as an adapter's settings. Remove it, or get it again.") from error
 
 
-def read_scales(metadata: Mapping[str, str], ranks: set[int], label: str) -> Scales:
+def read_alphas(metadata: Mapping[str, str], ranks: set[int], label: str) -> Alphas:
     """Reads the alphas from the metadata of a LoRA whose pairs have these ranks.
 
     Settings beside the file that state a different rank belong to another LoRA and are ignored.
@@ -77,20 +77,20 @@ def read_scales(metadata: Mapping[str, str], ranks: set[int], label: str) -> Sca
             patterns = {
                 key.removeprefix("^"): float(value) for key, value in (settings.get("alpha_pattern") or {}).items()
             }
-            scales = Scales(label, float(settings["lora_alpha"]), patterns, bool(settings.get("use_rslora")))
+            alphas = Alphas(label, float(settings["lora_alpha"]), patterns, bool(settings.get("use_rslora")))
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{label}: damaged settings in its metadata ({error})") from error
         if odd := [key for key in patterns if not key.replace("_", "").replace(".", "").isalnum()]:
             raise InputError(
                 f"{label}: its alpha_pattern has a regular expression ({odd[0][:80]}), which is not supported"
             )
-        return scales
+        return alphas
     for name in _NUMBERS:
         try:
-            return Scales(label, float(metadata[name]))
+            return Alphas(label, float(metadata[name]))
         except (KeyError, ValueError):  # missing, or "None"
             continue
-    return Scales(label)
+    return Alphas(label)
 
 
 def _settings(text: str, label: str, strict: bool) -> dict:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..weights import fp8
-from ..weights.reading import read_metadata
+from ...weights import fp8
 
 KEY = "base_values"  # of the metadata
 MATRICES, VALUES = 32, 8  # how many, evenly spaced, and how many values of each
@@ -29,11 +27,11 @@ def base_text(tensors: Mapping[str, Tensor]) -> str:
     return json.dumps({name: [float(f"{v:.4g}") for v in _values(tensors, name)] for name in _chosen(tensors)})
 
 
-def warn_of_other_base(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
-    """Logs a warning if the LoRA states values of its base, and these tensors of a denoiser (our names; fp8 with their
-    scales) are others. Files of other programs state none."""
+def warn_of_other_base(label: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Logs a warning if a LoRA's metadata states values of its base, and these tensors of a denoiser (our names; fp8
+    with their scales) are others. Files of other programs state none."""
     try:
-        stated = json.loads(read_metadata(path).get(KEY, "{}"))
+        stated = json.loads(metadata.get(KEY, "{}"))
         wanted = torch.tensor([value for name in sorted(stated) for value in stated[name]], dtype=torch.float64)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return  # not written by this project
@@ -46,7 +44,7 @@ def warn_of_other_base(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
         log.warning(
             "%s: was trained on other weights than this denoiser's (sampled values differ by %.0f %%). Use the "
             "transformer file that it was trained on, or expect weaker results.",
-            path,
+            label,
             100 * difference,
         )
 

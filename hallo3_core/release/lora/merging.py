@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..film.fingerprint import file_digest
-from ..model.config import TransformerConfig
-from ..weights import names
-from .lora import Lora, Patch, by_column, change_of, read_lora
-from .lora_base import warn_of_other_base
-from .lora_parts import read_part_lora
+from ...errors import InputError
+from ...film.fingerprint import file_digest
+from ...model.config import TransformerConfig
+from ...weights import names
+from .file import LoraFile
+from .matching import LoraPatches
+from .patch import Patch, by_column, change_of
 
 
 class Merge(NamedTuple):
@@ -34,7 +34,7 @@ class Changes:
     weights: dict[str, list[tuple[Patch, float]]] = field(default_factory=dict)
     biases: dict[str, list[tuple[Patch, float]]] = field(default_factory=dict)
 
-    def add(self, lora: Lora, strength: float) -> None:
+    def add(self, lora: LoraPatches, strength: float) -> None:
         for patch in lora.patches:
             self.weights.setdefault(patch.target.name, []).append((patch, strength))
             if patch.bias is not None:
@@ -64,23 +64,23 @@ class Changes:
         return values
 
 
-def read_changes(
-    merges: Sequence[Merge], part: str, tensors: Mapping[str, Tensor], config: TransformerConfig
+def changes_of(
+    loras: Sequence[tuple[LoraFile, float]], part: str, tensors: Mapping[str, Tensor], config: TransformerConfig
 ) -> Changes:
-    """Reads the files' changes to a network with these tensors; `config` is the denoiser's.
+    """The files' changes, each at its strength, to a network with these tensors; `config` is the denoiser's.
 
     Raises:
         InputError: a file that is not a LoRA for this model, or a strength that is NaN or infinite.
     """
-    changes = Changes()
-    for path, strength in merges:
+    changes, shapes = Changes(), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for file, strength in loras:
         if not math.isfinite(strength):
-            raise InputError(f"{path}: strength {strength}, expected a number such as 1")
+            raise InputError(f"{file.path}: strength {strength}, expected a number such as 1")
         if part == names.DENOISER:
-            warn_of_other_base(path, tensors)
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        lora = read_lora(path, config) if part == names.DENOISER else read_part_lora(path, part, shapes)
-        changes.add(lora, strength)
+            file.warn_of_other_base(tensors)
+            changes.add(file.of_denoiser(config), strength)
+        else:
+            changes.add(file.of_part(part, shapes), strength)
     return changes
 
 
