@@ -49,7 +49,8 @@ def summary(face: Face) -> str:
         return "no face found: the whole picture is the reference, without a face embedding"
     if face.count == 1:
         return f"1 face, certainty {face.score:.0%}"
-    return f"{face.count} faces, took number {face.index} from the left (from 0): which_face takes another"
+    last = face.count - 1
+    return f"{face.count} faces, 0 to {last} from left to right; took {face.index}: which_face takes another"
 
 
 class Hallo3FaceEmbed:

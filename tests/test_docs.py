@@ -24,7 +24,8 @@ PAGES = {
     )
     for path in folder.glob(pattern)
 }
-OTHERS_OPTIONS = {"--temp-directory", "--nnodes", "--nproc-per-node", "--num_processes"}  # ComfyUI's and launchers'
+OTHERS_OPTIONS = {"--temp-directory", "--disable-metadata"}  # ComfyUI's
+OTHERS_OPTIONS |= {"--nnodes", "--nproc-per-node", "--num_processes"}  # launchers'
 OTHERS_OPTIONS |= {"--colour"}  # used in docs/errors.md as an example of a rejected option
 # test_help compares them with the nodes
 NODES = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))

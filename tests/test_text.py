@@ -300,3 +300,8 @@ def test_the_toy_releases_agree_on_the_number_of_text_tokens(tmp_path, tiny_rele
         release = Release(folder)
         config = transformer_config(release.transformers(), names.DENOISER)
         assert prompt_tokens(release.text_folder) == config.text_tokens
+
+
+def test_a_byte_order_mark_of_a_text_file_is_no_part_of_the_prompt(encoder):
+    tokens = [encoder.tokenizer.tokens(mark + "A person talks.", 16) for mark in ("", "\ufeff")]
+    assert tokens[0] == tokens[1]

@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line error messages."""
 
     def error(self, message: str):
-        if os.environ.get("RANK", "0") != "0":
+        if os.environ.get("RANK", "").strip() not in ("", "0"):
             self.exit(NOT_DONE)  # under torchrun, only rank 0 prints the message
         message = message if len(message) <= LONGEST_LINE else message[:LONGEST_LINE] + " ..."
         self.exit(NOT_DONE, f"error: {message} ({self.prog} --help lists the options)\n")
@@ -209,6 +209,7 @@ def run_batch(args: argparse.Namespace) -> int:
     from ..pipeline.networks import Networks, can_keep_all
     from ..release.layout import Release
     from ..runtime.devices import stay_in_gpu_memory
+    from ..runtime.environment import number
     from .batch import check_jobs, read_batch
     from .workers import claim_file, make_films
 
@@ -229,7 +230,7 @@ def run_batch(args: argparse.Namespace) -> int:
     jobs = dict(list(every.items())[part::parts])
     for film in filter(Path.exists, jobs):
         say(f"{film}: already exists, kept (delete it to make it again)", sys.stderr)
-    worker, workers = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    worker, workers = number("RANK", 0), number("WORLD_SIZE", 1)
     for film, made in make_films(jobs, make, worker, workers):
         if isinstance(made, InputError):
             say(f"error: {args.file}, line {jobs[film].line}: {made}", sys.stderr)

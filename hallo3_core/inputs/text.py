@@ -45,6 +45,7 @@ class Tokenizer:
         Raises:
             InputError: the prompt is not valid Unicode (an unpaired surrogate).
         """
+        prompt = prompt.removeprefix("\ufeff")  # a text file's byte order mark
         try:
             prompt.encode()
         except UnicodeEncodeError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError
+from ..runtime.environment import has, number
 from ..runtime.fallback import is_out_of_memory
 from .groups import Group, PartnerLost, connection_errors
 
@@ -29,7 +29,7 @@ FAILED = "hallo3/failed"
 
 def is_launched() -> bool:
     """Whether torchrun, or something that sets the same variables, started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+    return number("WORLD_SIZE", 1) > 1 and has("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def take_gpu(device: str) -> None:
@@ -38,8 +38,8 @@ def take_gpu(device: str) -> None:
     Raises:
         InputError: more processes on this machine than GPUs.
     """
-    local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if device not in ("auto", "cuda") or "LOCAL_RANK" not in os.environ or not gpus:
+    local, gpus = number("LOCAL_RANK", 0), torch.cuda.device_count()
+    if device not in ("auto", "cuda") or not has("LOCAL_RANK") or not gpus:
         return
     if local >= gpus:
         raise InputError(f"process {local + 1} of this machine has no GPU: torch sees {gpus}. Start at most that many.")
@@ -57,7 +57,7 @@ class Team:
     """
 
     def __init__(self, store: dist.Store, device: str, branches: int):
-        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.rank, self.size = number("RANK", 0), number("WORLD_SIZE", 1)
         with connection_errors():
             dist.init_process_group(
                 backend_of(device), store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE
@@ -113,7 +113,7 @@ def join() -> Iterator[Meet]:
     if not is_launched():
         yield lambda device, branches: None
         return
-    rank, size = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
+    rank, size = number("RANK", 0), number("WORLD_SIZE", 1)
     try:
         store, *_ = next(dist.rendezvous("env://", timeout=START))  # it records the first failure
     except RuntimeError as error:

@@ -8,6 +8,7 @@ import os
 import torch
 
 from ..errors import InputError
+from .environment import number
 
 AMPERE = 8  # first compute capability with bfloat16 matrix units
 
@@ -67,7 +68,7 @@ def all_bytes(device: torch.device | str) -> int:
         return torch.cuda.get_device_properties(device).total_memory
     try:
         here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return here // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return here // number("LOCAL_WORLD_SIZE", 1)
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 0
 

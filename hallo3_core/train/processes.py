@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from ..errors import InputError, require
 from ..model.hallo3 import Hallo3
 from ..runtime.devices import choose_device
+from ..runtime.environment import number
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def join(device: str, batch: int) -> Processes:
     Raises:
         InputError: the batch cannot be divided among them, or accelerate is not installed.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = number("WORLD_SIZE", 1)
     if count == 1:
         return Processes(0, 1, torch.device(choose_device(device)))
     if batch % count:

@@ -232,7 +232,7 @@ def test_one_of_several_faces_is_chosen(pack, embed):
     left, right = (embed(image=two_heads(), which_face=which)[0] for which in ("largest", "1"))
     assert left.box[2] < 240 < right.box[0]
     summary = pack("nodes.face").summary(right)
-    assert summary == "2 faces, took number 1 from the left (from 0): which_face takes another"
+    assert summary == "2 faces, 0 to 1 from left to right; took 1: which_face takes another"
 
 
 def test_silence_shows_as_such(pack, node, loaded, caplog):

@@ -23,6 +23,7 @@ PROMPTS = {
     "in Chinese": "一个人在对着镜头说话。",
     "in Arabic": "شخص يتحدث إلى الكاميرا",
     "with control characters": "A person\x07 talks.\x1b[2J\x1b[31m\r\n\t\x7f",
+    "with a byte order mark": "\ufeffA person talks.",
     "with a broken character": "A person talks. \udcff",
     "with @@ in it": "A person@@talks",
 }
