@@ -1,5 +1,6 @@
-// The text that a node shows while it runs fits: on the canvas the page gives every text two lines and cuts off the rest.
-// Nodes that are drawn as HTML grow by themselves.
+// The text that a node shows fits, and stays when the run is over.
+// On the canvas the page gives every text two lines and cuts off the rest; nodes that are drawn as HTML grow by themselves.
+// Newer pages take all texts away when a run ends, warnings and all: those of our nodes are shown again.
 import { app } from "/scripts/app.js";
 
 const TEXT = "$$node-text-preview"; // the page's name of the widget that holds the text
@@ -37,12 +38,28 @@ function fit(node) {
   node.setDirtyCanvas?.(true, true);
 }
 
+const texts = new Map(); // of this run, by the server's name for the node
+
+function showAgain() {
+  for (const [nodeId, text] of texts) {
+    const node = find(nodeId);
+    const isThere = node?.widgets?.some((each) => each.name === TEXT);
+    if (node && !isThere && text.trim()) app.api.dispatchCustomEvent?.("progress_text", { nodeId, text });
+  }
+}
+
 app.registerExtension({
   name: "Hallo3.Messages",
   setup() {
     app.api.addEventListener("progress_text", ({ detail }) => {
       const node = find(detail.nodeId);
-      if (isOurs(node)) setTimeout(() => fit(node)); // after the page has put the text on the node
+      if (!isOurs(node)) return;
+      texts.set(detail.nodeId, detail.text);
+      setTimeout(() => fit(node)); // after the page has put the text on the node
     });
+    app.api.addEventListener("execution_start", () => texts.clear());
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
+      app.api.addEventListener(end, () => setTimeout(showAgain, 200));
+    }
   },
 });
