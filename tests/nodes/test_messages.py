@@ -49,7 +49,7 @@ def test_a_fault_of_the_prompt_is_shown_on_core_s_node(loaded, said, running, pr
     assert node == "7" and text.startswith("Warning: the prompt") and words in text
 
 
-@pytest.mark.parametrize("place", ["inputs.face", "release.lora", "runtime.fallback", "film.clip_store"])
+@pytest.mark.parametrize("place", ["inputs.face", "release.lora.applying", "runtime.fallback", "film.clip_store"])
 def test_every_warning_of_the_pack_does(pack, said, place):
     log = pack(f"hallo3_core.{place}").log
     with pack("nodes.host.messages").speaking("5"):
