@@ -157,7 +157,7 @@ def test_of_several_takes_the_one_most_alike_is_compared(open_store, filled, tmp
     open_store(OTHER).save(0, clip(0, None))
     caplog.clear()
     open_store({**OTHER, "face": "'leftmost'"})
-    assert "starting afresh: face was 'largest', is 'leftmost'. The 4 clips that were" in caplog.text
+    assert "starting afresh: face was 'largest', is 'leftmost'. The 4 clips that were finished" in caplog.text
     assert f"stay in {tmp_path / 'work'} (" in caplog.text
 
 

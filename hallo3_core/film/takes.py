@@ -63,11 +63,13 @@ def about_others(inputs: Inputs, others: Sequence[Take], work: Path) -> str:
         return ""
     changed = min((differences(take.inputs, inputs) for take in others), key=lambda text: text.count("; "))
     clips, size = sum(len(take.clips) for take in others), gigabytes(sum(take.bytes for take in others))
-    finished = f"{clips} clips that were" if clips > 1 else "clip that was"
+    finished = f"{clips} clips that were finished with other settings stay"
+    if clips == 1:
+        finished = "clip that was finished with other settings stays"
     where = others[0].folder if len(others) == 1 else work
     return (
-        f"starting afresh: {changed}. The {finished} finished with other settings stay in {where} ({size}): a run with "
-        "those settings continues with them. Delete the folder if you do not need them."
+        f"starting afresh: {changed}. The {finished} in {where} ({size}): a run with those settings continues there. "
+        "Delete the folder if you do not need it."
     )
 
 
