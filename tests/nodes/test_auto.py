@@ -73,6 +73,12 @@ def test_the_parts_of_two_releases_are_not_mixed(own, as_real, sources):
     assert set(taken(sources).values()) == {"b"}
 
 
+def test_the_denoiser_decides_even_where_another_has_more_parts(own, as_real, sources):
+    own("a", "hallo3")  # all but the transformers
+    own("b", "face_analysis")
+    assert taken(sources) == dict.fromkeys(PARTS, "b") | {"face models": "a"}
+
+
 def test_what_the_release_lacks_is_taken_from_another_but_never_from_a_toy(own, as_real, pack, sources):
     own("a_toy", notice=True)
     own("weights", "t5-v1_1-xxl", "wav2vec")
