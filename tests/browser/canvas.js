@@ -5,17 +5,35 @@ window.hallo3 = {
     graph.clear()
     window.app.nodeOutputs = {}
     graph.id = drawing.id
-    for (const { id, type, title, pos, size, mode, color, models, values } of drawing.nodes) {
+    for (const block of drawing.blocks) this.define(block)
+    this.fill(graph, drawing)
+    const workflow = this.save()
+    for (const { id, type, values } of drawing.nodes) {
+      const block = drawing.blocks.find((block) => block.id === type)
+      if (block) this.furnish(workflow.nodes.find((node) => node.id === id), block, values)
+    }
+    if (drawing.app.length) {
+      const last = drawing.app.at(-1)
+      workflow.extra = { ...workflow.extra, linearMode: true }
+      workflow.extra.linearData = { inputs: drawing.app.slice(0, -1), outputs: [last[0]] }
+    }
+    return workflow
+  },
+
+  // Puts nodes, links with their reroutes, and groups into a graph.
+  fill(graph, { nodes, links, dots, groups }) {
+    for (const { id, type, title, pos, size, mode, color, models, values } of nodes) {
       const node = window.LiteGraph.createNode(type)
       if (!node) throw new Error(`there is no node ${type}`)
       node.id = id
       graph.add(node)
-      for (const [name, value] of Object.entries(values)) {
-        const widget = node.widgets.find((widget) => widget.name === name)
-        if (!widget) throw new Error(`${type} has no widget ${name}`)
-        widget.value = value
-        widget.callback?.(value)
-      }
+      if (!node.isSubgraphNode())
+        for (const [name, value] of Object.entries(values)) {
+          const widget = node.widgets.find((widget) => widget.name === name)
+          if (!widget) throw new Error(`${type} has no widget ${name}`)
+          widget.value = value
+          widget.callback?.(value)
+        }
       for (const widget of node.widgets ?? []) if (widget.name === 'control_after_generate') widget.value = 'fixed'
       if (title) node.title = title
       if (color) node.color = node.bgcolor = color
@@ -25,85 +43,70 @@ window.hallo3 = {
       node.setSize(size)
     }
     const reroutes = {}
-    for (const [from, output, to, input, dots] of drawing.links) {
+    for (const [from, output, to, input, path] of links) {
       const [source, target] = [graph.getNodeById(from), graph.getNodeById(to)]
       const slots = [source.findOutputSlot(output), target.findInputSlot(input)]
-      const last = dots.findLast((dot) => reroutes[dot])
+      const last = path.findLast((dot) => reroutes[dot])
       const link = slots.includes(-1) ? null : source.connect(slots[0], target, slots[1], reroutes[last]?.id)
       if (!link) throw new Error(`cannot link ${source.type}.${output} to ${target.type}.${input}`)
-      for (const dot of dots) reroutes[dot] ??= graph.createReroute(drawing.dots[dot], link)
-    }
-    for (const { title, bounding, color } of drawing.groups) {
-      const group = new window.LiteGraph.LGraphGroup(title)
-      graph.add(group)
-      Object.assign(group, { pos: bounding.slice(0, 2), size: bounding.slice(2), color })
-    }
-    return this.save()
-  },
-  // Makes a block of the graph: all but the nodes of the kinds `outside`, whose links become the block's own. `fields` are
-  // widgets in it that it shows, as [kind, name]; `preview` is the kind whose picture it shows.
-  enclose(name, description, outside, fields, preview) {
-    const graph = window.app.rootGraph
-    const inside = graph.nodes.filter((node) => !outside.includes(node.type))
-    const { subgraph, node } = graph.convertToSubgraph(new Set([...inside, ...graph.groups]))
-    for (const [kind, name] of fields) {
-      const inner = subgraph.nodes.find(({ type }) => type === kind)
-      const slot = inner.inputs.find((input) => input.name === name)
-      if (slot.link == null) subgraph.addInput(name, slot.type).connect(slot, inner)
-    }
-    subgraph.name = node.title = name
-    Object.assign(subgraph, { description, category: 'Hallo3' })
-    const shown = String(subgraph.nodes.find(({ type }) => type === preview).id)
-    const picture = '$$canvas-image-preview'
-    const exposed = [{ name: picture, sourceNodeId: shown, sourcePreviewName: picture }]
-    return { node, exposed: { [node.id]: { previewExposures: exposed } } }
-  },
-
-  // A workflow as it is saved, with further properties of nodes, by their number.
-  saveWith(properties) {
-    const workflow = this.save()
-    for (const node of workflow.nodes) Object.assign(node.properties, properties[node.id] ?? {})
-    return workflow
-  },
-
-  // The block alone.
-  wrap(name, description, outside, fields, preview) {
-    const graph = window.app.rootGraph
-    const { node, exposed } = this.enclose(name, description, outside, fields, preview)
-    for (const other of graph.nodes.filter((other) => other !== node)) graph.remove(other)
-    node.pos = [0, 0]
-    node.setSize([400, node.computeSize()[1]])
-    return this.saveWith(exposed)
-  },
-
-  // The block with the nodes around it, each where `places` has its kind: [x, y, width, height]; null: it is left out.
-  surround(name, description, outside, fields, preview, places, groups) {
-    const graph = window.app.rootGraph
-    const { node, exposed } = this.enclose(name, description, outside, fields, preview)
-    const notes = graph.nodes.filter(({ type }) => type === 'MarkdownNote')
-    for (const other of [...graph.nodes]) {
-      const place = other === node ? places.block : places[other.type]
-      if (!place || notes.indexOf(other) > 0) {
-        graph.remove(other)
-        continue
-      }
-      other.pos = place.slice(0, 2)
-      other.setSize(place.slice(2))
-      if (other.type === 'MarkdownNote') other.widgets[0].value = places.words
-      if (other.type === 'SaveVideo') other.widgets[0].value = places.prefix
+      for (const dot of path) reroutes[dot] ??= graph.createReroute(dots[dot], link)
     }
     for (const { title, bounding, color } of groups) {
       const group = new window.LiteGraph.LGraphGroup(title)
       graph.add(group)
       Object.assign(group, { pos: bounding.slice(0, 2), size: bounding.slice(2), color })
     }
-    return this.saveWith(exposed)
+  },
+
+  // Makes a subgraph of a drawing: its inputs and outputs in their order, each beside the nodes that it joins.
+  define(block) {
+    const root = window.app.rootGraph
+    const empty = { nodes: [], links: [], inputs: [], outputs: [], widgets: [], groups: [], reroutes: [], config: {}, extra: {} }
+    const side = (id) => ({ id, bounding: [0, 0, 128, 100] })
+    const state = { lastGroupId: 0, lastNodeId: 0, lastLinkId: 0, lastRerouteId: 0 }
+    const facts = { id: block.id, name: block.name, version: 1, revision: 0, state, inputNode: side(-10), outputNode: side(-20) }
+    const data = { ...facts, ...empty }
+    const subgraph = root.createSubgraph(data)
+    subgraph.configure(data)
+    this.fill(subgraph, block)
+    for (const [name, slots] of block.takes) {
+      let shown
+      for (const [id, slot] of slots) {
+        const node = subgraph.getNodeById(id)
+        const input = node.inputs.find((input) => input.name === slot)
+        if (!input) throw new Error(`${node.type} has no input ${slot}`)
+        shown ??= subgraph.addInput(name, String(input.type))
+        if (!shown.connect(input, node)) throw new Error(`${block.name}.${name} does not fit ${node.type}.${slot}`)
+      }
+    }
+    for (const [name, id, output] of block.gives) {
+      const node = subgraph.getNodeById(id)
+      const slot = node.outputs.find((slot) => slot.name === output)
+      subgraph.addOutput(name, String(slot.type)).connect(slot, node)
+    }
+    const right = Math.max(...block.groups.map(({ bounding: [x, , w] }) => x + w))
+    subgraph.inputNode.pos = [-260, 40]
+    subgraph.outputNode.pos = [right + 60, 40]
+    subgraph.inputNode.arrange()
+    subgraph.outputNode.arrange()
+    Object.assign(subgraph, { name: block.name, description: block.description, category: 'Hallo3' })
+  },
+
+  // A block's node as it is saved: with its own values, and the picture of a node inside that it shows.
+  furnish(node, block, values) {
+    const names = node.inputs.filter(({ widget }) => widget).map(({ name }) => name)
+    for (const name of Object.keys(values)) if (!names.includes(name)) throw new Error(`${block.name} has no widget ${name}`)
+    node.widgets_values = names.map((name, i) => values[name] ?? node.widgets_values[i])
+    if (node.widgets_values_named) Object.assign(node.widgets_values_named, values)
+    const picture = '$$canvas-image-preview'
+    const shown = { name: picture, sourceNodeId: String(block.preview), sourcePreviewName: picture }
+    node.properties.previewExposures = block.preview ? [shown] : []
   },
 
   // Links a block's inputs and output to new nodes, as a person would: [kind, output, input] and [output, kind, input].
   feed(block, givers, taker) {
     const graph = window.app.rootGraph
-    const node = graph.nodes.find(({ title }) => title === block)
+    const node = graph.nodes.find(({ type }) => type === block)
     const added = (kind) => {
       const other = window.LiteGraph.createNode(kind)
       graph.add(other)
@@ -119,6 +122,7 @@ window.hallo3 = {
 
   // Opens a workflow as a person does, and waits until the page has laid it out.
   async open(workflow, name) {
+    window.app.extensionManager.toast.removeAll()
     await window.app.loadGraphData(structuredClone(workflow), true, true, name)
     const sizes = () => JSON.stringify(window.app.rootGraph.nodes.map((node) => [...node.pos, ...node.size]))
     for (let before = ''; before !== sizes(); ) {
@@ -168,6 +172,13 @@ window.hallo3 = {
   blueprints() {
     const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s
     return stores.get('subgraph').subgraphBlueprints.map((blueprint) => blueprint.display_name)
+  },
+
+  // The scale at which all of the workflow is in sight.
+  async fitted() {
+    await window.app.extensionManager.command.execute('Comfy.Canvas.FitView')
+    await new Promise((done) => setTimeout(done, 500))
+    return window.app.canvas.ds.scale
   },
 
   // Links that run behind a node which they do not join, as the page draws them with all of the graph in sight.

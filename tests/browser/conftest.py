@@ -15,6 +15,7 @@ from tools.workflows.declarations import declarations, put_release
 ROOT = Path(__file__).parents[2]
 WORKFLOWS, BLUEPRINTS = ROOT / "workflows", ROOT / "subgraphs"
 MODES = {False: "nodes on the canvas", True: "nodes in the document"}
+VIEWPORT = {"width": 1800, "height": 1000}
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio")
 
 
@@ -46,7 +47,7 @@ def page(browser, declared, request):
     from tests.browser.page import ComfyPage
 
     blueprints = {path.stem: path.read_text() for path in sorted(BLUEPRINTS.glob("*.json"))}
-    context = browser.new_context(viewport={"width": 1800, "height": 1000})
+    context = browser.new_context(viewport=VIEWPORT)
     context.set_default_timeout(0)  # a slow machine is no fault
     yield ComfyPage(context, declared, blueprints, new_nodes=request.param)
     context.close()

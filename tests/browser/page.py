@@ -17,11 +17,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from playwright.sync_api import BrowserContext, Request, Route, WebSocketRoute
 
-from tools.workflows.stages import PORTRAIT, SPEECH
-
 HOST = "http://localhost:8188"  # nothing listens there; a secure origin to the browser
-ASSETS = Path(__file__).parents[2] / "assets"
-INPUTS = {PORTRAIT: ASSETS / "portrait.jpg", SPEECH: ASSETS / "speech.flac"}  # the input folder
+ROOT = Path(__file__).parents[2]
+SAMPLES = {".jpg": ROOT / "assets" / "portrait.jpg", ".flac": ROOT / "assets" / "speech.flac"}
+SCRIPTS = {f"extensions/ComfyUI-Hallo3/{path.name}": path for path in sorted((ROOT / "web").glob("*.js"))}
 OUR_SCRIPT = Path(__file__).with_name("canvas.js")
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
@@ -29,6 +28,7 @@ SETTINGS = {
     "Comfy.Release.Status": "skipped",
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
 }
@@ -44,7 +44,7 @@ SYSTEM = {
     "ram_free": 1,
 }
 FACTS = {
-    "extensions": [],
+    "extensions": [f"/{path}" for path in SCRIPTS],
     "embeddings": [],
     "features": {},
     "queue": {"queue_running": [], "queue_pending": []},
@@ -129,8 +129,11 @@ class ComfyPage:
         if path in self.facts:
             return route.fulfill(json=self.facts[path])
         if path == "view":
-            name = parse_qs(urlsplit(request.url).query)["filename"][0]
-            return route.fulfill(path=INPUTS[name], content_type=mimetypes.guess_type(INPUTS[name])[0])
+            name = parse_qs(urlsplit(request.url).query)["filename"][0].removesuffix(" [temp]")
+            sample = SAMPLES[Path(name).suffix]
+            return route.fulfill(path=sample, content_type=mimetypes.guess_type(sample)[0])
+        if path in SCRIPTS:
+            return route.fulfill(path=SCRIPTS[path], content_type="text/javascript")
         folder, _, name = path.partition("/")
         if folder == "settings":
             return route.fulfill(json=self.settings.get(name))

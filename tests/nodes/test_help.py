@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.workflows import blocks
+
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "web" / "docs"
 LANGUAGES = ("en", "zh")
@@ -159,3 +161,14 @@ def test_no_socket_of_ours_looks_like_one_of_the_hosts(pack, nodes):
     assert colours.keys() == {kind for kind, _ in sockets} and len(set(colours.values())) == len(colours)
     host = {"audio", "image", "images", "mask", "video", "model", "vae", "clip", "latent", "samples", "conditioning"}
     assert not host & {name for _, name in sockets}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_blocks_have_the_tooltips_of_the_nodes_inside(language):
+    """`python -m tools.workflows.blocks` writes them; the page has no other place for a subgraph's."""
+    written = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))
+    assert written == blocks.translations(language)
+    for inside in blocks.all_blocks():
+        entry = written["nodeDefs"][inside.id]
+        assert set(inside.takes) - set(entry["inputs"]) <= {"text"}  # which is core's
+        assert not any(SYNTAX.search(words["tooltip"]) for group in entry.values() for words in group.values())

@@ -17,12 +17,12 @@ from tools.workflows.stages import RELEASE
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-QUICK_START = "hallo3_quick_start"
-OPEN = [name for name in NAMES if name != QUICK_START]  # those without a subgraph
+QUICK_START, MICROPHONE = "hallo3_quick_start", "hallo3_microphone.app"
+APPS = [name for name in NAMES if name.endswith(".app")]
 OF_THE_PAGE = {"MarkdownNote"}  # drawn by the page alone
 LOADERS = {"Hallo3ModelLoader", "Hallo3ReferenceNetLoader", "Hallo3VAELoader", "Hallo3TextEncoderLoader"}
 LOADERS |= {"Hallo3Wav2VecLoader", "Hallo3FaceAnalysisLoader", "Hallo3SeparateVocals"}
-NUMBERS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
+NUMBERS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "AUDIO_RECORD": str}
 BYPASSED = 4
 GIVERS = {"Hallo3Portrait", "Hallo3Voice", "Hallo3SampleInputs"}  # the last is for saved workflows
 SMALL = {"width": 32, "height": 16, "steps": 2}  # instead of what would take hours here
@@ -50,39 +50,79 @@ def test_no_other_folder_hides_them():
     assert [folder for folder in folders if (ROOT / folder).exists()] == ["workflows"]
 
 
+def test_every_one_has_a_picture_in_the_template_browser():
+    assert sorted(path.stem for path in FOLDER.glob("*.jpg")) == NAMES
+
+
+def insides(workflow: dict) -> dict[str, dict]:
+    """The subgraphs of a workflow by id, which is the type of the nodes that stand for them."""
+    return {each["id"]: each for each in workflow.get("definitions", {}).get("subgraphs", [])}
+
+
 def nodes_of(name: str) -> list[dict]:
-    """All nodes of a workflow, those inside its subgraph in the subgraph's place."""
+    """All nodes of a workflow, those inside a subgraph in the subgraph's place."""
     workflow = read(name)
-    inside = {each["id"]: each["nodes"] for each in workflow.get("definitions", {}).get("subgraphs", [])}
-    return [node for outer in workflow["nodes"] for node in inside.get(outer["type"], [outer])]
+    within = insides(workflow)
+    return [node for outer in workflow["nodes"] for node in within.get(outer["type"], {"nodes": [outer]})["nodes"]]
 
 
 def kinds(name: str) -> set[str]:
     return {node["type"] for node in nodes_of(name)}
 
 
-def test_every_node_of_ours_is_in_some_workflow_and_only_cores_beside(declared):
+def test_every_node_of_ours_is_in_some_workflow_and_only_cores_beside(declared, pack):
     used = set().union(*map(kinds, NAMES))
-    assert (used - OF_THE_PAGE) | GIVERS == set(declared)
+    kept = {key for key, node in pack().NODE_CLASS_MAPPINGS.items() if getattr(node, "DEPRECATED", False)}
+    assert used - OF_THE_PAGE == set(declared) - kept
 
 
-@pytest.mark.parametrize("name", OPEN)
+ENTRY, EXIT = -10, -20  # the page's numbers for a subgraph's inputs and outputs
+
+
+def outputs_of(node: dict, declared, within) -> list[tuple[str, str]]:
+    """Names and types of a node's outputs."""
+    if node["type"] in within:
+        return [(slot["name"], slot["type"]) for slot in within[node["type"]]["outputs"]]
+    entry = declared[node["type"]]
+    return list(zip(entry["output_name"], entry["output"], strict=True))
+
+
+def type_of(node: dict, slot: dict, declared, within) -> str:
+    """The type of a node's input."""
+    if node["type"] in within:
+        return next(each["type"] for each in within[node["type"]]["inputs"] if each["name"] == slot["name"])
+    kind = inputs_of(declared[node["type"]])[slot["name"]][0]
+    return "COMBO" if isinstance(kind, list) else kind
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_links_join_what_they_say(declared, name):
     workflow = read(name)
-    nodes = {node["id"]: node for node in workflow["nodes"]}
-    arrivals = set()
-    for number, source, output, target, place, kind in workflow["links"]:
-        giver, taker = nodes[source], nodes[target]
-        entry, slot = declared[giver["type"]], taker["inputs"][place]
-        assert giver["outputs"][output]["name"] == entry["output_name"][output], giver["type"]
-        assert entry["output"][output] == kind and number in giver["outputs"][output]["links"]
-        wanted = inputs_of(declared[taker["type"]])[slot["name"]][0]
-        assert wanted == kind and slot["link"] == number, f"{giver['type']} to {taker['type']}.{slot['name']}"
-        arrivals.add((target, slot["name"]))
-    for node in workflow["nodes"]:
-        for slot in node["inputs"]:
-            linked = slot.get("link") is not None
-            assert linked == ((node["id"], slot["name"]) in arrivals), f"{node['type']}.{slot['name']}"
+    within = insides(workflow)
+    for graph in (workflow, *within.values()):
+        nodes = {node["id"]: node for node in graph["nodes"]}
+        fields = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+        arrivals = set()
+        for link in graph["links"]:
+            number, source, output, target, place, kind = link if graph is workflow else (link[key] for key in fields)
+            if source == ENTRY:
+                assert number in graph["inputs"][output]["linkIds"] and graph["inputs"][output]["type"] == kind
+            else:
+                giver = nodes[source]
+                told = giver["outputs"][output]
+                assert (told["name"], kind) == outputs_of(giver, declared, within)[output] and number in told["links"]
+            if target == EXIT:
+                assert number in graph["outputs"][place]["linkIds"] and graph["outputs"][place]["type"] == kind
+                continue
+            taker = nodes[target]
+            slot = taker["inputs"][place]
+            found = type_of(taker, slot, declared, within)
+            assert found == kind and slot["link"] == number, f"{source} to {taker['type']}.{slot['name']}"
+            arrivals.add((target, slot["name"]))
+        for node in graph["nodes"]:
+            for slot in node["inputs"]:
+                linked = slot.get("link") is not None
+                assert linked == ((node["id"], slot["name"]) in arrivals), f"{node['type']}.{slot['name']}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,49 +165,79 @@ def test_saved_values_are_one_for_each_widget_and_seeds_stand_still(declared, na
             if isinstance(kind, list) or kind in FIELDS:
                 expected += [key] + ["control"] * bool(options and options[0].get("control_after_generate"))
         values = node.get("widgets_values", [])
-        assert len(values) == len(expected), node["type"]
-        assert all(value == "fixed" for key, value in zip(expected, values, strict=True) if key == "control")
-
-
-@pytest.mark.parametrize("name", OPEN)
-def test_the_api_form_has_the_same_nodes(name):
-    shown = {
-        str(node["id"]): node["type"]
-        for node in read(name)["nodes"]
-        if node["type"] not in OF_THE_PAGE and node["mode"] != BYPASSED
-    }
-    assert {number: entry["class_type"] for number, entry in read(name, "api").items()} == shown
-
-
-@pytest.mark.parametrize("name", OPEN)
-def test_it_explains_itself(name):
-    workflow = read(name)
-    notes = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
-    assert len(notes) >= 2 and notes[0].startswith("# ")
-    titles = [group["title"].partition(":")[0] for group in workflow["groups"]]
-    assert {"Models", "Text", "Speech", "Identity", "Video transformer"} <= set(titles)
-
-
-def test_the_quick_start_is_one_node_between_what_goes_in_and_the_video():
-    workflow, long = read(QUICK_START), read("hallo3_long_video", "api")
-    (block,) = workflow["definitions"]["subgraphs"]
-    outside = sorted(node["type"] for node in workflow["nodes"] if node["type"] not in OF_THE_PAGE | {block["id"]})
-    assert outside == ["Hallo3SampleInputs", "LoadAudio", "LoadImage", "SaveVideo"]
-    prompt = read(QUICK_START, "api")
-    assert sorted(e["class_type"] for e in prompt.values()) == sorted(e["class_type"] for e in long.values())
-    shown = {slot["name"] for slot in block["inputs"]}
-    assert {"text", "audio_cfg", "text_cfg", "reference_cfg", "color_hold", "resume_key"} <= shown
-    (node,) = (node for node in workflow["nodes"] if node["type"] == block["id"])
-    (picture,) = node["properties"]["previewExposures"]
-    sampler = next(node for node in block["nodes"] if node["type"] == "Hallo3LongVideo")
-    assert picture["sourceNodeId"] == str(sampler["id"])
+        count = len(expected)
+        of_the_page = [None, "image"]  # its upload buttons and players, which follow
+        assert len(values) >= count and all(value in of_the_page for value in values[count:]), node["type"]
+        assert all(value == "fixed" for key, value in zip(expected, values[:count], strict=True) if key == "control")
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_api_form_has_the_same_nodes(name):
+    workflow = read(name)
+    within, shown = insides(workflow), {}
+    for outer in workflow["nodes"]:
+        inner = within.get(outer["type"])
+        for node in inner["nodes"] if inner else [outer]:
+            if node["type"] not in OF_THE_PAGE and node["mode"] != BYPASSED:
+                shown[f"{outer['id']}:{node['id']}" if inner else str(node["id"])] = node["type"]
+    assert {number: entry["class_type"] for number, entry in read(name, "api").items()} == shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_explains_itself(name):
+    workflow = read(name)
+    notes = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    assert notes[0].startswith("# ")
+    titles = [group["title"].partition(":")[0] for group in workflow["groups"]]
+    assert {"Your portrait and your voice", "Models and inputs, read once", "Video transformer"} <= set(titles)
+    for inside in insides(workflow).values():
+        assert inside["description"] and inside["groups"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_group_is_empty(name):
+    workflow = read(name)
+    for graph in (workflow, *insides(workflow).values()):
+        for group in graph["groups"]:
+            x, y, width, height = group["bounding"]
+            inside = [n for n in graph["nodes"] if x < n["pos"][0] < x + width and y < n["pos"][1] < y + height]
+            assert inside, group["title"]
+
+
+def test_the_quick_start_has_all_settings_at_hand():
+    """What the troubleshooting names is on the nodes that are open: the block's, and the sampler's own."""
+    workflow = read(QUICK_START)
+    shown = {slot["name"] for node in workflow["nodes"] for slot in node["inputs"] if "widget" in slot}
+    wanted = {"which_face", "when_no_face", "framing", "seam_fade", "sampler", "release", "weight_dtype", "width"}
+    assert wanted | {"text", "seed", "steps", "audio_cfg", "text_cfg", "reference_cfg"} <= shown
+    prompt, long = read(QUICK_START, "api"), read("hallo3_long_video", "api")
+    assert sorted(e["class_type"] for e in prompt.values()) == sorted(e["class_type"] for e in long.values())
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_an_app_shows_inputs_that_are_there_and_the_video(name):
+    workflow = read(name)
+    nodes, data = {node["id"]: node for node in workflow["nodes"]}, workflow["extra"]["linearData"]
+    assert workflow["extra"]["linearMode"] is True
+    for number, widget, *_ in data["inputs"]:
+        assert nodes[number]["mode"] != BYPASSED  # App mode hides it
+        assert widget in {slot["name"] for slot in nodes[number]["inputs"] if "widget" in slot}
+    shown = [nodes[number]["type"] for number, *_ in data["inputs"][:2]]
+    assert shown == ["Hallo3Portrait", "RecordAudio" if name == MICROPHONE else "Hallo3Voice"]
+    assert [nodes[number]["type"] for number in data["outputs"]] == ["SaveVideo"]
+
+
+def test_the_app_is_the_quick_start():
+    assert read(f"{QUICK_START}.app", "api") == read(QUICK_START, "api")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != MICROPHONE])
 def test_a_fresh_installation_runs_it_untouched(name):
-    """No file of one's own is read: what is linked comes from the samples, and loaders choose by themselves."""
+    """No file of one's own is read: portrait and voice are the samples, and loaders choose by themselves."""
     for entry in read(name, "api").values():
-        assert entry["class_type"] not in ("LoadImage", "LoadAudio")
+        assert entry["class_type"] not in ("LoadImage", "LoadAudio", "RecordAudio")
+        if entry["class_type"] in ("Hallo3Portrait", "Hallo3Voice"):
+            assert "sample" in entry["inputs"]["image" if entry["class_type"] == "Hallo3Portrait" else "audio"]
         if entry["class_type"] in LOADERS:
             chosen = {key: value for key, value in entry["inputs"].items() if isinstance(value, str)}
             assert "auto" in chosen.values(), chosen
@@ -215,9 +285,11 @@ def parted(pack, monkeypatch):
 
 
 FILMS = {
-    "block": [90],  # the subgraph with inputs and an output
+    "block_whole": [90],  # a shipped subgraph with inputs and an output
+    "block_read": [],
     "hallo3_long_video": [90],
     "hallo3_quick_start": [90],
+    "hallo3_microphone.app": [90],
     "hallo3_single_clip": [47],
     "hallo3_chained_clips": [90],
     "hallo3_guidance_grid": [],

@@ -68,12 +68,9 @@ class Runner:
         audio = sound and {"waveform": sound.waveform[None], "sample_rate": sound.rate}
         return Made(frames / 255, audio, float(fps))
 
-    def _LoadImage(self, image: str) -> tuple:
-        picture = self.engine("inputs.image").read_image(ASSETS / image.removeprefix("hallo3_"))
-        return picture.movedim(0, -1)[None], torch.zeros(1, 64, 64)
-
-    def _LoadAudio(self, audio: str) -> tuple:
-        sound = self.engine("inputs.recording").read_recording(ASSETS / audio.removeprefix("hallo3_"))
+    def _RecordAudio(self, audio: str) -> tuple:
+        """What was spoken into the microphone: the sample."""
+        sound = self.engine("inputs.recording").read_recording(ASSETS / "speech.flac")
         return ({"waveform": sound.waveform[None], "sample_rate": sound.rate},)
 
     def _CLIPTextEncode(self, clip, text: str) -> tuple:

@@ -11,29 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TITLE, GAP, PADDING = 30, 30, 24  # of nodes and stages, in canvas pixels
-STAGE_TITLE, STAGE_GAP, LANE = 44, 44, 26
+TITLE, GAP, PADDING = 30, 24, 18  # of nodes and stages, in canvas pixels
+STAGE_TITLE, STAGE_GAP, LANE = 40, 24, 22
 TALL = {
-    "Hallo3SampleInputs": 300,
-    "LoadImage": 330,
-    "LoadAudio": 136,
-    "CLIPTextEncode": 200,
-    "SaveVideo": 420,
+    "Hallo3Portrait": 330,
+    "Hallo3Voice": 210,
+    "RecordAudio": 120,
+    "CLIPTextEncode": 150,
+    "SaveVideo": 400,
     "PreviewAudio": 96,
     "PreviewImage": 320,
 }
+TEXT, SAYS = 100, 50  # heights of a text field in a block, and of what it says of the nodes inside
 FIELDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 SPEAKING = {
     *("Hallo3AudioEncode", "Hallo3FaceEmbed", "Hallo3Reference"),
     *("Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid"),
 }
-BELOW = -1  # `at` of a dot that stands alone: below everything
 PREVIEWED = {"Hallo3SampleClip", "Hallo3LongVideo", "Hallo3GuidanceGrid", "SamplerCustomAdvanced"}
 PICTURE = 100  # extra height of a latent preview, besides the picture's own height of two thirds of the node's width
 LINE = 74  # extra height of a node that shows its result as text
-# heights in a note: a text line, a list item, a heading, and the margin around all
-ROW, ITEM, HEADING, EDGE = 17, 24, 50, 16
-ITEM_OR_HEADING = re.compile(r"[*#]+ |\d+\. ")
+# heights in a note: a text line, a list item, a table's row, a heading, and the margin around all
+ROW, ITEM, CELL, HEADING, EDGE = 17, 24, 32, 50, 16
+ITEM_OR_HEADING = re.compile(r"[*#-]+ |\d+\. |\|")
+LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
 LETTER = 4.6  # average width of a letter
 LOST = 3  # letters of room lost at the end of a line, on average
 BYPASSED = 4  # the page's value of a node's mode
@@ -43,7 +44,7 @@ BYPASSED = 4  # the page's value of a node's mode
 class Output:
     """One output of a node, to link to another node's input."""
 
-    node: Node
+    node: Node | Block
     name: str
 
 
@@ -85,9 +86,9 @@ class Node:
             return height, height
         entry = declared[self.kind]
         sockets, widgets = 0, 0
-        for _, (kind, *options) in inputs_of(entry).items():
-            if isinstance(kind, list) or kind in FIELDS:
-                widgets += 2 if (options and options[0].get("control_after_generate")) else 1
+        for _, spec in inputs_of(entry).items():
+            if is_field(spec):
+                widgets += 2 if (spec[1:] and spec[1].get("control_after_generate")) else 1
             else:
                 sockets += 1
         slots = max(sockets, len(entry["output"]))
@@ -97,62 +98,138 @@ class Node:
 
 
 @dataclass(eq=False)
+class Inside:
+    """What is inside a block, a subgraph: `takes` and `gives` are its inputs and outputs, by the names that it shows.
+
+    An input may fill several slots inside. description: the block's help page; preview: whose picture it shows.
+    """
+
+    name: str
+    description: str
+    columns: Sequence[Sequence[Stage]]
+    takes: Mapping[str, Sequence[tuple[Node, str]]]
+    gives: Mapping[str, Output]
+    preview: Node | None = None
+    says: bool = True  # whether nodes inside say something, which the block shows too
+
+    @property
+    def id(self) -> str:
+        return fixed_id(self.name)
+
+
+@dataclass(eq=False)
+class Block:
+    """A node that stands for an `Inside`. `inputs` maps the names that it shows to links and to values."""
+
+    inside: Inside
+    inputs: dict[str, Any] = field(default_factory=dict)
+    width: int = 300
+    title: str | None = None
+    colour: str | None = None
+    height: int | None = None  # None: as its slots and widgets need
+    drop: int = 0
+    at: int | None = None
+    bypassed = False
+    models = ()
+
+    @property
+    def kind(self) -> str:
+        return self.inside.id
+
+    def __getitem__(self, output: str) -> Output:
+        if output not in self.inside.gives:
+            raise KeyError(f"{self.inside.name} gives no {output}")
+        return Output(self, output)
+
+    def room(self, declared: Mapping[str, Any]) -> tuple[int, int]:
+        """As of a node."""
+        if self.height:
+            return self.height, self.height
+        specs = [inputs_of(declared[node.kind])[slot] for (node, slot), *_ in self.inside.takes.values()]
+        fields = [spec for spec in specs if is_field(spec)]
+        texts = sum(bool(spec[1:]) and spec[1].get("multiline", False) for spec in fields)
+        slots = max(len(specs) - len(fields), len(self.inside.gives))
+        picture = 2 * self.width // 3 + PICTURE if self.inside.preview else 0
+        plain = 20 * slots + (TEXT - 24) * texts
+        return 14 + plain + 24 * len(fields), 38 + plain + 28 * len(fields) + SAYS * self.inside.says + picture
+
+
+@dataclass(eq=False)
 class Stage:
     """A group: columns of nodes from left to right under a title."""
 
     title: str
-    columns: Sequence[Sequence[Node | Dot]]
+    columns: Sequence[Sequence[Node | Block | Dot]]
     colour: str = "#3f789e"
     drop: int = 0
-    at_right: bool = False  # right-align the nodes if the stage is widened
 
 
 @dataclass(eq=False)
 class Drawing:
-    """A workflow: columns of stages, or of nodes and dots outside a stage, from left to right."""
+    """A workflow: columns of stages, or of nodes and dots outside a stage, from left to right.
+
+    app: the inputs that App mode shows, as nodes with their widgets' names, and last the node whose result it shows.
+    """
 
     name: str
-    columns: Sequence[Sequence[Stage | Node | Dot]]
+    columns: Sequence[Sequence[Stage | Node | Block | Dot]]
+    app: Sequence[tuple[Node | Block, str]] = ()
 
     def layout(self, declared: Mapping[str, Any]) -> dict[str, Any]:
-        """What the page draws: nodes with ids and positions, links, dots, groups. declared: the host's /object_info."""
-        placed, groups, low, x = {}, [], {}, 0
-        for column in self.columns:
-            y, width, own, ends = 0, 0, [], {}
-            for part in column:
-                if isinstance(part, Stage):
-                    y += part.drop
-                    found, size = _place_stage(part, x, y, declared)
-                    own.append({"title": part.title, "bounding": [x, y, *size], "color": part.colour})
-                    ends |= dict.fromkeys(found, size[0]) if part.at_right else {}
-                    below = STAGE_GAP
-                elif part.at == BELOW:
-                    low[part] = x
-                    continue
-                else:
-                    found, size = _place_column([part], x, y, declared)
-                    below = GAP
-                placed |= found
-                width, y = max(width, size[0]), y + size[1] + below
-            for group in own:  # all stages of a column get the width of the widest
-                group["bounding"][2] = width
-            for part, end in ends.items():
-                (left, top), size = placed[part]
-                placed[part] = (left + width - end, top), size
-            groups += own
-            x += width + (STAGE_GAP if width else LANE)
-        bottom = max(y + height for _, y, _, height in (group["bounding"] for group in groups))
-        placed |= {part: ((x, bottom + STAGE_GAP), (0, 0)) for part, x in low.items()}
-        ids = {part: i for i, part in enumerate(placed, 1)}
-        nodes = [node for node in placed if isinstance(node, Node)]
-        links = [(node, name, value) for node in nodes for name, value in node.inputs.items() if _is_link(value)]
-        return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, self.name)),
-            "nodes": [_drawn(ids[node], node, *placed[node]) for node in nodes],
-            "links": [_link(value, node, name, ids) for node, name, value in links],
-            "dots": {ids[dot]: place for dot, (place, _) in placed.items() if isinstance(dot, Dot)},
-            "groups": groups,
-        }
+        """What the page draws: nodes with ids and positions, links, dots, groups. declared: the host's /object_info.
+
+        Its `blocks` are the same of what is inside the blocks, with their inputs and outputs.
+        """
+        ids: dict[Node | Block | Dot, int] = {}
+        drawn = _laid_out(self.columns, declared, ids)
+        insides = dict.fromkeys(node.inside for node in list(ids) if isinstance(node, Block))
+        blocks = [_inside(inside, declared, ids) for inside in insides]
+        shown = [[ids[node], name] for node, name in self.app]
+        return {"id": fixed_id(self.name), **drawn, "blocks": blocks, "app": shown}
+
+
+def fixed_id(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def _inside(inside: Inside, declared: Mapping[str, Any], ids: dict) -> dict[str, Any]:
+    drawn = _laid_out(inside.columns, declared, ids)
+    takes = [[name, [[ids[node], slot] for node, slot in slots]] for name, slots in inside.takes.items()]
+    gives = [[name, ids[output.node], output.name] for name, output in inside.gives.items()]
+    shown = inside.preview and ids[inside.preview]
+    facts = {"id": inside.id, "name": inside.name, "description": unwrapped(inside.description)}
+    return {**facts, **drawn, "takes": takes, "gives": gives, "preview": shown}
+
+
+def _laid_out(columns: Sequence[Sequence], declared: Mapping[str, Any], ids: dict) -> dict[str, Any]:
+    """Places parts, and gives them numbers that follow those in `ids`."""
+    placed, groups, x = {}, [], 0
+    for column in columns:
+        y, width, own = 0, 0, []
+        for part in column:
+            if isinstance(part, Stage):
+                y += part.drop
+                found, size = _place_stage(part, x, y, declared)
+                own.append({"title": part.title, "bounding": [x, y, *size], "color": part.colour})
+                below = STAGE_GAP
+            else:
+                found, size = _place_column([part], x, y, declared)
+                below = GAP
+            placed |= found
+            width, y = max(width, size[0]), y + size[1] + below
+        for group in own:  # all stages of a column get the width of the widest
+            group["bounding"][2] = width
+        groups += own
+        x += width + (STAGE_GAP if width else LANE)
+    ids |= {part: i for i, part in enumerate(placed, len(ids) + 1)}
+    nodes = [part for part in placed if not isinstance(part, Dot)]
+    links = [(node, name, value) for node in nodes for name, value in node.inputs.items() if _is_link(value)]
+    return {
+        "nodes": [_drawn(ids[node], node, *placed[node]) for node in nodes],
+        "links": [_link(value, node, name, ids) for node, name, value in links],
+        "dots": {ids[dot]: place for dot, (place, _) in placed.items() if isinstance(dot, Dot)},
+        "groups": groups,
+    }
 
 
 def note_height(text: str, width: int) -> int:
@@ -161,9 +238,10 @@ def note_height(text: str, width: int) -> int:
     for paragraph in unwrapped(text).split("\n\n"):
         for line in paragraph.split("\n"):
             is_item = not line.startswith("#") and ITEM_OR_HEADING.match(line)
-            first = HEADING if line.startswith("#") else ITEM if is_item else ROW
+            first = HEADING if line.startswith("#") else CELL if line.startswith("|") else ITEM if is_item else ROW
             room = int((width - (70 if is_item else 40)) / LETTER) - LOST
-            height += first + ROW * ((len(line.replace("**", "")) - 1) // room)
+            words = LINK.sub(r"\1", line).replace("**", "")
+            height += first + ROW * ((len(words) - 1) // room)
         height += 6
     return height
 
@@ -186,6 +264,11 @@ def inputs_of(entry: Mapping[str, Any]) -> dict[str, Sequence]:
     return {**groups.get("required", {}), **groups.get("optional", {})}
 
 
+def is_field(spec: Sequence) -> bool:
+    """Whether a node shows this input as a widget."""
+    return isinstance(spec[0], list) or spec[0] in FIELDS
+
+
 def _place_stage(stage: Stage, x: int, y: int, declared) -> tuple[dict, tuple[int, int]]:
     placed, left, bottom = {}, x + PADDING, 0
     for column in stage.columns:
@@ -196,7 +279,7 @@ def _place_stage(stage: Stage, x: int, y: int, declared) -> tuple[dict, tuple[in
     return placed, (left - PADDING - x, STAGE_TITLE + bottom + PADDING)
 
 
-def _place_column(column: Sequence[Node | Dot], x: int, y: int, declared) -> tuple[dict, tuple[int, int]]:
+def _place_column(column: Sequence[Node | Block | Dot], x: int, y: int, declared) -> tuple[dict, tuple[int, int]]:
     """Position and size of each part, and the size of the column. All nodes get the width of the widest."""
     placed, top, bottom, width = {}, y, y, max(part.width for part in column)
     for part in column:
@@ -217,7 +300,7 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, (Output, Dot))
 
 
-def _link(value: Output | Dot, node: Node, name: str, ids: Mapping) -> list:
+def _link(value: Output | Dot, node: Node | Block, name: str, ids: Mapping) -> list:
     """A link: source node, output, target node, input, and the dots between."""
     dots = []
     while isinstance(value, Dot):
@@ -226,7 +309,7 @@ def _link(value: Output | Dot, node: Node, name: str, ids: Mapping) -> list:
     return [ids[value.node], value.name, ids[node], name, dots]
 
 
-def _drawn(number: int, node: Node, place, size) -> dict[str, Any]:
+def _drawn(number: int, node: Node | Block, place, size) -> dict[str, Any]:
     return {
         "id": number,
         "type": node.kind,

@@ -2,68 +2,132 @@
 
 from __future__ import annotations
 
-import uuid
+from collections.abc import Iterable
+from typing import Any
 
-from .drawing import BELOW, GAP, LANE, Dot, Drawing, Node, Output, Stage, note_height, unwrapped
+from . import blocks
+from .drawing import LANE, Block, Dot, Drawing, Node, Output, Stage
 from .stages import (
-    GIVEN,
+    CALM,
+    DARK,
+    HEARD,
     MADE,
-    MODELS,
-    SAID,
+    PROMPT,
     SHOWN,
+    VOCAL_FILES,
+    WHO,
     Part,
     create,
     given,
-    heard,
-    heard_apart,
     lane,
+    links,
+    models,
+    moving,
     note,
     prompt,
-    said,
     save,
-    scene,
-    seen,
-    text_encoder,
-    video_transformer,
 )
 
 STEPS = """
 1. **Run**: it works as it is, with a drawn portrait and a spoken sentence.
-2. **Your portrait**: select Load Image, Ctrl+B, choose a picture with one whole face that looks ahead.
-3. **Your voice**: select Load Audio, Ctrl+B, choose clear speech of any length, without music.
+2. **Your portrait**: choose or upload a picture in **Hallo3 Portrait**: one whole face that looks ahead.
+3. **Your voice**: choose or upload clear speech in **Hallo3 Voice**; **start** and **length** cut it. Or enable Record
+Audio (Ctrl+B) and link it in Voice's place.
 4. **The prompt**: one sentence about person and place. It steers background, light and gestures.
 """
-INPUTS = 240  # from the guide's lower edge to below the inputs' first sockets
-RISE = 110  # from a stage's title to below its first sockets
-TOP, LANES = 100, 890  # top of a sampling stage; distance below its title of the links that pass under its nodes
+WIDE = 490  # of the guide: about as wide as the inputs below it
+BLOCK, SAMPLER = 296, 306
+
+
+def above(outputs: Iterable[Output | Dot]) -> tuple[list[Dot], list[Dot], int]:
+    """Links that pass above a stage's nodes: their dots before and after, and the room that they take."""
+    before = lane(outputs, 0)
+    return before, lane(before, 0), LANE * len(before)
+
+
+SCENE_SCALE = 2.0  # of sound and prompt: with the toy release the waves move, and the picture stays whole
 
 
 def guide(text: str) -> Node:
-    return note(text, 576, "Start here")
+    return note(text, WIDE, "Start here")
 
 
-def under_all(output: Output, guide_height: int) -> tuple[Dot, Dot, Dot]:
-    """A link that runs below all stages: beside the inputs, which stand under the guide, and its two lower ends."""
-    near = Dot(output, at=guide_height + INPUTS)
-    left = Dot(near, at=BELOW)
-    return near, left, Dot(left, at=BELOW)
+def read(own: Part, **values: Any) -> Block:
+    """The block that reads portrait, recording and prompt."""
+    inputs = {"image": own["image"], "audio": own["audio"], "text": PROMPT, **values}
+    return Block(blocks.read(), inputs, BLOCK, colour=DARK)
+
+
+def once(*parts: Node | Block, over: Iterable[Output | Dot] = ()) -> tuple[Stage, list[Dot]]:
+    """The stage with a block, and links that pass above it."""
+    before, after, room = above(over)
+    parts[0].at = room
+    return Stage("Models and inputs, read once", [before, parts, after] if room else [parts], WHO), after
+
+
+def conditions(block: Block) -> dict[str, Output]:
+    """The inputs of a sampler."""
+    return {name: block[name] for name in blocks.CONDITIONS}
+
+
+def quick_start() -> Drawing:
+    return Drawing("hallo3_quick_start", _quick_start(given())[0])
+
+
+def _quick_start(own: Part, **values: Any) -> tuple[list, Block, Node, Node]:
+    block = read(own)
+    film = Node("Hallo3LongVideo", {**conditions(block), **values}, SAMPLER)
+    saved = save(film["film"], "quick_start", 420)
+    start = f"""
+# A portrait talks
+One picture, one recording and one prompt become a video with sound, saved in **output/hallo3**.
+{STEPS}
+20 to 30 **steps** are enough for a look. The block's small square opens it: inside are the stages.
+"""
+    sampling = Stage("Video transformer: clip after clip", [[film]], MADE)
+    shown = Stage("Video", [[saved, models(420)]], SHOWN)
+    return [[guide(start), own.stage], [once(block)[0]], [sampling], [shown]], block, film, saved
+
+
+def app() -> Drawing:
+    """The quick start in App mode."""
+    own = given()
+    columns, block, film, saved = _quick_start(own)
+    (picture,), _, (voice, _), _ = own.stage.columns
+    return Drawing("hallo3_quick_start.app", columns, _shown((picture, "image"), (voice, "audio"), block, film, saved))
+
+
+def microphone_app() -> Drawing:
+    """The same, with the microphone."""
+    own = given(recorded=True)
+    columns, block, film, saved = _quick_start(own)
+    (picture,), _, (voice,), _ = own.stage.columns
+    shown = _shown((picture, "image"), (voice, "audio"), block, film, saved)
+    return Drawing("hallo3_microphone.app", columns, shown)
+
+
+def _shown(picture, voice, block: Block, film: Node, saved: Node) -> list[tuple[Node | Block, str]]:
+    scales = [(film, name) for name in ("seed", "steps", *blocks.SCALES)]
+    return [picture, voice, (block, "text"), *scales, (saved, "video")]
 
 
 def long_video() -> Drawing:
-    own = given()
-    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
-    film = Node("Hallo3LongVideo", inputs.conditions, 360)
+    own, loader = given(), moving()
+    (model,) = loader.stage.columns[0]
+    said = Block(blocks.text(), {"text": PROMPT}, BLOCK, colour=DARK)
+    heard = Block(blocks.speech(), {"audio": own["audio"]}, BLOCK, colour=DARK)
+    seen = Block(blocks.identity(), {"image": own["image"]}, BLOCK, colour=DARK)
+    inputs = {"model": loader["model"], "text": said["text"], "vae": seen["vae"], "audio": heard["audio"]}
+    film = Node("Hallo3LongVideo", {**inputs, "face": seen["face"], "reference": seen["reference"]}, SAMPLER)
     words = """
 **A clip** is 1.88 s of video. It costs **steps** x 2 model calls while **audio_cfg** = **text_cfg** and
-**reference_cfg** = 1. 20 to 30 steps are enough for a look.
+**reference_cfg** = 1.
 
 **Long videos**: **color_hold** 0.5 keeps the colours the portrait's, **seam_fade** 8 hides jumps between clips. With a
 name in **resume_key**, a run that was stopped goes on where it was.
 """
-    sampling = Stage("Video transformer: clip after clip", [[film, note(words, 360, "Cost")]], MADE, drop=TOP)
-    shown = Stage("Video", [[save(film["film"], "long_video")]], SHOWN, drop=TOP)
     start = f"""
-# A portrait talks
+# A portrait talks, stage by stage
 One picture, one recording and one prompt become a video with sound, as long as the recording. It is saved in
 **output/hallo3**.
 {STEPS}
@@ -71,113 +135,82 @@ One picture, one recording and one prompt become a video with sound, as long as 
 network looks at it once. The video transformer makes clips of 49 frames, each going on from the last 2 frames of the
 one before. Run again with another seed or scale: only the sampling is done again.
 """
-    columns = [[guide(start), own.stage], inputs.stages, [sampling], [shown]]
+    sampling = Stage("Video transformer: clip after clip", [[film]], MADE)
+    shown = Stage("Video", [[save(film["film"], "long_video"), note(words, 340, "Cost"), models(340)]], SHOWN)
+    columns = [[guide(start), own.stage], [once(model, said, heard, seen)[0]], [sampling], [shown]]
     return Drawing("hallo3_long_video", columns)
 
 
-def shown_with_sound(images: Output, sound: Output | Dot, name: str, drop: int = TOP) -> Stage:
+def shown_with_sound(images: Output, sound: Output | Dot, name: str, width: int = 330) -> list[Node]:
     video = create(images, sound)
-    return Stage("Video", [[video], [save(video["VIDEO"], name)]], SHOWN, drop=drop)
+    return [video, save(video["VIDEO"], name, width)]
 
 
 def single_clip() -> Drawing:
-    own = given()
-    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
-    clip = Node("Hallo3SampleClip", inputs.conditions, 320)
-    reference, vae, audio = start = lane((inputs[name] for name in ("reference", "vae", "audio")), LANES)
-    reference, vae, audio = first = lane(start, LANES)
-    up = Dot(vae, at=RISE)
-    frames = Node("VAEDecode", {"samples": clip["clip"], "vae": up}, 220)
-    reference, audio = Dot(reference, at=LANES), Dot(audio, at=first[-1].at)
-    film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 260)
-    columns = [start, [clip], [up, *first], [frames], [reference, audio], [film]]
-    sampling = Stage("Video transformer: one clip", columns, MADE, drop=TOP)
-    faces = Node("PreviewImage", {"images": inputs["marked"]}, 300, 270, "Is it the right face?", drop=40)
-    over = Dot(inputs["framed"], at=10)  # above the first picture
-    turn = Dot(over, at=10)
-    frame = Node("PreviewImage", {"images": turn}, 300, 270, "As the video begins", drop=40)
-    looks = Stage("Identity: as it was found", [[over], [faces], [turn], [frame]], SHOWN)
+    own = given(microphone=False)
+    block = read(own)
+    before, after, room = above(conditions(block).values())
+    faces = Node("PreviewImage", {"images": block["marked"]}, 202, 230, "Is it the right face?", at=room)
+    framed = Node("PreviewImage", {"images": block["framed"]}, 202, 230, "As the video begins")
+    looks = Stage("Identity: as found", [before, [faces, framed], after], WHO)
+    told = dict(zip(blocks.CONDITIONS, after, strict=True))
+    before, (vae, audio, reference), room = above(told[name] for name in ("vae", "audio", "reference"))
+    clip = Node("Hallo3SampleClip", told, SAMPLER, at=room)
+    frames = Node("VAEDecode", {"samples": clip["clip"], "vae": vae}, 300)
+    film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 300)
+    made = shown_with_sound(film["film"], film["sound"], "single_clip", 300)
+    sampling = Stage("Video transformer: one clip", [before, [clip], [vae, audio, reference]], MADE)
+    shown = Stage("Video", [[frames, film, *made]], SHOWN)
     words = f"""
-# One clip, stage by stage
-The first 1.88 seconds of a video, with a look at each stage on the way. Is the right face marked? Is the portrait
-framed as you like it? Do the lips follow?
+# One clip, with a look at each stage
+The first 1.88 seconds of a video. Is the right face marked? Is the portrait framed as you like it? Do the lips follow?
 {STEPS}
 Good? Take the same settings to **hallo3_long_video**, or go on with **hallo3_chained_clips**. **Sample Clip** makes
 49 frames as a latent of 13, **VAE Decode** the pictures. **Append Clip** leaves out the first 2, which repeat the
 clip before, and the bars of a padded portrait. **Create Video** joins 25 frames a second with the sound.
 """
-    shown = shown_with_sound(film["film"], film["sound"], "single_clip")
-    columns = [[guide(words), own.stage], inputs.stages, [sampling, looks], [shown]]
+    columns = [[guide(words), own.stage], [once(block)[0]], [looks], [sampling], [shown]]
     return Drawing("hallo3_single_clip", columns)
 
 
 def chained_clips() -> Drawing:
-    """Two rows of nodes that share a bundle of links between them."""
-    own = given()
-    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
-    low = LANES + 240  # the lower row
-    beside = {**inputs.conditions, "model": Dot(inputs["model"], at=LANE)}
-    start = dict(zip(beside, lane(beside.values(), LANES), strict=True))
-    reference, vae, audio = lane((start[name] for name in ("reference", "vae", "audio")), LANES)
-    upper = Node("Hallo3SampleClip", {**inputs.conditions, "clip_index": 0}, 320)
-    up = Dot(vae, at=RISE)
-    frames = Node("VAEDecode", {"samples": upper["clip"], "vae": up}, 200)
-    near, sounding = Dot(reference, at=LANES), Dot(audio, at=LANES + 2 * LANE)
-    held = {"frames": frames["IMAGE"], "reference": near, "strength": 0.5}
-    held = Node("Hallo3ColorMatch", held, 240)
-    end, last = Dot(near, at=LANES), Dot(sounding, at=LANES + 2 * LANE)
-    film = {"clip": held["frames"], "audio": last, "reference": end, "clip_index": 0}
-    film = Node("Hallo3AppendClip", film, 250)
-    motion = Node("Hallo3MotionFrames", {"frames": held["frames"]}, 250)
-    turn = Dot(motion["motion"], at=LANES + 5 * LANE)
-    back = Dot(turn, at=LANES + 6 * LANE)
-    lower = Node("Hallo3SampleClip", {**start, "motion": back, "clip_index": 1}, 320, at=low)
-    second = Node("VAEDecode", {"samples": lower["clip"], "vae": vae}, 200, at=low)
-    kept = {"frames": second["IMAGE"], "reference": near, "strength": 0.5}
-    kept = Node("Hallo3ColorMatch", kept, 240, at=low)
-    whole = {"clip": kept["frames"], "audio": last, "film": film["film"], "reference": end, "clip_index": 1}
-    whole = Node("Hallo3AppendClip", whole, 250, at=low)
-    more = """
-**One clip more**: copy the lower row (Ctrl+C, Ctrl+Shift+V keeps its links), raise **clip_index** in both of its
-nodes, link **motion** and **film** from the row above.
-"""
-    more = note(more, 250)
-    columns = [
-        [beside["model"], *start.values(), back],
-        [upper, lower],
-        [up, reference, vae, audio],
-        [frames, second],
-        [near, sounding],
-        [held, kept],
-        [end, last],
-        [film, motion, whole, more],
-        [turn],
-    ]
-    rows = Stage("Video transformer: clip 0, then clip 1", columns, MADE)
+    own = given(microphone=False)
+    block = read(own)
+    before, after, room = above(conditions(block).values())
+    first = Block(blocks.clip(), {**conditions(block), "clip_index": 0}, 256, "Clip 0", DARK, at=room)
+    inputs = dict(zip(blocks.CONDITIONS, after, strict=True))
+    inputs |= {"motion": first["motion"], "film": first["film"], "clip_index": 1}
+    second = Block(blocks.clip(), inputs, 256, "Clip 1", DARK, at=room)
     words = f"""
 # Clips chained by hand
 What Hallo3 Long Video does inside, to change on the way: two clips of 1.88 seconds, the second going on where the
-first ends.
+first ends. The sample is two clips long.
 {STEPS}
-**The pattern.** **Sample Clip** with clip_index 0, then 1, 2, ...: it picks the sound. **Color Match** holds colours
-to the portrait's. **Motion Frames** hands the last 2 frames to the next Sample Clip. **Append Clip** joins the clips.
-Anything that keeps the size may stand between Color Match and Motion Frames.
+**One clip more**, for a longer recording of yours: copy **Clip 1** with Ctrl+C and Ctrl+Shift+V, which keeps its links,
+raise its **clip_index** to 2, link its **motion** and **film** from Clip 1, and its **film** and **sound** to Create
+Video.
+
+**Inside a clip** (its small square opens it): **Sample Clip** picks the sound by clip_index. **Color Match** holds the
+colours to the portrait's. **Motion Frames** hands on the last 2 frames, **Append Clip** joins. What keeps the size may
+stand between Color Match and Motion Frames. All clips share one inside.
 """
-    shown = shown_with_sound(whole["film"], whole["sound"], "chained_clips", drop=low)
-    columns = [[guide(words), own.stage], inputs.stages, [rows], [shown]]
+    rows = Stage("Video transformer: clip 0, then clip 1", [before, [first], after, [second]], MADE)
+    shown = Stage("Video", [shown_with_sound(second["film"], second["sound"], "chained_clips")], SHOWN)
+    columns = [[guide(words), own.stage], [once(block)[0]], [rows], [shown]]
     return Drawing("hallo3_chained_clips", columns)
 
 
 def guidance_grid() -> Drawing:
     own = given()
-    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
-    grid = Node("Hallo3GuidanceGrid", inputs.conditions, 360)
+    block = read(own)
+    grid = Node("Hallo3GuidanceGrid", conditions(block), SAMPLER)
     words = """
 Every combination of the lists is one cell. A cell costs **steps** x 2 model calls where audio and text scale are
 equal, 3 where they are not, one more where the reference scale is not 1. **frames** "8, 24, 40" shows movement.
 """
-    sampling = Stage("Video transformer: many scales", [[grid, note(words, 360, "Cost")]], MADE, drop=TOP)
-    look = Node("PreviewImage", {"images": grid["sheets"]}, 560, 560, "The grid")
+    aside = note(words, BLOCK, "Cost")
+    sampling = Stage("Video transformer: many scales", [[grid]], MADE)
+    look = Node("PreviewImage", {"images": grid["sheets"]}, 500, 540, "The grid")
     start = f"""
 # Which scales?
 The same clip with many guidance scales side by side, with few steps, before a long video is made with one of them:
@@ -187,56 +220,55 @@ sound down, text across, a sheet for each reference scale.
 closely the scene follows the prompt. **reference**: how closely the person follows the portrait; 1 as the original,
 1.2 to 2 holds the likeness harder.
 """
-    shown = Stage("Contact sheet", [[look]], SHOWN, drop=TOP)
-    return Drawing("hallo3_guidance_grid", [[guide(start), own.stage], inputs.stages, [sampling], [shown]])
-
-
-CALM = "A woman stands in a quiet library and talks calmly, hands folded, warm lamp light, the background is still."
-LIVELY = (
-    "A woman talks while walking along a stormy beach, waves break behind her, wind moves her hair, she gestures with "
-    "both hands."
-)
+    shown = Stage("Contact sheet", [[look, models(500)]], SHOWN)
+    return Drawing(
+        "hallo3_guidance_grid",
+        [[guide(start), own.stage], [once(block, aside)[0]], [sampling], [shown]],
+    )
 
 
 def scene_prompt() -> Drawing:
-    own, loader = given(), text_encoder()
-    calm, lively = prompt(loader, CALM, "Prompt A"), prompt(loader, LIVELY, "Prompt B")
-    text = Stage("Text: two scenes", [[loader], [calm, lively]], SAID)
-    text = Part(text, {"text A": calm["CONDITIONING"], "text B": lively["CONDITIONING"]})
-    inputs = scene(video_transformer(lora=True), text, heard(own["sound"]), seen(own["image"]))
-    names = ("model", "vae", "audio", "face", "reference")
-    films = []
-    for letter in "AB":
-        told = {name: inputs[name] for name in names} | {"text": inputs[f"text {letter}"]}
-        film = Node("Hallo3LongVideo", {**told, "steps": 30, "text_cfg": 6.0}, 360)
-        made = save(film["film"], f"scene_{letter.lower()}")
-        films.append(Stage(f"Video transformer: prompt {letter}", [[film], [made]], MADE))
+    own = given(microphone=False)
+    block = read(own, text=CALM)
+    lively = prompt(block["clip"], PROMPT, "Prompt B", BLOCK)
+    scaled = {"steps": 30, "text_cfg": SCENE_SCALE, "audio_cfg": SCENE_SCALE}
+    before, after, room = above({**conditions(block), "text": lively["CONDITIONING"]}.values())
+    calm_film = Node("Hallo3LongVideo", {**conditions(block), **scaled}, 264, at=room)
+    told = dict(zip(blocks.CONDITIONS, after, strict=True))
+    (over,), (passed,), room = above([calm_film["film"]])
+    lively_film = Node("Hallo3LongVideo", {**told, **scaled}, 264, at=room)
+    films = [
+        Stage("Video transformer: prompt A", [before, [calm_film], after], MADE),
+        Stage("Video transformer: prompt B", [[over], [lively_film], [passed]], MADE),
+    ]
+    saved = save(passed, "scene_a", 280), save(lively_film["film"], "scene_b", 280)
+    shown = Stage("Videos A and B", [saved], SHOWN)
     start = f"""
 # The prompt sets the scene
-Same portrait, same sound, same seed, two prompts: foreground and background follow the text. Name what is in front
-and what is behind, and what each does: person, place, light, movement, in this order, in one sentence.
+Same portrait, same sound, same seed, two prompts: in A the waves stand still, in B they roll. Name what is in front and
+what is behind, and what each does: person, place, light, movement, in this order, in one sentence.
 {STEPS}
-**text_cfg** 6 instead of 3.5 follows the prompt harder. As **audio_cfg** stays at 3.5, a step costs 3 model calls
-instead of 2. The face comes from the portrait whatever the prompt says. **LoRA Loader** is bypassed (Ctrl+B): with a
-CogVideoX-5B-I2V LoRA in **models/loras** it adds a style or a camera movement. A quick look: **steps** 12 on both.
+**Prompt A** is in the block, **Prompt B** below it. A higher **text_cfg** follows the prompt harder; where it differs
+from **audio_cfg**, a step costs 3 model calls instead of 2. The face comes from the portrait whatever the prompt says.
+Inside the block waits a **LoRA Loader** (Ctrl+B): with a CogVideoX-5B-I2V LoRA in **models/loras** it adds a style or a
+camera movement.
 """
-    return Drawing("hallo3_scene_prompt", [[guide(start), own.stage], inputs.stages, films])
+    columns = [[guide(start), own.stage], [once(block, lively)[0]], *([film] for film in films), [shown]]
+    return Drawing("hallo3_scene_prompt", columns)
 
 
 def low_vram() -> Drawing:
     own = given()
-    parts = video_transformer("fp8"), said(), heard(own["sound"]), seen(own["image"], weight_dtype="fp8")
-    inputs = scene(*parts)
-    film = Node("Hallo3LongVideo", {**inputs.conditions, "steps": 30, "guidance_stop": 0.8}, 360)
+    block = read(own, weight_dtype="fp8")
+    film = Node("Hallo3LongVideo", {**conditions(block), "steps": 30, "guidance_stop": 0.8}, SAMPLER)
     words = """
-**fp8** in both loaders halves the memory of the large matrices. **guidance_stop** 0.8 (under advanced inputs) skips
-guidance in the last fifth of the 30 steps. Clips leave the GPU as they finish: memory does not grow with the video's
-length.
+**weight_dtype** fp8 in the block halves the memory of the large matrices. **guidance_stop** 0.8 (under advanced inputs)
+skips guidance in the last fifth of the 30 steps. Clips leave the GPU as they finish: memory does not grow with the
+video's length.
 """
-    sampling = Stage(
-        "Video transformer: clip after clip", [[film, note(words, 360, "What is different")]], MADE, drop=TOP
-    )
-    shown = Stage("Video", [[save(film["film"], "low_vram")]], SHOWN, drop=TOP)
+    aside = note(words, BLOCK, "What is different")
+    sampling = Stage("Video transformer: clip after clip", [[film]], MADE)
+    shown = Stage("Video", [[save(film["film"], "low_vram", 420), models(420)]], SHOWN)
     start = f"""
 # On a small GPU
 The same video with less memory on the GPU, and in less time.
@@ -245,22 +277,25 @@ The same video with less memory on the GPU, and in less time.
 **--reserve-vram 1.5** if other programs use the GPU, **--lowvram** if memory still runs out, **--preview-method
 none** for no previews.
 
-**Still too much?** 480x320 in Hallo3 Reference has less than half the pixels. The model was trained on 720x480, so
-look before you make a long one. Files written by **convert --dtype fp8** are smaller on disk too.
+**Still too much?** width 480 and height 320 have less than half the pixels. The model was trained on 720x480, so look
+before you make a long one. Files written by **convert --dtype fp8** are smaller on disk too.
 """
-    return Drawing("hallo3_low_vram", [[guide(start), own.stage], inputs.stages, [sampling], [shown]])
+    return Drawing("hallo3_low_vram", [[guide(start), own.stage], [once(block, aside)[0]], [sampling], [shown]])
 
 
 def clean_vocals() -> Drawing:
-    own = given()
-    inputs = scene(video_transformer(), said(), heard_apart(own["sound"]), seen(own["image"]))
-    film = Node("Hallo3LongVideo", inputs.conditions, 360)
-    sampling = Stage("Video transformer: clip after clip", [[film]], MADE, drop=TOP)
-    parts = Node("GetVideoComponents", {"video": film["film"]}, 220)
-    aside = """
-The video that comes out of Long Video carries the voice alone, since that is what was encoded. Here the whole
-recording is put back.
-"""
+    own = given(microphone=False)
+    before, (image, sound), room = above([own["image"], own["audio"]])
+    files = links("audio_separator", *VOCAL_FILES)
+    parted = Node("Hallo3SeparateVocals", {"audio": own["audio"]}, 205, models=files, at=room)
+    apart = Stage("Voice and music apart", [before, [parted], [image, sound]], HEARD)
+    block = read(Part(own.stage, {"image": image, "audio": parted["vocals"]}, {}))
+    voice = Node("PreviewAudio", {"audio": parted["vocals"]}, BLOCK, title="The voice")
+    rest = Node("PreviewAudio", {"audio": parted["rest"]}, BLOCK, title="The rest")
+    reading, (sound,) = once(block, voice, rest, over=[sound])
+    before, after, room = above([sound])
+    film = Node("Hallo3LongVideo", conditions(block), 280, at=room)
+    parts = Node("GetVideoComponents", {"video": film["film"]}, 290)
     words = f"""
 # A voice with music
 The voice is parted from the music with the release's Kim_Vocal_2, the mouth follows the voice alone, and the video
@@ -270,45 +305,33 @@ Needs the package **audio-separator** (**pip install "audio-separator[cpu]"** wi
 ffmpeg; the node says so. Listen to **The voice** and **The rest**: what is left of the music disturbs the lips. Clean
 speech does not need this: use **hallo3_long_video**.
 """
-    start = guide(words)
-    near, far, sound = under_all(own["sound"], note_height(start.inputs["text"], start.width))
-    up = Dot(sound, at=280)
-    shown = shown_with_sound(parts["images"], up, "clean_vocals")
-    shown.columns = [[parts, note(aside, 220)], [up], *shown.columns]
-    columns = [[start, own.stage], [near, far], inputs.stages, [sampling], [sound], [shown]]
+    aside = """
+The video that comes out of Long Video carries the voice alone, since that is what was encoded. Here the whole
+recording is put back.
+"""
+    sampling = Stage("Video transformer: clip after clip", [before, [film], after], MADE)
+    made = shown_with_sound(parts["images"], after[0], "clean_vocals", 290)
+    shown = Stage("Video", [[parts, *made, note(aside, 290)]], SHOWN)
+    columns = [[guide(words), own.stage], [apart], [reading], [sampling], [shown]]
     return Drawing("hallo3_clean_vocals", columns)
 
 
 def core_sampler() -> Drawing:
-    own = given()
-    inputs = scene(video_transformer(), said(), heard(own["sound"]), seen(own["image"]))
-    guider = Node("Hallo3Guider", inputs.conditions, 300, at=20)
-    over, empty = lane((guider["guider"], guider["empty_clip"]), 16)
-    noise = Node("RandomNoise", width=230, at=180)
-    solver = Node("KSamplerSelect", {"sampler_name": "dpmpp_2m"}, 230)
-    sigmas = Node("Hallo3Scheduler", {"steps": 30}, 230)
-    clip = {"noise": noise["NOISE"], "guider": over, "sampler": solver["SAMPLER"]}
-    clip = {**clip, "sigmas": sigmas["sigmas"], "latent_image": empty}
-    clip = Node("SamplerCustomAdvanced", clip, 230)
-    low = 800
-    start = lane((inputs[name] for name in ("reference", "vae", "audio")), low)
-    reference, vae, audio = first = lane(start, low)
-    up = Dot(vae, at=RISE)
-    frames = Node("VAEDecode", {"samples": clip["output"], "vae": up}, 200)
-    reference, audio = Dot(reference, at=low), Dot(audio, at=first[-1].at)
-    film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 250)
-    columns = [
-        start,
-        [guider],
-        [over, empty],
-        [noise, solver, sigmas],
-        [clip],
-        [up, *first],
-        [frames],
-        [reference, audio],
-        [film],
-    ]
-    sampling = Stage("Video transformer: core's sampler", columns, MADE, drop=TOP)
+    own = given(microphone=False)
+    block = read(own)
+    before, after, room = above(block[name] for name in ("vae", "audio", "reference"))
+    guider = Node("Hallo3Guider", conditions(block), 266, at=room)
+    noise = Node("RandomNoise", width=266)
+    solver = Node("KSamplerSelect", {"sampler_name": "dpmpp_2m"}, 266)
+    sigmas = Node("Hallo3Scheduler", {"steps": 30}, 266)
+    clip = {"noise": noise["NOISE"], "guider": guider["guider"], "sampler": solver["SAMPLER"]}
+    clip = {**clip, "sigmas": sigmas["sigmas"], "latent_image": guider["empty_clip"]}
+    clip = Node("SamplerCustomAdvanced", clip, 266, at=room + 220)
+    vae, audio, reference = after
+    frames = Node("VAEDecode", {"samples": clip["output"], "vae": vae}, 330)
+    film = Node("Hallo3AppendClip", {"clip": frames["IMAGE"], "audio": audio, "reference": reference}, 330)
+    columns = [before, [guider, noise, solver, sigmas], [clip], after]
+    sampling = Stage("Video transformer: core's sampler", columns, MADE)
     words = f"""
 # Core's samplers
 One clip with ComfyUI's own sampler nodes, to try its solvers and schedules on Hallo3.
@@ -316,50 +339,24 @@ One clip with ComfyUI's own sampler nodes, to try its solvers and schedules on H
 **Hallo3 Guider** holds all conditions and the three scales. **Hallo3 Scheduler** gives the original's noise levels:
 they begin at pure noise, as the model was trained. **KSamplerSelect**: dpmpp_2m and ddim need few steps; dpmpp_2m_sde
 adds noise on the way, as the original does. **RandomNoise**: the seed of the clip; keep the Guider's seed the same.
-EasyCache may stand behind the Model Loader.
+EasyCache may stand behind the block's **model**.
 
 Hallo3 Sample Clip samples exactly as the original; this way draws its noise otherwise, so its videos differ.
 """
-    shown = shown_with_sound(film["film"], film["sound"], "core_sampler")
-    columns = [[guide(words), own.stage], inputs.stages, [sampling], [shown]]
+    shown = Stage("Video", [[frames, film, *shown_with_sound(film["film"], film["sound"], "core_sampler")]], SHOWN)
+    columns = [[guide(words), own.stage], [once(block)[0]], [sampling], [shown]]
     return Drawing("hallo3_core_sampler", columns)
 
 
-QUICK_START = f"""
-# A portrait talks
-One picture, one recording and one prompt become a video with sound, saved in **output/hallo3**.
-{STEPS}
-**seed**, **steps** and the scales are in the middle node; 20 to 30 steps are enough for a look. Its small square
-opens it: inside are the stages, as in **hallo3_long_video**.
-{MODELS}
-"""
-
-
-def quick_start() -> dict:
-    """The first workflow to open: the block with its inputs and output. Positions for `canvas.js`, by node type."""
-    width, height = 540, note_height(QUICK_START, 540)
-    top = height + 3 * GAP
-    inputs = [0, top, width, 44 + 30 + 330 + 60 + 136 + 24]
-    bottom = inputs[1] + inputs[3]
-    return {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, "hallo3_quick_start")),
-        "words": unwrapped(QUICK_START),
-        "prefix": "hallo3/quick_start",
-        "MarkdownNote": [0, 30, width, height],
-        "LoadImage": [24, top + 74, 230, 330],
-        "LoadAudio": [24, top + 74 + 330 + 60, 230, 136],
-        "Hallo3SampleInputs": [24 + 230 + 32, top + 74, 230, 300],
-        "block": [width + 80, 74, 420, 660],
-        "SaveVideo": [width + 80 + 420 + 100, 74, 460, 480],
-        "groups": [
-            {"title": "Inputs: yours, or the samples", "bounding": inputs, "color": GIVEN},
-            {"title": "Models, stages and sampling: one node", "bounding": [width + 56, 0, 468, bottom], "color": MADE},
-            {"title": "Video", "bounding": [width + 568 + 8, 0, 508, bottom], "color": SHOWN},
-        ],
-    }
+def alone(name: str) -> Drawing:
+    """A shipped block by itself, as the page offers it beside nodes."""
+    return Drawing(name, [[Block(blocks.SHIPPED[name](), {"text": PROMPT}, 400)]])
 
 
 ALL = (
+    quick_start,
+    app,
+    microphone_app,
     long_video,
     single_clip,
     chained_clips,

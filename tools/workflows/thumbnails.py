@@ -153,6 +153,8 @@ ALL: dict[str, Callable[[Studio], Image.Image]] = {
     )
 }
 
+APPS = {"hallo3_quick_start": ("hallo3_quick_start.app", "hallo3_microphone.app")}  # share the picture
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -164,7 +166,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Release(given.release or write_toy_release(Path(folder) / "toy")))
         for name in given.names or ALL:
-            ALL[name](studio).save(FOLDER / f"{name}.jpg", quality=85, optimize=True)
+            picture = ALL[name](studio)
+            for of in (name, *APPS.get(name, ())):
+                picture.save(FOLDER / f"{of}.jpg", quality=85, optimize=True)
 
 
 if __name__ == "__main__":
