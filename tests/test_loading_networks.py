@@ -25,7 +25,7 @@ from hallo3_core.runtime.streaming import StreamedBlocks
 from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.weights import names
 
-OPTIONS = Options(Settings(steps=2), size=(32, 48))
+OPTIONS = Options(Settings(steps=2), size=(16, 32))
 
 
 class Counting(Release):
