@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import wraps
 from inspect import signature
 
-from ..hallo3_core.errors import InputError
+from ..hallo3_core.errors import InputError, naming_missing_packages
 from . import audio, chaining, face, film, grid, loaders, reference, samples, sampling, vocals
 from .checking import checked
 
@@ -35,7 +35,8 @@ def speaking(node: type) -> type:
         from .host import messages
 
         _, *values = form.bind_partial(self, *args, **inputs).arguments.items()
-        with messages.speaking(inputs.get("node_id")), needs.told_together(node.__name__, dict(values)):
+        telling = needs.told_together(node.__name__, dict(values))
+        with messages.speaking(inputs.get("node_id")), telling, naming_missing_packages():
             return run(self, **checked(node, dict(values)))
 
     setattr(node, node.FUNCTION, execute)

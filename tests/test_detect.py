@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hallo3_core.errors import InputError
+from hallo3_core.errors import InputError, own_command
 from hallo3_core.release.detect import expect, find_files, identify_file
 from hallo3_core.toy import noise_release as tiny
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
@@ -251,10 +251,31 @@ def test_the_wrong_file_is_answered_with_what_it_is(tmp_path, engine):
     with pytest.raises(InputError) as error:
         expect(path, names.DENOISER)
     assert "no audio attention (transformer.layers.0.audio_attn missing)" in str(error.value)
-    assert "Choose the Hallo3 denoiser, or run: python -m hallo3_core convert" in str(error.value)
+    assert "Choose the Hallo3 denoiser. To get it, run: " + own_command("download", "FOLDER") in str(error.value)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match="cut short"):
         expect(path, names.DENOISER)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        ("model.diffusion_model.blocks.0.self_attn.q.weight", "a Wan video transformer"),
+        ("patch_embedding.weight", "a Wan video transformer"),
+        ("patchify_proj.weight", "an LTX video transformer"),
+        ("double_blocks.0.img_attn_qkv.weight", "a HunyuanVideo transformer"),
+        ("text_model.encoder.layers.0.self_attn.q_proj.weight", "a CLIP text encoder"),
+    ],
+)
+@pytest.mark.parametrize("part", [names.DENOISER, names.REFERENCE_NET, VAE])
+def test_another_model_is_told_by_name_and_no_command_is_given(tmp_path, tensor, what, part):
+    save_file({tensor: torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError) as error:
+        expect(tmp_path / "x.safetensors", part)
+    assert str(error.value) == f"x.safetensors is {what}, which this pack does not use, not {LABELS[part]}. " + (
+        f"Choose {LABELS[part]}."
+    )
+    assert not identify_file(tmp_path / "x.safetensors").found.advice
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF" + bytes(99), b"\x80\x02}.", b"some words", bytes(100)])

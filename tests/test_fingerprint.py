@@ -11,7 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hallo3_core.film.fingerprint import SAME_FILM, about, differences, digest, file_identity, flat, versions
+from hallo3_core.film.fingerprint import (
+    MODEL_FILE,
+    SAME_FILM,
+    about,
+    differences,
+    digest,
+    file_identity,
+    flat,
+    versions,
+)
 from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.pipeline.scene import film_inputs, read_scene
@@ -131,4 +140,12 @@ def test_every_part_of_a_scene_counts(tiny_release, scene, part):
 def test_every_file_of_a_release_counts(tiny_release, scene):
     named = film_inputs(scene, Release(tiny_release), Options())
     files = {path.relative_to(tiny_release).as_posix() for path in tiny_release.rglob("*") if path.is_file()}
-    assert files - {"TOY_WEIGHTS.txt", "hallo3/latest"} <= named.keys()
+    files -= {"TOY_WEIGHTS.txt", "hallo3/latest"}
+    assert {MODEL_FILE + name for name in files} <= named.keys()
+
+
+def test_other_files_of_weights_are_followed_by_a_hint():
+    before, now = {"model file hallo3/1/a.pt": "1 2 3"}, {"model file hallo3_denoiser.safetensors": "4 5 6"}
+    found = differences(before | {"seed": "1"}, now | {"seed": "1"})
+    assert "hallo3_denoiser.safetensors is new; model file hallo3/1/a.pt is gone. Weights count by their files" in found
+    assert "Weights" not in differences({"seed": "1"}, {"seed": "2"})

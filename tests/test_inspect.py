@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -183,3 +184,14 @@ def test_a_file_that_is_not_a_model_is_not_usable(tmp_path):
     (tmp_path / "note.json").write_text('{"a": 1}')
     (tmp_path / "empty.pt").write_bytes(b"")
     assert not inspect(tmp_path / "note.json").usable and not inspect(tmp_path / "empty.pt").usable
+
+
+def test_a_disk_without_memory_mapping_is_inspected_as_any_other(tiny_release, monkeypatch):
+    wanted = inspect(tiny_release).text()
+
+    def no_device(*args, **kwargs):
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr("mmap.mmap", no_device)
+    found = inspect(tiny_release)
+    assert found.usable and found.text() == wanted

@@ -95,7 +95,7 @@ def imported(tree: ast.AST) -> set[str]:
             found |= {name.name.split(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(node.module.split(".")[0])
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("require", "require_class"):
             found.add(_literal(node.args[0]).split(".")[0])
     return found
 
@@ -200,7 +200,7 @@ def test_no_file_does_what_scanners_refuse(name):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in FORBIDDEN_CALLS, f"line {node.lineno}: {called}"
-            if called == "require":
+            if called in ("require", "require_class"):
                 assert _literal(node.args[0]), f"line {node.lineno}: a module whose name is not written there"
             if called.endswith("import_module") and name != DYNAMIC:
                 assert ast.unparse(node.args[0]) in _constants(CODE[name]), f"line {node.lineno}: an import of any name"

@@ -55,7 +55,7 @@ def faults(source: str) -> list[str]:
             if isinstance(keyword.value, ast.Constant) and (keyword.arg, keyword.value.value) in KEYWORDS:
                 found.append(f"{node.lineno}: {keyword.arg}={keyword.value.value}")
         # `require` imports by name, so the same names are allowed as for imports
-        if full.endswith("require") and isinstance(node.args[0], ast.Constant):
+        if full.endswith(("require", "require_class")) and isinstance(node.args[0], ast.Constant):
             name = node.args[0].value  # of yaml, only the safe functions are called, as checked above
             found += [f"{node.lineno}: {name}"] if name != "yaml" and f"{name}.".startswith(CALLS) else []
     return found

@@ -24,7 +24,12 @@ END = 65_536  # bytes read at each end of a large file
 ABOUT = "about "  # prefix of a computed input's fingerprint
 SAMPLES, LEAST_SAMPLES = 256, 4  # per computed input, and the minimum per tensor
 ROUNDING = 0.02
+MODEL_FILE = "model file "  # prefix of the names of weights' files
 READABLE = 80  # longer values are not shown in messages
+OTHER_FILES = (
+    "Weights count by their files: the same ones converted, merged or downloaded again are others. To go on with kept "
+    "clips, choose the files of before"
+)
 _PACKAGES = ("torch", "diffusers", "transformers", "insightface", "onnxruntime")
 
 Inputs = dict[str, str]
@@ -42,19 +47,22 @@ def versions() -> Inputs:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Describes what changed; empty if nothing did."""
-    found = []
+    """Describes what changed; empty if nothing did. Weights count by their files, so a hint follows where these
+    changed: the same weights in another form are others."""
+    found, hint = [], ""
     for name in [*now, *(name for name in before if name not in now)]:
         old, new = before.get(name), now.get(name)
         if old == new or _alike(old, new):
             continue
+        if name.startswith(MODEL_FILE):
+            hint = f". {OTHER_FILES}"
         if old is None or new is None:
             found.append(f"{name} is {'new' if old is None else 'gone'}")
         elif max(len(old), len(new)) > READABLE or not _is_readable(old):
             found.append(f"{name} changed")
         else:
             found.append(f"{name} was {old}, is {new}")
-    return "; ".join(found)
+    return "; ".join(found) + hint
 
 
 def flat(values: Any) -> Inputs:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..clips import FPS, FRAMES_PER_CLIP, MOTION_FRAMES, clip_count, film_frames, new_frames_per_clip
-from ..errors import InputError, require
+from ..errors import InputError, require_class
+from ..runtime.without_storage import without_storage
 from ..weights.config_file import read_config, read_json
-from ..weights.reading import read_tensors
+from ..weights.model_folder import weights_in
+from ..weights.shards import read_model
 from .recording import VOICE_RATE, Recording, check_recording, to_mono
 
 SAMPLES_PER_FRAME = VOICE_RATE // FPS
@@ -25,7 +27,6 @@ REACH = 2  # frames on either side of a window's own frame
 WINDOW = 2 * REACH + 1
 PIECE_STEPS = 500  # feature steps per chunk: 10 seconds, about 0.3 GB at the real size
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PREFIX = "wav2vec2."  # of the network inside a model with a head; the head is not used
 _TRAINING_ONLY = "masked_spec_embed"  # replaces masked inputs in training; missing from the released file
 _RENAMED = {  # torch's weight norm, from its old names to those of the parametrization
@@ -77,18 +78,17 @@ def load_wav2vec(path: str | PathLike, *, device: torch.device | str = "cpu") ->
         InputError: config or weights are missing, it is another kind of model, or a tensor, which the message names,
             does not fit.
     """
-    weights = _weights_file(Path(path))
+    path = Path(path)
+    weights = weights_in(path, "Choose the folder of facebook/wav2vec2-base-960h.") if path.is_dir() else path
     config = _read_config(weights.parent)
-    tensors = read_tensors(weights)
+    tensors = read_model(weights)
     if any(name.startswith(_PREFIX) for name in tensors):
         tensors = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
     tensors = {_RENAMED.get(name, name): tensor for name, tensor in tensors.items()}
 
-    transformers = require("transformers", "transformers", "wav2vec2")
+    network = require_class("transformers", "Wav2Vec2Model", "transformers", "wav2vec2")
     try:
-        # no storage and no random weights: all come from the file
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
+        model = without_storage(network, config)
     except Exception as error:  # its class depends on the version of transformers
         raise InputError(f"{weights.parent}: its config.json describes no usable wav2vec2 ({error}).") from error
     expected = model.state_dict()
@@ -257,16 +257,6 @@ def check_width(features: AudioFeatures, expected: int, source: str) -> None:
         )
 
 
-def _weights_file(path: Path) -> Path:
-    """The weights file in a folder, or the path itself if it is a file."""
-    if not path.is_dir():
-        return path
-    for name in _WEIGHTS:
-        if (path / name).is_file():
-            return path / name
-    raise InputError(f"{path}: no {' or '.join(_WEIGHTS)} in it. Choose the folder of facebook/wav2vec2-base-960h.")
-
-
 def _read_config(folder: Path):
     """The folder's `config.json` as a transformers config, checked to be a wav2vec2 with our sample rate and norm."""
     path = folder / "config.json"
@@ -277,9 +267,9 @@ def _read_config(folder: Path):
     for key, ours in (("sampling_rate", VOICE_RATE), ("do_normalize", True)):
         if sound.get(key, ours) != ours:
             raise InputError(f"{extractor}: {key} is {sound[key]}, expected {ours} as in wav2vec2-base-960h.")
-    transformers = require("transformers", "transformers", "wav2vec2")
+    settings = require_class("transformers", "Wav2Vec2Config", "transformers", "wav2vec2")
     try:
-        return transformers.Wav2Vec2Config.from_dict(content)
+        return settings.from_dict(content, attn_implementation="sdpa")
     except Exception as error:  # its class depends on the version of transformers
         raise InputError(f"{path}: not a wav2vec2 configuration ({str(error).splitlines()[-1].strip()}).") from error
 

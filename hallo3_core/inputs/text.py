@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, require
+from ..errors import InputError, require, require_class
+from ..runtime.without_storage import without_storage
 from ..weights.config_file import read_config, read_json
+from ..weights.model_folder import read_folder
 from ..weights.parts import fill
-from ..weights.reading import read_tensors
-from ..weights.shards import read_model
-from ..weights.spellings import in_our_form, without_odd_scales
+from ..weights.quantised import with_our_layers
+from ..weights.spellings import in_our_form
 
 TEXT_TOKENS = 226
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
+SHARED, EMBEDDED = "shared.weight", "encoder.embed_tokens.weight"
 PIECES, TOKENIZER = "spiece.model", "tokenizer.json"
 
 log = logging.getLogger(__name__)
@@ -107,8 +109,7 @@ def encoder_bytes(folder: Path, dtype: torch.dtype) -> int:
     """Size in bytes of the weights that `load_text_encoder` would load, without reading them."""
     return sum(
         tensor.numel() * (torch.float32 if _is_wide(name, dtype) else dtype).itemsize
-        for name, tensor in read_weights(folder).items()
-        if is_encoders(name)
+        for name, tensor in encoder_tensors(read_weights(folder)).items()
     )
 
 
@@ -124,7 +125,7 @@ def load_text_encoder(
     dtype: torch.dtype | None = None,
     tokens: int = TEXT_TOKENS,
 ) -> TextEncoder:
-    """Loads the text encoder from a transformers folder: `config.json`, one or more safetensors files, and a tokenizer.
+    """Loads the text encoder from a transformers folder: `config.json`, weights in any of its forms, and a tokenizer.
 
     dtype None keeps the stored dtype. Weights are memory-mapped and moved one at a time. None is initialised at random.
 
@@ -133,7 +134,7 @@ def load_text_encoder(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected one that holds {CONFIG}, {INDEX} and {PIECES}")
+        raise InputError(f"{folder}: no such folder, expected one that holds {CONFIG}, weights and {PIECES}")
     model = _build_model(folder)
     tokenizer = read_tokenizer(folder)
     if tokenizer.size > model.config.vocab_size:
@@ -141,8 +142,7 @@ def load_text_encoder(
             f"{folder}: the tokenizer has {tokenizer.size} tokens, {CONFIG} says {model.config.vocab_size}. Take both "
             "from the same release."
         )
-    found = without_odd_scales(in_our_form(read_weights(folder)))
-    tensors = {name: tensor for name, tensor in found.items() if is_encoders(name)}
+    tensors = encoder_tensors(with_our_layers(in_our_form(read_weights(folder))))
     wide = {name: tensor.float() for name, tensor in tensors.items() if _is_wide(name, dtype)}
     fill(model, tensors, device=device, dtype=dtype, label=str(folder))
     for name, tensor in wide.items():
@@ -192,7 +192,7 @@ def _read_pieces(path: Path) -> Tokenizer:
 def _read_tokenizer_json(path: Path) -> Tokenizer:
     tokenizers = require("tokenizers", "tokenizers", f"reading {path.name}")
     try:
-        model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
     except Exception as error:  # the package raises plain Exception
         raise InputError(f"{path}: damaged, it holds no tokenizer. Download it again.") from error
     model.no_padding()
@@ -208,10 +208,10 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
 def _build_model(folder: Path) -> nn.Module:
     """Builds T5's encoder from `config.json` on the meta device: no storage, so no random weights."""
     config = read_config(folder / CONFIG, "t5", "Choose the folder of T5 v1.1's encoder, or download it again.")
-    transformers = require("transformers", "transformers", "the text encoder")
+    settings = require_class("transformers", "T5Config", "transformers", "the text encoder")
+    network = require_class("transformers", "T5EncoderModel", "transformers", "the text encoder")
     try:
-        with torch.device("meta"):
-            model = transformers.T5EncoderModel(transformers.T5Config.from_dict(config))
+        model = without_storage(network, settings.from_dict(config))
     except Exception as error:  # its class depends on the version of transformers
         raise InputError(f"{folder / CONFIG}: describes no usable T5 ({_reason(error)}).") from error
     model.set_input_embeddings(model.shared)  # one embedding table; some versions create two until weights are tied
@@ -219,20 +219,12 @@ def _build_model(folder: Path) -> nn.Module:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors in the folder, memory-mapped, from the shards in the index or from the single file.
+    """All tensors in the folder, memory-mapped.
 
     Raises:
-        InputError: index and file are both missing, the index is invalid, or a shard is missing or damaged.
+        InputError: as `read_folder`.
     """
-    index = folder / INDEX
-    if not index.is_file():
-        if (folder / WEIGHTS).is_file():
-            return read_tensors(folder / WEIGHTS)
-        raise InputError(f"{folder}: has neither {INDEX} nor {WEIGHTS}. Download the folder again.")
-    where = read_json(index, "Download it again.").get("weight_map")
-    if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
-        raise InputError(f"{index}: has no weight_map of names. Download it again.")
-    return read_model(index)
+    return read_folder(folder, "Download the folder of T5 v1.1's encoder again.")
 
 
 def _reason(error: Exception) -> str:
@@ -240,7 +232,11 @@ def _reason(error: Exception) -> str:
     return lines[-1].strip()[:200] if lines else type(error).__name__
 
 
-def is_encoders(name: str) -> bool:
-    """Whether a tensor is the encoder's: not of the decoder, which some T5 folders also contain, nor an alias of the
-    token embedding."""
-    return not name.startswith(("decoder.", "lm_head.")) and name != "encoder.embed_tokens.weight"
+def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's tensors: without the decoder, which some T5 folders also contain. The token embedding, which files
+    may hold under two names, has the one of the whole T5."""
+    found = {name: tensor for name, tensor in tensors.items() if not name.startswith(("decoder.", "lm_head."))}
+    embedding = found.pop(EMBEDDED, None)
+    if embedding is not None:
+        found.setdefault(SHARED, embedding)
+    return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import (
@@ -143,5 +142,5 @@ class Denoiser(Trunk):
         video = self.head_norm(self.final_norm(video))
         out = self.head(modulate(video, modulation.head_shift, modulation.head_scale))
         grid, p = layout.grid, self.config.patch
-        out = out.unflatten(-1, (-1, p, p)).unflatten(1, (grid.frames, grid.rows, grid.columns))
-        return rearrange(out, "b t r c k p q -> b k t (r p) (c q)")
+        out = out.unflatten(-1, (-1, p, p)).unflatten(1, (grid.frames, grid.rows, grid.columns))  # b t r c k p q
+        return out.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)

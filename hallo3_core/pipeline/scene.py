@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..film.fingerprint import Inputs, describe, digest, file_identity, flat, versions
+from ..film.fingerprint import MODEL_FILE, Inputs, describe, digest, file_identity, flat, versions
 from ..inputs.image import GRID, Framing, plan_framing, read_image
 from ..inputs.recording import Recording, read_recording
 from ..model.config import TransformerConfig
@@ -75,6 +75,6 @@ def film_inputs(scene: Scene, release: Release, options: Options) -> Inputs:
         "framing of the portrait": describe(scene.framing),
         **flat(options),
         "device": torch.device(options.device).type,
-        **{path.relative_to(release.folder).as_posix(): file_identity(path) for path in release.files()},
+        **{MODEL_FILE + path.relative_to(release.folder).as_posix(): file_identity(path) for path in release.files()},
         **versions(),
     }

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, own_command
 from ..weights.kinds import LABELS, TRANSFORMER_PARTS, Found, Kind, identify, identify_onnx
 from ..weights.onnx_outline import read_onnx_outline
 from ..weights.reading import Entry, Format, format_of, read_header, read_metadata
-from ..weights.shards import files_of, model_file, read_index
+from ..weights.shards import files_of, is_index, model_file, read_index
 
 TENSOR_FORMATS = (Format.SAFETENSORS, Format.TORCH)
 
@@ -63,7 +63,7 @@ def find_files(path: Path | str) -> list[Place]:
         return [identify_file(path)]
     files = sorted(_walk(path))
     models = [file for file in files if format_of(file) not in (Format.TEXT, Format.OTHER, Format.EMPTY)]
-    indices = [identify_file(file) for file in files if file.name.endswith(".index.json") and read_index(file)]
+    indices = [identify_file(file) for file in files if is_index(file) and read_index(file)]
     sharded = {shard.resolve() for index in indices for shard in index.files}
     return indices + [identify_file(file) for file in models if file.resolve() not in sharded]
 
@@ -81,6 +81,8 @@ def expect(path: Path | str, part: str) -> Found:
     if found.kind is Kind.BROKEN:
         raise InputError(f"{path}: {found.detail}")
     advice = found.advice if part in TRANSFORMER_PARTS and found.advice else f"Choose {LABELS[part]}."
+    if found.kind is Kind.COGVIDEOX:
+        advice += f" To get it, run: {own_command('download', 'FOLDER')}"
     raise InputError(
         f"{path.name} is {found.detail}{'.' if ':' in found.detail else f', not {LABELS[part]}.'} {advice}"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import InputError, require
-from ..weights.disk import free_bytes
+from ..weights.disk import free_bytes, size_text
 from .layout import TRANSFORMER_FOLDER
 from .published import PARTS, REPOSITORY, TAG, Part
 
@@ -60,10 +60,10 @@ def plan_text(names: Sequence[str] | None = None, folder: Path | str | None = No
     Works offline."""
     parts = plan(names)
     lines = [f"{'part':<13} {'about':>9}  what for; licence"]
-    lines += [f"{p.name:<13} {p.bytes / 1e9:6.2f} GB  {p.purpose}; {p.licence}" for p in parts]
-    lines.append(f"{'together':<13} {sum(p.bytes for p in parts) / 1e9:6.2f} GB  from huggingface.co/{REPOSITORY}")
+    lines += [f"{p.name:<13} {size_text(p.bytes):>9}  {p.purpose}; {p.licence}" for p in parts]
+    lines.append(f"{'together':<13} {size_text(sum(p.bytes for p in parts)):>9}  from huggingface.co/{REPOSITORY}")
     if folder is not None and (room := free_bytes(Path(folder))) is not None:
-        lines.append(f"{'free':<13} {room / 1e9:6.2f} GB  in {folder}")
+        lines.append(f"{'free':<13} {size_text(room):>9}  in {folder}")
     return "\n".join(lines)
 
 
@@ -89,7 +89,7 @@ def download(
     lacking = sum(file.bytes for file in wanted if not _has(folder, file))
     room = free(folder)
     if lacking and room is not None and room < lacking + SPARE_BYTES:
-        raise InputError(f"{folder}: {lacking / 1e9:.2f} GB to fetch, {room / 1e9:.2f} GB free. Choose another folder.")
+        raise InputError(f"{folder}: {size_text(lacking)} to fetch, {size_text(room)} free. Choose another folder.")
     total, done, found = sum(file.bytes for file in wanted), 0, []
     for file in wanted:
         if progress:

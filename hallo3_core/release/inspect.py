@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..weights import names
+from ..weights.disk import size_text
 from ..weights.kinds import FACE_DETECTOR, FACE_RECOGNISER, LABELS, TRANSFORMER_PARTS, WAV2VEC, Kind, identify
 from ..weights.mapping import LARGEST_COUNT, MOST_DIMENSIONS, is_count
 from ..weights.parts import TEXT, TEXT_PREFIX, VAE, VAE_PREFIX, Parts, sort_tensors
@@ -136,14 +137,6 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def size_text(count: int) -> str:
-    """A size in bytes as readable text, in powers of ten as disk makers count."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"
-
-
 def _details(file: FileReport) -> list[str]:
     lines = [
         f"{part.replace('_', ' '):<16} {r.tensors:>5} tensors  {r.parameters:>14,} parameters  {size_text(r.bytes):>9}"
@@ -254,7 +247,7 @@ def _manifest(path: Path) -> dict[str, Entry] | None:
     if path.stat().st_size > MANIFEST_LIMIT:
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         return None
     tensors = content.get("tensors") if isinstance(content, dict) else None

@@ -45,7 +45,7 @@ class Release:
             InputError: no tag, or no such file.
         """
         tag_file = self._path(f"{TRANSFORMER_FOLDER}/latest")
-        tag = tag_file.read_text(errors="replace").strip()
+        tag = tag_file.read_text(encoding="utf-8-sig", errors="replace").strip()
         if not tag or Path(tag).name != tag:
             raise InputError(f"{tag_file}: expected the name of a folder beside it, such as 1, found {tag[:40]!r}")
         return self._path(f"{TRANSFORMER_FOLDER}/{tag}/{TRANSFORMER_FILE}")

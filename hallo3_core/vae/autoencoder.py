@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, require
+from ..errors import InputError, require_class
+from ..runtime.without_storage import without_storage
 from ..weights.parts import fill
 from ..weights.vae_names import LEVELS, in_diffusers_names
 from .causal_conv import replace_causal_convs
@@ -197,14 +198,15 @@ def build_vae(config: VaeConfig, *, device: torch.device | str = "meta", dtype: 
     Raises:
         InputError: diffusers is not installed.
     """
-    diffusers = require("diffusers", "diffusers", "the video VAE")
-    with torch.device(device):
-        autoencoder = diffusers.AutoencoderKLCogVideoX(
-            block_out_channels=config.block_out_channels,
-            layers_per_block=config.layers_per_block,
-            latent_channels=config.latent_channels,
-            norm_num_groups=config.norm_groups,
-        )
+    network = require_class("diffusers", "AutoencoderKLCogVideoX", "diffusers", "the video VAE")
+    autoencoder = without_storage(
+        network,
+        device=device,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+    )
     replace_spatial_norms(autoencoder.decoder)
     replace_causal_convs(autoencoder)
     replace_group_norms(autoencoder)

@@ -22,7 +22,7 @@ def read_json(path: Path, remedy: str) -> dict:
     try:
         if (size := path.stat().st_size) > SIZE_LIMIT:
             raise InputError(f"{path}: {size:,} bytes, more than any real one has. {remedy}")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing. {remedy}") from error
     except RecursionError as error:

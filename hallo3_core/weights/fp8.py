@@ -27,7 +27,6 @@ FLOAT8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FLOAT8).max  # 448
 SCALE, MARK = "weight_scale", "comfy_quant"
 
-_FORMAT = {"format": "float8_e4m3fn"}
 _EXACT = {"full_precision_matrix_mult": True}  # ComfyUI may use fp8 matmuls, which round the activations too: not here
 _LAYERS = re.compile(
     r"blocks\.\d+\.(self_attention\.(qkv|out)|(face|audio)_attention\.(query|key_value|out)|mlp\.(up|down))\.weight"
@@ -39,12 +38,12 @@ def is_rounded(name: str) -> bool:
     return _LAYERS.fullmatch(name) is not None
 
 
-def mark(*, matmul: bool = False) -> Tensor:
+def mark(form: str = "float8_e4m3fn", *, matmul: bool = False) -> Tensor:
     """The value of `<layer>.comfy_quant`: uint8, padded with spaces so that the next tensor in a file is aligned.
 
     matmul: let ComfyUI use fp8 matmuls, which round the activations too.
     """
-    text = json.dumps(_FORMAT if matmul else _FORMAT | _EXACT).encode()
+    text = json.dumps({"format": form} | ({} if matmul else _EXACT)).encode()
     return torch.tensor(list(text + b" " * (-len(text) % 8)), dtype=torch.uint8)
 
 
@@ -68,7 +67,8 @@ def quantise(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
 
 
 def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors with the large matrices rounded to fp8, each with its scale and mark.
+    """A network's tensors with the large matrices rounded to fp8, each with its scale and mark. What has a scale
+    already stays.
 
     Raises:
         InputError: as `quantise`.
@@ -76,8 +76,8 @@ def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = {}
     for name, tensor in tensors.items():
         result[name] = tensor
-        if is_rounded(name) and tensor.dtype != FLOAT8:
-            layer = name.removesuffix(".weight")
+        layer = name.removesuffix(".weight")
+        if is_rounded(name) and tensor.dtype != FLOAT8 and f"{layer}.{SCALE}" not in tensors:
             result[name], result[f"{layer}.{SCALE}"] = quantise(tensor, name)
             result[f"{layer}.{MARK}"] = mark()
     return result

@@ -31,7 +31,7 @@ LABELS = {
     VOCALS: "a vocal separation model",
     LORA: "a CogVideoX LoRA",
 }
-CHOOSE_DENOISER = "Choose the Hallo3 denoiser, or run: python -m hallo3_core convert <release> <folder>."
+RELEASES_OWN = "Choose the release's own file, which has the reference network too."
 
 
 class Kind(Enum):
@@ -105,16 +105,12 @@ def _official(header: Mapping[str, Entry]) -> Found | None:
         model = _cogvideox_name(header.get(f"{own}mixins.patch_embed.proj.weight"))
         lack = "it has no audio attention (transformer.layers.0.audio_attn missing)"
         if names.REFERENCE_NET in prefixed:
-            return Found(
-                Kind.TRANSFORMERS, f"Hallo3's transformers without audio: {lack}", tuple(parts), CHOOSE_DENOISER
-            )
+            return Found(Kind.TRANSFORMERS, f"Hallo3's transformers without audio: {lack}", tuple(parts))
         same = "" if prefixed else " or a reference network without its prefix, which has the same tensors"
-        return Found(Kind.COGVIDEOX, f"a {model} transformer{same}: {lack}", advice=CHOOSE_DENOISER)
+        return Found(Kind.COGVIDEOX, f"a {model} transformer{same}: {lack}")
     if bare:
         detail = f"Hallo3's denoiser without its prefix ({own or next(iter(names.PREFIXES))}), {layers} layers"
-        return Found(
-            Kind.TRANSFORMERS, detail, advice="Choose the release's own file, which has the reference network too."
-        )
+        return Found(Kind.TRANSFORMERS, detail, advice=RELEASES_OWN)
     if names.DENOISER in prefixed:
         parts = [names.DENOISER, *parts]
         parts += [
@@ -141,7 +137,7 @@ def _converted(header: Mapping[str, Entry]) -> Found | None:
         vae = (VAE,) if "decoder.conv_in.conv.weight" in header else ()  # as CheckpointSave writes it
         return Found(Kind.DENOISER, f"Hallo3's denoiser, {count} layers", (names.DENOISER, *vae))
     lack = "it has no audio attention (blocks.0.audio_attention missing)"
-    return Found(Kind.COGVIDEOX, f"a CogVideoX transformer in this pack's naming: {lack}", advice=CHOOSE_DENOISER)
+    return Found(Kind.COGVIDEOX, f"a CogVideoX transformer in this pack's naming: {lack}")
 
 
 _MARKS = ("audio_attention", "audio_tokens", "audio_adaption", "face_adaption")  # a denoiser has one of these
@@ -168,7 +164,7 @@ def _cogvideox(header: Mapping[str, Entry]) -> Found | None:
         if f"{stem}attn1.to_q.weight" in header and f"{stem}norm1.linear.weight" in header:
             model = _cogvideox_name(header.get(f"{prefix}patch_embed.proj.weight"))
             lack = "it has no audio attention (transformer.layers.0.audio_attn missing)"
-            return Found(Kind.COGVIDEOX, f"a {model} transformer in diffusers naming: {lack}", advice=CHOOSE_DENOISER)
+            return Found(Kind.COGVIDEOX, f"a {model} transformer in diffusers naming: {lack}")
     return None
 
 
@@ -240,7 +236,7 @@ def _lora(header: Mapping[str, Entry]) -> Found | None:
         for n in pairs
     ):
         return Found(Kind.LORA, f"a CogVideoX LoRA of {len(pairs)} tensors", (LORA,), "Load it with the LoRA loader.")
-    return Found(Kind.LORA, f"a LoRA for another model: it touches {pairs[0]}", advice=CHOOSE_DENOISER)
+    return Found(Kind.LORA, f"a LoRA for another model: it touches {pairs[0]}")
 
 
 def _foreign(header: Mapping[str, Entry]) -> Found | None:
@@ -248,8 +244,14 @@ def _foreign(header: Mapping[str, Entry]) -> Found | None:
     stems = {re.sub(r"^(model\.)?diffusion_model\.", "", name) for name in header}
     for probe, model in (
         ("blocks.0.self_attn.q.weight", "a Wan video transformer"),
+        ("patch_embedding.weight", "a Wan video transformer"),
         ("condition_embedder.time_embedder.linear_1.weight", "a Wan video transformer in diffusers naming"),
         ("double_blocks.0.img_attn.qkv.weight", "a Flux or HunyuanVideo transformer"),
+        ("double_blocks.0.img_attn_qkv.weight", "a HunyuanVideo transformer"),
+        ("patchify_proj.weight", "an LTX video transformer"),
+        ("t5_y_embedder.to_kv.weight", "a Mochi video transformer"),
+        ("transformer_blocks.0.img_mod.1.weight", "a Qwen-Image transformer"),
+        ("joint_blocks.0.context_block.attn.qkv.weight", "a Stable Diffusion 3 transformer"),
         ("input_blocks.0.0.weight", "a Stable Diffusion network"),
         ("decoder.middle.0.residual.0.gamma", "a Wan VAE"),
         ("decoder.mid.block_1.norm1.weight", "a Stable Diffusion VAE"),
@@ -258,7 +260,7 @@ def _foreign(header: Mapping[str, Entry]) -> Found | None:
         ("first_stage_model.decoder.mid.block_1.norm1.weight", "a Stable Diffusion checkpoint"),
     ):
         if probe in stems:
-            return Found(Kind.FOREIGN, f"{model}, which this pack does not use", advice=CHOOSE_DENOISER)
+            return Found(Kind.FOREIGN, f"{model}, which this pack does not use")
     return None
 
 

@@ -25,6 +25,8 @@ LARGEST_COUNT = 1 << 48  # of elements; the release's largest tensor has a third
 NOT_MAPPABLE = (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
 PIECE = 1 << 30  # bytes; a larger tensor gets its own piece
 
+Content = mmap.mmap | bytearray
+
 
 class Slot(NamedTuple):
     """One tensor of a file: its shape, its type, its bytes counted from the start of the file, and its strides in
@@ -50,23 +52,27 @@ def map_tensors(path: Path, slots: Mapping[str, Slot], piece: int = PIECE) -> di
         OSError: the file cannot be opened or read.
     """
     tensors: dict[str, Tensor] = {}
-    mapped, start, stop = None, 0, 0
+    content, start, stop = None, 0, 0
     with path.open("rb") as file:
         end = path.stat().st_size
         for name, slot in sorted(slots.items(), key=lambda item: item[1].start):
             if slot.start == slot.stop:
                 tensors[name] = torch.empty(slot.shape, dtype=slot.dtype)
                 continue
-            if mapped is None or slot.stop > stop:
+            if content is None or slot.stop > stop:
                 start = slot.start - slot.start % mmap.ALLOCATIONGRANULARITY
                 stop = min(end, max(start + piece, slot.stop))
-                mapped = _mapped(file, start, stop)
-            tensors[name] = _view(mapped, slot, slot.start - start)
+                content = map_file(file, start, stop)
+            tensors[name] = _view(content, slot, slot.start - start)
     return {name: tensors[name] for name in slots}
 
 
-def _mapped(file: BinaryIO, start: int, stop: int) -> mmap.mmap | bytearray:
-    """Maps a piece of the file, or reads it if the file system has no mapping (some network and user-space ones)."""
+def map_file(file: BinaryIO, start: int, stop: int) -> Content:
+    """Maps a piece of the file, or reads it if the file system has no mapping (some network and user-space ones).
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
         return mmap.mmap(file.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
     except OSError as error:
@@ -79,11 +85,11 @@ def _mapped(file: BinaryIO, start: int, stop: int) -> mmap.mmap | bytearray:
         return content
 
 
-def _view(mapped: mmap.mmap | bytearray, slot: Slot, offset: int) -> Tensor:
+def _view(content: Content, slot: Slot, offset: int) -> Tensor:
     size = slot.stop - slot.start
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that the tensor is not writable
         if offset % slot.dtype.itemsize:  # unaligned by its writer: numbers cannot be read in place
-            values = torch.frombuffer(mapped, dtype=torch.uint8, count=size, offset=offset).clone().view(slot.dtype)
+            values = torch.frombuffer(content, dtype=torch.uint8, count=size, offset=offset).clone().view(slot.dtype)
         else:
-            values = torch.frombuffer(mapped, dtype=slot.dtype, count=size // slot.dtype.itemsize, offset=offset)
+            values = torch.frombuffer(content, dtype=slot.dtype, count=size // slot.dtype.itemsize, offset=offset)
     return values.view(slot.shape) if slot.stride is None else values.as_strided(slot.shape, slot.stride)

@@ -6,10 +6,11 @@ graph are its inputs and outputs.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from .mapping import Content, map_file
 
 Sizes = tuple[int | None, ...]  # None: any size
 
@@ -30,7 +31,8 @@ def read_onnx_outline(path: Path) -> OnnxOutline:
     Raises:
         ValueError: damaged, or not an ONNX file.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with path.open("rb") as file:
+        content = map_file(file, 0, path.stat().st_size)
         graphs = [span for field, span in _fields(content, 0, len(content)) if field == GRAPH and span]
         if len(graphs) != 1:
             raise ValueError("an ONNX file without a graph")
@@ -46,7 +48,7 @@ def read_onnx_outline(path: Path) -> OnnxOutline:
         return OnnxOutline(inputs, values[OUTPUT])
 
 
-def _value(content: mmap.mmap, start: int, stop: int) -> tuple[str, Sizes]:
+def _value(content: Content, start: int, stop: int) -> tuple[str, Sizes]:
     """Name and sizes of one input or output. The sizes are at fields type (2), tensor (1), shape (2), dimensions (1),
     size (1)."""
     sizes = []
@@ -57,30 +59,30 @@ def _value(content: mmap.mmap, start: int, stop: int) -> tuple[str, Sizes]:
     return _text(content, 1, start, stop), tuple(sizes)
 
 
-def _inside(content: mmap.mmap, spans: list[tuple[int, int]], *fields: int) -> list[tuple[int, int]]:
+def _inside(content: Content, spans: list[tuple[int, int]], *fields: int) -> list[tuple[int, int]]:
     for wanted in fields:
         spans = [span for outer in spans for field, span in _fields(content, *outer) if field == wanted and span]
     return spans
 
 
-def _text(content: mmap.mmap, wanted: int, start: int, stop: int) -> str:
+def _text(content: Content, wanted: int, start: int, stop: int) -> str:
     spans = _inside(content, [(start, stop)], wanted)
-    return content[spans[0][0] : spans[0][1]][:512].decode("utf-8", "replace") if spans else ""
+    return bytes(content[spans[0][0] : min(spans[0][1], spans[0][0] + 512)]).decode("utf-8", "replace") if spans else ""
 
 
-def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, tuple[int, int] | None]]:
+def _fields(content: Content, start: int, stop: int) -> Iterator[tuple[int, tuple[int, int] | None]]:
     """Yields a message's fields, with the byte range of those that hold bytes."""
     for field, _, span in _walk(content, start, stop):
         yield field, span
 
 
-def _numbers(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int]]:
+def _numbers(content: Content, start: int, stop: int) -> Iterator[tuple[int, int]]:
     for field, number, span in _walk(content, start, stop):
         if span is None:
             yield field, number
 
 
-def _walk(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, tuple[int, int] | None]]:
+def _walk(content: Content, start: int, stop: int) -> Iterator[tuple[int, int, tuple[int, int] | None]]:
     while start < stop:
         tag, start = _varint(content, start, stop)
         field, wire = tag >> 3, tag & 7
@@ -100,7 +102,7 @@ def _walk(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int,
         start += length
 
 
-def _varint(content: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
+def _varint(content: Content, start: int, stop: int) -> tuple[int, int]:
     number = 0
     for i in range(10):
         if start + i >= stop:

@@ -21,9 +21,10 @@ from ..model.reference_net import ReferenceNet
 from ..model.scaled import put_in_place
 from . import names
 from .fp8 import FLOAT8, MARK, SCALE
+from .quantised import group_in, with_our_layers
 from .reading import read_metadata
 from .shards import files_of, model_file, read_model
-from .spellings import in_our_form, why_dropped, without_odd_scales
+from .spellings import in_our_form, why_dropped
 
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "conditioner.embedders.0.transformer."
@@ -102,7 +103,7 @@ def sort_tensors(tensors: Mapping[str, Tensor]) -> Parts:
         InputError: a transformer whose grid cannot be determined.
     """
     dropped = {name: why for name in tensors if (why := why_dropped(name))}
-    tensors = without_odd_scales(in_our_form(tensors))
+    tensors = with_our_layers(in_our_form(tensors))
     official = any(name.startswith((*names.PREFIXES, VAE_PREFIX, TEXT_PREFIX)) for name in tensors)
     parts = sort_official(tensors) if official else sort_converted(tensors)
     parts.unused |= dropped
@@ -184,7 +185,7 @@ def build(
 ) -> nn.Module:
     """The module of one part, with sizes from its tensors; without storage on the meta device.
 
-    Layers whose weight has a scale keep it in fp8, unless `operations` (a host's layers) handles scales itself.
+    Layers whose weight has a scale keep it in fp8 or int8, unless `operations` (a host's layers) handles scales itself.
 
     Raises:
         InputError: the checkpoint lacks the part, or a tensor that determines a size.
@@ -199,7 +200,9 @@ def build(
         module = network(TransformerConfig.from_shapes(shapes, parts.conditioning), attention=attention, **kw)
         for name in shapes if operations is nn else ():
             if name.endswith("." + SCALE):
-                put_in_place(module, name.removesuffix("." + SCALE))
+                layer, tensors = name.removesuffix("." + SCALE), parts.tensors[part]
+                is_int8 = layer + ".weight" in tensors and tensors[layer + ".weight"].dtype == torch.int8
+                put_in_place(module, layer, group_in(tensors.get(f"{layer}.{MARK}")) if is_int8 else None)
         return module
 
 
@@ -232,7 +235,7 @@ def fill(
 ) -> nn.Module:
     """Fills every parameter of `module` with its tensor, cast and moved one by one, and sets evaluation mode.
 
-    fp8 weights with a scale stay in fp8, regardless of `dtype`.
+    fp8 and int8 weights with a scale stay so, regardless of `dtype`.
 
     Raises:
         InputError: a tensor is missing, has the wrong shape, or is left over; the message names it.

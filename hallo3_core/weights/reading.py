@@ -19,6 +19,8 @@ from .torch_pickle import outline
 
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch files before the zip format
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editors put before a text
+
 
 class Format(Enum):
     SAFETENSORS = "a safetensors file"
@@ -121,6 +123,7 @@ def format_of(path: Path | str) -> Format:
         return Format.GGUF
     if not start:
         return Format.EMPTY
+    start = start.removeprefix(BYTE_ORDER_MARK)
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
         return Format.TEXT
     if start[8:9] == b"{":

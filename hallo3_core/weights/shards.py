@@ -6,6 +6,7 @@ A path to one shard or to the index stands for the whole model.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from torch import Tensor
@@ -13,8 +14,13 @@ from torch import Tensor
 from ..errors import InputError
 from .reading import read_tensors
 
-INDEX = ".index.json"
+INDEX = re.compile(r".+\.index(\.\w+)?\.json")  # the second part names a variant, such as fp16
 INDEX_LIMIT = 16 << 20  # bytes; T5-XXL's has 20 kB
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file's name is that of a shard index."""
+    return INDEX.fullmatch(path.name) is not None
 
 
 def read_index(path: Path) -> dict[str, str] | None:
@@ -22,7 +28,7 @@ def read_index(path: Path) -> dict[str, str] | None:
     try:
         if path.stat().st_size > INDEX_LIMIT:
             return None
-        weights = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weights = json.loads(path.read_text(encoding="utf-8-sig"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return weights if isinstance(weights, dict) and all(isinstance(name, str) for name in weights.values()) else None
@@ -30,7 +36,7 @@ def read_index(path: Path) -> dict[str, str] | None:
 
 def model_file(path: Path) -> Path:
     """The index in the file's folder that lists it as a shard; else the file itself."""
-    for index in sorted(path.parent.glob(f"*{INDEX}")):
+    for index in sorted(filter(is_index, path.parent.glob("*.json"))):
         if path.name in (read_index(index) or {}).values():
             return index
     return path
@@ -42,7 +48,7 @@ def files_of(path: Path) -> list[Path]:
     Raises:
         InputError: a shard is missing or lies outside the index's folder.
     """
-    weights = read_index(path) if path.name.endswith(INDEX) else None
+    weights = read_index(path) if is_index(path) else None
     if not weights:
         return [path]
     shards = []
@@ -67,7 +73,7 @@ def read_model(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in files_of(path):
         tensors |= read_tensors(file)
-    named = read_index(path) if path.name.endswith(INDEX) else None
+    named = read_index(path) if is_index(path) else None
     if lacking := sorted((named or {}).keys() - tensors.keys()):
         raise InputError(f"{path}: {len(lacking)} tensors are in none of its shards ({lacking[0]}, ...)")
     return tensors

@@ -10,10 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
-from .fp8 import FLOAT8, MARK, SCALE, is_rounded, mark
+from .fp8 import SCALE
 
 SAVED = "model.diffusion_model."
 _SAVED_MARK = SAVED + "video_positions"
@@ -24,6 +21,7 @@ DROPPED = {
     "v_pred": "a mark of ComfyUI's",
     "ztsnr": "a mark of ComfyUI's",
     "scaled_fp8": "a mark of older fp8 files",
+    "spiece_model": "a tokenizer that ComfyUI keeps with the weights",
 }
 T = TypeVar("T")
 
@@ -44,26 +42,6 @@ def why_dropped(name: str) -> str | None:
     if name.endswith(_INPUT_SCALES):
         return "a scale of activations, which are not rounded here"
     return DROPPED.get(name.removeprefix(SAVED))
-
-
-def without_odd_scales(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Dequantises to bfloat16 all fp8 tensors that our layers cannot read: those with scales per row, in other layers,
-    or of other float8 types."""
-    found = dict(tensors)
-    for name in [name for name in tensors if name.endswith("." + SCALE)]:
-        layer = name.removesuffix("." + SCALE)
-        weight, scale = tensors.get(f"{layer}.weight"), tensors[name]
-        if weight is None:
-            continue
-        if scale.numel() == 1 and weight.dtype == FLOAT8 and is_rounded(f"{layer}.weight"):
-            found[name] = scale.reshape(()).float()
-            found.setdefault(f"{layer}.{MARK}", mark())
-        else:
-            whole = weight.float() * scale.float().reshape(*scale.shape, *[1] * (weight.ndim - scale.ndim))
-            found[f"{layer}.weight"] = whole.to(torch.bfloat16)
-            found.pop(name)
-            found.pop(f"{layer}.{MARK}", None)
-    return found
 
 
 def _renamed(name: str, is_saved: bool) -> str:

@@ -18,12 +18,12 @@ from ...hallo3_core.release.layout import VAE_FILE, Release
 from ...hallo3_core.release.lora.alphas import BESIDE
 from ...hallo3_core.weights import names
 from ...hallo3_core.weights.kinds import FACE_DETECTOR, LORA, TRANSFORMER_PARTS, WAV2VEC, Found, Kind
+from ...hallo3_core.weights.model_folder import weights_among
 from ...hallo3_core.weights.parts import TEXT, VAE
-from ...hallo3_core.weights.shards import files_of, model_file
+from ...hallo3_core.weights.shards import files_of, is_index, model_file
 from .checkpoint import PROJECTORS_FILE
 from .listing import children, files_below
 
-INDEX = "*.index.json"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 REMEMBERED = 10_000  # files
 UNSURE = (Kind.UNKNOWN, Kind.BROKEN)
@@ -115,7 +115,9 @@ def _files(path: Path) -> list[Path]:
     if release := [*_transformers(path), *([vae] if os.path.isfile(vae) else [])]:
         return release
     inside = children(path)[1]
-    indices = [file for file in inside if fnmatchcase(file.name, INDEX)]
+    if (own := weights_among(inside)) is not None:
+        return [own]
+    indices = [file for file in inside if is_index(file)]
     weights = [file for pattern in WEIGHTS for file in inside if fnmatchcase(file.name, pattern)]
     return indices or weights or [file for file in files_below(path) if file.suffix == ".onnx"]
 

@@ -10,7 +10,17 @@ from typing import Any
 import folder_paths
 from torch import Tensor
 
-from ...hallo3_core.film.fingerprint import Inputs, about, describe, digest, file_identity, flat, spread, versions
+from ...hallo3_core.film.fingerprint import (
+    MODEL_FILE,
+    Inputs,
+    about,
+    describe,
+    digest,
+    file_identity,
+    flat,
+    spread,
+    versions,
+)
 from ...hallo3_core.release.layout import Release
 from .checkpoint import PROJECTORS_FILE
 from .model import SOURCE
@@ -64,7 +74,7 @@ def model_inputs(patcher: Any) -> Inputs:
     path, choice = patcher.get_attachment(SOURCE)
     files = Release(path).engine_files if path.is_dir() else [path, path.with_name(PROJECTORS_FILE)]
     return {
-        **{f"model file {file.name}": file_identity(file) for file in files},
+        **{MODEL_FILE + file.name: file_identity(file) for file in files},
         "weight dtype": choice,
         "patches of the model (LoRAs)": spell(patcher.patches),
         "options of the model": spell(patcher.model_options),

@@ -44,6 +44,7 @@ REVIEWED = {
     "comfy.model_sampling": {"ModelSamplingDiscrete", "V_PREDICTION"},
     "comfy.ops": {"pick_operations"},
     "comfy.patcher_extension": {"WrapperExecutor", "WrappersMP", "get_all_wrappers"},
+    "comfy.quant_ops": {"QUANT_ALGOS", "QuantizedTensor"},
     "comfy.samplers": {"CFGGuider", "Sampler", "calc_cond_batch"},
     "comfy.sd": {"CLIP", "VAE"},
     "comfy.sd1_clip": {"SD1ClipModel"},
@@ -170,7 +171,7 @@ def test_keys_and_sockets_are_those_that_workflows_depend_on(nodes):
 def test_importing_the_pack_loads_nothing_heavy(tmp_path):
     """Behind torch, which the host has loaded long before: nothing but this pack."""
     code = f"""
-import sys, torch, einops
+import sys, torch
 sys.path.insert(0, r"{HERE}")
 import fake_host, importing
 fake_host.install(r"{tmp_path}")
@@ -206,13 +207,13 @@ assert all(name in text for name in {named!r}), text
 print(*sorted(pack.NODE_CLASS_MAPPINGS))
 """
 OPTIONAL = {"onnxruntime", "onnx", "cv2", "insightface", "audio_separator", "sageattention"}
-LATE = {"diffusers", "transformers", "sentencepiece", "safetensors", "huggingface_hub", "av", "PIL", "tqdm"}
+LATE = {"diffusers", "transformers", "sentencepiece", "safetensors", "huggingface_hub", "av", "PIL", "tqdm", "einops"}
 
 
-@pytest.mark.parametrize("packages", [OPTIONAL, OPTIONAL | LATE], ids=["optional", "all but einops"])
+@pytest.mark.parametrize("packages", [OPTIONAL, OPTIONAL | LATE], ids=["optional", "all"])
 def test_a_missing_package_hides_no_node(nodes, tmp_path, packages):
     """A missing package is reported by the node that needs it, when it runs, together with all others."""
-    named = {"onnxruntime", "insightface", "audio-separator"} | (packages & LATE - {"PIL", "tqdm"})
+    named = {"onnxruntime", "insightface", "audio-separator"} | (packages & LATE - {"PIL", "tqdm", "einops"})
     code = WITHOUT.format(packages=packages, named=named, models=str(tmp_path), here=str(HERE), root=str(ROOT))
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == sorted(nodes), result.stderr
