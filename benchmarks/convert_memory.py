@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hallo3_core.model.config import Grid, TransformerConfig
 from hallo3_core.model.positions import rotary_table
 from hallo3_core.release.layout import TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE_FILE
-from hallo3_core.toy.noise_release import Draw, file_tensors
+from hallo3_core.toy.noise_release import Draw, transformer_tensors
 from hallo3_core.weights import names
 from hallo3_core.weights.vae_names import to_original
 from hallo3_core.weights.writing import Entry, header
@@ -77,7 +77,7 @@ def engine_shapes(config: TransformerConfig) -> Shapes:
     for prefix, part in names.PREFIXES.items():
         conditions = part == names.DENOISER
         with FakeTensorMode(allow_non_fake_inputs=True):
-            own = {k: tuple(v.shape) for k, v in file_tensors(NoDraw(), config, conditions).items()}
+            own = {k: tuple(v.shape) for k, v in transformer_tensors(NoDraw(), config, conditions).items()}
         if conditions:
             own |= {f"transformer.{name}": shape for name, shape in PROJECTORS.items()}
         shapes |= {prefix + name: shape for name, shape in own.items()}
@@ -180,7 +180,7 @@ def size_gb(paths: Iterable[Path], on_disk: bool = False) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp8"), default="fp8")
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp8", "int8"), default="fp8")
     parser.add_argument("--format", choices=("pt", "safetensors"), default="pt")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--manifest", type=Path, help="names and shapes from here instead of from the sizes")

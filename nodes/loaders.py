@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
 AUTO = "auto: one release in models/hallo3 for all loaders, real weights before a toy's."
 ALIASES = ["hallo", "load"]
-DTYPES = ["auto", "bf16", "fp16", "fp8"]
+DTYPES = ["auto", "bf16", "fp16", "fp8", "int8"]
 DTYPE_TOOLTIP = (
-    "auto keeps what the file and the device suggest; fp8 halves the memory of the large matrices for a small loss. "
+    "auto keeps what the file and the device suggest; fp8 and int8 halve the memory of the large matrices for a small "
+    "loss, int8's is the smaller. "
     "Changing it loads the file again."
 )
-FP8_MATMUL_TOOLTIP = (
+MATMUL_TOOLTIP = (
     "fp8 matmul also multiplies in fp8, on GPUs that can (NVIDIA since Ada), with a larger loss. It is no faster: "
-    "on an H100, the only GPU measured, a step took 22 % longer than in bf16."
+    "on an H100, the only GPU measured, a step took 22 % longer than in bf16. int8 matmul multiplies in int8 (NVIDIA "
+    "since Turing); its speed was not measured."
 )
 WEIGHT_DTYPE = (DTYPES, {"default": "auto", "tooltip": DTYPE_TOOLTIP})
 DENOISER_DTYPE = (
-    [*DTYPES, "fp8 matmul"],
-    {"default": "auto", "tooltip": f"{DTYPE_TOOLTIP} {FP8_MATMUL_TOOLTIP}"},
+    [*DTYPES, "fp8 matmul", "int8 matmul"],
+    {"default": "auto", "tooltip": f"{DTYPE_TOOLTIP} {MATMUL_TOOLTIP}"},
 )
 
 

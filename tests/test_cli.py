@@ -15,7 +15,7 @@ from hallo3_core.cli.main import main
 from hallo3_core.film.writer import read_film
 from hallo3_core.inputs.image import read_image
 
-SMALL = ["--size", "16x32", "--steps", "2", "--device", "cpu"]
+SMALL = ["--size", "32x48", "--steps", "2", "--device", "cpu"]
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def test_a_film_is_as_long_as_its_recording(make, speech):
     frames, rate, sound = make(audio=speech)
     assert len(frames) == 90 and rate == 25  # 3.58 s
     assert sound.rate == 16_000 and abs(sound.seconds - 3.58) < 0.1
-    assert frames.shape[1:] == (16, 16, 3)  # a square portrait: the middle of the padded frame
+    assert frames.shape[1:] == (32, 32, 3)  # a square portrait: the middle of the padded frame
 
 
 def test_a_seed_is_a_film(make, film):
@@ -109,9 +109,9 @@ def test_a_lora_reaches_the_film(make, film, tmp_path, caplog):
 def test_framings(make, tmp_path):
     wide = tmp_path / "wide.png"
     Image.open(Path(__file__).parents[1] / "assets" / "portrait.jpg").crop((60, 40, 660, 440)).save(wide)
-    assert make("--size", "32x48", image=wide)[0].shape[1:] == (32, 48, 3)  # 3:2 fills the frame
-    assert make("--framing", "crop")[0].shape[1:] == (16, 32, 3)
-    assert make("--size", "32x16", "--framing", "pad")[0].shape[1:] == (16, 16, 3)
+    assert make(image=wide)[0].shape[1:] == (32, 48, 3)  # 3:2 fills the frame
+    assert make("--framing", "crop")[0].shape[1:] == (32, 48, 3)
+    assert make("--size", "48x32", "--framing", "pad")[0].shape[1:] == (32, 32, 3)
 
 
 def test_a_picture_without_a_face_can_serve_whole(make, tmp_path):

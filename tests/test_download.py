@@ -146,7 +146,7 @@ def test_without_the_package_the_error_has_the_install_command(tmp_path, no_netw
 
 def test_a_full_disk_is_reported_before_anything_is_downloaded(tmp_path):
     hub = FakeHub()
-    with pytest.raises(InputError, match="GB free"):
+    with pytest.raises(InputError, match="1.00 kB free"):
         download(tmp_path, hub=hub, free=lambda folder: 1000)
     assert not hub.fetched
 

@@ -23,7 +23,7 @@ from hallo3_core.runtime.half_precision import (
     processor,
 )
 
-OPTIONS = Options(Settings(steps=1), size=(16, 32), dtype=torch.bfloat16)
+OPTIONS = Options(Settings(steps=1), size=(32, 48), dtype=torch.bfloat16)
 RELEASED_POSITIONS = Call(nn.Conv1d(768, 768, 128, padding=64, groups=16), torch.Size((1, 768, 98)))
 TOY_POSITIONS = Call(nn.Conv1d(24, 24, 16, padding=8, groups=2), torch.Size((1, 24, 98)))  # wrong on AMX, torch 2.13
 LAYERS = [

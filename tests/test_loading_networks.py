@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ from hallo3_core.runtime.streaming import StreamedBlocks
 from hallo3_core.sampling.guidance import Guidance
 from hallo3_core.weights import names
 
-OPTIONS = Options(Settings(steps=2), size=(16, 32))
+OPTIONS = Options(Settings(steps=2), size=(32, 48))
 
 
 class Counting(Release):
@@ -112,7 +113,8 @@ def test_what_does_not_fit_is_streamed_unasked_and_makes_the_same_film(make, pla
             isinstance(each, StreamedBlocks) for each in (denoiser.blocks, net.blocks, text.model.encoder.block)
         ]
     assert streamed == [True, False, False]
-    assert "denoiser needs 0.3 GB, cpu has 0.0 GB free: its blocks are streamed from host memory" in caplog.text
+    words = r"denoiser needs \d+\.\d\d MB, cpu has \d\.\d\d MB free: its blocks are streamed from host memory"
+    assert re.search(words, caplog.text)
     with networks.part(names.REFERENCE_NET) as kept:  # the memory check is skipped
         assert kept is net
     monkeypatch.setattr("hallo3_core.pipeline.networks.free_bytes", lambda device: 0)

@@ -281,7 +281,7 @@ def test_a_layer_in_fp8_holds_the_whole_lora(theirs, caplog):
     up, down = pairs["transformer_blocks.0.ff.net.2"]
     apply_lora(model, match(in_diffusers_naming(pairs)), 1e-3)
     torch.testing.assert_close(model.get_submodule(name).weight, rounded.float() * scale + 1e-3 * up @ down)
-    assert "1 layers are no longer in fp8" in caplog.text
+    assert "1 layers are no longer in 8 bits" in caplog.text
 
 
 def test_what_is_not_understood_is_listed_and_left_alone(theirs, caplog):

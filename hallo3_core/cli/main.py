@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, naming_missing_packages, own_command
 from ..inputs.samples import PORTRAIT, SPEECH
 from .exit_codes import DONE, INTERRUPTED, NOT_DONE, TERMINATED
 from .film_options import add_film_options, film_options, keeping_of, lora, seed
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handler.addFilter(Once())
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[handler])
         try:
-            with sigterm_raises():
+            with sigterm_raises(), naming_missing_packages():
                 return options.run(options) or DONE
         except InputError as error:
             say(f"error: {error}", sys.stderr)
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         if os.environ.get("RANK", "").strip() not in ("", "0"):
             self.exit(NOT_DONE)  # under torchrun, only rank 0 prints the message
         message = message if len(message) <= LONGEST_LINE else message[:LONGEST_LINE] + " ..."
-        self.exit(NOT_DONE, f"error: {message} ({self.prog} --help lists the options)\n")
+        self.exit(NOT_DONE, f"error: {message} ({own_command(*self.prog.split()[1:], '--help')} lists the options)\n")
 
 
 def build_parser() -> Parser:
@@ -83,11 +83,14 @@ def build_parser() -> Parser:
     add_film_options(many)
     many.set_defaults(run=run_batch)
 
-    smaller = commands.add_parser("convert", help="the release to four safetensors files, in bf16, fp16, fp32 or fp8")
+    smaller = commands.add_parser("convert", help="the release to four safetensors files: bf16, fp16, fp32, fp8, int8")
     smaller.add_argument("source", type=Path, help="the release's folder, or its transformer or VAE file")
     smaller.add_argument("target", type=Path, help="the folder to write to")
     smaller.add_argument(
-        "--dtype", choices=("bf16", "fp16", "fp32", "fp8"), default="bf16", help="fp8: the blocks' matrices"
+        "--dtype",
+        choices=("bf16", "fp16", "fp32", "fp8", "int8"),
+        default="bf16",
+        help="fp8, int8: the blocks' matrices",
     )
     smaller.add_argument(
         "--merge",
@@ -286,12 +289,13 @@ def run_inspect(args: argparse.Namespace) -> int:
 def run_convert(args: argparse.Namespace) -> None:
     from ..release.convert import convert
     from ..release.lora.merging import Merge
+    from ..weights.disk import size_text
 
     with byte_bar() as progress:
         merges = [Merge(*each) for each in args.merge]
         files = convert(args.source, args.target, args.dtype, merges=merges, progress=progress)
     for path in files:
-        say(f"{path}: {path.stat().st_size / 1e9:.2f} GB")
+        say(f"{path}: {size_text(path.stat().st_size)}")
 
 
 def run_download(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, own_command
 from ..toy.packed import WEIGHTS
 from ..toy.training import Plan, train_toy_release
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command to resume\n")
         return 130
-    _say(f"{out}: the toy release, packed. Write it out with: python -m hallo3_core tiny FOLDER")
+    _say(f"{out}: the toy release, packed. Write it out with: {own_command('tiny', 'FOLDER')}")
     return 0
 
 

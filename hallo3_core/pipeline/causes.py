@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import own_command
 from ..sampling.guidance import Guidance, Scales
 
 STRONG = 8.0  # a guidance scale beyond this is a likely cause; 3.5 is usual
@@ -19,6 +20,6 @@ def likely_cause(dtype: torch.dtype, guidance: Guidance, with_lora: bool) -> str
     if any(abs(scale) > STRONG for each in scales for scale in each):
         return f"A guidance scale is far beyond the usual 3.5: choose less than {STRONG:g}."
     return (
-        "Perhaps weights are damaged, which `python -m hallo3_core inspect` does not always see: convert or download "
-        "them again. An unstable GPU (overclocked, too hot) does this too."
+        f"Perhaps weights are damaged, which this does not always see: {own_command('inspect', 'FOLDER')}. Convert or "
+        "download them again. An unstable GPU (overclocked, too hot) does this too."
     )

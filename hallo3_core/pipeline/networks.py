@@ -17,6 +17,7 @@ from ..inputs.text import TextEncoder, encoder_bytes, load_text_encoder
 from ..model.attention import Attention, scaled_dot_product
 from ..model.config import Grid, TransformerConfig
 from ..model.denoiser import Denoiser
+from ..model.scaled import Int8Linear
 from ..release.layout import Release
 from ..release.lora.applying import apply_loras
 from ..release.lora.file import LoraFile
@@ -31,6 +32,7 @@ from ..runtime.streaming import streamed
 from ..vae.autoencoder import PIXELS
 from ..vae.latents import film_grid
 from ..weights import names
+from ..weights.disk import size_text
 from ..weights.parts import transformer_config
 from .choices import FP8_PRODUCTS
 from .options import Options
@@ -231,11 +233,11 @@ class Networks:
         if free is None or needs <= free:
             return False
         log.warning(
-            "%s needs %.1f GB, %s has %.1f GB free: its blocks are streamed from host memory",
+            "%s needs %s, %s has %s free: its blocks are streamed from host memory",
             name.replace("_", " "),
-            needs / 1e9,
+            size_text(needs),
             self.options.device,
-            free / 1e9,
+            size_text(free),
         )
         return True
 
@@ -261,6 +263,8 @@ def load_denoiser(
     denoiser = release.network(
         names.DENOISER, attention=attention, in_fp8=options.fp8 is not None, device=device, dtype=options.dtype
     )
+    if options.fp8 and any(isinstance(layer, Int8Linear) for layer in denoiser.modules()):
+        log.warning("the denoiser's matrices are in int8 and stay so: --fp8 changes nothing")
     apply_loras(denoiser, names.DENOISER, loras, config)
     if options.fp8 == FP8_PRODUCTS:
         if has_fp8_matmuls(options.device):

@@ -1,4 +1,5 @@
-"""Converts the official release to four safetensors files with our names, in bf16, fp16, fp32 or fp8, in little memory.
+"""Converts the official release to four safetensors files with our names, in little memory: bf16, fp16, fp32, fp8 or
+int8.
 
 A source file is memory-mapped, and mapped again after every gigabyte to free the pages already read, so memory use does
 not grow with the file. Files are written completely or not at all. Existing files from the same source are kept.
@@ -21,8 +22,8 @@ from ..errors import InputError
 from ..film.output import check_apart
 from ..model.conditioning import METADATA
 from ..model.config import AudioProjectorConfig, FaceProjectorConfig, TransformerConfig
-from ..weights import names
-from ..weights.disk import free_bytes
+from ..weights import int8, names
+from ..weights.disk import free_bytes, size_text
 from ..weights.fp8 import FLOAT8, MARK, SCALE, is_rounded, largest_magnitude, mark, quantise
 from ..weights.parts import VAE, Parts, build, fill, sort_tensors
 from ..weights.reading import read_metadata
@@ -38,7 +39,9 @@ DTYPES = {
     "fp16": torch.float16,
     "fp32": torch.float32,
     "fp8": torch.bfloat16,
-}  # of tensors that are not rounded to fp8
+    "int8": torch.bfloat16,
+}  # of tensors that are not rounded to 8 bits
+EIGHT_BITS = ("fp8", "int8")
 FILES = {
     "hallo3_denoiser.safetensors": (names.DENOISER,),
     "hallo3_reference_net.safetensors": (names.REFERENCE_NET,),
@@ -109,8 +112,8 @@ def convert(
 ) -> list[Path]:
     """Converts a release folder, its transformer file or its VAE file; returns the files in `target`, new and kept.
 
-    `dtype` is bf16, fp16, fp32 or fp8 (the blocks' matrices in fp8, the rest in bf16). `merges` are LoRAs to merge into
-    the weights. `free` returns the free bytes at a folder.
+    `dtype` is bf16, fp16, fp32, fp8 or int8 (these two: the blocks' matrices, the rest in bf16). `merges` are LoRAs
+    to merge into the weights. `free` returns the free bytes at a folder.
 
     Raises:
         InputError: the source is unsuitable or incomplete, the disk is too full, a weight overflows fp16, another file
@@ -126,7 +129,7 @@ def convert(
     _check_room(Path(target), total, dtype, free)
     done = 0
     for file in to_do:
-        log.info("writing %s (%.2f GB)", file.path, file.bytes / 1e9)
+        log.info("writing %s (%s)", file.path, size_text(file.bytes))
 
         def on_bytes(count: int, name: str = file.path.name) -> None:
             nonlocal done
@@ -134,7 +137,7 @@ def convert(
             if progress:
                 progress(done, total, name)
 
-        write_streamed(file.path, file.entries, _pieces(file, DTYPES[dtype], dtype == "fp8"), file.metadata, on_bytes)
+        write_streamed(file.path, file.entries, _pieces(file, dtype), file.metadata, on_bytes)
     return [file.path for file in files]
 
 
@@ -142,7 +145,7 @@ def plan_conversion(source: Path, target: Path, dtype: str, merges: Sequence[Mer
     """Lists the files to write, with all their entries, before any value is read.
 
     Raises:
-        InputError: the source holds no part of the model, a part is incomplete, or weights are already in fp8.
+        InputError: the source holds no part of the model, a part is incomplete, or weights are already in 8 bits.
     """
     origin: dict[str, Path] = {}
     parts: dict[str, Mapping[str, Tensor]] = {}
@@ -185,14 +188,15 @@ def _checked(parts: Parts, path: Path) -> Sorted:
     """Checks that each part is complete and has the right shapes, without reading values, and returns the parts.
 
     Raises:
-        InputError: a part is incomplete or already in fp8.
+        InputError: a part is incomplete or already in 8 bits.
     """
     if parts.unknown:
         log.warning("%s: %d unknown tensors left out (%s, ...)", path, len(parts.unknown), parts.unknown[0])
     for part in CONFIGS.keys() & parts.tensors.keys():
         own, label = parts.tensors[part], f"{path}, {part.replace('_', ' ')}"
-        if any(tensor.dtype == FLOAT8 for tensor in own.values()):
-            raise InputError(f"{label}: in fp8 already; convert the original release")
+        for dtype, form in ((FLOAT8, "fp8"), (torch.int8, "int8")):
+            if any(tensor.dtype == dtype for tensor in own.values()):
+                raise InputError(f"{label}: in {form} already; convert the original release")
         fill(build(parts, part), own, label=label)
     return parts.tensors
 
@@ -255,10 +259,18 @@ def _written_name(part: str, name: str) -> str:
 
 
 def _entries(name: str, shape: tuple[int, ...], dtype: str) -> list[Entry]:
-    """The file's entries for one tensor: the tensor itself, or the three tensors of its fp8 form."""
-    if dtype != "fp8" or not is_rounded(name):
+    """The file's entries for one tensor: the tensor itself, or the three tensors of its form in 8 bits."""
+    if dtype not in EIGHT_BITS or not is_rounded(name):
         return [Entry(name, DTYPES[dtype], shape)]
     layer = name.removesuffix("weight")
+    if dtype == "int8":
+        rows, columns = shape
+        length = len(int8.mark(int8.group_of(columns)))
+        return [
+            Entry(name, torch.int8, shape),
+            Entry(layer + SCALE, torch.float32, (rows, 1)),
+            Entry(layer + MARK, torch.uint8, (length,)),
+        ]
     return [
         Entry(name, FLOAT8, shape),
         Entry(layer + SCALE, torch.float32, ()),
@@ -266,21 +278,21 @@ def _entries(name: str, shape: tuple[int, ...], dtype: str) -> list[Entry]:
     ]
 
 
-def _pieces(file: Converted, dtype: torch.dtype, rounded: bool) -> Iterator[Tensor]:
+def _pieces(file: Converted, dtype: str) -> Iterator[Tensor]:
     """Yields the values of a file's tensors in order, with at most `MAPPING_BYTES` and one slice in memory."""
     mapped: Sorted | None = None
     read = 0
     for part, name in file.tensors:
-        begin, rows = 0, 1
+        begin, rows, scales = 0, 1, []
+        form = dtype if dtype in EIGHT_BITS and is_rounded(_written_name(part, name)) else ""
         while begin < rows:
             if mapped is None or read >= MAPPING_BYTES:
                 mapped, read = None, 0  # free first: two mappings would take twice the memory
                 mapped = _read_sorted(file.source).tensors
             tensor = mapped[part][name]
             tensor = tensor if tensor.ndim else tensor[None]
-            to_fp8 = rounded and is_rounded(_written_name(part, name))
             changes = file.changes.get(part, NOTHING)
-            whole = to_fp8 or changes.needs_whole(name)
+            whole = form == "fp8" or changes.needs_whole(name)
             rows = len(tensor)
             end = rows if whole else begin + max(1, SLICE_BYTES * rows // max(1, tensor.nbytes))
             piece = tensor[begin:end]
@@ -288,12 +300,18 @@ def _pieces(file: Converted, dtype: torch.dtype, rounded: bool) -> Iterator[Tens
             label = f"{file.source}: {name}"
             if changes.touches(name):
                 piece = changes.apply(name, piece, begin)
-            values = quantise(piece, label) if to_fp8 else (_cast(piece, dtype, label),)
+            columns = piece.shape[-1]
+            if form:
+                values, scale = (quantise if form == "fp8" else int8.quantise)(piece, label)
+                scales.append(scale)
+            else:
+                values = _cast(piece, DTYPES[dtype], label)
             del tensor, piece
-            yield from values
+            yield values
             begin = end
-        if rounded and is_rounded(_written_name(part, name)):
-            yield mark()
+        if form:
+            yield torch.cat(scales) if form == "int8" else scales[0]
+            yield int8.mark(int8.group_of(columns)) if form == "int8" else mark()
 
 
 def _cast(values: Tensor, dtype: torch.dtype, label: str) -> Tensor:
@@ -314,6 +332,6 @@ def _cast(values: Tensor, dtype: torch.dtype, label: str) -> Tensor:
 def _check_room(folder: Path, needed: int, dtype: str, free: Callable[[Path], int | None]) -> None:
     found = free(folder)
     if needed and found is not None and found < needed + SPARE_BYTES:
-        room = f"{needed / 1e9:.2f} GB to write, {found / 1e9:.2f} GB free"
-        hint = "" if dtype == "fp8" else ", or fp8, which takes less"
+        room = f"{size_text(needed)} to write, {size_text(found)} free"
+        hint = "" if dtype in EIGHT_BITS else ", or fp8 or int8, which take less"
         raise InputError(f"{folder}: {room}. Free some, or choose another folder{hint}.")

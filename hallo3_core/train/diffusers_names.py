@@ -110,7 +110,7 @@ def _check(shapes: Mapping[str, Shape], path: Path) -> None:
 def _grid(config: Path, patch: int, rows: int) -> Grid:
     """The trained grid of a model whose table of positions has so many rows, text and video."""
     try:
-        stated = json.loads(config.read_text(encoding="utf-8"))
+        stated = json.loads(config.read_text(encoding="utf-8-sig"))
         frames = (stated["sample_frames"] - 1) // stated["temporal_compression_ratio"] + 1
         return Grid(frames, stated["sample_height"] // patch, stated["sample_width"] // patch)
     except (OSError, ValueError, KeyError, TypeError):

@@ -18,8 +18,9 @@ from ..model.denoiser import Denoiser
 from ..model.hallo3 import Hallo3
 from ..model.projectors import AudioProjector, FaceProjector
 from ..model.reference_net import ReferenceNet
-from ..weights import fp8, names
+from ..weights import names
 from ..weights.parts import Parts, sort_converted, sort_official, transformer_config
+from ..weights.quantised import multiplied_out
 from ..weights.shards import model_file, read_model
 from . import diffusers_names
 from .config import Network
@@ -65,7 +66,7 @@ def read_start(paths: list[Path]) -> Start:
     label = str(paths[0])
     tensors: dict[str, Tensor] = {}
     for path in map(diffusers_names.transformer_file, paths):
-        found = _dequantised(read_model(path))
+        found = multiplied_out(read_model(path))
         if diffusers_names.is_diffusers(found):
             found = diffusers_names.officially_named(found, model_file(path))
         elif not any(name.startswith(tuple(names.PREFIXES)) for name in found):
@@ -257,17 +258,6 @@ def _officially_named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found |= {official[n]: t for n, t in own.items() if n in official and not n.endswith("_positions")}
         found[prefix + names.POSITIONS] = torch.cat(tables)[None]
     return found
-
-
-def _dequantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """fp8 weights times their scales, in bf16, which is exact: a scale is a power of two."""
-    end = "." + fp8.SCALE
-    scales = {name.removesuffix(end) + ".weight": scale for name, scale in tensors.items() if name.endswith(end)}
-    return {
-        name: tensor.to(torch.bfloat16) * scales[name].to(torch.bfloat16) if name in scales else tensor
-        for name, tensor in tensors.items()
-        if not name.endswith((end, "." + fp8.MARK))
-    }
 
 
 def _names(name: str, words: tuple[str, ...]) -> bool:

@@ -12,19 +12,24 @@ from typing import Any
 import comfy.sd
 import comfy.sd1_clip
 import comfy.text_encoders.sd3_clip
+import torch
 from torch import Tensor
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.inputs.text import Tokenizer, is_encoders, prompt_tokens, read_tokenizer, read_weights
+from ...hallo3_core.inputs.text import SHARED, Tokenizer, encoder_tensors, prompt_tokens, read_tokenizer, read_weights
 from ...hallo3_core.release.detect import expect
+from ...hallo3_core.release.expected import fit
+from ...hallo3_core.weights import fp8, int8
 from ...hallo3_core.weights.parts import TEXT
+from ...hallo3_core.weights.quantised import FLOATS, check_formats, layers_of, multiplied_out
 from ...hallo3_core.weights.reading import read_tensors
+from ...hallo3_core.weights.spellings import in_our_form
+from .memory import host_formats, host_layers, with_marks
 from .messages import speaking
 
 KEY = "t5xxl"  # the host's name for T5 encoders of any size
 SIZES = ("d_ff", "d_kv", "d_model", "num_heads", "num_layers", "vocab_size")
 MARK = "encoder.block.0.layer.0.SelfAttention.q.weight"
-EMBEDDING = "shared.weight"
 
 
 class TextModel(comfy.sd1_clip.SD1ClipModel):
@@ -66,26 +71,45 @@ def load_clip(path: Path) -> Any:
     folder = path if path.is_dir() else Path(comfy.text_encoders.sd3_clip.__file__).parent / "t5_tokenizer"
     if not path.is_dir():
         expect(path, TEXT)
-    tensors = read_weights(path) if path.is_dir() else read_tensors(path)
+    tensors = for_host(encoder_tensors(in_our_form(read_weights(path) if path.is_dir() else read_tensors(path))))
     sizes = read_sizes(tensors, path)
+    found = fit(TEXT, tensors)
+    if lost := [*found.missing, *found.misshapen, *found.unknown]:
+        raise InputError(f"{path.name}: {len(lost)} tensors do not fit a T5 v1.1 encoder, such as {lost[0]}")
     tokenizer, count = read_tokenizer(folder), prompt_tokens(folder)
     if tokenizer.size > sizes["vocab_size"]:
         raise InputError(
             f"{path.name}: the tokenizer has {tokenizer.size} tokens, the encoder {sizes['vocab_size']}. Take both "
             "from the same release: choose its folder."
         )
-    tensors = {name: tensor for name, tensor in tensors.items() if is_encoders(name)}
     target = SimpleNamespace(clip=TextModel, tokenizer=lambda **kwargs: TextTokens(tokenizer, count), params={})
     options = {f"{KEY}_model_config": sizes, "dtype": tensors[MARK].dtype}
     if any(name.endswith(".comfy_quant") for name in tensors):
         options[f"{KEY}_quantization_metadata"] = {"mixed_ops": True}
-        options["dtype"] = tensors[EMBEDDING].dtype
-    clip = comfy.sd.CLIP(target, parameters=sum(t.nelement() for t in tensors.values()), model_options=options)
-    missing, surplus = clip.load_sd(dict(tensors))
-    lost = [name for name in missing if not name.endswith("embed_tokens.weight")] + list(surplus)
-    if lost:
-        raise InputError(f"{path.name}: {len(lost)} tensors do not fit a T5 v1.1 encoder, such as {lost[0]}")
-    return clip
+        options["dtype"] = dtype = torch.bfloat16 if tensors[SHARED].itemsize == 1 else tensors[SHARED].dtype
+        options["custom_operations"] = host_layers(dtype, dtype, quantised=True)
+    # with the tensors at once: a host that loads it onto the device as it is made needs its quantised layers' weights
+    parameters = sum(tensor.nelement() for tensor in tensors.values())
+    return comfy.sd.CLIP(target, parameters=parameters, state_dict=[tensors], model_options=options)
+
+
+def for_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keeps the matrices with a scale that the host's layers can hold, with marks; dequantises all others to bfloat16.
+
+    Raises:
+        InputError: a format that is not read here.
+    """
+    check_formats(tensors)
+    known, kept, whole = host_formats(), {}, {}
+    for layer in layers_of(tensors):
+        weight, scale = tensors[f"{layer}.weight"], tensors[f"{layer}.{fp8.SCALE}"]
+        is_matrix = weight.ndim == 2 and layer.startswith("encoder.block.") and "relative" not in layer
+        rows = scale.numel() in (1, len(weight)) if weight.dtype == torch.int8 else scale.numel() == 1
+        fits = is_matrix and rows and FLOATS.get(weight.dtype, int8.FORMAT) in known
+        own = (f"{layer}.weight", f"{layer}.{fp8.SCALE}", f"{layer}.{fp8.MARK}")
+        (kept if fits else whole).update({name: tensors[name] for name in own if name in tensors})
+    rest = {name: tensor for name, tensor in tensors.items() if name not in kept and name not in whole}
+    return rest | multiplied_out(whole) | with_marks(kept)
 
 
 def read_sizes(tensors: dict[str, Tensor], path: Path) -> dict[str, int]:
@@ -96,13 +120,13 @@ def read_sizes(tensors: dict[str, Tensor], path: Path) -> dict[str, int]:
     """
     gate = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    lacking = [name for name in (EMBEDDING, MARK, gate, bias) if name not in tensors]
+    lacking = [name for name in (SHARED, MARK, gate, bias) if name not in tensors]
     if lacking:
         raise InputError(
             f"{path.name} is not a T5 v1.1 encoder ({lacking[0]} missing). Choose t5-v1_1-xxl of the release, or "
             "t5xxl_fp16.safetensors."
         )
     inner, heads = tensors[MARK].shape[0], tensors[bias].shape[1]
-    vocabulary, width = tensors[EMBEDDING].shape
+    vocabulary, width = tensors[SHARED].shape
     layers = sum(name.endswith(".layer.0.SelfAttention.q.weight") for name in tensors if name.startswith("encoder."))
     return dict(zip(SIZES, (tensors[gate].shape[0], inner // heads, width, heads, layers, vocabulary), strict=True))

@@ -11,12 +11,14 @@ from typing import Any
 import comfy.model_management as management
 import comfy.model_patcher
 import comfy.ops
+import comfy.quant_ops
 import torch
 from torch import Tensor, nn
 
 from ...hallo3_core.errors import InputError
-from ...hallo3_core.weights import fp8
+from ...hallo3_core.weights import fp8, int8
 from ...hallo3_core.weights.parts import Parts, build, fill
+from ...hallo3_core.weights.quantised import FLOATS, group_in, layers_of, multiplied_out
 from ..types import Network
 from .attention import host_attention
 
@@ -24,8 +26,9 @@ TINY = 2.0**-20  # smallest scale of a row, so that an all-zero row stays zero
 EVERYTHING = 1e30  # bytes: the host's own value for "free everything"
 WHOLE = 1e32  # bytes: the host's own value for "load the whole module"
 COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-FP8, FP8_MATMUL = "fp8", "fp8 matmul"
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, FP8: torch.bfloat16, FP8_MATMUL: torch.bfloat16}
+FP8, FP8_MATMUL, INT8, INT8_MATMUL = "fp8", "fp8 matmul", "int8", "int8 matmul"
+EIGHT_BITS = {FP8: fp8.rounded, FP8_MATMUL: fp8.rounded, INT8: int8.rounded, INT8_MATMUL: int8.rounded}
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, **dict.fromkeys(EIGHT_BITS, torch.bfloat16)}
 QUANTISED = {"mixed_ops": True}  # the host's mark of models whose layers have their own scales
 
 
@@ -106,25 +109,52 @@ def checked(parts: Parts, part: str, source: str) -> dict[str, Tensor]:
 
 
 def prepare_weights(tensors: dict[str, Tensor], choice: str) -> tuple[dict[str, Tensor], bool]:
-    """Converts the tensors to the chosen dtype. Also returns whether some are in fp8 with a scale.
+    """Converts the tensors to the chosen dtype. Also returns whether some are in fp8 or int8 with scales.
 
-    "fp8" quantises weights that are not in fp8 yet. "fp8 matmul" also lets the host multiply in fp8, which rounds the
-    inputs. "bf16" and "fp16" dequantise fp8 weights.
+    "fp8" and "int8" quantise weights that are not in 8 bits yet. With "matmul" the host also multiplies in 8 bits,
+    which rounds the inputs. "bf16" and "fp16" dequantise.
+
+    Raises:
+        InputError: an unknown choice, or one that this host has no layers for.
     """
     if choice not in DTYPES:
         raise InputError(f"weight dtype {choice!r}: choose one of {', '.join(DTYPES)}")
-    stored = any(name.endswith("." + fp8.SCALE) for name in tensors)
-    if choice in (FP8, FP8_MATMUL):
-        tensors = tensors if stored else fp8.rounded(tensors)
-        return {n: _mark_of(n, tensor, choice) for n, tensor in tensors.items()}, True
-    if choice in ("bf16", "fp16") and stored:
-        return _multiplied_out(tensors, DTYPES[choice]), False
-    return tensors, stored
+    stored = bool(layers_of(tensors))
+    if choice in (INT8, INT8_MATMUL) and not stored and int8.FORMAT not in host_formats():
+        raise InputError(f"weight dtype {choice}: this ComfyUI has no int8 layers. Update it, or choose fp8.")
+    if stored and choice in ("bf16", "fp16"):
+        return multiplied_out(tensors, DTYPES[choice]), False
+    if stored and not _formats_of(tensors) <= host_formats():
+        log.warning(
+            "this ComfyUI has no int8 layers: these weights become bf16, which takes twice the memory. Update it to "
+            "keep them"
+        )
+        return multiplied_out(tensors), False
+    if not stored and choice in EIGHT_BITS:
+        tensors, stored = EIGHT_BITS[choice](tensors), True
+    return (with_marks(tensors, matmul=choice in (FP8_MATMUL, INT8_MATMUL)) if stored else tensors), stored
 
 
-def _mark_of(name: str, tensor: Tensor, choice: str) -> Tensor:
-    """Replaces the tensor that tells the host how to multiply; returns any other tensor unchanged."""
-    return fp8.mark(matmul=choice == FP8_MATMUL) if name.endswith("." + fp8.MARK) else tensor
+def host_formats() -> set[str]:
+    """The formats of quantised layers that this host has, by their names in marks."""
+    return set(comfy.quant_ops.QUANT_ALGOS)
+
+
+def with_marks(tensors: Mapping[str, Tensor], *, matmul: bool = False) -> dict[str, Tensor]:
+    """The tensors with a mark for each quantised layer, which tells the host the format and how to multiply."""
+    found = dict(tensors)
+    for layer in layers_of(tensors):
+        name, dtype = f"{layer}.{fp8.MARK}", tensors[f"{layer}.weight"].dtype
+        if dtype == torch.int8:
+            found[name] = int8.mark(group_in(tensors.get(name)), matmul=matmul)
+        else:
+            found[name] = fp8.mark(FLOATS[dtype], matmul=matmul)
+    return found
+
+
+def _formats_of(tensors: Mapping[str, Tensor]) -> set[str]:
+    dtypes = {tensors[f"{layer}.weight"].dtype for layer in layers_of(tensors)}
+    return {FLOATS.get(dtype, int8.FORMAT) for dtype in dtypes}
 
 
 def choose_dtypes(
@@ -155,12 +185,29 @@ def host_layers(dtype: torch.dtype, compute: torch.dtype | None, quantised: bool
     config = SimpleNamespace(quant_config=QUANTISED if quantised else None)
     device = management.get_torch_device()
     layers = comfy.ops.pick_operations(dtype, compute, load_device=device, model_config=config)
+    if quantised and choice not in (FP8_MATMUL, INT8_MATMUL):
+        return type("ExactLayers", (layers,), {"Linear": _exact(layers.Linear)})
     if choice != FP8_MATMUL:
         return layers
     if not management.supports_fp8_compute(device):
         log.warning("%s has no fp8 matmul: weights are kept in it, matmuls are exact", device)
         return layers
     return type("Fp8MatmulLayers", (layers,), {"Linear": _with_scaled_rows(layers.Linear)})
+
+
+def _exact(base: type[nn.Module]) -> type[nn.Module]:
+    """Subclasses the host's linear layer, which rounds its input to int8 where its weight is int8, whatever the mark
+    says: this one multiplies by the dequantised weight."""
+
+    class Linear(base):
+        def _forward(self, x, weight, bias):
+            if getattr(self, "quant_format", None) == int8.FORMAT and isinstance(
+                weight, comfy.quant_ops.QuantizedTensor
+            ):
+                weight = weight.dequantize().to(x.dtype)
+            return super()._forward(x, weight, bias)
+
+    return Linear
 
 
 def _with_scaled_rows(base: type[nn.Module]) -> type[nn.Module]:
@@ -200,18 +247,8 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype)
 
 
 def _kept(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    is_fp8 = tensor.dtype == fp8.FLOAT8 or name.endswith(("." + fp8.SCALE, "." + fp8.MARK))
-    return tensor if is_fp8 else tensor.to(dtype)
-
-
-def _multiplied_out(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    result = {}
-    for name, tensor in tensors.items():
-        scale = tensors.get(name.removesuffix("weight") + fp8.SCALE)
-        if name.endswith(("." + fp8.SCALE, "." + fp8.MARK)):
-            continue
-        result[name] = tensor if scale is None else tensor.to(dtype) * scale.to(dtype)
-    return result
+    is_kept = tensor.itemsize == 1 or name.endswith("." + fp8.SCALE)  # 8 bits, or a mark
+    return tensor if is_kept else tensor.to(dtype)
 
 
 def _size(dtype: torch.dtype) -> int:

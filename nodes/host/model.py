@@ -240,7 +240,7 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
     config = Config({"config": sizes, "storage": memory.storage(quantised)})
     config.quant_config = memory.QUANTISED if quantised else None
     config.set_inference_dtype(dtype, compute)
-    if choice == memory.FP8_MATMUL:
+    if quantised:
         config.custom_operations = memory.host_layers(dtype, compute, quantised, choice)
     model = Model(config, device=management.unet_offload_device())
     config.unet_config["model_channels"] = sizes.hidden  # nodes such as FreeU read it before they are rejected

@@ -6,6 +6,7 @@ names; with COMFYUI_PATH set the same tests run on the real one.
 
 from __future__ import annotations
 
+import json
 import logging
 import mimetypes
 import sys
@@ -176,15 +177,27 @@ def _cast_forward(base, layer, x):
     return (F.conv1d if base is nn.Conv1d else F.conv2d)(x, weight, bias, layer.stride)
 
 
+def multiplied(weight, scale, mark):
+    """A quantised weight as a whole, read from its mark; the rotation is written as a sum over a group of columns."""
+    settings, weight = json.loads(mark.numpy().tobytes()), weight.float() * scale
+    if not settings.get("convrot"):
+        return weight
+    group, matrix = settings["convrot_groupsize"], torch.ones(1, 1)
+    while len(matrix) < group:
+        quarter = torch.tensor([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]) / 2
+        matrix = torch.kron(quarter, matrix)
+    return torch.einsum("rgi,oi->rgo", weight.unflatten(1, (-1, group)), matrix).flatten(1)
+
+
 class ScaledLayers(Layers):
-    """Layers that take a weight in fp8 with its scale, `<layer>.weight_scale` and `<layer>.comfy_quant`."""
+    """Layers that take a weight in fp8 or int8 with its scale, `<layer>.weight_scale` and `<layer>.comfy_quant`."""
 
     class Linear(Layers.Linear):
         def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors):
-            state.pop(prefix + "comfy_quant", None)
+            mark = state.pop(prefix + "comfy_quant", None)
             scale = state.pop(prefix + "weight_scale", None)
             if scale is not None:
-                state[prefix + "weight"] = state[prefix + "weight"].to(scale.dtype) * scale
+                state[prefix + "weight"] = multiplied(state[prefix + "weight"], scale, mark)
             super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
 
 
@@ -428,8 +441,12 @@ class T5XXLModel(nn.Module):
         self.transformer = T5EncoderModel(config).eval()
 
     def load_sd(self, sd):
+        for mark in [name for name in sd if name.endswith(".comfy_quant")]:
+            layer = mark.removesuffix(".comfy_quant")
+            whole = multiplied(sd[layer + ".weight"], sd[layer + ".weight_scale"], sd[mark])
+            sd = {n: t for n, t in sd.items() if not n.startswith(layer)} | {layer + ".weight": whole}
         found = self.transformer.load_state_dict({n: t.float() for n, t in sd.items()}, strict=False)
-        return found.missing_keys, found.unexpected_keys
+        assert not found.unexpected_keys and set(found.missing_keys) <= {"encoder.embed_tokens.weight"}
 
     def encode_token_weights(self, tokens):
         ids = torch.tensor([[token for token, _ in line] for line in tokens])
@@ -444,13 +461,12 @@ class SD1ClipModel(nn.Module):
 
 
 class CLIP:
-    def __init__(self, target, parameters=0, model_options=None):
+    def __init__(self, target, parameters=0, state_dict=(), model_options=None):
         options = model_options or {}
         self.cond_stage_model = target.clip(dtype=options.get("dtype"), model_options=options)
         self.tokenizer = target.tokenizer(embedding_directory=None, tokenizer_data={})
-
-    def load_sd(self, sd):
-        return self.cond_stage_model.inner.load_sd(sd)
+        for tensors in state_dict:
+            self.cond_stage_model.inner.load_sd(tensors)
 
     def tokenize(self, text):
         return self.tokenizer.tokenize_with_weights(text)
@@ -584,6 +600,9 @@ def install(models_dir: str) -> None:
         ),
         "comfy.model_patcher": dict(ModelPatcher=ModelPatcher),
         "comfy.ops": dict(pick_operations=pick_operations),
+        "comfy.quant_ops": dict(
+            QUANT_ALGOS=dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")), QuantizedTensor=()
+        ),
         "comfy.ldm": {},
         "comfy.ldm.modules": {},
         "comfy.ldm.modules.attention": dict(optimized_attention=optimized_attention),

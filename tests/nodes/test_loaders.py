@@ -402,3 +402,81 @@ def test_fp8_matmul_asks_the_host_for_it_and_says_where_it_cannot(pack, loaded, 
     assert b"full_precision" in bytes(plain[mark].tolist()) and b"full_precision" not in bytes(fast[mark].tolist())
     pack("nodes.loaders").Hallo3ModelLoader().execute(TINY, "fp8 matmul")
     assert "has no fp8 matmul: weights are kept in it, matmuls are exact" in caplog.text
+
+
+def scaled(tensors, mark, scale_name, quantise):
+    """T5's matrices quantised."""
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor
+        if tensor.ndim == 2 and name.startswith("encoder.block") and "relative" not in name:
+            layer = name.removesuffix(".weight")
+            found[name], found[f"{layer}.{scale_name}"] = quantise(tensor)
+            if mark is not None:
+                found[f"{layer}.comfy_quant"] = mark.clone()
+    return found
+
+
+def in_fp8(weight):
+    scale = weight.abs().max() / 448
+    return (weight / scale).to(torch.float8_e4m3fn), scale.reshape(1)
+
+
+def by_rows(weight):
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    return (weight / scale).round().to(torch.int8), scale
+
+
+def words(text):
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+FORMS = {
+    "scaled_fp8": (None, "scale_weight", in_fp8),
+    "comfy_quant": (words('{"format": "float8_e4m3fn"}'), "weight_scale", in_fp8),
+    "int8": (words('{"format": "int8_tensorwise"}'), "weight_scale", by_rows),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_t5_in_8_bits_is_read_as_on_the_command_line(pack, release, models, form):
+    core, folder = pack("hallo3_core.inputs.text"), models / "text_encoders" / form
+    shutil.copytree(release.text_folder, folder)
+    tensors = {name: tensor.clone() for name, tensor in core.read_weights(folder).items()}
+    for path in folder.glob("model*"):
+        path.unlink()
+    tensors = scaled(tensors, *FORMS[form]) | ({"scaled_fp8": torch.zeros(2)} if form == "scaled_fp8" else {})
+    save_file(tensors, folder / "model.safetensors")
+    (clip,) = pack().NODE_CLASS_MAPPINGS["Hallo3TextEncoderLoader"]().execute(f"{form}/")
+    ((text, _),) = clip.encode_from_tokens_scheduled(clip.tokenize("a person talks"))
+    wanted = core.load_text_encoder(folder, dtype=torch.float32).encode("a person talks")
+    shutil.rmtree(folder)
+    torch.testing.assert_close(text.float(), wanted, atol=0.03 * wanted.abs().max().item(), rtol=0)
+
+
+def test_int8_weights_stay_so_and_compute_alike(pack, release, models):
+    folder = models / "hallo3" / "int8"
+    pack("hallo3_core.release.convert").convert(release.folder, folder, "int8")
+    wanted = pack("hallo3_core.release.layout").Release(folder).network("denoiser").blocks[0].mlp.up
+    found = {}
+    for choice in ("auto", "int8", "bf16"):
+        (model,) = pack().NODE_CLASS_MAPPINGS["Hallo3ModelLoader"]().execute("hallo3/int8/", choice)
+        layer = model.model.diffusion_model.blocks[0].mlp.up
+        found[choice] = layer(torch.eye(layer.in_features)).float() - layer.bias.float()
+    shutil.rmtree(folder)
+    whole = wanted.full_weight(torch.float32).T
+    for choice, weight in found.items():
+        torch.testing.assert_close(weight, whole, atol=0.01 * whole.abs().max().item(), rtol=0, msg=choice)
+
+
+def test_a_host_without_int8_layers_multiplies_out_and_says_so(pack, monkeypatch, caplog, release):
+    memory = pack("nodes.host.memory")
+    monkeypatch.setattr(memory, "host_formats", lambda: {"float8_e4m3fn"})
+    tensors = pack("hallo3_core.weights.int8").rounded({"blocks.0.mlp.up.weight": torch.randn(8, 16)})
+    found, quantised = memory.prepare_weights(tensors, "auto")
+    assert not quantised and found["blocks.0.mlp.up.weight"].dtype == torch.bfloat16
+    assert "this ComfyUI has no int8 layers" in caplog.text
+    with pytest.raises(
+        ValueError, match="weight dtype int8: this ComfyUI has no int8 layers. Update it, or choose fp8"
+    ):
+        memory.prepare_weights({"blocks.0.mlp.up.weight": torch.randn(8, 16)}, "int8")

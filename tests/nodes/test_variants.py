@@ -51,7 +51,7 @@ def test_the_command_line_makes_a_film(trained, portrait, speech, short_speech, 
     chained = trained.conditioning == VARIANTS["tokens"]  # the others: one clip
     speech, length = (speech, 90) if chained else (short_speech, 8)
     words = ["animate", "--image", portrait, "--audio", speech, "--prompt", "A person talks.", "--output", output]
-    words += ["--models", trained.release, "--size", "16x32", "--steps", "2", "--device", "cpu"]
+    words += ["--models", trained.release, "--size", "32x48", "--steps", "2", "--device", "cpu"]
     assert main([str(word) for word in words]) == 0
     frames, *_ = read_film(output)
     assert len(frames) == length and frames.float().std() > 1

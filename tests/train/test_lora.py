@@ -224,7 +224,7 @@ def frames_of(tiny_release, portrait, short_speech, tmp_path_factory):
 
         output = tmp_path_factory.mktemp("film") / "film.mp4"
         inputs = ["--image", portrait, "--audio", short_speech, "--prompt", "A person talks.", "--models", models]
-        words = ["animate", *inputs, "--output", output, "--size", "16x32", "--steps", "2", "--device", "cpu", *options]
+        words = ["animate", *inputs, "--output", output, "--size", "32x48", "--steps", "2", "--device", "cpu", *options]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "finish_clip", watch)
             assert main([str(word) for word in words]) == 0

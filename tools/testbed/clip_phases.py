@@ -32,7 +32,6 @@ def measure(
     *,
     weights: str = RESIDENT,
     compiled: bool = False,
-    decoded: bool = True,
 ) -> dict[str, dict]:
     """Measures seconds and peak memory of every phase of a film's first clip."""
     phase, opened = Phases(device), ExitStack()
@@ -83,8 +82,7 @@ def measure(
             compile_blocks(denoiser)
             phase("first steps", steps)
         latent = phase("steps", steps)
-        if decoded:
-            phase("decode", lambda: sum(len(frames) for frames in decode(vae, latent.to(dtype))))
+        phase("decode", lambda: sum(len(frames) for frames in decode(vae, latent.to(dtype))))
     found = phase.found
     if device != FAKE:
         found["steps"]["seconds_per_step"] = round(found["steps"]["seconds"] / settings.steps, 4)

@@ -79,7 +79,7 @@ def apply_lora(module: nn.Module, lora: LoraPatches, strength: float = 1.0) -> A
                 _shift(layer, patch, strength)
         layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     if widened:
-        log.warning("%s: %d layers are no longer in fp8, to hold it", lora.label, widened)
+        log.warning("%s: %d layers are no longer in 8 bits, to hold it", lora.label, widened)
     for note in lora.notes:
         log.warning("%s: %s", lora.label, note)
     return Applied(tuple(by_name), lora.unknown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from hallo3_core.release.convert import convert
 from hallo3_core.release.layout import TEXT_FOLDER, TRANSFORMER_FILE, VAE_FILE, WAV2VEC_FOLDER
 from hallo3_core.toy.noise_text import write_tiny_text_encoder
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
@@ -238,6 +240,66 @@ def index(place):
 @case("models: T5 index is a list")
 def list_index(place):
     return replaced(place, f"{TEXT_FOLDER}/{INDEX}", b"[]")
+
+
+def one_file(place: Place, write: Callable[[dict, Path], None]) -> Case:
+    """T5's folder with all its tensors in one file, or in none."""
+    release = changed(place, f"{TEXT_FOLDER}/{INDEX}")
+    folder, tensors = release / TEXT_FOLDER, {}
+    for path in folder.glob("*.safetensors"):
+        tensors |= load_file(path)
+        path.unlink()
+    write(tensors, folder)
+    return Case({"--models": release})
+
+
+@case("models: T5 as pytorch_model.bin alone")
+def text_of_torch(place):
+    return one_file(place, lambda tensors, folder: torch.save(tensors, folder / "pytorch_model.bin"))
+
+
+@case("models: T5 as model.fp16.safetensors")
+def text_variant(place):
+    return one_file(place, lambda tensors, folder: save_file(tensors, folder / "model.fp16.safetensors"))
+
+
+@case("models: T5 without weights")
+def no_text(place):
+    return one_file(place, lambda tensors, folder: None)
+
+
+@case("models: T5 in fp8 with scale_weight")
+def text_in_fp8(place):
+    def write(tensors: dict, folder: Path) -> None:
+        for name in [name for name in tensors if "DenseReluDense" in name]:
+            tensors[name.removesuffix("weight") + "scale_weight"] = scale = tensors[name].abs().max().float() / 448
+            tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+        save_file(tensors | {"scaled_fp8": torch.zeros(2)}, folder / "model.safetensors")
+
+    return one_file(place, write)
+
+
+@case("models: T5 in nvfp4")
+def text_in_nvfp4(place):
+    def write(tensors: dict, folder: Path) -> None:
+        mark = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+        name = first(tensors, "DenseReluDense.wo").removesuffix(".weight")
+        save_file(tensors | {f"{name}.comfy_quant": mark}, folder / "model.safetensors")
+
+    return one_file(place, write)
+
+
+@case("models: denoiser in int8")
+def int8_denoiser(place):
+    release = changed(place, "hallo3", VAE_FILE)
+    convert(place.release, release, "int8")
+    return Case({"--models": release})
+
+
+@case("models: configuration with a byte order mark")
+def marked_config(place):
+    content = (place.release / WAV2VEC_FOLDER / "config.json").read_bytes()
+    return replaced(place, f"{WAV2VEC_FOLDER}/config.json", codecs.BOM_UTF8 + content)
 
 
 def configured(place: Place, folder: str, **values) -> Case:
