@@ -62,7 +62,7 @@ def _preset(
 
 
 PRESETS = {
-    "smallest": _preset(64, 4, 3, Grid(13, 2, 3), 16, 4, (56, 48), VaeConfig((32, 32, 64, 32), 1)),
+    "smallest": _preset(64, 4, 3, Grid(13, 1, 2), 16, 4, (56, 48), VaeConfig((32, 32, 64, 32), 1)),
     "toy": _preset(64, 4, 3, Grid(13, 4, 6), 16, 4, (56, 48), VaeConfig((32, 32, 64, 32), 1)),
     "cpu-medium": _preset(768, 12, 4, Grid(13, 15, 22), 226, 32, (1024, 768), VaeConfig((32, 64, 64, 128), 3)),
     "full": _preset(3072, 48, 42, Grid(13, 30, 45), 226, 32, (1024, 768), VaeConfig()),
