@@ -126,8 +126,8 @@ def described(value: Any) -> str:
         return next((noun for key, noun in by_key.items() if key in value), "a dictionary")
     if isinstance(value, (bool, Real, str)):
         return _short(value)
-    ours = (kind for kind, socket in SOCKETS.items() if kind not in ("IMAGE", "MASK", "AUDIO") and socket.fits(value))
-    return next(ours, f"an object of type {type(value).__name__}")
+    fitting = (kind for kind, ours in SOCKETS.items() if kind not in ("IMAGE", "MASK", "AUDIO") and ours.fits(value))
+    return next(fitting, f"an object of type {type(value).__name__}")
 
 
 def _short(value: Any) -> str:

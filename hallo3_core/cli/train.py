@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     from ..train.config import read
-    from ..train.loop import Stopped, train
+    from ..train.interrupting import Stopped
+    from ..train.loop import train
     from ..train.materials import check
     from ..train.plan import fit, plans
 
@@ -43,5 +45,5 @@ def run_train(options: argparse.Namespace) -> None:
     try:
         result = train(config)
     except Stopped as stop:
-        raise Terminated from stop
+        raise (KeyboardInterrupt if stop.number == signal.SIGINT else Terminated) from stop
     logging.getLogger(__name__).info("%s: %d steps", result.path, result.steps)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..clips import FPS
 from ..errors import InputError, require
-from ..weights.disk import to_disk
+from ..weights.disk import folder_to_disk, to_disk
 from .clip_chain import Clip
 from .fingerprint import Inputs, file_digest
 from .takes import about_others, all_takes, encode_manifest, folder_for, read_manifest
@@ -199,18 +199,8 @@ def _write(path: Path, content: bytes) -> str:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    folder_to_disk(path.parent)
     return hashlib.sha256(content).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Syncs a folder, without which a new name may not be on disk. Systems that cannot do this do not need it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _digest_or_none(path: Path) -> str | None:

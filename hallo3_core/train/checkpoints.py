@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import InputError
+from ..weights.disk import folder_to_disk, to_disk
 from .processes import Processes
 
 INFO, UNFINISHED = "whole.json", ".unfinished"
@@ -42,12 +43,12 @@ def save(folder: Path, step: int, state: Mapping[str, Tensor], info: dict, proce
         if processes.is_first:
             files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(unfinished.iterdir())}
             (unfinished / INFO).write_text(json.dumps({**info, "step": step, "files": files}))
-            _settle(unfinished)
+            settle(unfinished)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(unfinished, target)
             for old in sorted(folder.glob("step-*"))[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
-    except Exception as error:  # torch wraps the OSError of each process
+    except (Exception, dcp.CheckpointException) as error:  # torch wraps the OSError of each process
         problem = error
         shutil.rmtree(unfinished, ignore_errors=True)
     if processes.agree(problem is not None):
@@ -85,7 +86,7 @@ def load(path: Path, state: dict[str, Tensor], processes: Processes) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dcp.load(state, checkpoint_id=path, no_dist=processes.count == 1)
-    except Exception as error:
+    except (Exception, dcp.CheckpointException) as error:
         reason = str(error).strip().splitlines()[-1][:120]
         raise InputError(f"{path}: is a checkpoint of other networks or another mode ({reason}).") from error
 
@@ -102,11 +103,9 @@ def _checksum(path: Path) -> int:
     return total
 
 
-def _settle(folder: Path) -> None:
-    """Flushes everything to disk before the folder gets its final name."""
-    for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def settle(folder: Path) -> None:
+    """Flushes everything in a folder to disk, before the folder gets its final name."""
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            to_disk(file)
+    folder_to_disk(folder)

@@ -113,6 +113,12 @@ class Config:
     watch: Watch = field(default_factory=Watch)
 
 
+_COUNTS = (
+    *("data.held_out", "rates.warmup_steps", "rates.slow_steps", "updating.eps", "updating.weight_decay"),
+    *("watch.log_every", "watch.validate_every", "watch.preview_every", "watch.checkpoint_minutes"),
+)
+
+
 def read(path: Path | str, changes: Sequence[str] = ()) -> Config:
     """Reads a YAML file and applies `changes` such as "stop.steps=100".
 
@@ -136,7 +142,11 @@ def read(path: Path | str, changes: Sequence[str] = ()) -> Config:
         key, equals, value = change.partition("=")
         if not equals:
             raise InputError(f"--set {change}: expected a key, = and a value, such as stop.steps=100.")
-        _put(values, key.strip().split("."), yaml.safe_load(value), change)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {change}: {value!r} is not a YAML value.") from error
+        _put(values, key.strip().split("."), parsed, change)
     return checked(from_values(Config, values, str(path)), str(path))
 
 
@@ -167,9 +177,22 @@ def checked(config: Config, source: str = "configuration") -> Config:
     def refuse(key: str, found: object, expected: str) -> None:
         raise InputError(f"{source}: {key} is {found}, expected {expected}.")
 
-    for key, value in (("batch", config.batch), ("stop.steps", config.stop.steps)):
-        if value < 1:
+    for key in ("batch", "stop.steps", "watch.preview_steps", "watch.checkpoints", "memory.micro_batch"):
+        value = _at(config, key)
+        if value is not None and value < 1:
             refuse(key, value, "1 or more")
+    for key in _COUNTS:
+        if _at(config, key) < 0:
+            refuse(key, _at(config, key), "0 or more")
+    for key in ("rates.decay_from", "rates.slow_peak", "rates.last"):
+        value = _at(config, key)
+        if value is not None and not 0 <= value <= 1:
+            refuse(key, value, "a share of 0 to 1")
+    for key in ("updating.average", *(f"updating.betas.{n}" for n in range(2))):
+        if not 0 <= _at(config, key) < 1:
+            refuse(key, _at(config, key), "0 or more and less than 1")
+    if config.stop.seconds is not None and not 0 < config.stop.seconds < float("inf"):
+        refuse("stop.seconds", config.stop.seconds, "more than 0, or null for no limit")
     for key in ("windows", "references"):
         value = getattr(config.data, key)
         if value is not None and value < 1:
@@ -185,18 +208,26 @@ def checked(config: Config, source: str = "configuration") -> Config:
         refuse("lora.groups", "empty", "some of look, identity, speech")
     if not 0 < config.lora.alpha < float("inf"):
         refuse("lora.alpha", config.lora.alpha, "a number above 0, such as the rank")
-    if config.rates.peak <= 0:
+    if not 0 < config.rates.peak < float("inf"):
         refuse("rates.peak", config.rates.peak, "more than 0 (the original has 1e-5)")
-    if config.updating.clip <= 0:
+    if not config.updating.clip > 0:
         refuse("updating.clip", config.updating.clip, "more than 0 (the original has 0.1)")
     micro = config.memory.micro_batch
-    if micro is not None and (micro < 1 or config.batch % micro):
+    if micro is not None and config.batch % micro:
         refuse("memory.micro_batch", micro, f"a number that divides the batch of {config.batch}")
     if any(side % 16 or side < 16 for side in config.data.size):
         refuse("data.size", list(config.data.size), "height and width in multiples of 16")
     if config.network.hidden % config.network.heads or config.network.hidden // config.network.heads % 8:
         refuse("network.heads", config.network.heads, f"heads of a multiple of 8 out of {config.network.hidden}")
     return config
+
+
+def _at(config: Config, key: str) -> Any:
+    """The value of a key such as stop.steps or updating.betas.0."""
+    found: Any = config
+    for name in key.split("."):
+        found = found[int(name)] if name.isdecimal() else getattr(found, name)
+    return found
 
 
 def from_values(kind: type, values: Mapping[str, Any], source: str, path: str = "") -> Any:

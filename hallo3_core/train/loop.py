@@ -5,11 +5,14 @@ What a run is built from is in `materials.py`, what it writes in `saving.py`.
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from signal import SIGTERM
 
 import torch
 
@@ -23,16 +26,19 @@ from .draw import draw
 from .draws import Keyed
 from .encoders import Encoders
 from .film import Film
-from .interrupting import asked_to_stop
+from .interrupting import Stopped, asked_to_stop
 from .materials import DTYPES, build_networks, gather
 from .networks import Layouts
-from .preview import NO_DROPS, preview, sound_of, write_preview
+from .preview import preview, sound_of, write_preview
 from .processes import Processes, join
 from .report import Losses, Report
 from .samples import Mapped, Order, Resident, Samples
 from .step import step
 from .updater import Updater
+from .validation import Validation, validate
 
+UNUSABLE = 5  # steps in a row without a usable gradient that end a run
+log = logging.getLogger(__name__)
 GROUPS = ("self_attention", "face", "audio", "mlp", "modulation", "reference_net")
 
 
@@ -98,7 +104,7 @@ def train_one(
 
 
 def _prepared(config: Config, processes: Processes):
-    """Locks the output folder against a second run and writes the full configuration to it."""
+    """Locks the output folder against a second run."""
     if not processes.is_first:
         return None
     try:
@@ -106,7 +112,6 @@ def _prepared(config: Config, processes: Processes):
         lock = try_lock(config.output / "lock")
         if lock is None:
             raise InputError(f"{config.output}: another run is writing there. Wait for it, or name another output.")
-        write(config, config.output / "resolved.yaml")
     except OSError as error:
         raise InputError(f"{config.output}: cannot be written ({error.strerror}). Name another output.") from error
     return lock
@@ -138,16 +143,25 @@ class TrainingRun:
         self.generator = torch.Generator(device)
         self.losses = Losses(device)
         self.layouts = Layouts()
-        self.step, self.seconds = 0, 0.0
+        self.step, self.saved, self.seconds = 0, 0, 0.0
+        self.unusable, self.skipped = 0, 0  # steps without a usable gradient: in a row up to now, and in all
 
-    def to_the_end(self, stop: Callable[[], bool], on_step: Callable[[int], None] | None) -> Result:
+    def to_the_end(self, stop: Callable[[], int], on_step: Callable[[int], None] | None) -> Result:
         config, watch = self.config, self.config.watch
         saving.resume(self)
+        if self.processes.is_first:
+            write(config, config.output / "resolved.yaml")
+        if saving.is_finished(self):
+            log.info("%s is finished after %d steps: raise stop.steps to go on", saving.result_path(self), self.step)
+            return Result(saving.result_path(self), self.step, None, None)
         report = Report(config.output, config.stop.steps, self.step, self.processes.is_first)
         begun = time.monotonic() - self.seconds
         saved, values = time.monotonic(), {}
-        if watch.preview_every and not self.step:
-            self._preview()
+        if not self.step:
+            if watch.validate_every and self.held_out:
+                report.step(self.validate().values(), self.step, self.processes.device)
+            if watch.preview_every:
+                self._preview()
         try:
             while self.step < config.stop.steps:
                 self.seconds = time.monotonic() - begun
@@ -159,22 +173,24 @@ class TrainingRun:
                 norms = self._step(config.rates.at(self.step, config.stop.steps, share), logs)
                 if logs:
                     values = self.losses.take(self.processes.summed) | {"seconds": round(self.seconds, 3)} | norms
-                    _check(values["loss"], self.step)
                     report.step(values, self.step, self.processes.device)
                 if watch.validate_every and self.held_out and self.step % watch.validate_every == 0:
-                    report.step({"validation_loss": self.validation_loss()}, self.step, self.processes.device)
+                    report.step(self.validate().values(), self.step, self.processes.device)
                 if watch.preview_every and self.step % watch.preview_every == 0:
                     self._preview()
                 if on_step:
                     on_step(self.step)
-                ends = self.processes.agree(stop())
+                ends = self.processes.agree(bool(stop()))
                 due = watch.checkpoint_minutes and time.monotonic() - saved >= 60 * watch.checkpoint_minutes
                 if ends or self.processes.agree(bool(due)):
-                    saving.save(self)
+                    self._save()
                     saved = time.monotonic()
                 if ends:
-                    raise Stopped
-            validation = self.validation_loss() if self.held_out else None
+                    raise Stopped(stop() or SIGTERM)
+            self._refuse_to_write()
+            if watch.checkpoint_minutes:
+                self._save()
+            validation = self.validate().loss if self.held_out else None
             return Result(saving.write(self), self.step, values.get("loss"), validation)
         finally:
             report.close()
@@ -182,11 +198,8 @@ class TrainingRun:
     def _step(self, rate: float, logs: bool) -> dict[str, float]:
         """Runs one update. With `logs`, returns the learning rate and the gradient norms, in total and by group."""
         config, batch = self.config, self.config.batch
-        part = self.processes.part(batch)
-        micro = min(config.memory.micro_batch or batch, part.stop - part.start)
         clips = self.order.of((self.step - 1) * batch, self.step * batch)
-        for start in range(part.start, part.stop, micro):
-            own = slice(start, start + micro)
+        for own in self.processes.pieces(batch, config.memory.micro_batch):
             draws = Keyed(config.seed, self.step, batch, own, generator=self.generator)
             inputs = draw(self.samples.batch(clips[own], draws), self.encoders.vae, draws, config.chances)
             with self._activations():
@@ -201,7 +214,32 @@ class TrainingRun:
                 if names:
                     norms[f"gradient_{group}"] = float(self.updater.norm_of(names))
         norm = self.updater.update(rate)
-        return {"rate": rate, "gradient": float(norm), **norms} if logs else {}
+        self._count_unusable(norm)
+        return {"rate": rate, "gradient": norm, "skipped_steps": self.skipped, **norms} if logs else {}
+
+    def _count_unusable(self, norm: float) -> None:
+        """Counts steps whose gradient was NaN or infinite, which changed nothing.
+
+        Raises:
+            InputError: several in a row: the run has diverged.
+        """
+        self.unusable = 0 if math.isfinite(norm) else self.unusable + 1
+        self.skipped += self.unusable > 0
+        if self.unusable >= UNUSABLE:
+            self._refuse_to_write()
+
+    def _save(self) -> None:
+        """Writes a checkpoint of this step, unless there is one or the step changed nothing."""
+        if self.step > self.saved and not self.unusable:
+            saving.save(self)
+            self.saved = self.step
+
+    def _refuse_to_write(self) -> None:
+        if self.unusable:
+            raise InputError(
+                f"step {self.step}: the gradient of the last {self.unusable} steps is NaN or infinite, so the run has "
+                "diverged. No result and no checkpoint was written of it; those before are whole. Lower rates.peak."
+            )
 
     def _activations(self):
         """Context that decides where activations are kept for the backward pass."""
@@ -209,38 +247,23 @@ class TrainingRun:
             return nullcontext()
         return torch.autograd.graph.save_on_cpu(pin_memory=self.processes.device.type == "cuda")
 
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean loss of the held-out clips, with fixed noise and timesteps, no dropped conditions and no weights."""
-        batch = min(self.config.batch, self.held_out.count)
-        total = torch.zeros((), device=self.processes.device)
-        count = self.held_out.count // batch * batch
-        for start in range(0, count, batch):
-            draws = Keyed(self.config.seed + 1, start, batch, generator=self.generator)
-            clips = torch.arange(start, start + batch, device=self.order.device)
-            inputs = draw(self.held_out.batch(clips, draws), self.encoders.vae, draws, NO_DROPS)
-            total += step(self.networks, inputs._replace(weight=None), self.dtype, self.layouts).loss.sum()
-        return float(total) / count
+    def validate(self) -> Validation:
+        """The loss of the held-out clips with the weights that would be written."""
+        settings = dict(generator=self.generator, dtype=self.dtype, layout=self.layouts)
+        with self.updater.averaged():
+            return validate(self.networks, self.encoders.vae, self.held_out, self.config.seed + 1, **settings)
 
     def _preview(self) -> None:
-        """Writes a preview of the first held-out clip, else of the first clip. All processes take part; the first
-        writes."""
+        """Writes a preview of the first held-out clip, else of the first clip, with the weights that would be written.
+        All processes take part; the first writes."""
         samples, config = self.held_out or self.samples, self.config
         draws = Keyed(config.seed + 1, 0, 1, generator=self.generator)
         batch = samples.batch(torch.zeros(1, dtype=torch.long, device=self.order.device), draws)
         settings = Settings(config.watch.preview_steps)
-        frames = preview(
-            self.networks, self.encoders.vae, batch, settings, config.seed, dtype=self.dtype, layout=self.layouts
-        )
+        with self.updater.averaged():
+            frames = preview(
+                self.networks, self.encoders.vae, batch, settings, config.seed, dtype=self.dtype, layout=self.layouts
+            )
         if self.processes.is_first:
             (entry, *_) = self.materials.held_out or self.materials.entries
             write_preview(config.output / "previews" / f"step-{self.step:08d}.mp4", frames, sound_of(entry, 0))
-
-
-class Stopped(KeyboardInterrupt):
-    """The run was asked to stop and has written a checkpoint; the same command resumes it."""
-
-
-def _check(loss: float, at: int) -> None:
-    if not loss < float("inf"):
-        raise InputError(f"step {at}: the loss is {loss}. Lower rates.peak, or go back to an earlier checkpoint.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,13 @@ class Processes:
         """This process's slice of a step's batch."""
         each = batch // self.count
         return slice(self.rank * each, (self.rank + 1) * each)
+
+    def pieces(self, batch: int, micro: int | None) -> Iterator[slice]:
+        """This process's slice in pieces of at most `micro` samples."""
+        part = self.part(batch)
+        size = micro or part.stop - part.start
+        for start in range(part.start, part.stop, size):
+            yield slice(start, min(start + size, part.stop))
 
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum over all processes (all-reduce)."""

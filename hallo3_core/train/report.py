@@ -23,16 +23,17 @@ class Losses:
 
     @torch.no_grad()
     def add(self, losses: Tensor, timesteps: Tensor) -> None:
-        tenth = (timesteps * DECILES) // 1000
-        self._sums[0].index_add_(0, tenth, losses.detach().float())
-        self._sums[1].index_add_(0, tenth, torch.ones_like(losses, dtype=torch.float32))
+        """Adds losses ``b``; those that are NaN or infinite do not count."""
+        tenth, counts = (timesteps * DECILES) // 1000, losses.isfinite().float()
+        self._sums[0].index_add_(0, tenth, losses.detach().float().nan_to_num(0, 0, 0))
+        self._sums[1].index_add_(0, tenth, counts)
 
     def take(self, summed) -> dict[str, object]:
         """The means since the last call; synchronises with the device."""
         total, count = summed(self._sums).tolist()
         self._sums.zero_()
         deciles = [round(t / c, 6) if c else None for t, c in zip(total, count, strict=True)]
-        return {"loss": sum(total) / max(1.0, sum(count)), "loss_by_decile": deciles}
+        return {"loss": sum(total) / sum(count) if sum(count) else None, "loss_by_decile": deciles}
 
 
 class Report:
@@ -51,7 +52,7 @@ class Report:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         except ImportError:
             log.debug("TensorBoard is not installed: %s alone is written", path)
 
@@ -66,14 +67,18 @@ class Report:
         if device.type == "cuda":
             values["memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
         self._file.write(json.dumps(values) + "\n")
+        if self._bar.disable and "loss" in values:  # no terminal
+            log.info("step %d of %d: loss %s", step, self._bar.total, values["loss"])
         self._bar.update(step - self._at)
         self._bar.set_postfix({k: values[k] for k in ("loss", "memory_gb") if k in values}, refresh=False)
         if step > self._at:
             self._at, self._since = step, now
         if self._board is not None:
             for name, value in values.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(name, value, step)
+                parts = value if isinstance(value, list) else [value]
+                for tenth, number in enumerate(parts):
+                    if isinstance(number, float):
+                        self._board.add_scalar(f"{name}/{tenth}" if len(parts) > 1 else name, number, step)
 
     def close(self) -> None:
         for each in (self._file, self._board, self._bar):

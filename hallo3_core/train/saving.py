@@ -37,6 +37,7 @@ class Run(Protocol):
     processes: Processes
     dtype: torch.dtype
     step: int
+    saved: int
     seconds: float
 
 
@@ -50,6 +51,9 @@ def identity_of(run: Run) -> dict[str, str]:
         "seed": str(config.seed),
         "batch": str(config.batch),
         "conditioning": str(config.conditioning),
+        "trains": str(config.trains),
+        "updating": str(config.updating),
+        "chances": str(config.chances),
     }
     for name in ("size", "windows", "references", "held_out", "mouth_weight"):  # they decide what a sample is
         found[f"data.{name}"] = str(getattr(config.data, name))
@@ -86,9 +90,20 @@ def resume(run: Run) -> None:
     state = run.updater.prepare_state()
     checkpoints.load(path, state, run.processes)
     run.updater.take_numbers(state)
-    run.updater.updates, run.step, run.seconds = info["updates"], info["step"], info["seconds"]
+    run.updater.updates, run.seconds = info["updates"], info["seconds"]
+    run.step = run.saved = info["step"]
     run.updater.write()
     log.info("going on from %s", path)
+
+
+def result_path(run: Run) -> Path:
+    """Where the result is written: a transformer file or a LoRA."""
+    return run.config.output / (LORA_FILE if run.config.mode == "lora" else result_name(run.config.mode))
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a resumed run has no steps left and its result is there."""
+    return run.step >= run.config.stop.steps and result_path(run).exists()
 
 
 def write(run: Run) -> Path:
@@ -99,7 +114,7 @@ def write(run: Run) -> Path:
     """
     config, start = run.config, run.materials.start
     averaged, is_lora = bool(config.updating.average), config.mode == "lora"
-    path = config.output / (LORA_FILE if is_lora else result_name(config.mode))
+    path = result_path(run)
     trained = run.updater.named_values(averaged)
     if run.processes.is_first:
         card = identity_of(run) | {

@@ -26,8 +26,7 @@ from ..vae.autoencoder import VideoVae
 from . import checkpoints
 from .cache import Entry
 from .config import Network
-from .interrupting import asked_to_stop
-from .loop import Stopped
+from .interrupting import Stopped, asked_to_stop
 from .optimiser import average_decay, update_average
 from .processes import Processes
 from .result import transformer_tensors, write_result
@@ -91,7 +90,7 @@ def teach(
                 saved = budget.spent
                 pupil.save(lesson.place, number, saved, device)
             if stopping:
-                raise Stopped(f"stopped after {number} steps")
+                raise Stopped
     card = {"start": start.identity, "mode": "lesson in windows", "steps": number, "seed": lesson.seed}
     values = dict(zip(pupil.parameters, pupil.average, strict=True))
     write_result(lesson.result, transformer_tensors(start, pupil.networks, values, torch.float32), card, Conditioning())

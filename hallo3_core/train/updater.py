@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +66,13 @@ class Updater:
         return total_norm([g for n, g in zip(self.names, self._gradients, strict=True) if n in names], self._summed)
 
     @torch.no_grad()
-    def update(self, rate: float) -> Tensor:
-        """Steps with the accumulated gradients; returns their norm before clipping."""
+    def update(self, rate: float) -> float:
+        """Steps with the accumulated gradients; returns their norm before clipping. If it is NaN or infinite, nothing
+        changes."""
         norm = total_norm(self._gradients, self._summed)
+        if not norm.isfinite():
+            self._gradients = []
+            return float(norm)
         clip_(self._gradients, norm, self.updating.clip)
         for master, gradient in zip(self.masters, self._gradients, strict=True):
             master.grad = gradient
@@ -79,7 +84,20 @@ class Updater:
         if self.average is not None:
             update_average(self.average, self.masters, average_decay(self.updates, self.updating.average))
         self.write()
-        return norm
+        return float(norm)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the average into the networks for the block, if there is one: what would be written."""
+        if self.average is None:
+            yield
+            return
+        kept = [_local(p.detach()).clone() for p in self._working] if self._is_wide else self.masters
+        try:
+            self.write(self.average)
+            yield
+        finally:
+            torch._foreach_copy_([_local(p.detach()) for p in self._working], kept)
 
     @torch.no_grad()
     def write(self, values: list[Tensor] | None = None) -> None:

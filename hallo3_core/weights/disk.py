@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -28,6 +29,16 @@ def to_disk(file: IO[bytes]) -> None:
     except OSError as error:
         if error.errno not in MISSING:
             raise
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Syncs a folder, without which a new name may not be on disk. Systems that cannot do this do not need it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def free_bytes(folder: Path) -> int | None:

@@ -74,7 +74,7 @@ def test_a_weight_of_5_is_a_weighted_mean(run, heavy):
 
 def test_the_validation_loss_counts_all_cells_the_same(run, encoders, heavy, tmp_path):
     config = toys.configuration(tmp_path)
-    assert TrainingRun(config, join("cpu", 2), None, encoders, heavy).validation_loss() == run.validation_loss()
+    assert TrainingRun(config, join("cpu", 2), None, encoders, heavy).validate() == run.validate()
 
 
 def test_cells_are_those_that_the_box_touches():

@@ -116,11 +116,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(work, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_no_torn_cache(tmp_path, monkeypatch):
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("hallo3_core.train.cache.save_file", full)
+    monkeypatch.setattr("hallo3_core.train.stored.save_file", full)
     with pytest.raises(InputError, match="cannot be written .*No space left.*Free some room"):
         toys.entries(1, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

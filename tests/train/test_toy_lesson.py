@@ -17,7 +17,8 @@ from hallo3_core.train import toy_lesson
 from hallo3_core.train.cache import cache_films
 from hallo3_core.train.draw import draw
 from hallo3_core.train.draws import Keyed
-from hallo3_core.train.loop import Stopped, TrainingRun, train
+from hallo3_core.train.interrupting import Stopped
+from hallo3_core.train.loop import TrainingRun, train
 from hallo3_core.train.materials import input_sizes
 from hallo3_core.train.preview import NO_DROPS
 from hallo3_core.train.processes import join

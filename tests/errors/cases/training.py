@@ -91,6 +91,9 @@ for name, values in {
     "a micro-batch that does not divide the batch": {"memory": {"micro_batch": 3}},
     "no steps": {"stop": {"steps": 0}},
     "a size of no multiple of 16": {"data": {"size": [100, 150]}},
+    "no seconds": {"stop": {"seconds": 0}},
+    "betas above 1": {"updating": {"betas": [1, 2]}},
+    "a negative number of held-out films": {"data": {"size": [32, 48], "held_out": -1}},
     "no folder of clips": {"data": {"size": [32, 48]}},
     "a mouth weight below 1": {"data": {"mouth_weight": 0.5}},
     "a LoRA of rank 0": {"mode": "lora", "lora": {"rank": 0}},
@@ -114,6 +117,18 @@ def no_release(place):
 @case("training: --set without =")
 def set_nothing(place):
     return training(place, ["batch"])
+
+
+@case("training: --set to what is no YAML")
+def set_odd(place):
+    return training(place, ["stop.steps=[1"])
+
+
+@case("training: a run that diverges")
+def diverges(place):
+    path = original(place, torch.ones(512))
+    rates = {"peak": 1e30, "warmup_steps": 0, "slow_steps": 0}
+    return training(place, data=listed(path), rates=rates, stop={"steps": 3})
 
 
 @case("training: no YAML")
