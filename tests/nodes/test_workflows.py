@@ -219,7 +219,8 @@ def test_an_app_shows_inputs_that_are_there_and_the_video(name):
     workflow = read(name)
     nodes, data = {node["id"]: node for node in workflow["nodes"]}, workflow["extra"]["linearData"]
     assert workflow["extra"]["linearMode"] is True
-    for number, widget, *_ in data["inputs"]:
+    for number, widget, words in data["inputs"]:
+        assert words["description"]
         assert nodes[number]["mode"] != BYPASSED  # App mode hides it
         assert widget in {slot["name"] for slot in nodes[number]["inputs"] if "widget" in slot}
     shown = [nodes[number]["type"] for number, *_ in data["inputs"][:2]]

@@ -168,12 +168,12 @@ class Stage:
 class Drawing:
     """A workflow: columns of stages, or of nodes and dots outside a stage, from left to right.
 
-    app: the inputs that App mode shows, as nodes with their widgets' names, and last the node whose result it shows.
+    app: what App mode shows: nodes, their widgets' names and a line about each, and last the node with the result.
     """
 
     name: str
     columns: Sequence[Sequence[Stage | Node | Block | Dot]]
-    app: Sequence[tuple[Node | Block, str]] = ()
+    app: Sequence[tuple[Node | Block, str, str]] = ()
 
     def layout(self, declared: Mapping[str, Any]) -> dict[str, Any]:
         """What the page draws: nodes with ids and positions, links, dots, groups. declared: the host's /object_info.
@@ -184,7 +184,7 @@ class Drawing:
         drawn = _laid_out(self.columns, declared, ids)
         insides = dict.fromkeys(node.inside for node in list(ids) if isinstance(node, Block))
         blocks = [_inside(inside, declared, ids) for inside in insides]
-        shown = [[ids[node], name] for node, name in self.app]
+        shown = [[ids[node], name, {"description": line} if line else {}] for node, name, line in self.app]
         return {"id": fixed_id(self.name), **drawn, "blocks": blocks, "app": shown}
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from . import blocks
 from .drawing import LANE, Block, Dot, Drawing, Node, Output, Stage
 from .stages import (
-    CALM,
     DARK,
     HEARD,
+    LIVELY,
     MADE,
     PROMPT,
     SHOWN,
@@ -94,7 +94,7 @@ def app() -> Drawing:
     own = given()
     columns, block, film, saved = _quick_start(own)
     (picture,), _, (voice, _), _ = own.stage.columns
-    return Drawing("hallo3_quick_start.app", columns, _shown((picture, "image"), (voice, "audio"), block, film, saved))
+    return Drawing("hallo3_quick_start.app", columns, _shown(picture, voice, block, film, saved))
 
 
 def microphone_app() -> Drawing:
@@ -102,13 +102,27 @@ def microphone_app() -> Drawing:
     own = given(recorded=True)
     columns, block, film, saved = _quick_start(own)
     (picture,), _, (voice,), _ = own.stage.columns
-    shown = _shown((picture, "image"), (voice, "audio"), block, film, saved)
+    shown = _shown(picture, voice, block, film, saved)
     return Drawing("hallo3_microphone.app", columns, shown)
 
 
-def _shown(picture, voice, block: Block, film: Node, saved: Node) -> list[tuple[Node | Block, str]]:
-    scales = [(film, name) for name in ("seed", "steps", *blocks.SCALES)]
-    return [picture, voice, (block, "text"), *scales, (saved, "video")]
+LINES = {
+    "seed": "another number: another take",
+    "steps": "20 to 30 are enough for a look",
+    "audio_cfg": "how closely the mouth follows the voice",
+    "text_cfg": "how closely the scene follows the text",
+    "reference_cfg": "how closely the likeness is held",
+}
+
+
+def _shown(picture: Node, voice: Node, block: Block, film: Node, saved: Node) -> list[tuple[Node | Block, str, str]]:
+    return [
+        (picture, "image", "your portrait: one whole face that looks ahead"),
+        (voice, "audio", "your voice: clear speech, without music"),
+        (block, "text", "one sentence about person and place"),
+        *((film, name, line) for name, line in LINES.items()),
+        (saved, "video", ""),
+    ]
 
 
 def long_video() -> Drawing:
@@ -229,8 +243,8 @@ closely the scene follows the prompt. **reference**: how closely the person foll
 
 def scene_prompt() -> Drawing:
     own = given(microphone=False)
-    block = read(own, text=CALM)
-    lively = prompt(block["clip"], PROMPT, "Prompt B", BLOCK)
+    block = read(own)
+    lively = prompt(block["clip"], LIVELY, "Prompt B", BLOCK)
     scaled = {"steps": 30, "text_cfg": SCENE_SCALE, "audio_cfg": SCENE_SCALE}
     before, after, room = above({**conditions(block), "text": lively["CONDITIONING"]}.values())
     calm_film = Node("Hallo3LongVideo", {**conditions(block), **scaled}, 264, at=room)

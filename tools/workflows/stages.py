@@ -37,8 +37,8 @@ RELEASE = "hallo3/release/"  # the loaders' entry for the official release in mo
 
 # What the sample portrait shows, in words that the toy release knows too, and no more of them than it reads.
 TALKS = "A fair person with bobbed brown hair and blue eyes in a teal shirt is talking."
-PROMPT = f"{TALKS} Blue waves roll behind."
-CALM = f"{TALKS} Blue waves stand still behind."
+PROMPT = f"{TALKS} Blue waves stand still behind."
+LIVELY = f"{TALKS} Blue waves roll behind."
 
 GUIDE, TOUCH = "#432", "#232"  # colours of notes, and of nodes for the user to change
 WHO, HEARD, SAID, MADE, SHOWN = "#8a5a83", "#3f789e", "#4b7d5c", "#a1683c", "#5f6b7a"  # colours of the stages' frames
