@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .clips import clip_count
+from .clips import Timeline
 from .errors import InputError
 from .film.background_writer import BackgroundWriter
-from .film.clip_chain import MakeClip, clip_chain, lazily
+from .film.clip_chain import Clip, MakeClip, clip_chain, lazily
 from .film.clip_store import FilmPlan, beside, work_on
 from .film.output import check_apart, check_output, check_room, target_of
 from .film.tags import check_tags
@@ -26,10 +27,10 @@ from .model.denoiser import Denoiser
 from .parallel.spread import BeginClip, follow, lead_run
 from .parallel.team import Team
 from .pipeline.causes import likely_cause
-from .pipeline.clip import concat_latent, make_clip, sample_clip
+from .pipeline.clip import Conductor, sample_clip
 from .pipeline.conditions import ClipCalls, Run, prepare_run
 from .pipeline.decoding_fallbacks import decoding_fallbacks
-from .pipeline.encoding import encode_portrait, encode_prompt, encode_sound
+from .pipeline.encoding import EncodedScene, encode_scene
 from .pipeline.networks import Networks, check_machine
 from .pipeline.options import Options
 from .pipeline.sampling_fallbacks import sampling_fallbacks
@@ -38,7 +39,10 @@ from .release.layout import Release
 from .runtime.fallback import Fallbacks
 from .sampling.finite import NotFinite
 from .sampling.noise import SeededNoise
+from .vae.autoencoder import VideoVae
 from .weights import names
+
+Modes = dict[str, Callable[[], Run]]  # ways to sample a clip, by name; see `sampling_fallbacks`
 
 
 class Progress:
@@ -75,23 +79,20 @@ def animate(
     image: Path,
     audio: Path,
     prompt: str,
-    release: Release,
     output: Path,
-    options: Options,
+    networks: Networks,
     progress: Progress | None = None,
     keeping: Keeping = Keeping.UNTIL_WHOLE,
     team: Team | None = None,
-    networks: Networks | None = None,
 ) -> Film:
     """Makes a film. `output` appears only when it is complete. Clips finished by an earlier run are reused.
 
-    With a team, this process is rank 0 and the others call `assist`. `networks` may be reused from an earlier film with
-    the same release and options.
+    `networks` say what the film is made with and how. With a team, this process is rank 0 and the others call `assist`.
 
     Raises:
         InputError: an unusable input, reported before the long work where possible.
     """
-    progress = progress or Progress()
+    progress, release, options = progress or Progress(), networks.release, networks.options
     check_output(output)
     check_tags(options.metadata)
     inputs = (image, audio, *(path for path, _ in options.loras), *release.files())
@@ -101,26 +102,25 @@ def animate(
     if options.vocals:  # report missing requirements now, not after minutes of work
         check_separator(release.vocals_file)
     check_mask(options.face_mask, release.face_folder)
-    networks = networks or Networks(release, options)
     with torch.inference_mode():
         scene = read_scene(image, audio, prompt, networks.config, options)
         networks.check_loras()
         networks.check_half_precision(scene.framing.size)
-        clips = clip_count(scene.recording.frames, networks.config.reads.motion_frames)
+        timeline = Timeline(scene.recording.frames, networks.config.reads.motion_frames)
         _, _, height, width = scene.framing.keep
         check_room(str(output), work.parent, scene.recording.frames, height, width, "choose another place for it")
-        plan = FilmPlan(str(output), clips, height, width, film_inputs(scene, release, options))
+        plan = FilmPlan(str(output), timeline.clips, height, width, film_inputs(scene, release, options))
         with work_on(work, plan, keeping, "give --no-resume", progress.stage) as (part, store):
-            make = lazily(clip_maker(scene, networks, progress, team))
+            make = lazily(clip_maker(scene, timeline, networks, progress, team))
             notes = dict(metadata=options.metadata, ai_notice=options.ai_notice)
             with (
                 make as make_clip,
                 FilmWriter(output, height, width, scene.recording, part=part, **notes) as film,
                 BackgroundWriter(film) as background,
             ):
-                for frames in clip_chain(clips, make_clip, store, progress.kept):
+                for frames in clip_chain(timeline.clips, make_clip, store, progress.kept):
                     background.write(frames)
-    return Film(output, film.frames, clips, height, width)
+    return Film(output, film.frames, timeline.clips, height, width)
 
 
 def assist(team: Team, release: Release, options: Options) -> None:
@@ -134,68 +134,117 @@ def assist(team: Team, release: Release, options: Options) -> None:
 
 
 @contextmanager
-def clip_maker(scene: Scene, networks: Networks, progress: Progress, team: Team | None = None) -> Iterator[MakeClip]:
-    """Loads and runs the networks one after another. The last two, which make the clips, are freed at the end.
+def clip_maker(
+    scene: Scene, timeline: Timeline, networks: Networks, progress: Progress, team: Team | None = None
+) -> Iterator[MakeClip]:
+    """Runs the networks one after another: the encoders; what is constant over the film; then denoiser and VAE, which
+    make the clips and are freed at the end.
 
     Raises:
         InputError: an unusable network or input.
     """
-    options = networks.options
     progress.stage("encoding text, sound and portrait")
-    motion_frames = networks.config.reads.motion_frames
-    text = encode_prompt(scene.prompt, networks)
-    audio_tokens, null_audio_tokens = encode_sound(scene.recording, networks)
-    portrait, face_tokens = encode_portrait(scene, networks)
+    encoded = encode_scene(scene, timeline, networks)
     progress.stage("loading the denoiser")
-    inputs = dict(text=text, face_tokens=face_tokens, null_audio_tokens=null_audio_tokens, dtype=options.dtype)
+    prepared = prepare_denoiser(encoded, scene.framing.size, networks, team)
+    encoded = encoded.without_bank()  # each layer has its keys and values
+    with (
+        prepared.opened,
+        networks.vae() as vae,
+        ClipMaker(encoded, timeline, prepared, vae, networks, progress) as maker,
+    ):
+        yield maker.make
 
-    def load_and_prepare() -> tuple[ExitStack, Denoiser, Run, BeginClip]:
+
+class Prepared(NamedTuple):
+    """The denoiser, what was computed from it once, and a function that starts a clip. `opened` frees the denoiser."""
+
+    opened: ExitStack
+    denoiser: Denoiser
+    run: Run
+    begin_clip: BeginClip
+    is_shared: bool  # among the processes of a team
+
+
+def prepare_denoiser(
+    encoded: EncodedScene, size: tuple[int, int], networks: Networks, team: Team | None = None
+) -> Prepared:
+    """Loads the denoiser for films of `size`, and computes what is constant over the film's clips."""
+    settings = networks.options.settings
+    inputs = dict(text=encoded.text, face_tokens=encoded.face_tokens, null_audio_tokens=encoded.null_audio_tokens)
+    inputs["dtype"] = networks.options.dtype
+
+    def load() -> Prepared:
         with ExitStack() as stack:  # closes everything here if loading fails
-            denoiser = stack.enter_context(networks.denoiser(scene.framing.size))
+            denoiser = stack.enter_context(networks.denoiser(size))
             if team is not None:
-                return stack.pop_all(), denoiser, *lead_run(team, denoiser, portrait, options.settings, **inputs)
-            run = prepare_run(denoiser, portrait, options.settings, **inputs)
-            return stack.pop_all(), denoiser, run, partial(ClipCalls, denoiser, run)
+                run, begin_clip = lead_run(team, denoiser, encoded.portrait, settings, **inputs)
+                return Prepared(stack.pop_all(), denoiser, run, begin_clip, is_shared=True)
+            run = prepare_run(denoiser, encoded.portrait, settings, **inputs)
+            return Prepared(stack.pop_all(), denoiser, run, partial(ClipCalls, denoiser, run), is_shared=False)
 
     # A team has no fallback: if rank 0 fails, the other processes hang.
-    retrying = networks.retrying if team is None else lambda what, name, work: work()
-    loaded, denoiser, run, begin_clip = retrying("preparing the denoiser", names.DENOISER, load_and_prepare)
-    with loaded:
-        # Already computed for all steps and clips. Saves 2 GB on the device, and 3 GB per hour of audio on the host.
-        networks.drop(denoiser.modulation, denoiser.head_modulation, denoiser.text_embed)
-        portrait = replace(portrait, bank=(), null_bank=None)
-        with networks.vae() as vae, ExitStack() as opened:
-            modes = {"with all processes": lambda: run} if team else sampling_fallbacks(run, denoiser, networks, opened)
-            sampling = Fallbacks("sampling", modes, progress.stage)
-            decoding = Fallbacks("decoding", decoding_fallbacks(denoiser, options.device), progress.stage)
+    prepared = load() if team is not None else networks.retrying("preparing the denoiser", names.DENOISER, load)
+    # Already computed for all steps and clips. Saves 2 GB on the device, and 3 GB per hour of audio on the host.
+    networks.drop(prepared.denoiser.modulation, prepared.denoiser.head_modulation, prepared.denoiser.text_embed)
+    return prepared
 
-            def sample(clip: int, motion: Tensor | None) -> Tensor:
-                def report(step: int, clean: Tensor) -> None:
-                    progress.step(clip, step, clean)
 
-                def attempt(run: Run) -> Tensor:
-                    noise = SeededNoise(options.seed, clip)
-                    frames = run.conditions.layout.grid.frames
-                    concat = concat_latent(vae, portrait.pixels, motion, noise, frames, motion_frames)
-                    return sample_clip(begin_clip(concat, audio_tokens[clip]), run.settings, concat, noise, report)
+class ClipMaker:
+    """Makes a film's clips with denoiser and VAE, and falls back to less memory when it runs out."""
 
-                try:
-                    return sampling.run(lambda prepare: attempt(prepare()))
-                except NotFinite as error:
-                    cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
-                    raise InputError(f"clip {clip + 1} of {len(audio_tokens)}, {error} {cause}") from error
+    def __init__(
+        self,
+        encoded: EncodedScene,
+        timeline: Timeline,
+        prepared: Prepared,
+        vae: VideoVae,
+        networks: Networks,
+        progress: Progress,
+    ):
+        options = networks.options
+        self._options, self._progress, self._vae = options, progress, vae
+        self._audio_tokens, self._begin_clip = encoded.audio_tokens, prepared.begin_clip
+        self._conductor = Conductor(timeline, encoded.portrait, options.color_hold, options.seam_fade)
+        self._opened, run, denoiser = ExitStack(), prepared.run, prepared.denoiser
+        if prepared.is_shared:
+            sampling: Modes = {"with all processes": lambda: run}
+        else:
+            sampling = sampling_fallbacks(run, denoiser, networks, self._opened)
+        self._sampling = Fallbacks("sampling", sampling, progress.stage)
+        self._decoding = Fallbacks("decoding", decoding_fallbacks(denoiser, options.device), progress.stage)
 
-            progress.start(len(audio_tokens), len(run.schedule))
-            try:
-                yield partial(
-                    make_clip,
-                    sample=sample,
-                    decode=lambda latent: decoding.run(lambda decode: decode(vae, latent)),
-                    frames=scene.recording.frames,
-                    motion_frames=motion_frames,
-                    portrait=portrait,
-                    color_hold=options.color_hold,
-                    seam_fade=options.seam_fade,
-                )
-            finally:
-                progress.finish()
+    def __enter__(self) -> ClipMaker:
+        self._progress.start(self._conductor.timeline.clips, self._options.settings.steps)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.finish()
+        self._opened.close()
+
+    def make(self, clip: int, motion: Tensor | None) -> Clip:
+        """Samples, decodes and finishes clip number `clip`, from the end of the previous one."""
+        return self._conductor.finish(self.decode(self.sample(clip, motion)), clip, motion)
+
+    def sample(self, clip: int, motion: Tensor | None) -> Tensor:
+        """The clip's scaled latent ``1 16 t h w``.
+
+        Raises:
+            InputError: the network gave NaN or infinite values.
+        """
+        try:
+            return self._sampling.run(lambda prepare: self._sample(prepare(), clip, motion))
+        except NotFinite as error:
+            options, clips = self._options, self._conductor.timeline.clips
+            cause = likely_cause(options.dtype, options.settings.guidance, bool(options.loras))
+            raise InputError(f"clip {clip + 1} of {clips}, {error} {cause}") from error
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Frames ``49 3 H W`` in 0..1."""
+        return self._decoding.run(lambda decode: decode(self._vae, latent))
+
+    def _sample(self, run: Run, clip: int, motion: Tensor | None) -> Tensor:
+        noise = SeededNoise(self._options.seed, clip)
+        concat = self._conductor.concat_latent(self._vae, motion, noise, run.conditions.layout.grid.frames)
+        evaluate = self._begin_clip(concat, self._audio_tokens[clip])
+        return sample_clip(evaluate, run.settings, concat, noise, partial(self._progress.step, clip))

@@ -7,11 +7,16 @@ of frames: each is trained with its own number of motion frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
 FPS = 25
 FRAMES_PER_CLIP = 49
 MOTION_FRAMES = 2
 NEW_FRAMES_PER_CLIP = FRAMES_PER_CLIP - MOTION_FRAMES  # of the released model
 LATENT_FRAMES = 13
+Frames = TypeVar("Frames", bound=Sequence)  # such as a tensor, frames first
 
 
 def film_frames(samples: int, rate: int) -> int:
@@ -19,11 +24,6 @@ def film_frames(samples: int, rate: int) -> int:
     if samples < 1 or rate < 1:
         raise ValueError(f"a film needs sound: got {samples} samples at {rate} Hz")
     return -(-samples * FPS // rate)
-
-
-def new_frames_per_clip(motion_frames: int = MOTION_FRAMES) -> int:
-    """Frames that a clip adds to a film: 47 of its 49 with 2 motion frames, which repeat the previous clip."""
-    return FRAMES_PER_CLIP - motion_frames
 
 
 def latent_frames(frames: int) -> int:
@@ -37,20 +37,55 @@ def latent_frames(frames: int) -> int:
     return frames
 
 
-def clip_count(frames: int, motion_frames: int = MOTION_FRAMES) -> int:
-    """Clips needed for a film of `frames` frames."""
-    if frames < 1:
-        raise ValueError(f"a film needs at least 1 frame, got {frames}")
-    return -(-frames // new_frames_per_clip(motion_frames))
-
-
-def clip_span(clip: int, frames: int, motion_frames: int = MOTION_FRAMES) -> tuple[int, int]:
-    """Film frames `start .. stop-1` that clip number `clip` adds to a film of `frames` frames.
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a film, divided into clips: all of it depends on the film's length and the number of motion frames
+    that the network was trained with.
 
     Raises:
-        IndexError: the film has no such clip.
+        ValueError: no frames.
     """
-    clips, new = clip_count(frames, motion_frames), new_frames_per_clip(motion_frames)
-    if not 0 <= clip < clips:
-        raise IndexError(f"clip {clip} does not exist: a film of {frames} frames has {clips} clips")
-    return clip * new, min((clip + 1) * new, frames)
+
+    frames: int
+    motion_frames: int = MOTION_FRAMES
+
+    def __post_init__(self):
+        if self.frames < 1:
+            raise ValueError(f"a film needs at least 1 frame, got {self.frames}")
+
+    @property
+    def new_per_clip(self) -> int:
+        """Frames that a clip adds: 47 of its 49 with 2 motion frames, which repeat the previous clip."""
+        return FRAMES_PER_CLIP - self.motion_frames
+
+    @property
+    def clips(self) -> int:
+        """Number of clips."""
+        return -(-self.frames // self.new_per_clip)
+
+    def span(self, clip: int) -> tuple[int, int]:
+        """Film frames `start .. stop-1` that clip number `clip` adds.
+
+        Raises:
+            IndexError: the film has no such clip.
+        """
+        if not 0 <= clip < self.clips:
+            raise IndexError(f"clip {clip} does not exist: a film of {self.frames} frames has {self.clips} clips")
+        return clip * self.new_per_clip, min((clip + 1) * self.new_per_clip, self.frames)
+
+    def first_sampled(self, clip: int) -> int:
+        """The film frame that a clip begins with, which is that of its first motion frame: negative in clip 0.
+
+        Raises:
+            IndexError: the film has no such clip.
+        """
+        return self.span(clip)[0] - self.motion_frames
+
+    def new_frames(self, decoded: Frames, clip: int) -> Frames:
+        """The frames that a clip adds: ``49 ... -> n ...``"""
+        start, stop = self.span(clip)
+        return decoded[self.motion_frames : self.motion_frames + stop - start]
+
+    def last_frames(self, decoded: Frames) -> Frames:
+        """The motion frames of the next clip: the last frames of this one."""
+        return decoded[-self.motion_frames :]

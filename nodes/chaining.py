@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, clip_count, clip_span
+from ..hallo3_core.clips import FRAMES_PER_CLIP, MOTION_FRAMES, Timeline
 from ..hallo3_core.errors import InputError
 from ..hallo3_core.film.color import hold_colour
 from ..hallo3_core.film.seam import fade_seam
-from ..hallo3_core.inputs.audio import AudioFeatures
 from ..hallo3_core.inputs.image import crop_to
 from ..hallo3_core.inputs.portrait import Portrait
-from ..hallo3_core.pipeline.clip import last_frames, new_frames
 from . import inputs, types
 from .audio import audio_of
 from .images import image_of, pixels_of
@@ -33,16 +31,15 @@ def motion_of(frames: Tensor, count: int, clip: int | None = None) -> types.Moti
         raise InputError(f"count is {count}: the model takes 1 or {MOTION_FRAMES} motion frames.")
     if len(frames) < count:
         raise InputError(f"frames: only {len(frames)}, but count is {count}. Connect the whole decoded clip.")
-    return types.Motion(pixels_of(last_frames(frames, count), "frames").cpu(), clip)
+    return types.Motion(pixels_of(frames[-count:], "frames").cpu(), clip)
 
 
 def append_clip(
     film: Tensor | None,
     clip: Tensor,
-    audio: AudioFeatures,
     index: int,
+    timeline: Timeline,
     portrait: Portrait | None,
-    motion_frames: int = MOTION_FRAMES,
     seam_fade: int = 0,
 ) -> Tensor:
     """Appends the new frames of clip number `index` to the film so far, an IMAGE. The last clip ends with the audio.
@@ -52,12 +49,11 @@ def append_clip(
     Raises:
         InputError: no such clip, an incomplete clip, or a film whose length or size does not match the preceding clips.
     """
-    clips = clip_count(audio.frames, motion_frames)
-    if not 0 <= index < clips:
-        raise InputError(f"clip {index} does not exist: the recording has {clips} clips, counted from 0.")
+    if not 0 <= index < timeline.clips:
+        raise InputError(f"clip {index} does not exist: the recording has {timeline.clips} clips, counted from 0.")
     if len(clip) != FRAMES_PER_CLIP:
         raise InputError(f"clip: {len(clip)} frames, expected {FRAMES_PER_CLIP}. Connect the whole decoded clip.")
-    start, _ = clip_span(index, audio.frames, motion_frames)
+    start, _ = timeline.span(index)
     found = 0 if film is None else len(film)
     if found != start:
         advice = "Leave film open for the first clip." if index == 0 else "Append the clips one by one, in order."
@@ -66,7 +62,7 @@ def append_clip(
     if portrait is not None:
         pixels = crop_to(checked_size(pixels, portrait), portrait.framing)
     frames = image_of(pixels)
-    new = new_frames(frames, index, audio.frames, motion_frames)
+    new = timeline.new_frames(frames, index)
     if film is None:
         return new
     if film.shape[1:] != new.shape[1:]:
@@ -74,7 +70,7 @@ def append_clip(
             f"clip: {new.shape[2]}x{new.shape[1]}, but the video so far is {film.shape[2]}x{film.shape[1]}. Connect "
             "reference for all clips or for none, and scale the finished video instead of its clips."
         )
-    new = fade_seam(new, film[-1], frames[motion_frames - 1], seam_fade)
+    new = fade_seam(new, film[-1], frames[timeline.motion_frames - 1], seam_fade)
     return torch.cat((film, new.to(film)))
 
 
@@ -196,7 +192,7 @@ class Hallo3AppendClip:
         from .host.model import projectors_of
 
         motion_frames = MOTION_FRAMES if model is None else projectors_of(model).motion_frames
-        whole = append_clip(film, clip, audio, clip_index, reference, motion_frames, seam_fade)
+        whole = append_clip(film, clip, clip_index, Timeline(audio.frames, motion_frames), reference, seam_fade)
         return (whole, audio_of(audio.recording))
 
 

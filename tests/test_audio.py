@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hallo3_core.clips import FRAMES_PER_CLIP, clip_count, clip_span
+from hallo3_core.clips import FRAMES_PER_CLIP, Timeline
 from hallo3_core.errors import InputError
 from hallo3_core.inputs import audio
 from hallo3_core.inputs.recording import VOICE_RATE, Recording, to_mono
@@ -237,7 +237,7 @@ def test_encoding_leaves_no_trace(wav2vec):
 def test_any_length_is_encoded_to_whole_49_frames(samples, wav2vec):
     recording = voice(samples)
     features = audio.encode_audio(recording, wav2vec)
-    assert features.frames == recording.frames and features.clips == clip_count(recording.frames)
+    assert features.frames == recording.frames and features.clips == Timeline(recording.frames).clips
     assert features.hidden.shape == (audio.padded_frames(recording.frames), LAYERS, DIM)
     assert features.hidden.dtype == torch.float32 and features.hidden.isfinite().all()
 
@@ -292,12 +292,12 @@ def test_clips_are_prefix_new_frames_and_repeats(padded):
     hidden = torch.randn(padded, 2, 3, generator=torch.Generator().manual_seed(padded))
     whole = audio.windows(hidden, torch.arange(padded))
     prefix = torch.zeros(2, 5, 2, 3)
-    for clip in range(clip_count(padded)):
+    for clip in range(Timeline(padded).clips):
         own = torch.cat((prefix, whole[47 * clip : 47 * clip + 47]))
         filled = torch.cat((own, own[-1:].expand(49 - len(own), -1, -1, -1)))
         assert torch.equal(audio.clip_windows(hidden, clip), filled)
         prefix = own[-2:]
-    for clip in (-1, clip_count(padded)):
+    for clip in (-1, Timeline(padded).clips):
         with pytest.raises(IndexError, match=f"clip {clip} does not exist"):
             audio.clip_windows(hidden, clip)
 
@@ -309,8 +309,8 @@ def test_every_frame_of_a_long_film_hears_its_own_moment(frames, share):
     two motion frames get the same audio as in the preceding clip."""
     padded = audio.padded_frames(frames)
     assert padded % 49 == 0 and frames <= padded < frames + 49
-    clip = round(share * (clip_count(frames) - 1))
-    start, stop = clip_span(clip, frames)
+    clip = round(share * (Timeline(frames).clips - 1))
+    start, stop = Timeline(frames).span(clip)
     found = audio.clip_windows(torch.arange(padded, dtype=torch.float64).view(-1, 1, 1), clip)[..., 0, 0]
     assert found[2 : 2 + stop - start, 2].tolist() == list(range(start, stop))
     assert found[:2, 2].tolist() == ([0, 0] if clip == 0 else [start - 2, start - 1])
@@ -322,5 +322,5 @@ def test_a_film_has_the_clips_that_its_frames_need(wav2vec):
     assert (features.frames, features.clips, features.hidden.shape[0]) == (47, 1, 49)
     assert torch.equal(audio.clip_audio(features, 0), audio.clip_windows(features.hidden, 0))
     assert audio.clip_windows(features.hidden, 1).shape == (49, 5, LAYERS, DIM)  # the released sampler has one more
-    with pytest.raises(IndexError, match="voice.wav has 1 clips"):
+    with pytest.raises(IndexError, match="a film of 47 frames has 1 clips"):
         audio.clip_audio(features, 1)

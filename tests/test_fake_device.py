@@ -12,6 +12,7 @@ import torch
 
 from hallo3_core import animate
 from hallo3_core.animate import Progress, clip_maker
+from hallo3_core.clips import Timeline
 from hallo3_core.pipeline import encoding, networks
 from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
@@ -47,7 +48,8 @@ def clips(tiny_release, portrait, speech, monkeypatch):
         scene = read_scene(portrait, speech, "A person.", Networks(release, options).config, options)
         heard = encoding.encode_recording(scene.recording, Networks(release, Options(settings=Settings(steps=1))))
         monkeypatch.setattr(encoding, "encode_recording", lambda *args: heard)
-        with FakeDevice() as fake, clip_maker(scene, Networks(release, options), Progress()) as make:
+        film = (scene, Timeline(scene.recording.frames), Networks(release, options))
+        with FakeDevice() as fake, clip_maker(*film, Progress()) as make:
             first = make(0, None)
             second = make(1, first.motion)
             return first, second, fake.peak

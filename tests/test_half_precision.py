@@ -73,7 +73,7 @@ def test_a_wrong_result_is_reported_with_the_processor_before_anything_is_comput
     monkeypatch.setitem(LIMIT, torch.bfloat16, 0.0)  # rounding alone exceeds it
     film = tmp_path / "film.mp4"
     with pytest.raises(InputError) as error:
-        animate(portrait, short_speech, "A person.", Release(tiny_release), film, OPTIONS)
+        animate(portrait, short_speech, "A person.", film, Networks(Release(tiny_release), OPTIONS))
     assert processor() in str(error.value) and "choose --dtype fp32" in str(error.value)
     assert not list(tmp_path.iterdir())
 

@@ -52,7 +52,9 @@ def make(tiny_release, portrait, short_speech, tmp_path_factory):
     def film(options=OPTIONS, networks=None):
         path = tmp_path_factory.mktemp("film") / "film.mp4"
         release = networks.release if networks else Release(tiny_release)
-        animate(portrait, short_speech, "A person.", release, path, options, keeping=Keeping.NEVER, networks=networks)
+        animate(
+            portrait, short_speech, "A person.", path, networks or Networks(release, options), keeping=Keeping.NEVER
+        )
         return read_film(path)[0]
 
     return film

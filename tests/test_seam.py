@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hallo3_core.clips import Timeline
 from hallo3_core.errors import InputError
 from hallo3_core.film.seam import LONGEST_FADE, fade_seam
 from hallo3_core.inputs.image import plan_framing, to_uint8
 from hallo3_core.inputs.portrait import Portrait
-from hallo3_core.pipeline.clip import finish_clip
+from hallo3_core.pipeline.clip import Conductor
 
 
 @pytest.mark.parametrize("fade", [1, 8, LONGEST_FADE])
@@ -43,9 +44,9 @@ def test_a_fade_out_of_range_is_refused(frames):
 def test_the_next_clip_starts_from_frames_without_the_fade():
     framing = plan_framing(16, 32, 16, 32)
     portrait, decoded = Portrait(torch.zeros(1, 3, 16, 32), framing, bank=[]), torch.rand(49, 3, 16, 32)
-    plain = finish_clip(decoded, 1, 94, portrait, 0.0, before=torch.zeros(2, 3, 16, 32))
-    faded = finish_clip(decoded, 1, 94, portrait, 0.0, before=torch.zeros(2, 3, 16, 32), seam_fade=LONGEST_FADE)
+    hard, soft = (Conductor(Timeline(94), portrait, seam_fade=fade) for fade in (0, LONGEST_FADE))
+    plain, faded = (each.finish(decoded, 1, before=torch.zeros(2, 3, 16, 32)) for each in (hard, soft))
     assert torch.equal(plain.frames, to_uint8(decoded[2:])) and torch.equal(plain.motion, faded.motion)
     assert (faded.frames.int() <= plain.frames.int()).all() and not torch.equal(faded.frames, plain.frames)
-    first = finish_clip(decoded, 0, 94, portrait, 0.0, before=None, seam_fade=LONGEST_FADE)
+    first = soft.finish(decoded, 0, before=None)
     assert torch.equal(first.frames, to_uint8(decoded[2:]))

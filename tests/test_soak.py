@@ -12,6 +12,7 @@ import torch
 
 from hallo3_core.animate import Progress, animate
 from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP
+from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.release.layout import Release
 from hallo3_core.toy.noise_release import write_tiny_release
@@ -47,7 +48,8 @@ def soak(clips: int, folder: Path) -> list[tuple[int, ...]]:
         file.writeframes(tone.to(torch.int16).numpy().tobytes())
     watch, options = Watch(), Options(settings=Settings(steps=1), size=(SIDE, SIDE))
     inputs = (ROOT / "assets" / "portrait.jpg", folder / "sound.wav", "A person talks.")
-    animate(*inputs, Release(write_tiny_release(folder / "tiny")), folder / "film.mp4", options, watch)
+    networks = Networks(Release(write_tiny_release(folder / "tiny")), options)
+    animate(*inputs, folder / "film.mp4", networks, watch)
     return watch.counts
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from hallo3_core.animate import Progress, animate
 from hallo3_core.cli.main import main
 from hallo3_core.errors import InputError
+from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.release.layout import Release
 from hallo3_core.sampling.guidance import Guidance, Scales
@@ -39,7 +40,7 @@ def make(portrait, short_speech, tmp_path):
 
     def film(release: Release, options: Options = SMALL, progress: Progress | None = None) -> bytes:
         output = tmp_path / f"{threading.get_ident()}.mp4"
-        animate(portrait, short_speech, "A person talks.", release, output, options, progress)
+        animate(portrait, short_speech, "A person talks.", output, Networks(release, options), progress)
         return output.read_bytes()
 
     return film

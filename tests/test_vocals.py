@@ -90,7 +90,7 @@ def test_the_film_keeps_the_whole_sound(release, library, portrait, tmp_path):
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes((tone(700, 16_000, 3200)[0].numpy() * 32767).astype("<i2").tobytes())
     options = Options(Settings(1), size=(16, 16), vocals=True)
-    animate(portrait, tmp_path / "a.wav", "A person.", release, tmp_path / "film.mp4", options)
+    animate(portrait, tmp_path / "a.wav", "A person.", tmp_path / "film.mp4", Networks(release, options))
     frames, _, sound = read_film(tmp_path / "film.mp4")
     spectrum = np.abs(np.fft.rfft(sound.waveform[0, :3200].numpy()))
     assert len(frames) == 5 and spectrum.argmax() == 140  # 700 Hz in 0.2 s
@@ -100,7 +100,7 @@ def test_the_film_keeps_the_whole_sound(release, library, portrait, tmp_path):
 def test_a_missing_package_or_file_is_reported_before_any_work(release, portrait, short_speech, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "audio_separator", None)
     monkeypatch.delitem(sys.modules, "audio_separator.separator", raising=False)
-    args = (portrait, short_speech, "A person.", release, tmp_path / "film.mp4", Options(vocals=True))
+    args = (portrait, short_speech, "A person.", tmp_path / "film.mp4", Networks(release, Options(vocals=True)))
     with pytest.raises(InputError, match="audio-separator"):
         animate(*args)
     (release.folder / VOCALS_FILE).unlink()

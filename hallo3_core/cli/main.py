@@ -182,6 +182,7 @@ class Bar:
 def run_animate(args: argparse.Namespace) -> None:
     from ..animate import animate, assist
     from ..parallel.team import join, take_gpu
+    from ..pipeline.networks import Networks
     from ..release.layout import Release
     from ..runtime.devices import stay_in_gpu_memory
 
@@ -192,8 +193,8 @@ def run_animate(args: argparse.Namespace) -> None:
         team = meet(options.device, len(options.settings.branches()))
         if team is not None and not team.leads:
             return assist(team, release, options)
-        inputs = (args.image, args.audio, args.prompt, release, args.output)
-        tell(animate(*inputs, options, Bar(), keeping_of(args), team))
+        networks = Networks(release, options)
+        tell(animate(args.image, args.audio, args.prompt, args.output, networks, Bar(), keeping_of(args), team))
         say(summary(args))
 
 
@@ -217,8 +218,7 @@ def run_batch(args: argparse.Namespace) -> int:
     from .workers import claim_file, make_films
 
     def make(job, film):
-        inputs = (job.image, job.audio, job.prompt, release, film)
-        return animate(*inputs, options, Bar(), keeping_of(args), networks=networks)
+        return animate(job.image, job.audio, job.prompt, film, networks, Bar(), keeping_of(args))
 
     take_gpu(args.device)
     part, parts = args.shard

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..clips import FPS, FRAMES_PER_CLIP, MOTION_FRAMES, clip_count, film_frames, new_frames_per_clip
+from ..clips import FPS, FRAMES_PER_CLIP, Timeline, film_frames
 from ..errors import InputError, require_class
 from ..runtime.without_storage import without_storage
 from ..weights.config_file import read_config, read_json
@@ -64,7 +64,7 @@ class AudioFeatures:
     @property
     def clips(self) -> int:
         """Number of clips with the released model, whose clips repeat 2 frames."""
-        return clip_count(self.frames)
+        return Timeline(self.frames).clips
 
 
 def load_wav2vec(path: str | PathLike, *, device: torch.device | str = "cpu") -> Wav2Vec:
@@ -217,33 +217,29 @@ def windows(hidden: Tensor, indices: Tensor) -> Tensor:
     return hidden[around.clamp(0, hidden.shape[0] - 1)]
 
 
-def clip_windows(hidden: Tensor, clip: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
+def clip_windows(hidden: Tensor, clip: int, timeline: Timeline | None = None) -> Tensor:
     """Audio windows of one clip, ``padded layers dim -> 49 5 layers dim``: those of the motion frames (zeros in the
     first clip), then those of the new frames. After the end of the sound, the last window repeats.
 
+    timeline: the film's; None: that of the released model for all `padded` frames.
+
     Raises:
-        IndexError: `padded` frames have no such clip.
+        IndexError: there is no such clip.
     """
-    clips = clip_count(hidden.shape[0], motion_frames)
-    if not 0 <= clip < clips:
-        raise IndexError(f"clip {clip} does not exist: {hidden.shape[0]} frames of sound have {clips} clips")
-    start = clip * new_frames_per_clip(motion_frames) - motion_frames
+    start = (timeline or Timeline(hidden.shape[0])).first_sampled(clip)
     indices = torch.arange(start, start + FRAMES_PER_CLIP).clamp(max=hidden.shape[0] - 1)
     chosen = windows(hidden, indices)
     chosen[indices < 0] = 0
     return chosen
 
 
-def clip_audio(features: AudioFeatures, clip: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
-    """The denoiser's audio input for one clip of the film: ``49 5 layers dim``.
+def clip_audio(features: AudioFeatures, clip: int, timeline: Timeline | None = None) -> Tensor:
+    """The denoiser's audio input for one clip of the film: ``49 5 layers dim``. timeline: None is the released model's.
 
     Raises:
         IndexError: the film has no such clip.
     """
-    clips = clip_count(features.frames, motion_frames)
-    if not 0 <= clip < clips:
-        raise IndexError(f"clip {clip} does not exist: {features.recording.name} has {clips} clips")
-    return clip_windows(features.hidden, clip, motion_frames)
+    return clip_windows(features.hidden, clip, timeline or Timeline(features.frames))
 
 
 def check_width(features: AudioFeatures, expected: int, source: str) -> None:

@@ -1,4 +1,4 @@
-"""From prepared inputs to a film: defines the order of the stages.
+"""From prepared inputs to a film: the order of the stages, and the conductor that leads from clip to clip.
 
     portrait --VAE--> reference network --> bank ----------.
     portrait + motion frames --VAE--> concat latent ------- denoiser x steps --> latent --VAE--> frames, motion frames
@@ -10,16 +10,16 @@ Latents are ``b 16 t h w``, and scaled (0.7 x the VAE's) throughout this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..clips import LATENT_FRAMES, MOTION_FRAMES, clip_span, latent_frames
+from ..clips import LATENT_FRAMES, MOTION_FRAMES, Timeline, latent_frames
 from ..film.clip_chain import Clip
-from ..film.color import hold_colour
-from ..film.seam import fade_seam
+from ..film.color import check_strength, hold_colour
+from ..film.seam import check_fade, fade_seam
 from ..inputs.image import crop_to, pixel_dropout, to_uint8
 from ..inputs.portrait import Portrait
 from ..sampling.guidance import guide
@@ -85,56 +85,40 @@ def sample_clip(
     )
 
 
-def new_frames(decoded: Tensor, clip: int, frames: int, motion_frames: int = MOTION_FRAMES) -> Tensor:
-    """The frames that clip number `clip` adds to a film of `frames` frames: ``49 ... -> n ...``"""
-    start, stop = clip_span(clip, frames, motion_frames)
-    return decoded[motion_frames : motion_frames + stop - start]
+@dataclass(frozen=True, eq=False)
+class Conductor:
+    """Leads a film from clip to clip: what a clip begins with, and what of it goes into the film.
 
+    portrait: its pixels and framing. color_hold: the strength of `hold_colour`. seam_fade: the frames of `fade_seam`.
 
-def last_frames(frames: Tensor, count: int = MOTION_FRAMES) -> Tensor:
-    """Motion frames for the next clip: the last frames of this one, ``n 3 H W`` in 0..1."""
-    return frames[-count:]
-
-
-def finish_clip(
-    decoded: Tensor,
-    clip: int,
-    frames: int,
-    portrait: Portrait,
-    color_hold: float,
-    motion_frames: int = MOTION_FRAMES,
-    before: Tensor | None = None,
-    seam_fade: int = 0,
-) -> Clip:
-    """The new frames of decoded clip number `clip` of a film of `frames` frames, and its motion frames, on the CPU.
-
-    decoded: ``49 3 H W`` in 0..1. color_hold: the strength of `hold_colour`. before: the motion frames ``m 3 H W`` that
-    the clip began with, from which it fades in over `seam_fade` frames.
+    Raises:
+        InputError: a strength or a number of frames that is not supported.
     """
-    decoded = hold_colour(decoded, portrait.pixels, portrait.framing, color_hold)
-    new = new_frames(decoded, clip, frames, motion_frames)
-    if before is not None:
-        new = fade_seam(new, before[-1], decoded[motion_frames - 1], seam_fade)
-    new = crop_to(new, portrait.framing)
-    motion = last_frames(decoded, motion_frames).to("cpu", copy=True)  # a view would keep the whole clip
-    return Clip(to_uint8(new.cpu()), motion)
 
+    timeline: Timeline
+    portrait: Portrait
+    color_hold: float = 0.0
+    seam_fade: int = 0
 
-def make_clip(
-    clip: int,
-    motion: Tensor | None,
-    *,
-    sample: Callable[[int, Tensor | None], Tensor],
-    decode: Callable[[Tensor], Tensor],
-    frames: int,
-    portrait: Portrait,
-    color_hold: float,
-    seam_fade: int = 0,
-    motion_frames: int = MOTION_FRAMES,
-) -> Clip:
-    """Samples, decodes and finishes clip number `clip` of a film of `frames` frames, from the end of the previous clip.
+    def __post_init__(self):
+        check_strength(self.color_hold)
+        check_fade(self.seam_fade)
 
-    sample: clip number and motion frames -> latent. decode: latent -> ``49 3 H W`` in 0..1.
-    """
-    decoded = decode(sample(clip, motion))
-    return finish_clip(decoded, clip, frames, portrait, color_hold, motion_frames, motion, seam_fade)
+    def concat_latent(
+        self, vae: VideoVae, motion: Tensor | None, noise: ClipNoise, frames: int = LATENT_FRAMES
+    ) -> Tensor:
+        """What a clip begins with, ``1 16 t h w``: the portrait, and the end of the previous clip if there is one."""
+        return concat_latent(vae, self.portrait.pixels, motion, noise, frames, self.timeline.motion_frames)
+
+    def finish(self, decoded: Tensor, clip: int, before: Tensor | None = None) -> Clip:
+        """The new frames of decoded clip number `clip`, ``49 3 H W`` in 0..1, and its motion frames, on the CPU.
+
+        before: the motion frames ``m 3 H W`` that the clip began with, from which it fades in.
+        """
+        timeline, framing = self.timeline, self.portrait.framing
+        decoded = hold_colour(decoded, self.portrait.pixels, framing, self.color_hold)
+        new = timeline.new_frames(decoded, clip)
+        if before is not None:
+            new = fade_seam(new, before[-1], decoded[timeline.motion_frames - 1], self.seam_fade)
+        motion = timeline.last_frames(decoded).to("cpu", copy=True)  # a view would keep the whole clip
+        return Clip(to_uint8(crop_to(new, framing).cpu()), motion)

@@ -60,24 +60,34 @@ class FilmConditions:
     modulation: Modulation | None = None  # of all steps of a run
 
 
+class FilmInputs(NamedTuple):
+    """What is constant over a film's clips, before the denoiser's layers have read it. None for a condition that the
+    network does not read.
+
+    text: ``1 m w`` (its null is zeros). bank: ``1 n D`` per layer. face tokens: ``1 n c``. null audio tokens, those of
+    silence: ``1 t n c``.
+    """
+
+    text: Tensor
+    bank: WithNull[ReferenceBank | None]
+    face_tokens: Tensor | None
+    null_audio_tokens: Tensor | None
+
+
 def film_conditions(
     denoiser: Denoiser,
+    inputs: FilmInputs,
     branches: Collection[Branch],
     timesteps: Tensor,
     *,
     grid: Grid,
-    text: Tensor,
-    bank: WithNull[ReferenceBank | None],
-    face_tokens: Tensor | None,
-    null_audio_tokens: Tensor | None,
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> FilmConditions:
     """Computes the conditions constant over a film's clips, once per portrait, skipping those that no branch needs.
 
-    timesteps: ``n``, of the run's steps. text: ``1 m w`` (its null is zeros). bank: ``1 n D`` per layer. face tokens:
-    ``1 n c``. null audio tokens, those of silence: ``1 t n c``. None for a condition that the network does not read.
-    The denoiser's LoRAs are included. Its modulation weights are not needed afterwards.
+    timesteps: ``n``, of the run's steps. The denoiser's LoRAs are included. Its modulation weights are not needed
+    afterwards.
     """
 
     def placed(value: Tensor | None) -> Tensor | None:
@@ -92,10 +102,10 @@ def film_conditions(
     needs_silence = any(not branch.audio for branch in branches)
     return FilmConditions(
         layout=denoiser.layout(grid, dtype, device),
-        text=WithNull(text, null_text(text)).prepare(embed, {branch.text for branch in branches}),
-        reference=bank.prepare(reference, {branch.reference for branch in branches}),
-        face=denoiser.face_keys_values(placed(face_tokens)),
-        null_audio=denoiser.audio_keys_values(placed(null_audio_tokens)) if needs_silence else None,
+        text=WithNull(inputs.text, null_text(inputs.text)).prepare(embed, {branch.text for branch in branches}),
+        reference=inputs.bank.prepare(reference, {branch.reference for branch in branches}),
+        face=denoiser.face_keys_values(placed(inputs.face_tokens)),
+        null_audio=denoiser.audio_keys_values(placed(inputs.null_audio_tokens)) if needs_silence else None,
         modulation=denoiser.modulate_steps(timesteps.to(device), dtype),
     )
 
@@ -144,17 +154,14 @@ def prepare_run(
     null_audio_tokens: Tensor | None,
     dtype: torch.dtype = torch.float32,
 ) -> Run:
-    """Prepares a run on the denoiser's current device. The other arguments are as for `film_conditions`."""
+    """Prepares a run on the denoiser's current device. The other arguments are those of `FilmInputs`."""
     schedule = make_schedule(settings.steps)
     conditions = film_conditions(
         denoiser,
+        FilmInputs(text, WithNull(portrait.bank, portrait.null_bank), face_tokens, null_audio_tokens),
         settings.branches(),
         torch.tensor(schedule.timesteps, dtype=torch.float32),
         grid=film_grid(*portrait.pixels.shape[-2:], denoiser.config),
-        text=text,
-        bank=WithNull(portrait.bank, portrait.null_bank),
-        face_tokens=face_tokens,
-        null_audio_tokens=null_audio_tokens,
         dtype=dtype,
         device=denoiser.video_positions.device,
     )

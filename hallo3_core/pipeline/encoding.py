@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..clips import clip_count
+from ..clips import Timeline
 from ..errors import InputError
 from ..inputs.audio import AudioFeatures, check_width, clip_audio, encode_audio
 from ..inputs.face import embed_face, toy_advice
@@ -19,6 +21,32 @@ from .networks import TEXT_ENCODER, WAV2VEC, Networks
 from .scene import Scene
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedScene:
+    """A scene as the denoiser reads it. None for what it does not read.
+
+    text: ``1 m w``. audio_tokens: ``1 t n c`` of each clip; null_audio_tokens: of silence. face_tokens: ``1 n c``.
+    """
+
+    text: Tensor
+    portrait: Portrait
+    face_tokens: Tensor | None
+    audio_tokens: Sequence[Tensor | None]
+    null_audio_tokens: Tensor | None
+
+    def without_bank(self) -> EncodedScene:
+        """The same without the reference network's features, which are the largest part."""
+        return replace(self, portrait=replace(self.portrait, bank=(), null_bank=None))
+
+
+def encode_scene(scene: Scene, timeline: Timeline, networks: Networks) -> EncodedScene:
+    """Runs the encoders: text, sound, portrait."""
+    text = encode_prompt(scene.prompt, networks)
+    audio_tokens, null_audio_tokens = encode_sound(scene.recording, timeline, networks)
+    portrait, face_tokens = encode_portrait(scene, networks)
+    return EncodedScene(text, portrait, face_tokens, audio_tokens, null_audio_tokens)
 
 
 def encode_prompt(prompt: str, networks: Networks) -> Tensor:
@@ -38,12 +66,13 @@ def encode_prompt(prompt: str, networks: Networks) -> Tensor:
     return text
 
 
-def encode_sound(recording: Recording, networks: Networks) -> tuple[list[Tensor | None], Tensor | None]:
+def encode_sound(
+    recording: Recording, timeline: Timeline, networks: Networks
+) -> tuple[list[Tensor | None], Tensor | None]:
     """Audio tokens ``1 t n c`` of every clip and of the null (silence); None if the denoiser reads no audio."""
-    conditioning = networks.config.reads
-    if conditioning.audio == "none":
-        return [None] * clip_count(recording.frames, conditioning.motion_frames), None
-    return project_audio(encode_recording(recording, networks), networks)
+    if networks.config.reads.audio == "none":
+        return [None] * timeline.clips, None
+    return project_audio(encode_recording(recording, networks), timeline, networks)
 
 
 def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
@@ -58,9 +87,9 @@ def encode_recording(recording: Recording, networks: Networks) -> AudioFeatures:
     return networks.retrying("encoding the recording", WAV2VEC, encode)
 
 
-def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Tensor], Tensor]:
+def project_audio(features: AudioFeatures, timeline: Timeline, networks: Networks) -> tuple[list[Tensor], Tensor]:
     """Audio tokens ``1 t n c`` of every clip and of the null (silence)."""
-    options, motion_frames = networks.options, networks.config.reads.motion_frames
+    options = networks.options
 
     def project_all() -> tuple[list[Tensor], Tensor]:
         with networks.part(names.AUDIO_PROJECTOR) as projector:
@@ -69,8 +98,7 @@ def project_audio(features: AudioFeatures, networks: Networks) -> tuple[list[Ten
             def project(windows: Tensor) -> Tensor:
                 return projector(windows[None].to(options.device, options.dtype)).cpu()
 
-            count = clip_count(features.frames, motion_frames)
-            clips = [project(clip_audio(features, clip, motion_frames)) for clip in range(count)]
+            clips = [project(clip_audio(features, clip, timeline)) for clip in range(timeline.clips)]
             return clips, project(torch.zeros_like(clip_audio(features, 0)))
 
     return networks.retrying("projecting the recording", names.AUDIO_PROJECTOR, project_all)

@@ -19,6 +19,7 @@ from ...hallo3_core.model.positions import Layout
 from ...hallo3_core.pipeline.conditions import (
     ClipConditions,
     FilmConditions,
+    FilmInputs,
     WithNull,
     clip_conditions,
     film_conditions,
@@ -126,13 +127,10 @@ def prepare_film(
     check_text(inputs.text, denoiser)
     return film_conditions(
         denoiser,
+        FilmInputs(inputs.text, inputs.bank, inputs.face, inputs.audio.null),
         branches,
         timesteps,
         grid=_grid(denoiser, inputs.concat.shape),
-        text=inputs.text,
-        bank=inputs.bank,
-        face_tokens=inputs.face,
-        null_audio_tokens=inputs.audio.null,
         dtype=dtype,
         device=device,
     )

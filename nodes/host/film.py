@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ...hallo3_core.film.clip_chain import MakeClip, clip_chain
+from ...hallo3_core.film.clip_chain import Clip, MakeClip, clip_chain
 from ...hallo3_core.film.clip_store import ClipStore, FilmPlan, work_on
-from ...hallo3_core.film.color import check_strength
 from ...hallo3_core.film.output import check_room
-from ...hallo3_core.film.seam import check_fade
 from ...hallo3_core.film.work_folder import Keeping
 from ...hallo3_core.film.writer import FilmWriter
-from ...hallo3_core.pipeline.clip import make_clip
+from ...hallo3_core.pipeline.clip import Conductor
 from ...hallo3_core.runtime.fallback import Fallbacks
 from ..types import Motion
 from .conditions import FilmCache
@@ -39,8 +36,7 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
     Raises:
         InputError: an invalid strength, an input made for another model, a full disk, or a key that is in use.
     """
-    check_strength(color_hold)
-    check_fade(seam_fade)
+    conductor = Conductor(clips.timeline, clips.portrait, color_hold, seam_fade)
     clips = replace(clips, film=FilmCache())
     in_turn = replace(clips, settings=replace(clips.settings, batched=False))
     modes = {"as fast as it goes": clips, "with one model call after another": in_turn}
@@ -56,16 +52,9 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
         bar.decoded()
         return frames
 
-    make = partial(
-        make_clip,
-        sample=sample,
-        decode=shown,
-        frames=clips.features.frames,
-        portrait=clips.portrait,
-        color_hold=color_hold,
-        seam_fade=seam_fade,
-        motion_frames=clips.motion_frames,
-    )
+    def make(clip: int, motion: Tensor | None) -> Clip:
+        return conductor.finish(shown(sample(clip, motion)), clip, motion)
+
     _, _, height, width = clips.portrait.framing.keep
     check_room("Hallo3 Long Video", temp_folder(), clips.features.frames, height, width, ELSEWHERE)
     if not resume_key:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...hallo3_core.clips import MOTION_FRAMES, clip_count
+from ...hallo3_core.clips import MOTION_FRAMES, Timeline
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.inputs.audio import AudioFeatures, check_width, clip_audio
 from ...hallo3_core.inputs.face import Face
@@ -24,9 +24,9 @@ class Projectors:
     face: Network | None
     motion_frames: int = MOTION_FRAMES
 
-    def clips(self, features: AudioFeatures) -> int:
-        """Number of clips that the denoiser makes for the recording."""
-        return clip_count(features.frames, self.motion_frames)
+    def timeline(self, features: AudioFeatures) -> Timeline:
+        """The clips that the denoiser makes for the recording."""
+        return Timeline(features.frames, self.motion_frames)
 
     def audio_tokens(self, features: AudioFeatures, clip: int) -> Tensor | None:
         """Audio tokens of the clip, ``1 t n c`` on the CPU.
@@ -35,11 +35,13 @@ class Projectors:
             InputError: features from the wrong wav2vec2, or no such clip.
         """
         self._check(features)
-        if not 0 <= clip < (clips := self.clips(features)):
+        timeline = self.timeline(features)
+        if not 0 <= clip < timeline.clips:
             raise InputError(
-                f"clip {clip} does not exist: the recording has {clips} clips, counted from 0 to {clips - 1}"
+                f"clip {clip} does not exist: the recording has {timeline.clips} clips, counted from 0 to "
+                f"{timeline.clips - 1}"
             )
-        return self._project_audio(clip_audio(features, clip, self.motion_frames))
+        return self._project_audio(clip_audio(features, clip, timeline))
 
     def null_audio_tokens(self, features: AudioFeatures) -> Tensor | None:
         """Audio tokens of the null, ``1 t n c``: the projection of zero features, which is not zero."""

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...hallo3_core.clips import MOTION_FRAMES
+from ...hallo3_core.clips import MOTION_FRAMES, Timeline
 from ...hallo3_core.errors import InputError
 from ...hallo3_core.inputs.audio import AudioFeatures
 from ...hallo3_core.inputs.face import Face
 from ...hallo3_core.inputs.portrait import Portrait
 from ...hallo3_core.pipeline.causes import likely_cause
-from ...hallo3_core.pipeline.clip import concat_latent
+from ...hallo3_core.pipeline.clip import Conductor
 from ...hallo3_core.pipeline.conditions import WithNull
 from ...hallo3_core.pipeline.options import Settings
 from ...hallo3_core.sampling.finite import NotFinite
@@ -62,11 +62,11 @@ class ClipSampler:
     @property
     def count(self) -> int:
         """Number of clips in the film."""
-        return self.projectors.clips(self.features)
+        return self.timeline.clips
 
     @property
-    def motion_frames(self) -> int:
-        return self.projectors.motion_frames
+    def timeline(self) -> Timeline:
+        return self.projectors.timeline(self.features)
 
     def inputs(self, clip: int, motion: Motion | None) -> ClipInputs:
         """Prepares the inputs of clip number `clip`; `motion` is the end of the preceding clip, None at the start.
@@ -76,9 +76,9 @@ class ClipSampler:
         """
         check_order(clip, motion)
         audio = self.projectors.audio_tokens(self.features, clip)
-        count, noise = self.motion_frames, SeededNoise(self.seed, clip)
-        frames = None if motion is None else motion_pixels(motion, self.portrait, count)
-        concat = concat_latent(self.vae, self.portrait.pixels, frames, noise, motion_frames=count)
+        timeline = self.timeline
+        frames = None if motion is None else motion_pixels(motion, self.portrait, timeline.motion_frames)
+        concat = Conductor(timeline, self.portrait).concat_latent(self.vae, frames, SeededNoise(self.seed, clip))
         reads_portrait = require_model(self.patcher).diffusion_model.config.reads.reference
         return ClipInputs(
             text=self.text,

@@ -20,7 +20,7 @@ STAGES = {  # where an exception is raised -> clips that are finished by then
     "encode_portrait": 0,
     "load_denoiser": 0,
     "prepare_run": 0,
-    "concat_latent 2": 1,
+    "Conductor.concat_latent 2": 1,
     "sample_clip 3": 2,
     "decode_whole 2": 1,
     "to_uint8 3": 2,
@@ -35,6 +35,9 @@ HOMES = {
     "encode_recording": "pipeline.encoding",
     "project_audio": "pipeline.encoding",
     "load_denoiser": "pipeline.networks",
+    "encode_prompt": "pipeline.encoding",
+    "encode_portrait": "pipeline.encoding",
+    "Conductor": "pipeline.clip",
     "to_uint8": "pipeline.clip",
     "decode_whole": "pipeline.decoding_fallbacks",
 }

@@ -23,7 +23,7 @@ def test_random_moments_of_a_film(forge, make_whole, tmp_path):
 
 def killed_and_resumed(stage: Set, whole, clip: int, calls: int) -> int:
     """Clips that were finished when the run was killed, so many calls behind the beginning of the clip."""
-    target = {"target": "hallo3_core.animate:concat_latent", "call": clip}
+    target = {"target": "hallo3_core.pipeline.clip:Conductor.concat_latent", "call": clip}
     code, said = stage.make(faults=[{"kind": "kill_later", **target, "calls": calls}])
     assert code in (-signal.SIGKILL, 0), said
     kept = stage.kept()

@@ -88,7 +88,7 @@ def test_cancel_and_errors_take_the_place_of_the_last_line(pack, film, said, pre
         film(node_id="5")
     assert said[-1] == ("cancelled", "5")
     with monkeypatch.context() as patch:
-        patch.setattr(pack("nodes.host.film"), "make_clip", lambda *args, **named: 1 / 0)
+        patch.setattr(pack("hallo3_core.pipeline.clip").Conductor, "finish", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             film(node_id="5")
     assert said[-1] == ("stopped by an error", "5")

@@ -28,7 +28,7 @@ def test_a_film_after_any_other_is_the_same_again(pack, film, scene, loaded, pre
         film(model=lora, seed=12)
     assert film().read_bytes() == first
     with monkeypatch.context() as patch:
-        patch.setattr(pack("nodes.host.film"), "make_clip", lambda *args, **named: 1 / 0)
+        patch.setattr(pack("hallo3_core.pipeline.clip").Conductor, "finish", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             film(model=lora)
     assert film().read_bytes() == first

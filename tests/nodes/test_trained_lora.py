@@ -91,8 +91,8 @@ def test_the_node_makes_the_cores_film_and_leaves_the_model_as_it_was(
         reference = portrait_of(pack, vae, lambda latent: run(reference_net, latent))
         inputs = {**vars(scene), "reference": reference}
         pack("nodes.film").Hallo3LongVideo().execute(model=model, vae=loaded.vae, seed=11, **inputs, **SETTINGS)
-        new = pack("hallo3_core.pipeline.clip").new_frames
-        return torch.cat([new(frames, clip, scene.audio.frames) for clip, frames in enumerate(decoded)])
+        timeline = pack("hallo3_core.clips").Timeline(scene.audio.frames)
+        return torch.cat([timeline.new_frames(frames, clip) for clip, frames in enumerate(decoded)])
 
     loader = pack("nodes.loaders").Hallo3LoraLoader()
     with_lora = loader.execute(loaded.model, trained.name, STRENGTH, loaded.reference_net)

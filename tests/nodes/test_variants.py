@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from hallo3_core.cli.main import main
-from hallo3_core.clips import clip_count
+from hallo3_core.clips import Timeline
 from hallo3_core.film.writer import read_film
 from hallo3_core.model.conditioning import Conditioning
 from hallo3_core.release.inspect import inspect
@@ -63,7 +63,7 @@ def test_the_nodes_make_the_command_lines_film(trained, pack, loaded, scene, wri
     node = pack("nodes.film").Hallo3LongVideo()
     node.execute(model=model, vae=loaded.vae, seed=11, **vars(scene), **SETTINGS)
     frames, count = scene.audio.frames, trained.conditioning.motion_frames
-    assert len(written) == clip_count(frames, count)
+    assert len(written) == Timeline(frames, count).clips
     expected = pack("hallo3_core.inputs.image").to_uint8(engine_film(pack, trained, loaded, scene))
     assert (torch.cat(written).int() - expected.int()).abs().max() <= 1
     if trained.conditioning.motion_frames != 2:
@@ -98,10 +98,8 @@ def engine_film(pack, trained, loaded, scene) -> torch.Tensor:
     reference = scene.reference
     if not reads.reference:
         reference = pack("hallo3_core.inputs.portrait").Portrait(reference.pixels, reference.framing, None)
-    windows = [
-        audio.clip_audio(scene.audio, clip, reads.motion_frames)[None]
-        for clip in range(clip_count(scene.audio.frames, reads.motion_frames))
-    ]
+    timeline = Timeline(scene.audio.frames, reads.motion_frames)
+    windows = [audio.clip_audio(scene.audio, clip, timeline)[None] for clip in range(timeline.clips)]
     run = pack("hallo3_core.pipeline.conditions").prepare_run(
         denoiser,
         reference,

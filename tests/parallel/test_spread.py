@@ -129,6 +129,7 @@ def test_a_film_over_two_processes_is_that_of_one(together, tiny_release, speech
     from pathlib import Path
 
     from hallo3_core.animate import Progress, assist, clip_maker
+    from hallo3_core.clips import Timeline
     from hallo3_core.film.clip_chain import clip_chain
     from hallo3_core.pipeline.networks import Networks
     from hallo3_core.pipeline.options import Options
@@ -141,8 +142,9 @@ def test_a_film_over_two_processes_is_that_of_one(together, tiny_release, speech
     def frames(team=None):
         networks = Networks(release, options)
         scene = read_scene(image, speech, "A person talks.", networks.config, options)
-        with clip_maker(scene, networks, Progress(), team) as make:
-            return torch.cat(list(clip_chain(2, make)))
+        timeline = Timeline(scene.recording.frames)
+        with clip_maker(scene, timeline, networks, Progress(), team) as make:
+            return torch.cat(list(clip_chain(timeline.clips, make)))
 
     def work():
         with join() as meet:

@@ -15,6 +15,7 @@ from hallo3_core.cli.main import main
 from hallo3_core.cli.workers import claim, make_films, take
 from hallo3_core.errors import InputError
 from hallo3_core.film.writer import read_film
+from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.release.layout import Release
 
@@ -31,7 +32,7 @@ def work(tiny_release, portrait, short_speech):
         release = Release(tiny_release)
 
         def make(job, film):
-            return animate(job.image, job.audio, job.prompt, release, film, options, progress())
+            return animate(job.image, job.audio, job.prompt, film, Networks(release, options), progress())
 
         results = make_films(jobs, make, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
         return [film.name for film, made in results if isinstance(made, Film)]
@@ -104,7 +105,7 @@ def test_films_of_others_are_waited_for_and_not_made_again(tmp_path):
 
 
 def test_shards_of_a_batch_are_all_of_it_once(tiny_release, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("hallo3_core.animate.animate", lambda *args, **more: Film(args[4], 1, 1, 2, 2))
+    monkeypatch.setattr("hallo3_core.animate.animate", lambda *args, **more: Film(args[3], 1, 1, 2, 2))
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("\n".join(["A person.@@a.png@@a.wav"] * 5))
     words = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), "--device", "cpu"]

@@ -53,9 +53,9 @@ def test_convolved_features_to_hidden(recording_set, table, wav2vec):
 def test_hidden_to_windows_and_clips(recording_set, table):
     for a in lengths(recording_set):
         hidden = recording_set[f"{a}.hidden"]
-        table.exactly(recording_set, f"{a}.clip_count", clips.clip_count(hidden.shape[0]))
+        table.exactly(recording_set, f"{a}.clip_count", clips.Timeline(hidden.shape[0]).clips)
         table.meets(recording_set, f"{a}.windowed", audio.windows(hidden, torch.arange(hidden.shape[0])))
-        for n in range(clips.clip_count(hidden.shape[0])):
+        for n in range(clips.Timeline(hidden.shape[0]).clips):
             table.meets(recording_set, f"{a}.clip{n}", audio.clip_windows(hidden, n)[None])
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from einops import rearrange
 
-from hallo3_core.clips import FRAMES_PER_CLIP, LATENT_FRAMES, NEW_FRAMES_PER_CLIP, clip_count
+from hallo3_core.clips import FRAMES_PER_CLIP, LATENT_FRAMES, MOTION_FRAMES, NEW_FRAMES_PER_CLIP, Timeline
 from hallo3_core.inputs.image import crop_to, to_uint8
 from hallo3_core.inputs.portrait import encode_masked, framed, prepare_portrait
 from hallo3_core.inputs.text import null_text
-from hallo3_core.pipeline.clip import concat_latent, last_frames
+from hallo3_core.pipeline.clip import concat_latent
 from hallo3_core.pipeline.conditions import prepare_run
 from hallo3_core.pipeline.options import Settings
 from hallo3_core.vae.autoencoder import LATENT_SCALE
@@ -129,7 +129,7 @@ def test_whole_film(dtype, recorded, golden_config, golden_dir, table):
     watched = Watched(vae, recording, table)
     clips = len(recording.numbers("clip#.audio") or recording.numbers("draw.clip#.noise"))
     every_frame = clips * NEW_FRAMES_PER_CLIP
-    assert clips >= clip_count(features.frames)
+    assert clips >= Timeline(features.frames).clips
     draws = partial(RecordedNoise, recording)
     made = film_clips(networks.denoiser, watched, run, portrait, every_frame, audio_tokens, draws)
     film = torch.cat(list(made))[: features.frames]
@@ -179,7 +179,7 @@ class Watched:
         frames = torch.cat(chunks, 2)
         assert frames.shape[2] == FRAMES_PER_CLIP
         self.table.meets(self.recording, f"{name}.frames", frames)
-        self.motion = last_frames(((frames[0] + 1) / 2).clamp(0, 1).transpose(0, 1))
+        self.motion = ((frames[0] + 1) / 2).clamp(0, 1).transpose(0, 1)[-MOTION_FRAMES:]
         self.clip += 1
         self.table.meets(self.recording, f"cond{self.clip}.motion_pixels", self.motion.transpose(0, 1)[None] * 2 - 1)
         return iter(chunks)

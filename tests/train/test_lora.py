@@ -16,6 +16,7 @@ from hallo3_core.errors import InputError
 from hallo3_core.model.conditioning import Conditioning
 from hallo3_core.model.denoiser import Denoiser
 from hallo3_core.pipeline.choices import FP8_WEIGHTS
+from hallo3_core.pipeline.clip import Conductor
 from hallo3_core.pipeline.networks import Networks, load_denoiser
 from hallo3_core.pipeline.options import Options
 from hallo3_core.release.convert import convert
@@ -212,13 +213,10 @@ def frames_of(tiny_release, portrait, short_speech, tmp_path_factory):
     """`frames_of(models, *options)`: what the command line writes into a film, before it is encoded."""
 
     def make(models, *options) -> torch.Tensor:
-        from hallo3_core.pipeline import clip as pipeline
+        written, finish = [], Conductor.finish
 
-        written = []
-        finish = pipeline.finish_clip
-
-        def watch(frames, *others):
-            made = finish(frames, *others)
+        def watch(conductor, frames, *others):
+            made = finish(conductor, frames, *others)
             written.append(frames.clone())
             return made
 
@@ -226,7 +224,7 @@ def frames_of(tiny_release, portrait, short_speech, tmp_path_factory):
         inputs = ["--image", portrait, "--audio", short_speech, "--prompt", "A person talks.", "--models", models]
         words = ["animate", *inputs, "--output", output, "--size", "32x48", "--steps", "2", "--device", "cpu", *options]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "finish_clip", watch)
+            patch.setattr(Conductor, "finish", watch)
             assert main([str(word) for word in words]) == 0
         return torch.cat(written)
 

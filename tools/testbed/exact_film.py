@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from hallo3_core.clips import clip_count
+from hallo3_core.clips import Timeline
 from hallo3_core.inputs.portrait import Portrait
 from hallo3_core.model.denoiser import Denoiser
-from hallo3_core.pipeline.clip import concat_latent, last_frames, new_frames, sample_clip
+from hallo3_core.pipeline.clip import Conductor, sample_clip
 from hallo3_core.pipeline.conditions import ClipCalls, Run
 from hallo3_core.sampling.noise import ClipNoise
 from hallo3_core.vae.autoencoder import VideoVae
@@ -26,11 +26,12 @@ def film_clips(
     noise: Callable[[int], ClipNoise],
 ) -> Iterator[Tensor]:
     """Yields each clip's new frames, ``n 3 H W`` in 0..1, `frames` in total; audio tokens and noise are per clip."""
-    motion, count = None, denoiser.config.reads.motion_frames
-    for clip in range(clip_count(frames, count)):
+    motion, timeline = None, Timeline(frames, denoiser.config.reads.motion_frames)
+    conductor = Conductor(timeline, portrait)
+    for clip in range(timeline.clips):
         draws = noise(clip)
-        concat = concat_latent(vae, portrait.pixels, motion, draws, run.conditions.layout.grid.frames, count)
+        concat = conductor.concat_latent(vae, motion, draws, run.conditions.layout.grid.frames)
         evaluate = ClipCalls(denoiser, run, concat, audio_tokens(clip))
         decoded = decode_whole(vae, sample_clip(evaluate, run.settings, concat, draws))
-        motion = last_frames(decoded, count)
-        yield new_frames(decoded, clip, frames, count)
+        motion = timeline.last_frames(decoded)
+        yield timeline.new_frames(decoded, clip)

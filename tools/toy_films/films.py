@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP
+from hallo3_core.clips import FPS, NEW_FRAMES_PER_CLIP, Timeline
+from hallo3_core.film.clip_chain import Clip, clip_chain
 from hallo3_core.inputs.face import EMBEDDING
-from hallo3_core.inputs.image import crop_to, plan_framing, to_uint8
+from hallo3_core.inputs.image import plan_framing
 from hallo3_core.inputs.recording import VOICE_RATE, Recording
-from hallo3_core.pipeline.clip import concat_latent, last_frames, new_frames, sample_clip
+from hallo3_core.pipeline.clip import Conductor, sample_clip
 from hallo3_core.pipeline.conditions import ClipCalls, prepare_run
-from hallo3_core.pipeline.encoding import encode_portrait, encode_prompt, encode_sound
+from hallo3_core.pipeline.encoding import encode_scene
 from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options, Settings
 from hallo3_core.pipeline.scene import Scene, film_frame
@@ -114,28 +114,36 @@ class Studio:
         framing = plan_framing(*picture.shape[-2:], *size, mode)
         prompt = film.caption if subject.prompt is None else subject.prompt
         scene = Scene(picture, f"person {subject.person}", framing, recording(subject), prompt)
-        text = encode_prompt(prompt, networks)
-        audio, null_audio = encode_sound(scene.recording, networks)
-        portrait, face = encode_portrait(scene, networks)
+        timeline = Timeline(subject.frames)
+        encoded = encode_scene(scene, timeline, networks)
         if changes.null_face:
             with networks.part(names.FACE_PROJECTOR) as projector:
-                face = projector(torch.zeros(1, EMBEDDING, device=self._device, dtype=changes.dtype))
+                nobody = projector(torch.zeros(1, EMBEDDING, device=self._device, dtype=changes.dtype))
+            encoded = replace(encoded, face_tokens=nobody)
         if changes.null_reference:
             with networks.part(names.REFERENCE_NET) as reference_net:
                 nothing = torch.zeros(1, 16, *(side // PIXELS for side in size), device=self._device)
-                portrait = replace(portrait, bank=reference_net(nothing.to(changes.dtype)))
-        frames, motion = [], None
-        with ExitStack() as stack:
-            denoiser, vae = stack.enter_context(networks.denoiser()), stack.enter_context(networks.vae())
-            inputs = dict(text=text, face_tokens=face, null_audio_tokens=null_audio, dtype=changes.dtype)
-            run = prepare_run(denoiser, portrait, changes.settings, **inputs)
-            for clip, tokens in enumerate(audio):
-                noise = SeededNoise(subject.person if seed is None else seed, clip)
-                concat = concat_latent(vae, portrait.pixels, motion, noise)
+                bank = reference_net(nothing.to(changes.dtype))
+            encoded = replace(encoded, portrait=replace(encoded.portrait, bank=bank))
+        conductor, number = Conductor(timeline, encoded.portrait), subject.person if seed is None else seed
+        with networks.denoiser() as denoiser, networks.vae() as vae:
+            run = prepare_run(
+                denoiser,
+                encoded.portrait,
+                changes.settings,
+                text=encoded.text,
+                face_tokens=encoded.face_tokens,
+                null_audio_tokens=encoded.null_audio_tokens,
+                dtype=changes.dtype,
+            )
+
+            def make(clip: int, motion: Tensor | None) -> Clip:
+                noise = SeededNoise(number, clip)
+                concat = conductor.concat_latent(vae, motion, noise)
                 if changes.null_concat:
                     concat = torch.zeros_like(concat)
-                calls = ClipCalls(denoiser, run, concat, tokens)
+                calls = ClipCalls(denoiser, run, concat, encoded.audio_tokens[clip])
                 decoded = decode_whole(vae, sample_clip(calls, run.settings, concat, noise))
-                frames.append(crop_to(new_frames(decoded, clip, subject.frames), framing))
-                motion = last_frames(decoded)
-        return to_uint8(torch.cat(frames))
+                return conductor.finish(decoded, clip, motion)
+
+            return torch.cat(list(clip_chain(timeline.clips, make)))
