@@ -132,10 +132,11 @@ LOCALES, WORKFLOWS = ROOT / "locales", ROOT / "workflows"
 
 
 def translations(language: str) -> dict[str, Any]:
-    """The blocks' entries for a language's main.json, from the nodes' in its nodeDefs.json."""
+    """A language's nodeDefs: the nodes' entries as they are, and the blocks' from them."""
     words, places = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8")), _output_places()
-    entries = {}
-    for inside in all_blocks():
+    insides = all_blocks()
+    entries = {key: entry for key, entry in words.items() if key.startswith("Hallo3")}
+    for inside in insides:
         entry = entries[inside.id] = {"inputs": {}, "outputs": {}}
         for name, ((node, slot), *_) in inside.takes.items():
             if node.kind in words:  # ours
@@ -144,7 +145,7 @@ def translations(language: str) -> dict[str, Any]:
             if output.node.kind in words:
                 told = words[output.node.kind]["outputs"][places[output.node.kind, output.name]]
                 entry["outputs"][str(number)] = {"tooltip": told["tooltip"]}
-    return {"nodeDefs": entries}
+    return entries
 
 
 def _output_places() -> dict[tuple[str, str], str]:
@@ -161,7 +162,7 @@ def _output_places() -> dict[tuple[str, str], str]:
 def main() -> None:
     for language in ("en", "zh"):
         text = json.dumps(translations(language), indent=2, ensure_ascii=False)
-        (LOCALES / language / "main.json").write_text(text + "\n", encoding="utf-8")
+        (LOCALES / language / "nodeDefs.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _joined(*parts: Part) -> tuple[dict[str, Slots], dict[str, Output]]:
