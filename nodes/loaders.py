@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..hallo3_core.inputs.face import PROVIDERS, load_face_analyser
+from ..hallo3_core.runtime.devices import check_torch
 from . import types
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ class Loader:
         """The file or folder of an entry.
 
         Raises:
-            InputError: as `Source.find`.
+            InputError: as `Source.find`, or torch is too old.
         """
+        check_torch()
         return cls.source().find(name)
 
     @classmethod

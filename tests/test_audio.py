@@ -126,7 +126,7 @@ def test_the_model_is_as_asked_for_and_chance_has_no_part_in_it(folder):
         (lambda f: change_json(f / "config.json", intermediate_size=64), "model.safetensors", "has shape"),
         (lambda f: change_json(f / "preprocessor_config.json", sampling_rate=8000), "preprocessor", "is 8000"),
         (lambda f: change_json(f / "preprocessor_config.json", do_normalize=False), "preprocessor", "is False"),
-        (lambda f: (f / "model.safetensors").unlink(), "", "no model.safetensors"),
+        (lambda f: (f / "model.safetensors").unlink(), "", "no weights, expected model.safetensors"),
         (lambda f: cut(f / "model.safetensors"), "model.safetensors", "model.safetensors"),
     ],
 )

@@ -1,5 +1,7 @@
 """Device capabilities: dtypes by GPU generation, and the memory limit for Windows. The GPUs are simulated."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from hallo3_core.errors import InputError
 from hallo3_core.runtime import devices
-from hallo3_core.runtime.devices import automatic_dtype, check_dtype, choose_device, stay_in_gpu_memory
+from hallo3_core.runtime.devices import automatic_dtype, check_dtype, check_torch, choose_device, stay_in_gpu_memory
 
 
 @pytest.fixture
@@ -41,6 +43,16 @@ def test_an_old_gpu_is_reported_before_anything_is_loaded(gpu):
     with pytest.raises(InputError, match="--dtype bf16: cuda:0 is older than NVIDIA's RTX 30 series.*choose fp16"):
         check_dtype(torch.bfloat16, "cuda:0")
     check_dtype(torch.float16, "cuda:0")
+
+
+def test_a_torch_that_is_too_old_is_refused_by_its_version():
+    for version in ("2.7.0+cu126", "2.13.0", "3.0.0a0+git1"):
+        check_torch(version)
+    for version in ("2.6.0+cu124", "1.13.1"):
+        with pytest.raises(InputError, match=f"PyTorch {version[:5]}.* is too old: 2.7 or newer"):
+            check_torch(version)
+    stated = re.search(r"PyTorch ([\d.]+) or newer", (Path(__file__).parents[1] / "requirements.txt").read_text())[1]
+    assert stated == ".".join(map(str, devices.LOWEST_TORCH))
 
 
 @pytest.mark.parametrize("name", ["cuda", "nonsense", "meta"])

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 
 import torch
 
 from ..errors import InputError
 from .environment import number
 
+LOWEST_TORCH = (2, 7)  # as requirements.txt says, which `./dev lowest` runs
 AMPERE = 8  # first compute capability with bfloat16 matrix units
 
 log = logging.getLogger(__name__)
+
+
+def check_torch(version: str = torch.__version__) -> None:
+    """Checks that this torch is supported.
+
+    Raises:
+        InputError: it is too old.
+    """
+    if tuple(int(digits) for digits in re.findall(r"\d+", version)[:2]) < LOWEST_TORCH:
+        needed = ".".join(map(str, LOWEST_TORCH))
+        raise InputError(
+            f"PyTorch {version} is too old: {needed} or newer is needed, as for ComfyUI itself. Update it as PyTorch's "
+            "page or ComfyUI's says for your GPU."
+        )
 
 
 def choose_device(name: str) -> str:
     """The device with this name; "auto" selects a GPU if there is one.
 
     Raises:
-        InputError: a device that torch does not know or this machine does not have.
+        InputError: a device that torch does not know or this machine does not have, or a torch that is too old.
     """
+    check_torch()
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

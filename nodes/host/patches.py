@@ -61,11 +61,11 @@ class PatchGuard:
         return super().add_patches(patches, *args, **kwargs)
 
     def get_key_patches(self, *args, **kwargs) -> dict:
-        """Raises InputError for fp8 weights with scales, which the host cannot take apart."""
+        """Raises InputError for fp8 and int8 weights with scales, which the host cannot take apart."""
         if getattr(self.model.model_config, "quant_config", None):
             self._refuse_patches(
-                "this node reads the weights of its second model, and those of an fp8 file are in two parts. Load that "
-                "model with weight_dtype bf16, or swap model1 and model2 and use 1 minus the ratio."
+                "this node reads the weights of its second model, and those of an fp8 or int8 file are in two parts. "
+                "Load that model with weight_dtype bf16, or swap model1 and model2 and use 1 minus the ratio."
             )
         return super().get_key_patches(*args, **kwargs)
 
