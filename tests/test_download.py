@@ -14,6 +14,7 @@ import pytest
 from hallo3_core.errors import InputError
 from hallo3_core.release.download import PARTS, REPOSITORY, download, plan, plan_text
 from hallo3_core.release.layout import Release
+from hallo3_core.weights.disk import size_text
 
 UNUSED = {"README.md": b"read me", "wav2vec/wav2vec2-base-960h/pytorch_model.bin": b"the same weights as a pickle"}
 
@@ -162,7 +163,7 @@ def test_a_changed_release_is_reported(tmp_path):
 def test_the_plan_needs_no_network_and_names_sizes_licences_and_room(tmp_path, no_network):
     text = plan_text(folder=tmp_path / "not" / "there")
     for part in PARTS:
-        assert part.name in text and part.licence in text and f"{part.bytes / 1e9:.2f} GB" in text
+        assert part.name in text and part.licence in text and size_text(part.bytes) in text
     assert "free" in text and "together" in text
     assert len(plan_text(["vae"]).splitlines()) == 3
     with pytest.raises(InputError, match="'model': expected some of transformers, vae"):

@@ -215,7 +215,7 @@ def test_an_empty_prompt_is_warned_of(encoder, caplog):
 def test_no_folder_and_no_weights(copy, tmp_path):
     assert "no such folder" in refusal(tmp_path / "none")
     (copy / "model.safetensors.index.json").unlink()
-    assert "model.safetensors" in refusal(copy)
+    assert "model-00001-of-00002.safetensors is there without its index" in refusal(copy)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def rotate_(x: Tensor, rotary: Rotary) -> Tensor:
 def rotated(x: Tensor, rotary: Rotary) -> Tensor:
     """The result of `rotate_` by its formula, as a new tensor of the same dtype."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rotary.cos, rotary.sin
+    cos, sin = rotary.turns.unbind(-1)  # not its properties, which torch 2.7's compiler does not trace
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
