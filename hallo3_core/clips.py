@@ -22,7 +22,7 @@ Frames = TypeVar("Frames", bound=Sequence)  # such as a tensor, frames first
 def film_frames(samples: int, rate: int) -> int:
     """Frames of a film with `samples` audio samples at `rate` per second: ceil(25 x seconds), exactly."""
     if samples < 1 or rate < 1:
-        raise ValueError(f"a film needs sound: got {samples} samples at {rate} Hz")
+        raise ValueError(f"a video needs sound: got {samples} samples at {rate} Hz")
     return -(-samples * FPS // rate)
 
 
@@ -51,7 +51,7 @@ class Timeline:
 
     def __post_init__(self):
         if self.frames < 1:
-            raise ValueError(f"a film needs at least 1 frame, got {self.frames}")
+            raise ValueError(f"a video needs at least 1 frame, got {self.frames}")
 
     @property
     def new_per_clip(self) -> int:
@@ -70,7 +70,7 @@ class Timeline:
             IndexError: the film has no such clip.
         """
         if not 0 <= clip < self.clips:
-            raise IndexError(f"clip {clip} does not exist: a film of {self.frames} frames has {self.clips} clips")
+            raise IndexError(f"clip {clip} does not exist: a video of {self.frames} frames has {self.clips} clips")
         return clip * self.new_per_clip, min((clip + 1) * self.new_per_clip, self.frames)
 
     def first_sampled(self, clip: int) -> int:

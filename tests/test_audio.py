@@ -322,5 +322,5 @@ def test_a_film_has_the_clips_that_its_frames_need(wav2vec):
     assert (features.frames, features.clips, features.hidden.shape[0]) == (47, 1, 49)
     assert torch.equal(audio.clip_audio(features, 0), audio.clip_windows(features.hidden, 0))
     assert audio.clip_windows(features.hidden, 1).shape == (49, 5, LAYERS, DIM)  # the released sampler has one more
-    with pytest.raises(IndexError, match="a film of 47 frames has 1 clips"):
+    with pytest.raises(IndexError, match="a video of 47 frames has 1 clips"):
         audio.clip_audio(features, 1)

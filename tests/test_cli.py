@@ -136,7 +136,7 @@ def test_batch(tiny_release, portrait, short_speech, tmp_path, capsys):
     assert main([*words, *folders]) == 2
     assert sorted(p.name for p in tmp_path.glob("*.mp4")) == ["0000.mp4", "0002.mp4"]
     error = capsys.readouterr().err
-    assert "jobs.txt, line 3: " in error and "1 of 3 films were not made" in error
+    assert "jobs.txt, line 3: " in error and "1 of 3 videos were not made" in error
 
 
 def test_tiny_writes_only_into_an_empty_folder(tmp_path, capsys):

@@ -220,7 +220,7 @@ def test_the_room_is_stated_and_asked_for_first(tmp_path, monkeypatch):
     plan = FilmPlan("film.mp4", 32, 480, 720, INPUTS)
     with work_on(tmp_path / "work", plan, Keeping.UNTIL_WHOLE, "", lines.append):
         pass
-    assert lines == [f"keeping finished clips in {tmp_path / 'work'}, about 1.2 GB, until the film is whole"]
+    assert lines == [f"keeping finished clips in {tmp_path / 'work'}, about 1.2 GB, until the video is whole"]
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 0, 3 * 10**8))
     with (
         pytest.raises(InputError, match=r"takes about 1\.2 GB in .*, 300 MB are free\. Make room, or say please"),

@@ -59,7 +59,7 @@ def test_resampling_to_16_khz_does_not_change_the_count(samples, rate):
 
 @pytest.mark.parametrize("clip", [-1, 2])
 def test_a_clip_that_is_not_there(clip):
-    with pytest.raises(IndexError, match="a film of 63 frames has 2 clips"):
+    with pytest.raises(IndexError, match="a video of 63 frames has 2 clips"):
         Timeline(63).span(clip)
 
 

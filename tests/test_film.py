@@ -288,7 +288,7 @@ def test_wrong_sizes_are_refused(tmp_path):
 def test_a_file_that_is_not_a_film_is_named(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     (tmp_path / "a.mp4").write_text("not a film")
-    for name, reason in (("a.mp4", "not readable"), ("gone.mp4", "no such film")):
+    for name, reason in (("a.mp4", "not readable"), ("gone.mp4", "no such video")):
         with pytest.raises(InputError, match=reason):
             read_film(tmp_path / name)
     with av.open(str(tmp_path / "c.mp4"), "w") as container:

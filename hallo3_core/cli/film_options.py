@@ -18,7 +18,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that animate and batch share."""
     add = parser.add_argument
     add("--models", type=Path, required=True, help="the release's folder")
-    add("--seed", type=seed, default=0, help="same seed, same film (default 0)")
+    add("--seed", type=seed, default=0, help="same seed, same video (default 0)")
     add("--preset", choices=PRESETS, default=DEFAULT, help="quality for speed: sets the options marked with * below")
     add("--steps", type=int, help="*1 to 1000; time grows with it (default 50)")
     add("--audio-cfg", type=float, default=3.5, help="how much the lips follow the sound (default 3.5)")
@@ -27,7 +27,9 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--guidance-start", type=float, metavar="SHARE", help="*guidance begins at this share of the steps (default 0)")
     add("--guidance-stop", type=float, metavar="SHARE", help="*and ends at this one: fewer model calls (default 1)")
     add("--size", type=size, metavar="HxW", help="height x width, multiples of 16 (default: the trained size, 480x720)")
-    framing = "*auto: square portraits are padded, others cropped; native: square ones make a square film, a third less"
+    framing = (
+        "*auto: square portraits are padded, others cropped; native: square ones make a square video, a third less"
+    )
     add("--framing", choices=FRAMINGS, help=framing)
     add("--face", default="largest", help="largest, leftmost, rightmost, a number from left to right, or whole")
     add(
@@ -47,14 +49,14 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--seam-fade", type=int, default=0, metavar="FRAMES", help="each clip fades in over so many: 0 off, up to 24")
     add("--device", default="auto", help="cpu, cuda, mps, ... (default: cuda where there is one)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
-    add("--metadata", type=tag, action="append", default=[], metavar="NAME=TEXT", help="kept in the film's file")
+    add("--metadata", type=tag, action="append", default=[], metavar="NAME=TEXT", help="kept in the video's file")
     add(
         "--no-ai-notice",
         action="store_true",
-        help="a film without its AI-generated mark (see docs/errors.md)",
+        help="a video without its AI-generated mark (see docs/errors.md)",
     )
     keeping = parser.add_mutually_exclusive_group()
-    keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the film is whole")
+    keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the video is whole")
     keeping.add_argument(
         "--no-resume", action="store_true", help="keep no finished clips: a stopped run starts from the beginning"
     )

@@ -64,21 +64,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="hallo3", description="Makes a talking film of a portrait, a recording and a prompt.")
+    parser = Parser(prog="hallo3", description="Makes a talking video of a portrait, a recording and a prompt.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    one = commands.add_parser("animate", help="one portrait and one recording to a film")
+    one = commands.add_parser("animate", help="one portrait and one recording to a video")
     one.add_argument("--image", type=Path, required=True, help="the portrait")
-    one.add_argument("--audio", type=Path, required=True, help="the recording, or a film whose sound to take")
+    one.add_argument("--audio", type=Path, required=True, help="the recording, or a video whose sound to take")
     one.add_argument("--prompt", required=True, help="text that describes the person and the scene")
-    one.add_argument("--output", type=Path, required=True, help="the film to write, .mp4")
+    one.add_argument("--output", type=Path, required=True, help="the video to write, .mp4")
     add_film_options(one)
     one.set_defaults(run=run_animate)
 
-    many = commands.add_parser("batch", help="a film for each line of a file: prompt@@image@@audio")
+    many = commands.add_parser("batch", help="a video for each line of a file: prompt@@image@@audio")
     many.add_argument("file", type=Path, help="paths in it are relative to the file's folder and must stay in it")
     many.add_argument("--inputs", type=Path, action="append", default=[], help="another folder they may lead to")
-    many.add_argument("--output-dir", type=Path, required=True, help="films are named 0000.mp4, 0001.mp4, ...")
+    many.add_argument("--output-dir", type=Path, required=True, help="videos are named 0000.mp4, 0001.mp4, ...")
     many.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="only each N-th line, from line I on")
     add_film_options(many)
     many.set_defaults(run=run_batch)
@@ -117,7 +117,7 @@ def build_parser() -> Parser:
     tiny.add_argument("--seed", type=seed, default=0, help="seed of --noise")
     tiny.set_defaults(run=run_tiny)
 
-    demo = commands.add_parser("demo", help="the toy release makes a film of the portrait and speech in assets/")
+    demo = commands.add_parser("demo", help="the toy release makes a video of the portrait and speech in assets/")
     demo.add_argument("--output", type=Path, default=Path("demo.mp4"))
     demo.add_argument("--models", type=Path, help="an existing release; without it a toy one is written and removed")
     demo.set_defaults(run=run_demo)
@@ -229,7 +229,7 @@ def run_batch(args: argparse.Namespace) -> int:
     stay_in_gpu_memory(options.device)
     networks = Networks(release, options, keep=can_keep_all(release, options))
     if not args.output_dir.is_dir():
-        raise InputError(f"{args.output_dir}: no such folder for the films")
+        raise InputError(f"{args.output_dir}: no such folder for the videos")
     jobs = dict(list(every.items())[part::parts])
     for film in filter(Path.exists, jobs):
         say(f"{film}: already exists, kept (delete it to make it again)", sys.stderr)
@@ -242,7 +242,7 @@ def run_batch(args: argparse.Namespace) -> int:
     say(summary(args))
     missing = sum(not film.exists() for film in jobs)
     if missing:
-        say(f"{missing} of {len(jobs)} films were not made", sys.stderr)
+        say(f"{missing} of {len(jobs)} videos were not made", sys.stderr)
     return NOT_DONE if missing else DONE
 
 

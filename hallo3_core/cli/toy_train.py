@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--folder", type=Path, default=Path("toy-training"), help="where the stages are kept")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the packed weights go")
-    parser.add_argument("--films", type=int, help="drawn films to learn from")
+    parser.add_argument("--films", type=int, help="drawn videos to learn from")
     parser.add_argument("--seed", type=int)
     for name in SECONDS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="S", help="of training on that device")

@@ -75,7 +75,7 @@ def _warn(path: Path, descriptor: int, error: OSError) -> None:
         _without_locks.add(device)
         reason = error.strerror or error
         _log.warning(
-            "%s: this disk has no file locks (%s). Do not start a second run that writes the same film.", path, reason
+            "%s: this disk has no file locks (%s). Do not start a second run that writes the same video.", path, reason
         )
 
 

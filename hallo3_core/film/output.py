@@ -29,10 +29,10 @@ def check_output(path: str | PathLike) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise InputError(
-            f"{path}: films are written as .mp4, found {path.suffix or 'no extension'}. Name it {path.stem}.mp4."
+            f"{path}: videos are written as .mp4, found {path.suffix or 'no extension'}. Name it {path.stem}.mp4."
         )
     if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected the name of a film in it.")
+        raise InputError(f"{path}: is a folder, expected the name of a video in it.")
     target = target_of(path)
     through = "" if target == path else f" (a link to {target})"
     if target.is_symlink():

@@ -20,7 +20,7 @@ LOSSLESS_SHARE = 0.6  # relative to the raw frames; measured: 0.43 on a moving p
 class Keeping(Enum):
     """How long finished clips stay on disk."""
 
-    UNTIL_WHOLE = "until the film is whole"
+    UNTIL_WHOLE = "until the video is whole"
     ALWAYS = "always"
     NEVER = "never"
 

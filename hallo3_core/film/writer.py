@@ -79,7 +79,7 @@ class FilmWriter:
                 raise InputError(f"{self.path}: {name} {size} cannot be written as H.264, expected an even number.")
         recording = None if recording is None else check_recording(recording)
         check_tags(metadata or {})
-        self._av = require("av", "av", "writing films")
+        self._av = require("av", "av", "writing videos")
         self._fps, self._height, self._width, self.frames = fps, height, width, 0
         hidden = self._target.with_name(f".{self._target.stem[:40]}.{secrets.token_hex(4)}.part.mp4")
         self._part = (part or hidden).absolute()  # else ffmpeg reads a:b.mp4 as a URL
@@ -122,7 +122,7 @@ class FilmWriter:
             return
         if not self.frames:
             self.discard()
-            raise ValueError(f"{self.path}: a film needs at least 1 frame")
+            raise ValueError(f"{self.path}: a video needs at least 1 frame")
         with self._writing():
             self._mux(self._pictures.encode(None))
             if self._sound:
@@ -138,7 +138,7 @@ class FilmWriter:
         except OSError as error:
             raise InputError(
                 f"{self.path}: could not be replaced ({error.strerror}), perhaps it is open. "
-                f"The film is whole in {self._part}."
+                f"The video is whole in {self._part}."
             ) from error
 
     def discard(self) -> None:
@@ -166,7 +166,7 @@ class FilmWriter:
         except (self._av.error.FFmpegError, OSError) as error:
             self.discard()
             reason = error.strerror or error
-            raise InputError(f"{self.path}: the film could not be written ({reason}). Is the disk full?") from error
+            raise InputError(f"{self.path}: the video could not be written ({reason}). Is the disk full?") from error
         except BaseException:
             self.discard()
             raise
@@ -269,10 +269,10 @@ def read_film(path: str | PathLike) -> tuple[Tensor, Fraction, Recording | None]
     Raises:
         InputError: no such file, an unreadable one, or one with another pixel format.
     """
-    av = require("av", "av", "reading films")
+    av = require("av", "av", "reading videos")
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such film.")
+        raise InputError(f"{path}: no such video.")
     try:
         with open_media(av, path) as container:
             stream = next(iter(container.streams.video), None)
@@ -283,5 +283,5 @@ def read_film(path: str | PathLike) -> tuple[Tensor, Fraction, Recording | None]
             frames = [from_planes(torch.from_numpy(picture.to_ndarray())) for picture in container.decode(stream)]
             rate, has_sound = stream.average_rate, bool(container.streams.audio)
     except av.error.FFmpegError as error:
-        raise InputError(f"{path}: not readable as a film ({error.strerror}).") from error
+        raise InputError(f"{path}: not readable as a video ({error.strerror}).") from error
     return torch.stack(frames), rate, read_recording(path) if has_sound else None

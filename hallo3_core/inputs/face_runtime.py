@@ -131,7 +131,7 @@ def _check_runtime(provider: str) -> None:
     several = f"{' and '.join(builds)} overwrite each other. " if len(builds) > 1 else ""
     raise InputError(
         f"face provider {provider}: the installed onnxruntime offers {offered}. Choose one of these: the face is "
-        f"looked for once a film, so CPU is quick enough. For {provider}: {several}"
+        f"looked for once a video, so CPU is quick enough. For {provider}: {several}"
         f"{how_to_install({'onnxruntime': BUILDS[provider]})}"
     )
 

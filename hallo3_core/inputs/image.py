@@ -180,9 +180,9 @@ def plan_framing(image_height: int, image_width: int, height: int, width: int, m
     for label, value in (("height", height), ("width", width)):
         if value < GRID or value % GRID:
             nearest = max(GRID, (value + GRID // 2) // GRID * GRID)
-            raise InputError(f"{label} {value}: film frames are multiples of {GRID} pixels. Nearest: {nearest}.")
+            raise InputError(f"{label} {value}: video frames are multiples of {GRID} pixels. Nearest: {nearest}.")
         if value > LARGEST_SIDE:
-            raise InputError(f"{label} {value}: film frames have at most {LARGEST_SIDE} pixels a side.")
+            raise InputError(f"{label} {value}: video frames have at most {LARGEST_SIDE} pixels a side.")
     if mode not in MODES:
         raise InputError(f"framing {mode!r}: expected one of {', '.join(MODES)}.")
     check_size(image_height, image_width)

@@ -140,7 +140,7 @@ def join() -> Iterator[Meet]:
             raise SystemExit(1) from error
         if isinstance(error, PartnerLost):
             raise InputError(
-                "another process of this film ended without a message: killed, or out of memory? Start all of them "
+                "another process of this video ended without a message: killed, or out of memory? Start all of them "
                 "again; finished clips are kept."
             ) from error
         if is_out_of_memory(error):
@@ -162,7 +162,7 @@ def backend_of(device: str) -> str:
     if kind == "cpu":
         return "gloo"
     if kind != "cuda" or number:
-        raise InputError(f"--device {device}: several processes share a film on cuda (one GPU each) or cpu")
+        raise InputError(f"--device {device}: several processes share a video on cuda (one GPU each) or cpu")
     if not dist.is_nccl_available():
         raise InputError("several GPUs need NCCL, which this torch lacks. Use a torch build for Linux with CUDA.")
     return "cpu:gloo,cuda:nccl"

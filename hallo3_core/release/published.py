@@ -59,7 +59,7 @@ PARTS = (
     ),
     Part(
         "wav2vec",
-        "wav2vec2-base-960h: what is heard",
+        "wav2vec2-base-960h: speech features",
         378_000_000,
         "Apache-2.0",
         (f"{WAV2VEC_FOLDER}/config.json", f"{WAV2VEC_FOLDER}/model.safetensors"),
@@ -67,7 +67,7 @@ PARTS = (
     ),
     Part(
         "face",
-        "InsightFace: finding the face, and whose it is",
+        "InsightFace: face detection and identity",
         282_000_000,
         "non-commercial research only",
         (f"{FACE_FOLDER}/{DETECTOR}", f"{FACE_FOLDER}/{RECOGNISER}"),

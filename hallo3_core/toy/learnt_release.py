@@ -35,7 +35,7 @@ from .sizes import LEARNT, Sizes
 
 HALF = (TEXT, WAV2VEC)  # small enough to store in float16
 NOTICE = """This is a toy release: small networks trained on a drawn world, in the official layout, to try the program
-without 40 GB of weights. It knows drawn people and their invented speech, and nothing else. A film made with it shows
+without 40 GB of weights. It knows drawn people and their invented speech, and nothing else. A video made with it shows
 what the program does, not what the released weights can do.
 """
 

@@ -26,7 +26,7 @@ from ..release.layout import (
 from ..weights import names
 
 NOTICE = """This is a toy release: seeded noise in the official layout, for trying the program without 40 GB of weights.
-A film made with it shows patterns, not a talking person.
+A video made with it shows patterns, not a talking person.
 """
 AUDIO_LAYERS, AUDIO_WIDTH = 3, 24
 AUDIO_INNER, AUDIO_TOKENS, AUDIO_TOKEN_WIDTH = 40, 4, 48

@@ -62,7 +62,7 @@ def read_array(path: Path) -> Tensor:
             return values.as_strided(stored.shape, stored.stride, stored.offset).clone()
     except (ValueError, OSError, KeyError, IndexError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise InputError(
-            f"{path}: holds something else than an array of numbers. It was not run; save the array again."
+            f"{path}: is not a plain array of numbers (nothing in it was executed). Save the array again."
         ) from error
 
 

@@ -242,7 +242,7 @@ class CachedFilm:
         """
         film, faces_in, found = self.film, self.encoders.faces, False
         if faces_in is None:
-            raise InputError(f"{film.name}: there is no face analyser to find its face.")
+            raise InputError(f"{film.name}: no face analyser is loaded to find its face.")
         numbers = range(0, look.count, max(1, look.count // count))
         for number, frame in zip(numbers, read(film, look, numbers), strict=True):
             if faces := faces_in(frame):
@@ -261,8 +261,8 @@ class CachedFilm:
         _finite({"audio": audio}, film.name, "audio")
         if len(audio) < needed:
             raise FilmError(
-                f"{film.name}: {len(audio) / FPS:.2f} s of sound, but {needed / FPS:.2f} s of film are trained on. Cut "
-                "the film to its sound."
+                f"{film.name}: {len(audio) / FPS:.2f} s of sound, but {needed / FPS:.2f} s of video are trained on. "
+                "Cut the video to its sound."
             )
         return audio
 
@@ -275,7 +275,7 @@ def looked_at(film: Film) -> Pictures:
     """
     look = _film_problem(film, film.look)
     if look.count < FRAMES_PER_CLIP:
-        raise FilmError(f"{film.name}: {look.count} frames, but a clip has {FRAMES_PER_CLIP}. Use longer films.")
+        raise FilmError(f"{film.name}: {look.count} frames, but a clip has {FRAMES_PER_CLIP}. Use longer videos.")
     return look
 
 

@@ -38,7 +38,7 @@ def check_held_out(films: Sequence[Film], held_out: int) -> None:
     """
     kept = len(films) - held_out
     if kept < 1:
-        raise InputError(f"data.held_out is {held_out} of {len(films)} films: none is left to train on.")
+        raise InputError(f"data.held_out is {held_out} of {len(films)} videos: none is left to train on.")
     trained = {film.look_identity: film.name for film in films[:kept]}
     for film in films[kept:]:
         if film.look_identity in trained:
@@ -70,7 +70,7 @@ class Usage:
         """One line for the log."""
         epochs = config.stop.steps * config.batch / max(1, self.clips)
         return (
-            f"films: {self.films}, {self.seconds:.0f} s; clips of {FRAMES_PER_CLIP / FPS:.2f} s: {self.clips}, using "
+            f"videos: {self.films}, {self.seconds:.0f} s; clips of {FRAMES_PER_CLIP / FPS:.2f} s: {self.clips}, using "
             f"{self.used:.0f} s of them; clips held out: {self.held_out}. {config.stop.steps} steps of {config.batch} "
             f"see each clip {epochs:.1f} times."
         )

@@ -135,7 +135,7 @@ def read(path: Path | str, changes: Sequence[str] = ()) -> Config:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f", line {line + 1}"
         reason = getattr(error, "problem", None) or "not text"
-        raise InputError(f"{path}{where}: no YAML ({reason}).") from error
+        raise InputError(f"{path}{where}: not valid YAML ({reason}).") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected keys and values, such as mode: speech, found {str(values)[:40]!r}.")
     for change in changes:
@@ -241,7 +241,7 @@ def from_values(kind: type, values: Mapping[str, Any], source: str, path: str = 
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1, 0.4)
             advice = f"did you mean {path}{near[0]}?" if near else f"known are {', '.join(known)}."
-            raise InputError(f"{source}: {path}{key} is no key of a training configuration: {advice}")
+            raise InputError(f"{source}: unknown key {path}{key}: {advice}")
         found[key] = _convert(hints[key], value, source, f"{path}{key}")
     for name, each in known.items():
         if name not in found and each.default is MISSING and each.default_factory is MISSING:

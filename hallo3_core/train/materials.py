@@ -79,7 +79,7 @@ def gather(
     numbers = list(dict.fromkeys(entry.film for entry in entries))
     kept = set(numbers[: len(numbers) - config.data.held_out])
     if not kept:
-        raise InputError(f"data.held_out is {config.data.held_out} of {len(numbers)} films: none is left to train on.")
+        raise InputError(f"data.held_out is {config.data.held_out} of {len(numbers)} videos: none is left to train on.")
     own, held_out = ([e for e in entries if (e.film in kept) is side] for side in (True, False))
     log.info("%s", usage(own, held_out).line(config))
     return Materials(start, encoders, tuple(own), tuple(held_out))

@@ -129,7 +129,7 @@ def configuration(sizes: Sizes, output: Path, seed: int, device: str) -> Config:
 def as_films(footage: Footage, faces: Tensor) -> list[Film]:
     return [
         film_of_arrays(
-            f"drawn film {seed}",
+            f"drawn video {seed}",
             np.array(footage.frames[n]),
             footage.captions[n],
             footage.boxes[n, 1].tolist(),

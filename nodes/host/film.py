@@ -59,7 +59,7 @@ def write_film(clips: ClipSampler, color_hold: float, bar: StepBar, resume_key: 
     check_room("Hallo3 Long Video", temp_folder(), clips.features.frames, height, width, ELSEWHERE)
     if not resume_key:
         return _write(clips, make, None, bar)
-    plan = FilmPlan(f"film {resume_key!r}", clips.count, height, width, inputs_of(clips, color_hold, seam_fade))
+    plan = FilmPlan(f"video {resume_key!r}", clips.count, height, width, inputs_of(clips, color_hold, seam_fade))
     with work_on(folder_of(resume_key), plan, Keeping.UNTIL_WHOLE, "clear resume_key", log.info) as (_, store):
         return _write(clips, make, store, bar)
 

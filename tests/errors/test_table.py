@@ -65,8 +65,8 @@ def test_every_row_has_a_builder_and_every_builder_a_row():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)
 def test_a_row_says_how_it_ends(row):
-    assert row.happens.startswith({0: "accepted", 2: "refused"}[row.code])
-    assert row.code == 0 or len(row.words) == 1, "a refusal has one message"
+    assert row.happens.startswith({0: "accepted", 2: "rejected"}[row.code])
+    assert row.code == 0 or len(row.words) == 1, "a rejection has one message"
 
 
 @pytest.fixture(scope="module")

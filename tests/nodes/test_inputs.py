@@ -461,7 +461,7 @@ def test_an_unusable_face_is_refused(engine, embed, changes, words):
         (dict(mask=torch.ones(1, 64, 64)), "face mask: 64x64, but the portrait is 80x60"),
         (dict(mask=torch.ones(2, 60, 80)), r"face mask: shape \[2, 60, 80\]"),
         (dict(mask=torch.full((1, 60, 80), NAN)), "values outside 0..1"),
-        (dict(width=100), "width 100: film frames are multiples of 16 pixels. Nearest: 96"),
+        (dict(width=100), "width 100: video frames are multiples of 16 pixels. Nearest: 96"),
         (dict(height=8), "height 8"),
         (dict(width=4096), "width is 4096: choose a whole number from 0 to 2048"),
         (dict(framing="stretch"), "framing is 'stretch': choose auto, crop or pad"),

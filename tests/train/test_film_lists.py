@@ -248,7 +248,7 @@ def test_what_is_trained_on_is_not_held_out(caplog):
     check_held_out(films, 1)
     with pytest.raises(InputError, match="film 0: is held out, but film 0 has the same pictures"):
         check_held_out([*films, films[0]], 1)
-    with pytest.raises(InputError, match="data.held_out is 3 of 3 films"):
+    with pytest.raises(InputError, match="data.held_out is 3 of 3 videos"):
         check_held_out(films, 3)
     check_held_out([replace(film, recording="talk") for film in films], 1)
     assert "clips of talk are trained on and held out" in caplog.text

@@ -39,10 +39,10 @@ class Runs:
 @pytest.mark.parametrize("content", [Runs(), {"a": 1}, [np.zeros(3), Runs()], "text", np.array(["a"])])
 def test_anything_else_is_refused_and_not_run(tmp_path, content, capsys):
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(InputError, match="not run"):
+    with pytest.raises(InputError, match="nothing in it was executed"):
         read_array(tmp_path / "x.pt")
     (tmp_path / "x.pt").write_bytes(pickle.dumps(content))
-    with pytest.raises(InputError, match="not run"):
+    with pytest.raises(InputError, match="nothing in it was executed"):
         read_array(tmp_path / "x.pt")
     assert not capsys.readouterr().out
 
@@ -100,7 +100,7 @@ def test_without_a_face_box_the_oval_is_found_in_the_films_frames():
     box = (*ovals[:, :2].amin(0).tolist(), *ovals[:, 2:].amax(0).tolist())
     assert torch.equal(found, masked(replace(film, box=box), None))
     assert not torch.equal(found, masked(film, None))
-    with pytest.raises(InputError, match="there is no face analyser to find its face"):
+    with pytest.raises(InputError, match="no face analyser is loaded to find its face"):
         masked(replace(film, box=None), None)
 
 

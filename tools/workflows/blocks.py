@@ -114,7 +114,7 @@ def clip() -> Inside:
     columns = [[Stage("Video transformer: one clip", [[sample], [frames], [held], [motion, film]], MADE)]]
     description = """
 One clip of a chain. **clip_index** picks its 1.88 seconds of the sound. **motion** are the last 2 frames of the clip
-before, **film** is the film so far: both come from the block before, and stay open in the first. **strength**: how far
+before, **film** is the video so far: both come from the block before, and stay open in the first. **strength**: how far
 colours are held to the portrait's.
 """
     return Inside("Hallo3 one clip of a chain", description, columns, takes, gives)

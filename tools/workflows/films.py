@@ -312,7 +312,7 @@ def clean_vocals() -> Drawing:
     parts = Node("GetVideoComponents", {"video": film["film"]}, 290)
     words = f"""
 # A voice with music
-The voice is parted from the music with the release's Kim_Vocal_2, the mouth follows the voice alone, and the video
+The voice is separated from the music with the release's Kim_Vocal_2, the mouth follows the voice alone, and the video
 gets the whole recording.
 {STEPS}
 Needs the package **audio-separator** (**pip install "audio-separator[cpu]"** with ComfyUI's Python) and the program

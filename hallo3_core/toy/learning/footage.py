@@ -93,8 +93,8 @@ def draw_footage(
                     pool.shutdown(wait=False, cancel_futures=True)
                     break
     if not rows:
-        raise ValueError("no film was drawn in time")
+        raise ValueError("no video was drawn in time")
     kept = sorted(rows)
     columns = list(zip(*(rows[seed] for seed in kept), strict=True))
-    log.info("%d films drawn in %.0f s", len(kept), time.monotonic() - began)
+    log.info("%d videos drawn in %.0f s", len(kept), time.monotonic() - began)
     return Footage(tuple(kept), *(np.stack(column) for column in columns[:-1]), tuple(columns[-1]))

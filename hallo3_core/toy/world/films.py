@@ -69,13 +69,13 @@ def draw_film(
         ValueError: no frames, or the speech is not as long as the film.
     """
     if frames < 1:
-        raise ValueError(f"a film has at least 1 frame, got {frames}")
+        raise ValueError(f"a video has at least 1 frame, got {frames}")
     person = draw_person(seed) if person is None else person
     voice = draw_voice(seed) if voice is None else voice
     scene = contrasting_scene(person, seed) if scene is None else scene
     speech = speak(voice, frames / FPS, seed) if speech is None else speech
     if len(speech.mouth) != frames:
-        raise ValueError(f"the speech is {len(speech.mouth)} frames long, the film {frames}")
+        raise ValueError(f"the speech is {len(speech.mouth)} frames long, the video {frames}")
     head, blink = head_track(frames, FPS, seed), blink_track(frames, FPS, seed)
     pictures = draw_frames(person, scene, speech.mouth, head, blink, size)
     return Film(

@@ -80,7 +80,7 @@ def _check(pictures: Tensor, place: Place, skin: Tensor, name: str) -> None:
     else:
         return
     raise InputError(
-        f"{name}: no face of the drawn world ({found}). Measure drawn films and what the toy release made."
+        f"{name}: no face of the drawn world ({found}). Measure drawn videos and what the toy release made."
     )
 
 

@@ -239,7 +239,7 @@ def ribbon(place):
     return as_image(picture(place.folder / "ribbon.png", (12_000, 100)))
 
 
-@case("picture: header says 60000 x 60000")
+@case("picture: declares 60000 x 60000")
 def bomb(place):
     return as_image(png(place.folder / "bomb.png", 60_000, 60_000, 8, 2, b""))
 
@@ -273,7 +273,7 @@ def letter(place):
     return as_image(text(place.folder / "letter.jpg"))
 
 
-@case("picture: film")
+@case("picture: video")
 def film(place):
     return as_image(encoded(place.folder / "film.mkv", "aac", pictures=True))
 

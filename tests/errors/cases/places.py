@@ -41,7 +41,7 @@ def read_only(place):
     return Case({"--output": "/proc/film.mp4"})  # to root, other folders are writable whatever their permissions
 
 
-@case("output: film that is there")
+@case("output: video that is there")
 def there(place):
     return Case()
 
@@ -59,14 +59,14 @@ def linked(place: Place, target: Path) -> Case:
     return Case({"--output": link}, frames=None, treated=treated)
 
 
-@case("output: link to a film")
+@case("output: link to a video")
 def link_to_film(place):
     (place.folder / "elsewhere").mkdir()
     (place.folder / "elsewhere" / "real.mp4").write_bytes(b"an older film")
     return linked(place, place.folder / "elsewhere" / "real.mp4")
 
 
-@case("output: link to a film that is not there yet")
+@case("output: link to a video that is not there yet")
 def dangling(place):
     return linked(place, place.folder / "elsewhere" / "real.mp4")
 
@@ -90,12 +90,12 @@ def protected(place: Place, output: Path) -> Case:
     return Case({"--output": output}, frames=None, treated=treated)
 
 
-@case("output: write-protected film")
+@case("output: write-protected video")
 def write_protected(place):
     return protected(place, place.folder / "mine.mp4")
 
 
-@case("output: link to a write-protected film")
+@case("output: link to a write-protected video")
 def link_to_protected(place):
     return protected(place, place.folder / "link.mp4")
 
@@ -279,7 +279,7 @@ def missing(place):
     return batch_case
 
 
-@case("batch: folder of films not there")
+@case("batch: folder of videos not there")
 def no_films(place):
     batch_case = batch(place, LINE)
     (place.folder / "films").rmdir()
@@ -313,12 +313,12 @@ def allowed(place):
     return batch(place, f"Him.@@{place.portrait}@@voice.wav", "--inputs", place.portrait.parent, films=("0000.mp4",))
 
 
-@case("batch: film of one line is the recording of another")
+@case("batch: video of one line is the recording of another")
 def chained(place):
     return batch(place, f"{LINE}\nHim.@@me.jpg@@films/0000.mp4", films=())
 
 
-@case("batch: film of one line is a recording that is there")
+@case("batch: video of one line is a recording that is there")
 def taken(place):
     def kept() -> None:
         batch_case.treated()

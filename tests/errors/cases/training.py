@@ -93,7 +93,7 @@ for name, values in {
     "a size of no multiple of 16": {"data": {"size": [100, 150]}},
     "no seconds": {"stop": {"seconds": 0}},
     "betas above 1": {"updating": {"betas": [1, 2]}},
-    "a negative number of held-out films": {"data": {"size": [32, 48], "held_out": -1}},
+    "a negative number of held-out videos": {"data": {"size": [32, 48], "held_out": -1}},
     "no folder of clips": {"data": {"size": [32, 48]}},
     "a mouth weight below 1": {"data": {"mouth_weight": 0.5}},
     "a LoRA of rank 0": {"mode": "lora", "lora": {"rank": 0}},
@@ -119,7 +119,7 @@ def set_nothing(place):
     return training(place, ["batch"])
 
 
-@case("training: --set to what is no YAML")
+@case("training: --set to what is not YAML")
 def set_odd(place):
     return training(place, ["stop.steps=[1"])
 
@@ -131,7 +131,7 @@ def diverges(place):
     return training(place, data=listed(path), rates=rates, stop={"steps": 3})
 
 
-@case("training: no YAML")
+@case("training: not YAML")
 def no_yaml(place):
     return training(place, text="mode: [speech")
 
@@ -163,13 +163,13 @@ def empty_list(place):
     return training(place)
 
 
-@case("training: a line that is no JSON")
+@case("training: a line that is not JSON")
 def no_json(place):
     (clips(place) / "clips.jsonl").write_text("a.mp4\n")
     return training(place)
 
 
-@case("training: a film that is missing")
+@case("training: a video that is missing")
 def film_missing(place):
     clips(place, film="b.mp4")
     return training(place)
@@ -205,7 +205,7 @@ def short_clip(place):
     return training(place)
 
 
-@case("training: sound shorter than the film")
+@case("training: sound shorter than the video")
 def short_sound(place):
     path = original(place, torch.ones(512))
     torch.save(torch.zeros(40, 3, 24), path.parent / "audio.pt")
@@ -249,7 +249,7 @@ def boxes_in_pixels(place):
     return training(place, data=listed(path))
 
 
-@case("training: a film that is held out and trained on")
+@case("training: a video that is held out and trained on")
 def held_out_twice(place):
     folder = clips(place)
     listing = folder / "clips.jsonl"
@@ -257,7 +257,7 @@ def held_out_twice(place):
     return training(place, data=listed(folder, held_out=1))
 
 
-@case("training: a film of another rate, looked at with --check")
+@case("training: a video of another rate, looked at with --check")
 def other_rate(place):
     clips(place, frames=70, fps=30)
     usual = training(place)
@@ -285,7 +285,7 @@ def runs_code(place):
     return Case(command=usual.command, frames=None, treated=treated)
 
 
-@case("training: all films held out")
+@case("training: all videos held out")
 def all_held_out(place):
     path = original(place, torch.ones(512))
     return training(place, data=listed(path, held_out=1))
