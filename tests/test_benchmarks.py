@@ -46,7 +46,8 @@ def test_the_plain_path_is_the_same_function(batch):
     assert torch.allclose(fast, slow, atol=1e-5)
 
 
-def test_peak_memory_is_that_of_the_phase():
+@pytest.mark.parametrize("time", ["first", "again"])
+def test_peak_memory_is_that_of_the_phase(time):
     with FakeDevice() as fake:
         phase = Phases(fake.device)
         phase("large", lambda: torch.ones(100_000_000, device=fake.device).sum())

@@ -90,5 +90,6 @@ def test_new_frames_of_all_clips_are_the_film_and_last_frames_are_sampled_again(
         decoded = list(range(first, first + clips.FRAMES_PER_CLIP))
         assert before is None or decoded[:motion_frames] == before
         before = timeline.last_frames(decoded)
+        assert len(before) == motion_frames
         film += timeline.new_frames(decoded, clip)
     assert film == list(range(frames))

@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.workflows.thumbnails import ALL, DARK, SIDE, grid
+from tools.workflows.thumbnails import ALL, APPS, DARK, SIDE, grid
 
 FOLDER = Path(__file__).parents[2] / "workflows"
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
 
 
 def test_every_workflow_has_one():
-    assert ALL.keys() == {path.stem for path in FOLDER.glob("*.json")}
+    apps = {app for names in APPS.values() for app in names}
+    assert ALL.keys() | apps == {path.stem for path in FOLDER.glob("*.json")} and not ALL.keys() & apps
+
+
+@pytest.mark.parametrize(("name", "apps"), APPS.items())
+def test_an_app_has_the_picture_of_its_workflow(name, apps):
+    assert all((FOLDER / f"{app}.jpg").read_bytes() == (FOLDER / f"{name}.jpg").read_bytes() for app in apps)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def is_cpu(device: torch.device | str) -> bool:
 def wait(device: torch.device | str) -> None:
     """Waits until the device has finished its queue."""
     if not is_cpu(device):
-        torch.get_device_module(device).synchronize(device)
+        device_module(device).synchronize(device)
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device | str = "cpu") -> tuple[float, float]:
@@ -77,9 +78,14 @@ class Phases:
         return results[0]
 
 
+def device_module(device: torch.device | str) -> ModuleType:
+    """torch's module of a device. `torch.get_device_module` would remember that of a fake device that has closed."""
+    return getattr(torch, torch.device(device).type)
+
+
 def reset_peak(device: torch.device | str) -> None:
     if not is_cpu(device):
-        torch.get_device_module(device).reset_peak_memory_stats(device)
+        device_module(device).reset_peak_memory_stats(device)
     elif CLEAR.exists():
         CLEAR.write_text("5")
 
@@ -87,7 +93,7 @@ def reset_peak(device: torch.device | str) -> None:
 def peak_gb(device: torch.device | str) -> float | None:
     """Peak since `reset_peak`: allocated memory of a GPU, or resident memory of the process on a CPU (Linux only)."""
     if not is_cpu(device):
-        return round(torch.get_device_module(device).max_memory_allocated(device) / 1e9, 3)
+        return round(device_module(device).max_memory_allocated(device) / 1e9, 3)
     if not CLEAR.exists():
         return None
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
@@ -97,7 +103,7 @@ def peak_gb(device: torch.device | str) -> float | None:
 def machine(device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
     """Describes the machine of a measurement in general terms."""
     device = torch.device(device)
-    name = processor() if is_cpu(device) else torch.get_device_module(device).get_device_name(device)
+    name = processor() if is_cpu(device) else device_module(device).get_device_name(device)
     return {"device": name, "threads": torch.get_num_threads(), "dtype": str(dtype)[6:], "torch": torch.__version__}
 
 
