@@ -92,7 +92,10 @@ class Hallo3AudioEncode:
             "required": {
                 "audio": (
                     "AUDIO",
-                    {"tooltip": "The voice, mono or stereo at any rate. Music beside it disturbs the lips."},
+                    {
+                        "tooltip": "The voice, mono or stereo at any rate. Music beside it disturbs the lips. "
+                        "Cost: runs once for each recording; memory grows with its length."
+                    },
                 ),
                 "wav2vec": (types.WAV2VEC, {"tooltip": "wav2vec2-base-960h, from Hallo3 Wav2Vec Loader."}),
             },

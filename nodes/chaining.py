@@ -104,8 +104,8 @@ class Hallo3MotionFrames:
             "default": MOTION_FRAMES,
             "min": 1,
             "max": max(COUNTS),
-            "tooltip": "Frames handed on: the model was trained with 2; 1 stops the movement for a moment. 4 is for a "
-            "model of your own that was trained so.",
+            "tooltip": "Frames handed on, 1, 2 or 4: the model was trained with 2; 1 stops the movement for a moment; "
+            "4 is for a model of your own that was trained so.",
         }
         clip_index = {
             "default": UNKNOWN,
@@ -145,7 +145,8 @@ class Hallo3ColorMatch:
             "max": 1.0,
             "step": 0.05,
             "tooltip": "0 changes nothing, 1 holds each clip to the portrait; 0.5 is gentler and still keeps the video "
-            "within about one clip's drift. Lower it where the clip shows much that the portrait does not.",
+            "within about one clip's drift. Lower it where the clip shows much that the portrait does not. "
+            "Cost: little beside sampling.",
         }
         return {
             "required": {"frames": CLIP, "reference": inputs.REFERENCE, "strength": ("FLOAT", strength)},
@@ -175,7 +176,10 @@ class Hallo3AppendClip:
 
     @classmethod
     def INPUT_TYPES(cls):
-        film = {"tooltip": "The video so far, from this node for the clip before. Leave it open for clip 0."}
+        film = {
+            "tooltip": "The video so far, from this node for the clip before. Leave it open for clip 0. "
+            "Cost: the video stays in memory, about 0.1 GB a second at 720x480."
+        }
         reference = {"tooltip": "Cuts off the black bars of a padded portrait. Connect it for all clips or for none."}
         model = {"tooltip": "Only for a model of your own, trained with 1 or 4 motion frames: it tells how many."}
         return {

@@ -73,11 +73,19 @@ class Hallo3FaceEmbed:
 
     @classmethod
     def INPUT_TYPES(cls):
-        image = {"tooltip": "One picture with a whole face, best at least 1/8 of its width and looking ahead."}
-        which = {"default": "largest", "tooltip": "Which face, if there are several; numbers count from the left."}
+        image = {
+            "tooltip": "One picture with a whole face, best at least 1/8 of its width, looking ahead, evenly lit. "
+            "Cost: runs once for each portrait."
+        }
+        which = {
+            "default": "largest",
+            "tooltip": "Which face, if there are several: the largest, leftmost or rightmost, or a number counted from "
+            "the left, from 0.",
+        }
         when_none = {
             "default": "error",
-            "tooltip": "With 'whole image' a picture without a face (a drawing, an animal) works, with less likeness.",
+            "tooltip": "error stops the run; whole image accepts a picture without a face (a drawing, an animal). "
+            "Cost: with whole image, less likeness.",
         }
         ratio = {
             "default": FACE_RATIO,
@@ -88,8 +96,9 @@ class Hallo3FaceEmbed:
         }
         mask_from = {
             "default": MASKS[0],
-            "tooltip": "detector: the face's oval is estimated from the detector's box and landmarks; mediapipe: found "
-            "as in the original, with the package mediapipe and the release's landmark file.",
+            "tooltip": "detector estimates the face's oval from its box and landmarks; mediapipe finds it like the "
+            "original, with the package of that name and the release's landmark file. "
+            "Cost: mediapipe takes a moment longer.",
         }
         return {
             "required": {

@@ -94,7 +94,7 @@ def sheets(cells: list[Tensor], audio: list[float], text: list[float], reference
 
 
 def _list_of_scales(default: str, what: str) -> tuple[str, dict]:
-    tooltip = f"The {what} to try, with commas between: each 0 to 20. All lists together make at most 36 cells."
+    tooltip = f"The {what} to try, with commas between: each 0 to 20. Cost: a cell for each combination, at most 36."
     return ("STRING", {"default": default, "tooltip": tooltip})
 
 
@@ -115,11 +115,12 @@ class Hallo3GuidanceGrid:
 
     @classmethod
     def INPUT_TYPES(cls):
-        steps = "Steps a cell: 12 show what a scale does; the video itself wants more."
+        steps = "Steps a cell: 12 show what a scale does; the video itself wants more. Cost: time grows with it."
         frames = "Frames of the clip to show, 0 to 48, side by side: at most 4, with commas between."
         return {
             "required": {
                 **inputs.CLIP,
+                "vae": inputs.at_cost(inputs.VAE, "decodes a whole clip for each cell."),
                 "steps": ("INT", {**inputs.STEPS[1], "default": 12, "tooltip": steps}),
                 "audio_cfgs": _list_of_scales("1, 3.5, 6", "values of audio_cfg"),
                 "text_cfgs": _list_of_scales("1, 3.5", "values of text_cfg"),

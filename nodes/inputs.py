@@ -9,13 +9,20 @@ from ..hallo3_core.sampling.noise import MAX_SEED
 from ..hallo3_core.sampling.sampler import SAMPLERS
 from . import types
 
+
+def at_cost(entry: tuple, cost: str) -> tuple:
+    """An input whose tooltip ends with what it costs; its help page has that in a column of its own."""
+    kind, options = entry
+    return (kind, {**options, "tooltip": f"{options['tooltip']} Cost: {cost}"})
+
+
 MODEL = (
     "MODEL",
     {"tooltip": "The Hallo3 denoiser, from Hallo3 Model Loader; LoRA and compile nodes may stand between."},
 )
 TEXT = (
     "CONDITIONING",
-    {"tooltip": "What the clip shows, from CLIPTextEncode. One sentence is enough: 225 tokens are read."},
+    {"tooltip": "What the video shows, from CLIPTextEncode. One sentence is enough: 225 tokens are read."},
 )
 VAE = ("VAE", {"tooltip": "CogVideoX's VAE: Hallo3 VAE Loader decodes as the original; core's loader works too."})
 AUDIO = (
@@ -34,7 +41,7 @@ CLIP_INDEX = (
         "default": 0,
         "min": 0,
         "max": 100000,
-        "tooltip": "Which clip of the video, from 0: it picks the sound. 1.88 s each.",
+        "tooltip": "Which clip of the video, counted from 0, 1.88 s each: it picks the sound.",
     },
 )
 SEAM_FADE = (
@@ -43,8 +50,8 @@ SEAM_FADE = (
         "default": 0,
         "min": 0,
         "max": LONGEST_FADE,
-        "tooltip": "Fades each clip in from the end of the one before, over so many frames, so that a long video does "
-        "not jump where clips meet: 0 is off, as the original; 8 to 12 hides most of it. Free.",
+        "tooltip": "Fades each clip in from the end of the one before, over this many frames, so that a long video "
+        "does not jump where clips meet: 0 is off, as the original; 8 to 12 hides most of it.",
     },
 )
 SEED = (
@@ -63,14 +70,15 @@ STEPS = (
         "default": 50,
         "min": 1,
         "max": 1000,
-        "tooltip": "Steps a clip: 50 as the original, 20 to 30 for a look. Time grows with it.",
+        "tooltip": "Steps a clip: 50 as the original, 20 to 30 for a quick look. Cost: time grows with it.",
     },
 )
 SAMPLER = (
     list(SAMPLERS),
     {
         "default": SAMPLERS[0],
-        "tooltip": "The original's is sde-dpmpp-2m. dpmpp-2m and ddim add no noise on the way: fine with few steps.",
+        "tooltip": "The original's is sde-dpmpp-2m. dpmpp-2m and ddim add no noise on the way: fine with few steps. "
+        "Cost: the same for all three.",
     },
 )
 
@@ -82,7 +90,7 @@ def _scale(default: float, what: str, cost: str) -> tuple[str, dict]:
         "max": LARGEST_SCALE,
         "step": 0.1,
         "round": 0.01,
-        "tooltip": f"{what} {cost}",
+        "tooltip": f"{what} Cost: {cost}",
     }
     return ("FLOAT", options)
 
@@ -90,17 +98,17 @@ def _scale(default: float, what: str, cost: str) -> tuple[str, dict]:
 AUDIO_CFG = _scale(
     3.5,
     "How closely mouth and head follow the sound: 1 is plain, 3.5 as the original, beyond 6 it exaggerates.",
-    "Equal to text_cfg, with reference_cfg 1, a step costs 2 model calls.",
+    "2 model calls a step if it equals text_cfg and reference_cfg is 1.",
 )
 TEXT_CFG = _scale(
     3.5,
-    "How closely the clip follows the prompt: 1 is plain, 3.5 as the original.",
-    "Another value than audio_cfg costs one model call a step more.",
+    "How closely the video follows the prompt: 1 is plain, 3.5 as the original.",
+    "one more model call a step if it differs from audio_cfg.",
 )
 REFERENCE_CFG = _scale(
     1.0,
     "How closely the person follows the portrait: 1 as the original; 1.2 to 2 holds the likeness harder.",
-    "Another value than 1 costs one model call a step more, unless it equals audio_cfg.",
+    "one more model call a step if it is neither 1 nor audio_cfg.",
 )
 GUIDANCE_START = (
     "FLOAT",
@@ -110,7 +118,7 @@ GUIDANCE_START = (
         "max": 1.0,
         "step": 0.05,
         "advanced": True,
-        "tooltip": "Share of the steps after which guidance begins. Steps without it cost 1 model call.",
+        "tooltip": "Share of the steps after which guidance begins. Cost: each step before it is 1 model call.",
     },
 )
 GUIDANCE_STOP = (
@@ -121,11 +129,13 @@ GUIDANCE_STOP = (
         "max": 1.0,
         "step": 0.05,
         "advanced": True,
-        "tooltip": "Share of the steps at which guidance ends. 0.8 saves a fifth of its cost, with little loss.",
+        "tooltip": "Share of the steps at which guidance ends. Cost: each step after it is 1 model call; 0.8 saves a "
+        "fifth of guidance's cost, with little loss.",
     },
 )
 
-PREPARED = {"model": MODEL, "text": TEXT, "vae": VAE, "audio": AUDIO, "face": FACE, "reference": REFERENCE}
+ENCODING_VAE = at_cost(VAE, "encodes 3 frames for each clip.")
+PREPARED = {"model": MODEL, "text": TEXT, "vae": ENCODING_VAE, "audio": AUDIO, "face": FACE, "reference": REFERENCE}
 CLIP = {**PREPARED, "clip_index": CLIP_INDEX, "seed": SEED}
 SCALES = {"audio_cfg": AUDIO_CFG, "text_cfg": TEXT_CFG, "reference_cfg": REFERENCE_CFG}
 GUIDED_PART = {"guidance_start": GUIDANCE_START, "guidance_stop": GUIDANCE_STOP}

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 AUTO = "auto: one release in models/hallo3 for all loaders, real weights before a toy's."
 ALIASES = ["hallo", "load"]
 DTYPES = ["auto", "bf16", "fp16", "fp8", "int8"]
-DTYPE_TOOLTIP = (
-    "auto keeps what the file and the device suggest; fp8 and int8 halve the memory of the large matrices for a small "
-    "loss, int8's is the smaller. "
-    "Changing it loads the file again."
-)
+DTYPE_TOOLTIP = "auto follows the file and the device. fp8 and int8 lose a little quality, int8 less than fp8."
 MATMUL_TOOLTIP = (
-    "fp8 matmul also multiplies in fp8, on GPUs that can (NVIDIA since Ada), with a larger loss. It is no faster: "
-    "on an H100, the only GPU measured, a step took 22 % longer than in bf16. int8 matmul multiplies in int8 (NVIDIA "
-    "since Turing); its speed was not measured."
+    "fp8 matmul also multiplies in fp8, on GPUs that can (NVIDIA since Ada), and loses more; int8 matmul multiplies in "
+    "int8 (NVIDIA since Turing)."
 )
-WEIGHT_DTYPE = (DTYPES, {"default": "auto", "tooltip": DTYPE_TOOLTIP})
+DTYPE_COST = "fp8 and int8 halve the memory of the large matrices. Changing it loads the file again."
+MATMUL_COST = (
+    "fp8 matmul is no faster: on an H100, the only GPU measured, a step took 22 % longer than in bf16. The speed of "
+    "int8 matmul was not measured."
+)
+WEIGHT_DTYPE = (DTYPES, {"default": "auto", "tooltip": f"{DTYPE_TOOLTIP} Cost: {DTYPE_COST}"})
 DENOISER_DTYPE = (
     [*DTYPES, "fp8 matmul", "int8 matmul"],
-    {"default": "auto", "tooltip": f"{DTYPE_TOOLTIP} {MATMUL_TOOLTIP}"},
+    {"default": "auto", "tooltip": f"{DTYPE_TOOLTIP} {MATMUL_TOOLTIP} Cost: {DTYPE_COST} {MATMUL_COST}"},
 )
 
 
@@ -61,9 +61,10 @@ class Loader:
         return _source(cls.SOURCE)
 
     @classmethod
-    def dropdown(cls, tooltip: str) -> tuple[Sequence[str], dict]:
+    def dropdown(cls, tooltip: str, cost: str) -> tuple[Sequence[str], dict]:
         source = cls.source()
-        return (source.offered(), {"tooltip": f"{tooltip} {AUTO}" if source.has_auto else tooltip})
+        meaning = f"{tooltip} {AUTO}" if source.has_auto else tooltip
+        return (source.offered(), {"tooltip": f"{meaning} Cost: {cost}"})
 
     @classmethod
     def find(cls, name: str) -> Path:
@@ -108,7 +109,8 @@ class Hallo3ModelLoader(Loader):
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "A release in models/hallo3, its file mp_rank_00_model_states.pt, or hallo3_denoiser.safetensors."
-        return {"required": {"denoiser": cls.dropdown(tooltip), "weight_dtype": DENOISER_DTYPE}}
+        cost = "changing it samples again; voice, face and portrait are kept."
+        return {"required": {"denoiser": cls.dropdown(tooltip, cost), "weight_dtype": DENOISER_DTYPE}}
 
     def execute(self, denoiser, weight_dtype):
         from .host import model
@@ -129,7 +131,7 @@ class Hallo3ReferenceNetLoader(Loader):
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release or file that the denoiser comes from, or hallo3_reference_net.safetensors."
-        net = cls.dropdown(tooltip)
+        net = cls.dropdown(tooltip, "changing it prepares the portrait and samples again.")
         return {"required": {"reference_net": net, "weight_dtype": WEIGHT_DTYPE}}
 
     def execute(self, reference_net, weight_dtype):
@@ -158,12 +160,19 @@ class Hallo3LoraLoader(Loader):
     def INPUT_TYPES(cls):
         from . import inputs
 
-        strength = {"default": 1.0, "min": -4.0, "max": 4.0, "step": 0.05, "tooltip": "1 as trained, 0 without it."}
+        strength = {
+            "default": 1.0,
+            "min": -4.0,
+            "max": 4.0,
+            "step": 0.05,
+            "tooltip": "How strongly it acts: 1 as trained, 0 not at all, negative the other way; 0.6 to 1 is usual.",
+        }
         reference_net = {"tooltip": "Only for a LoRA of a face that was trained here: it changes this network too."}
+        cost = "only the LoRA's file is read; the denoiser's is not read again."
         return {
             "required": {
                 "model": inputs.MODEL,
-                "lora": cls.dropdown("A file in models/loras."),
+                "lora": cls.dropdown("A file in models/loras or models/hallo3.", cost),
                 "strength": ("FLOAT", strength),
             },
             "optional": {"reference_net": (types.REFERENCE_NET, reference_net)},
@@ -191,7 +200,8 @@ class Hallo3VAELoader(Loader):
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "A release in models/hallo3, or a CogVideoX VAE in models/vae."
-        return {"required": {"vae_name": cls.dropdown(tooltip)}}
+        cost = "changing it prepares the portrait and samples again."
+        return {"required": {"vae_name": cls.dropdown(tooltip, cost)}}
 
     def execute(self, vae_name):
         from .host import vae
@@ -215,7 +225,8 @@ class Hallo3TextEncoderLoader(Loader):
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release's T5 folder, another T5 v1.1 folder, or a file such as t5xxl_fp16.safetensors."
-        return {"required": {"text_encoder": cls.dropdown(tooltip)}}
+        cost = "runs once for each prompt; an fp8 file takes half the memory."
+        return {"required": {"text_encoder": cls.dropdown(tooltip, cost)}}
 
     def execute(self, text_encoder):
         from .host import clip
@@ -236,7 +247,8 @@ class Hallo3Wav2VecLoader(Loader):
     @classmethod
     def INPUT_TYPES(cls):
         tooltip = "The release, or a folder with config.json in models/audio_encoders."
-        return {"required": {"wav2vec": cls.dropdown(tooltip)}}
+        cost = "runs once for each recording; small beside the denoiser."
+        return {"required": {"wav2vec": cls.dropdown(tooltip, cost)}}
 
     def execute(self, wav2vec):
         from .host import networks
@@ -259,11 +271,11 @@ class Hallo3FaceAnalysisLoader(Loader):
         tooltip = "The release, or a pack in models/insightface/models. Hallo3 was trained with glintr100.onnx."
         provider = {
             "default": "CPU",
-            "tooltip": "Where to run it; the face is looked for once a video, so CPU is fine.",
+            "tooltip": "Where to run it. Cost: the face is looked for once for each portrait, so CPU is fine.",
         }
         return {
             "required": {
-                "face_analysis": cls.dropdown(tooltip),
+                "face_analysis": cls.dropdown(tooltip, "small; runs once for each portrait."),
                 "provider": (list(PROVIDERS), provider),
             }
         }

@@ -107,10 +107,11 @@ class Hallo3Reference:
             "1 where the face may be seen, as Hallo3 Face Embed gives it. A mask painted in the mask editor serves; "
             "LoadImage's own mask of a cut-out picture is 1 where it is transparent, so invert it first."
         )
+        net = "From Hallo3 Reference Net Loader. Cost: runs twice for each portrait."
         size = {"default": 0, "min": 0, "max": LARGEST_SIDE, "step": GRID}
         native = (
-            "Of the video, in pixels. 0: the size that the model was trained on, 720x480 for the released weights. "
-            "Another size may look worse. Time and memory grow faster than the area."
+            "of the video, in pixels. 0: the size that the model was trained on, 720x480 for the released weights. "
+            "Another size may look worse. Cost: time and memory grow faster than the area."
         )
         framing = {
             "default": MODES[0],
@@ -121,10 +122,10 @@ class Hallo3Reference:
             "required": {
                 "image": ("IMAGE", {"tooltip": "The portrait that the face was found in, unscaled."}),
                 "mask": ("MASK", {"tooltip": mask}),
-                "vae": inputs.VAE,
-                "reference_net": (types.REFERENCE_NET, {"tooltip": "From Hallo3 Reference Net Loader."}),
-                "width": ("INT", {**size, "tooltip": native}),
-                "height": ("INT", {**size, "tooltip": native}),
+                "vae": inputs.at_cost(inputs.VAE, "encodes one picture."),
+                "reference_net": (types.REFERENCE_NET, {"tooltip": net}),
+                "width": ("INT", {**size, "tooltip": f"Width {native}"}),
+                "height": ("INT", {**size, "tooltip": f"Height {native}"}),
                 "framing": (list(MODES), framing),
             },
             "hidden": {"node_id": "UNIQUE_ID"},

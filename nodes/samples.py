@@ -79,7 +79,7 @@ class Hallo3Voice:
         start = {**seconds, "tooltip": "Where to begin in the recording, in seconds; 0 is its beginning."}
         length = {
             **seconds,
-            "tooltip": "How many seconds of it to use; 0 is all to its end. Time grows with it: try 2 s first.",
+            "tooltip": "How many seconds of it to use; 0 is all to its end. Cost: time grows with it; try 2 s first.",
         }
         return {
             "required": {

@@ -83,8 +83,12 @@ class Hallo3Guider:
 
     @classmethod
     def INPUT_TYPES(cls):
+        seed = (
+            "Which pixels of the motion frames are dropped, as in training. The starting noise is RandomNoise's: give "
+            "both the same seed."
+        )
         return {
-            "required": {**inputs.CLIP, **inputs.SCALES},
+            "required": {**inputs.CLIP, "seed": ("INT", {**inputs.SEED[1], "tooltip": seed}), **inputs.SCALES},
             "optional": {"motion": inputs.MOTION, **inputs.GUIDED_PART},
         }
 
@@ -138,7 +142,8 @@ class Hallo3Scheduler:
                         "max": 1.0,
                         "step": 0.01,
                         "tooltip": "Share of the steps to take, counted from the end: 1 starts from noise, a lower "
-                        "value changes an existing clip only partly (KSampler calls it denoise).",
+                        "value changes an existing clip only partly (KSampler calls it denoise). Cost: time grows with "
+                        "it.",
                     },
                 ),
             }

@@ -24,10 +24,13 @@ class Hallo3SeparateVocals(Loader):
     @classmethod
     def INPUT_TYPES(cls):
         model = "Kim_Vocal_2.onnx from the release's audio_separator folder, with the lists that lie beside it."
+        audio = (
+            "A voice with music or noise, at any rate. Cost: runs once for each recording; time grows with its length."
+        )
         return {
             "required": {
-                "audio": ("AUDIO", {"tooltip": "A voice with music or noise, at any rate."}),
-                "model": cls.dropdown(model),
+                "audio": ("AUDIO", {"tooltip": audio}),
+                "model": cls.dropdown(model, "read for each run."),
             }
         }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from tools import help
 from tools.workflows import blocks
 
 ROOT = Path(__file__).parents[2]
@@ -30,17 +30,12 @@ def titles(pack):
 
 def entries(language: str) -> dict:
     """The nodes' entries."""
-    return {key: entry for key, entry in written(language).items() if key.startswith("Hallo3")}
-
-
-def written(language: str) -> dict:
-    return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    return help.of_nodes(help.written(language))
 
 
 def inputs_of(node: type) -> dict[str, dict]:
     """The options of a node's inputs, by name, in the order of the canvas."""
-    groups = node.INPUT_TYPES()
-    return {name: spec[1] for kind in ("required", "optional") for name, spec in groups.get(kind, {}).items()}
+    return {name: options for name, (_, options) in help.inputs_of(node).items()}
 
 
 def page_of(key: str) -> str:
@@ -121,25 +116,49 @@ def test_translations_are_of_the_nodes_that_exist(nodes, language):
             assert text and not SYNTAX.search(text), f"{key}.{place}"
 
 
-def test_english_says_what_the_nodes_say(pack, nodes, titles):
-    """The page shows the translation instead of the class's own words, so old words would hide new ones."""
-    shown = pack("nodes.types").SHOWN
+def test_pages_and_english_are_what_the_tool_writes(pack, nodes, titles):
+    """`python -m tools.help`: old words in a page or translation would hide the class's new ones."""
     for key, node in nodes.items():
-        expected = {
-            "display_name": titles[key],
-            "description": node.DESCRIPTION,
-            "inputs": {
-                name: {"name": options.get("display_name", name), "tooltip": options["tooltip"]}
-                for name, options in inputs_of(node).items()
-            },
-            "outputs": {
-                str(i): {"name": shown.get(kind, name), "tooltip": tooltip}
-                for i, (kind, name, tooltip) in enumerate(
-                    zip(node.RETURN_TYPES, node.RETURN_NAMES, node.OUTPUT_TOOLTIPS, strict=True)
-                )
-            },
-        }
-        assert entries("en")[key] == expected, key
+        assert page_of(key) == help.page(page_of(key), node), key
+    assert help.of_nodes(help.written("en")) == help.english(nodes, titles, pack("nodes.types").SHOWN)
+
+
+def test_a_page_without_its_table_is_reported(nodes):
+    node = nodes["Hallo3Scheduler"]
+    with pytest.raises(ValueError, match="0 tables"):
+        help.page("# A page\n\n## Inputs\n\n## Outputs\n", node)
+
+
+def test_a_changed_class_changes_its_page(nodes):
+    """The column of each kind of words: meaning, default with what else there is, cost."""
+
+    class Changed:
+        @staticmethod
+        def INPUT_TYPES():
+            many = [str(each) for each in range(20)]
+            return {
+                "required": {
+                    "image": ("IMAGE", {"tooltip": "A file of models/x."}),
+                    "count": ("INT", {"default": 2, "min": 1, "max": 4, "tooltip": "How many. Cost: time grows."}),
+                    "kind": (["fast", "good"], {"default": "fast", "tooltip": "good is slower."}),
+                    "which": (many, {"default": "3", "tooltip": "Which."}),
+                    "file": (["auto", "a.pt"], {"tooltip": "A file."}),
+                },
+                "optional": {
+                    "name": ("STRING", {"default": "", "tooltip": "A name."}),
+                    "mask": ("MASK", {"tooltip": "A."}),
+                },
+            }
+
+    assert section(help.page(page_of("Hallo3Scheduler"), Changed), "Inputs").splitlines()[4:11] == [
+        "| `image` | A file of `models/x` | required | |",
+        "| `count` | How many | `2` (1 to 4) | time grows |",
+        "| `kind` | `good` is slower | `fast` (or good) | |",
+        "| `which` | Which | `3` | |",
+        "| `file` | A file | `auto` | |",
+        "| `name` | A name | empty | |",
+        "| `mask` | A | not connected | |",
+    ]
 
 
 def test_chinese_is_chinese_with_the_same_numbers(nodes):
@@ -151,6 +170,7 @@ def test_chinese_is_chinese_with_the_same_numbers(nodes):
             if not place.endswith("name"):
                 assert CHINESE.search(translated), f"{key}.{place}"
                 assert set(NUMBER.findall(translated)) == set(NUMBER.findall(text)), f"{key}.{place}"
+                assert ("开销：" in translated) == (help.COST in text), f"{key}.{place}"
 
 
 def test_no_socket_of_ours_looks_like_one_of_the_hosts(pack, nodes):
@@ -170,9 +190,9 @@ def test_no_socket_of_ours_looks_like_one_of_the_hosts(pack, nodes):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_blocks_have_the_tooltips_of_the_nodes_inside(language):
-    """`python -m tools.workflows.blocks` writes them; the page has no other place for a subgraph's."""
-    assert written(language) == blocks.translations(language)
+    """`python -m tools.help` writes them; the page has no other place for a subgraph's."""
+    assert help.written(language) == entries(language) | blocks.tooltips(entries(language))
     for inside in blocks.all_blocks():
-        entry = written(language)[inside.id]
+        entry = help.written(language)[inside.id]
         assert set(inside.takes) - set(entry["inputs"]) <= {"text"}  # which is core's
         assert not any(SYNTAX.search(words["tooltip"]) for group in entry.values() for words in group.values())

@@ -1,12 +1,13 @@
 """The blocks, which are subgraphs: the shipped ones, and those inside the workflows.
 
 A block's description is its help page. The page finds tooltips of a subgraph in a pack's translations alone, by the
-subgraph's id: those of the nodes inside, which `python -m tools.workflows.blocks` writes anew.
+subgraph's id: those of the nodes inside, which `python -m tools.help` writes.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -127,24 +128,21 @@ def all_blocks() -> list[Inside]:
 SHIPPED = {WHOLE: whole, READ: read}
 
 
-ROOT = Path(__file__).parents[2]
-LOCALES, WORKFLOWS = ROOT / "locales", ROOT / "workflows"
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
 
 
-def translations(language: str) -> dict[str, Any]:
-    """A language's nodeDefs: the nodes' entries as they are, and the blocks' from them."""
-    words, places = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8")), _output_places()
-    insides = all_blocks()
-    entries = {key: entry for key, entry in words.items() if key.startswith("Hallo3")}
-    for inside in insides:
+def tooltips(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """The blocks' entries in nodeDefs.json, by id, from those of the nodes."""
+    places, entries = _output_places(), {}
+    for inside in all_blocks():
         entry = entries[inside.id] = {"inputs": {}, "outputs": {}}
         for name, ((node, slot), *_) in inside.takes.items():
-            if node.kind in words:  # ours
-                entry["inputs"][name] = {"tooltip": words[node.kind]["inputs"][slot]["tooltip"]}
+            if node.kind in nodes:  # ours
+                entry["inputs"][name] = {"tooltip": nodes[node.kind]["inputs"][slot]["tooltip"]}
         for number, output in enumerate(inside.gives.values()):
-            if output.node.kind in words:
-                told = words[output.node.kind]["outputs"][places[output.node.kind, output.name]]
-                entry["outputs"][str(number)] = {"tooltip": told["tooltip"]}
+            if output.node.kind in nodes:
+                place = places[output.node.kind, output.name]
+                entry["outputs"][str(number)] = {"tooltip": nodes[output.node.kind]["outputs"][place]["tooltip"]}
     return entries
 
 
@@ -157,12 +155,6 @@ def _output_places() -> dict[tuple[str, str], str]:
             for node in graph["nodes"]:
                 found |= {(node["type"], slot["name"]): str(i) for i, slot in enumerate(node["outputs"])}
     return found
-
-
-def main() -> None:
-    for language in ("en", "zh"):
-        text = json.dumps(translations(language), indent=2, ensure_ascii=False)
-        (LOCALES / language / "nodeDefs.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _joined(*parts: Part) -> tuple[dict[str, Slots], dict[str, Output]]:
@@ -191,7 +183,3 @@ def _columns(models: Part, text: Part, speech: Part, identity: Part) -> list[lis
 def _alone(name: str, description: str, part: Part, *, says: bool = True) -> Inside:
     takes, gives = _joined(part)
     return Inside(name, description, [[part.stage]], takes, gives, says=says)
-
-
-if __name__ == "__main__":
-    main()
