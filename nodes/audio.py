@@ -73,8 +73,8 @@ class Hallo3AudioEncode:
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
-        "Turns a recording of any length, rate and number of channels into what the mouth follows. It hears the whole "
-        "recording at once; the video gets its length. Once per recording."
+        "Turns a recording of any length, rate and number of channels into what the mouth follows. The whole "
+        "recording is encoded at once, and the video is as long as it. Once per recording."
     )
     RETURN_TYPES = (types.AUDIO, "INT", "INT")
     RETURN_NAMES = ("audio", "frames", "clips")

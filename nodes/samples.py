@@ -16,7 +16,7 @@ class Hallo3Portrait:
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
-        "The picture of the person who shall talk: upload your own, or take the sample, a drawn portrait. Reads PNG, "
+        "The picture of the person who will talk: upload your own, or take the sample, a drawn portrait. Reads PNG, "
         "JPEG, WebP and more; transparent parts become black."
     )
     RETURN_TYPES = ("IMAGE",)
@@ -58,7 +58,7 @@ class Hallo3Voice:
 
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
-        "The recording that the person shall speak, or a part of it: upload your own, or take the sample, 3.6 s of "
+        "The recording that the person will speak, or a part of it: upload your own, or take the sample, 3.6 s of "
         "synthesised speech. Reads any sound file, and the sound of a video. The video gets its length."
     )
     RETURN_TYPES = ("AUDIO",)
@@ -122,7 +122,7 @@ class Hallo3SampleInputs:
     CATEGORY = "Hallo3/inputs"
     DEPRECATED = True
     DESCRIPTION = (
-        "For workflows that have it; Hallo3 Portrait and Hallo3 Voice replace it. Hands on your portrait and your "
+        "For workflows that have it; Hallo3 Portrait and Hallo3 Voice replace it. Passes on your portrait and your "
         "recording. What is not connected, or comes from a bypassed node, is replaced by a sample: a drawn portrait "
         "and 3.6 s of synthesised speech, which it also puts into ComfyUI's input folder as hallo3_portrait.jpg and "
         "hallo3_speech.flac. Files that are there stay as they are."

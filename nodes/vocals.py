@@ -13,7 +13,7 @@ class Hallo3SeparateVocals(Loader):
     SOURCE, FILE = "vocal separation model", "model"
     CATEGORY = "Hallo3/inputs"
     DESCRIPTION = (
-        "Parts the voice from music and noise, which disturb the lips, with the release's Kim_Vocal_2. Needs the "
+        "Separates the voice from music and noise, which disturb the lips, with the release's Kim_Vocal_2. Needs the "
         "package audio-separator and ffmpeg; clean speech does not need this node. Once per recording."
     )
     RETURN_TYPES = ("AUDIO", "AUDIO")
