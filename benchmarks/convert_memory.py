@@ -71,7 +71,7 @@ def full_config(layers: int) -> TransformerConfig:
     )
 
 
-def engine_shapes(config: TransformerConfig) -> Shapes:
+def official_shapes(config: TransformerConfig) -> Shapes:
     """Names and shapes of the two transformers in the official file."""
     shapes: Shapes = {}
     for prefix, part in names.PREFIXES.items():
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, help="names and shapes from here instead of from the sizes")
     args = parser.parse_args()
     config = full_config(args.layers)
-    shapes = manifest_shapes(args.manifest) if args.manifest else engine_shapes(config)
+    shapes = manifest_shapes(args.manifest) if args.manifest else official_shapes(config)
     args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         release, target = Path(temporary) / "release", Path(temporary) / "converted"

@@ -132,10 +132,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         release = args.release
         if release is None:
-            from convert_memory import engine_shapes, full_config, make_release
+            from convert_memory import full_config, make_release, official_shapes
 
             release, config = Path(scratch), full_config(args.layers)
-            make_release(release, "pt", engine_shapes(config), config)
+            make_release(release, "pt", official_shapes(config), config)
         measure(release, args, phases)
     name = torch.cuda.get_device_name() if phases.on_gpu else "CPU: peaks are the process's, of the run so far"
     json.dump({"device": name, **vars(args), "phases": phases.found}, sys.stdout, indent=1, default=str)

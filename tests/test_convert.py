@@ -53,11 +53,11 @@ def converted(release, tmp_path_factory) -> dict[str, Path]:
 
 
 def write_release(folder: Path, tensors: dict[str, Tensor]) -> None:
-    engine, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
-    engine.parent.mkdir(parents=True)
+    transformer_file, vae = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE, folder / VAE_FILE
+    transformer_file.parent.mkdir(parents=True)
     vae.parent.mkdir(parents=True)
     (folder / TRANSFORMER_FOLDER / "latest").write_text("1")
-    torch.save({"module": tensors}, engine)
+    torch.save({"module": tensors}, transformer_file)
     torch.save({"state_dict": tiny_vae_tensors(1)}, vae)
 
 
@@ -95,7 +95,7 @@ def clip_latent(folder: Path) -> Tensor:
 
 
 def test_bf16_is_the_release_bit_for_bit(release, converted):
-    official = sort_official(read_tensors(Release(release).engine_file)).tensors
+    official = sort_official(read_tensors(Release(release).transformer_file)).tensors
     official[VAE] = in_diffusers_names(read_tensors(release / VAE_FILE))
     found = merged(converted["bf16"]).tensors
     assert found.keys() == official.keys()
@@ -133,7 +133,7 @@ def test_fp8_holds_the_blocks_matrices_and_nothing_else(converted):
 
 def test_fp8_weights_are_the_nearest_that_their_scale_allows(release, converted):
     """With three mantissa bits the error is at most 1/16 of the value, or half the smallest step near zero."""
-    exact = sort_official(read_tensors(Release(release).engine_file)).tensors[names.DENOISER]
+    exact = sort_official(read_tensors(Release(release).transformer_file)).tensors[names.DENOISER]
     model = load(merged(converted["fp8"]), names.DENOISER, dtype=torch.bfloat16)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, ScaledLinear)}
     assert len(layers) == 10 * model.config.layers

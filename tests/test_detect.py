@@ -46,7 +46,7 @@ def header(tensors):
 
 
 @pytest.fixture(scope="module")
-def engine():
+def transformers():
     return tiny.file_tensors(0)
 
 
@@ -63,41 +63,41 @@ def under(tensors, prefix):
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def test_the_transformer_file_and_its_parts_are_recognised(engine):
-    assert set(identify(header(engine)).parts) == set(TRANSFORMER_PARTS)
-    inside = engine | {f"first_stage_model.{name}": tensor for name, tensor in tiny_vae_tensors(0).items()}
+def test_the_transformer_file_and_its_parts_are_recognised(transformers):
+    assert set(identify(header(transformers)).parts) == set(TRANSFORMER_PARTS)
+    inside = transformers | {f"first_stage_model.{name}": tensor for name, tensor in tiny_vae_tensors(0).items()}
     inside["conditioner.embedders.0.transformer.shared.weight"] = torch.zeros(2, 2)
     assert set(identify(header(inside)).parts) == {*TRANSFORMER_PARTS, VAE, TEXT}
 
 
-def test_a_transformer_file_without_audio_serves_only_its_reference_network(engine):
-    found = identify(header(without(engine, "audio_attn", "audio_proj")))
+def test_a_transformer_file_without_audio_serves_only_its_reference_network(transformers):
+    found = identify(header(without(transformers, "audio_attn", "audio_proj")))
     assert found.parts == (names.REFERENCE_NET,) and "audio_attn missing" in found.detail
 
 
-def test_a_bare_official_transformer_is_recognised_and_not_taken(engine):
-    found = identify(header(under(engine, DENOISER_PREFIX)))
+def test_a_bare_official_transformer_is_recognised_and_not_taken(transformers):
+    found = identify(header(under(transformers, DENOISER_PREFIX)))
     assert found.kind is Kind.TRANSFORMERS and not found.is_usable and "without its prefix" in found.detail
-    found = identify(header(under(engine, REFERENCE_PREFIX)))
+    found = identify(header(under(transformers, REFERENCE_PREFIX)))
     assert found.kind is Kind.COGVIDEOX and "audio_attn missing" in found.detail and "reference" in found.detail
 
 
 @pytest.mark.parametrize("part", TRANSFORMER_PARTS)
-def test_each_converted_part_is_recognised(engine, part):
-    own = sort_official(engine).tensors[part]
+def test_each_converted_part_is_recognised(transformers, part):
+    own = sort_official(transformers).tensors[part]
     prefix = f"{part}." if part.endswith("projector") else ""
     assert identify(header({prefix + name: tensor for name, tensor in own.items()})).parts == (part,)
 
 
-def test_base_cogvideox_is_recognised_in_each_naming(engine):
+def test_base_cogvideox_is_recognised_in_each_naming(transformers):
     patch = "mixins.patch_embed.proj.weight"
-    base = under(without(engine, "audio", "face"), DENOISER_PREFIX) | {patch: torch.zeros(3072, 32, 2, 2)}
+    base = under(without(transformers, "audio", "face"), DENOISER_PREFIX) | {patch: torch.zeros(3072, 32, 2, 2)}
     diffusers = {
         "transformer_blocks.0.attn1.to_q.weight": [3072, 3072],
         "transformer_blocks.0.norm1.linear.weight": [18432, 512],
         "patch_embed.proj.weight": [3072, 32, 2, 2],
     }
-    ours = without(sort_official(engine).tensors[names.DENOISER], "audio_attention")
+    ours = without(sort_official(transformers).tensors[names.DENOISER], "audio_attention")
     for tensors in (base, {DENOISER_PREFIX + n: t for n, t in base.items()}, diffusers):
         found = identify(header(tensors))
         assert found.kind is Kind.COGVIDEOX and not found.is_usable
@@ -180,9 +180,9 @@ def test_the_onnx_outline_is_what_onnx_says(release):
         path_cut.unlink()
 
 
-def test_a_name_says_nothing(tmp_path, engine):
+def test_a_name_says_nothing(tmp_path, transformers):
     """Every file of a folder is identified correctly despite misleading names."""
-    save_file(engine, tmp_path / "vae.bin")
+    save_file(transformers, tmp_path / "vae.bin")
     torch.save({"state_dict": tiny_vae_tensors(0)}, tmp_path / "denoiser.safetensors")
     (tmp_path / "weights.pt").write_text("these are not weights, this is a note about weights\n")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
@@ -201,9 +201,9 @@ def test_a_release_holds_every_part(release):
     assert len(places) == 6, "shards count as one"
 
 
-def test_folders_that_lead_round_in_circles_are_walked_once(tmp_path, engine):
+def test_folders_that_lead_round_in_circles_are_walked_once(tmp_path, transformers):
     (tmp_path / "a").mkdir()
-    save_file(engine, tmp_path / "a" / "x.safetensors")
+    save_file(transformers, tmp_path / "a" / "x.safetensors")
     (tmp_path / "a" / "round").symlink_to(tmp_path, target_is_directory=True)
     assert len(find_files(tmp_path)) == 1
 
@@ -239,7 +239,7 @@ def test_shards_outside_the_folder_or_without_their_tensors_are_refused(shards):
     assert "another" in identify_file(index).found.detail
 
 
-def test_the_wrong_file_is_answered_with_what_it_is(tmp_path, engine):
+def test_the_wrong_file_is_answered_with_what_it_is(tmp_path, transformers):
     path = tmp_path / "hallo3.safetensors"
     save_file(in_diffusers_names(tiny_vae_tensors(0)), path)
     with pytest.raises(
@@ -247,7 +247,7 @@ def test_the_wrong_file_is_answered_with_what_it_is(tmp_path, engine):
     ):
         expect(path, names.DENOISER)
     assert expect(path, VAE).parts == (VAE,)
-    save_file(under(without(engine, "audio", "face"), DENOISER_PREFIX), path)
+    save_file(under(without(transformers, "audio", "face"), DENOISER_PREFIX), path)
     with pytest.raises(InputError) as error:
         expect(path, names.DENOISER)
     assert "no audio attention (transformer.layers.0.audio_attn missing)" in str(error.value)

@@ -88,7 +88,7 @@ def test_everything_needed_and_nothing_else(tmp_path):
 def test_what_is_fetched_is_where_the_release_is_looked_for(tmp_path):
     download(tmp_path, hub=FakeHub())
     release = Release(tmp_path)
-    assert release.engine_file.is_file()
+    assert release.transformer_file.is_file()
     assert all(folder.is_dir() for folder in (release.text_folder, release.wav2vec_folder, release.face_folder))
 
 

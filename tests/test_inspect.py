@@ -21,7 +21,7 @@ from hallo3_core.weights.vae_names import in_diffusers_names
 
 
 @pytest.fixture(scope="module")
-def engine():
+def transformers():
     return tiny.file_tensors(0)
 
 
@@ -43,8 +43,8 @@ def manifest(tmp_path, tensors):
     return path
 
 
-def test_a_list_of_tensors_is_accounted_for_to_the_last(tmp_path, engine):
-    whole = engine | {f"first_stage_model.{name}": tensor for name, tensor in tiny_vae_tensors(0).items()}
+def test_a_list_of_tensors_is_accounted_for_to_the_last(tmp_path, transformers):
+    whole = transformers | {f"first_stage_model.{name}": tensor for name, tensor in tiny_vae_tensors(0).items()}
     report = inspect(manifest(tmp_path, whole))
     (file,) = report.files
     assert report.usable and not file.unknown and not file.missing
@@ -58,23 +58,23 @@ def test_a_list_of_tensors_is_accounted_for_to_the_last(tmp_path, engine):
         assert name in report.text()
 
 
-def test_a_list_and_its_file_are_recognised_alike(tmp_path, engine):
-    file, listed = saved(tmp_path, engine).files[0], inspect(manifest(tmp_path, engine)).files[0]
+def test_a_list_and_its_file_are_recognised_alike(tmp_path, transformers):
+    file, listed = saved(tmp_path, transformers).files[0], inspect(manifest(tmp_path, transformers)).files[0]
     assert (file.parts, file.unused, file.kind) == (listed.parts, listed.unused, listed.kind)
 
 
-def test_parameter_counts_are_the_modules_own(tmp_path, engine):
-    parts = sort_official(engine)
-    (file,) = saved(tmp_path, engine).files
+def test_parameter_counts_are_the_modules_own(tmp_path, transformers):
+    parts = sort_official(transformers)
+    (file,) = saved(tmp_path, transformers).files
     for part in TRANSFORMER_PARTS:
         assert file.parts[part].parameters == sum(p.numel() for p in build(parts, part).parameters())
 
 
-@pytest.mark.parametrize("make", ["engine", "denoiser", "vae", "vae in diffusers names"])
-def test_any_missing_tensor_is_named_and_makes_the_file_unusable(tmp_path, engine, make):
+@pytest.mark.parametrize("make", ["transformers", "denoiser", "vae", "vae in diffusers names"])
+def test_any_missing_tensor_is_named_and_makes_the_file_unusable(tmp_path, transformers, make):
     tensors = {
-        "engine": engine,
-        "denoiser": sort_official(engine).tensors[names.DENOISER],
+        "transformers": transformers,
+        "denoiser": sort_official(transformers).tensors[names.DENOISER],
         "vae": tiny_vae_tensors(0),
         "vae in diffusers names": in_diffusers_names(tiny_vae_tensors(0)),
     }[make]
@@ -87,36 +87,37 @@ def test_any_missing_tensor_is_named_and_makes_the_file_unusable(tmp_path, engin
         assert "missing" in report.text() or report.files[0].faults or not report.files[0].parts
 
 
-def test_a_misshapen_tensor_is_a_fault_and_an_unknown_one_is_listed(tmp_path, engine):
+def test_a_misshapen_tensor_is_a_fault_and_an_unknown_one_is_listed(tmp_path, transformers):
     name = "model.diffusion_model.transformer.layers.1.mlp.dense_h_to_4h.weight"
     report = saved(
-        tmp_path, engine | {name: engine[name][:, :-1].contiguous(), "model.diffusion_model.more": torch.ones(1)}
+        tmp_path,
+        transformers | {name: transformers[name][:, :-1].contiguous(), "model.diffusion_model.more": torch.ones(1)},
     )
     assert not report.usable and "blocks.1.mlp.up.weight has shape" in report.text()
     assert report.files[0].unknown == ["model.diffusion_model.more"]
 
 
-def test_sizes_that_fit_no_network_are_a_fault(tmp_path, engine):
-    for name in engine:
+def test_sizes_that_fit_no_network_are_a_fault(tmp_path, transformers):
+    for name in transformers:
         if "layers.1." not in name and "layers.2." not in name:
             for shape in ((0,), (), (7, 7, 7)):
-                report = inspect(manifest(tmp_path, engine | {name: torch.empty(shape)}))
+                report = inspect(manifest(tmp_path, transformers | {name: torch.empty(shape)}))
                 assert not report.usable or name in report.files[0].unused, (name, shape)
 
 
-def test_values_that_are_not_finite_are_warned_of(tmp_path, engine):
+def test_values_that_are_not_finite_are_warned_of(tmp_path, transformers):
     name = "model.diffusion_model.time_embed.0.bias"
     for value in (float("nan"), float("inf")):
-        spoilt = engine[name].clone()
+        spoilt = transformers[name].clone()
         spoilt[3] = value
-        report = saved(tmp_path, engine | {name: spoilt})
+        report = saved(tmp_path, transformers | {name: spoilt})
         assert report.usable and name in report.files[0].warnings[0] and "warning" in report.text()
         assert not inspect(tmp_path / "x.safetensors", values=False).files[0].warnings
-    assert not saved(tmp_path, engine).files[0].warnings
+    assert not saved(tmp_path, transformers).files[0].warnings
 
 
-def test_float8_values_are_looked_at_too(tmp_path, engine):
-    own = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in engine.items()}
+def test_float8_values_are_looked_at_too(tmp_path, transformers):
+    own = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in transformers.items()}
     assert not saved(tmp_path, own).files[0].warnings
     bits = own["model.diffusion_model.time_embed.0.bias"].view(torch.uint8).clone()
     bits[0] = 0x7F

@@ -30,7 +30,7 @@ LAYER = "blocks.0.mlp.up"
 @pytest.fixture(scope="module")
 def converted(tiny_release, tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
-    convert(Release(tiny_release).engine_file, folder, "int8")
+    convert(Release(tiny_release).transformer_file, folder, "int8")
     return folder
 
 
@@ -80,7 +80,7 @@ def test_a_file_holds_what_rounding_gives_whatever_the_slices(tiny_release, conv
     for name, tensor in wanted.items():
         assert torch.equal(found[name].float(), tensor.to(found[name].dtype).float()), name
     monkeypatch.setattr("hallo3_core.release.convert.SLICE_BYTES", 1 << 10)
-    convert(Release(tiny_release).engine_file, tmp_path, "int8")
+    convert(Release(tiny_release).transformer_file, tmp_path, "int8")
     assert all(torch.equal(a, found[n]) for n, a in read_tensors(tmp_path / NAME).items())
 
 

@@ -321,7 +321,7 @@ def test_a_missing_rotary_table_is_no_more_than_a_warning(tiny_release, caplog, 
     from hallo3_core.weights.parts import sort_tensors
     from hallo3_core.weights.reading import read_tensors
 
-    tensors = read_tensors(Release(tiny_release).engine_file)
+    tensors = read_tensors(Release(tiny_release).transformer_file)
     wanted = sort_tensors(tensors).tensors[part]
     without = {name: tensor for name, tensor in tensors.items() if not name.endswith(names.ROTARY)}
     found = sort_tensors(without).tensors[part]

@@ -137,7 +137,7 @@ def test_shards_are_one_denoiser(converted, sharded):
 
 
 def test_official_names_with_scales_are_multiplied_out(tiny_release):
-    tensors = dict(read_model(Release(tiny_release).engine_file))
+    tensors = dict(read_model(Release(tiny_release).transformer_file))
     key = "model.diffusion_model.transformer.layers.0.mlp.dense_h_to_4h"
     plain = sort_tensors(tensors).tensors[names.DENOISER]["blocks.0.mlp.up.weight"].float()
     tensors[f"{key}.weight"] = (tensors[f"{key}.weight"].float() * 2).to(torch.float8_e4m3fn)

@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     plan = Plan.of(args.device).changed(**{name: getattr(args, name) for name in (*SECONDS, "films", "seed")})
     from ..toy.faces.training import train_faces
-    from ..train.toy_engine import train_toy_engine
+    from ..train.toy_transformers import train_toy_transformers
 
     try:
         out = train_toy_release(
-            args.folder, args.out, train_faces, train_toy_engine, device=args.device, plan=plan, on_line=_say
+            args.folder, args.out, train_faces, train_toy_transformers, device=args.device, plan=plan, on_line=_say
         )
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -170,7 +170,7 @@ def _source_files(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
     vae = source / VAE_FILE
-    return [Release(source).engine_file, *([vae] if vae.exists() else [])]
+    return [Release(source).transformer_file, *([vae] if vae.exists() else [])]
 
 
 def _read_sorted(path: Path) -> Parts:

@@ -35,10 +35,10 @@ class Release:
             raise InputError(
                 f"{self.folder}: no such folder; --models names the release's folder, which holds {TRANSFORMER_FOLDER}/"
             )
-        self._engine: Parts | None = None
+        self._transformers: Parts | None = None
 
     @property
-    def engine_file(self) -> Path:
+    def transformer_file(self) -> Path:
         """The transformer file: `<folder>/hallo3/<tag>/...`, where the text file `latest` holds the tag.
 
         Raises:
@@ -88,12 +88,12 @@ class Release:
 
     def transformers(self) -> Parts:
         """The tensors of the transformer file, or of the files that `convert` made from it, sorted by part."""
-        if self._engine is None:
+        if self._transformers is None:
             parts = Parts()  # published only when complete: another thread may call this meanwhile
-            for path in self.engine_files:
+            for path in self.transformer_files:
                 parts.add(read_parts(path))
-            self._engine = parts
-        return self._engine
+            self._transformers = parts
+        return self._transformers
 
     def files(self) -> list[Path]:
         """Every file that a network is read from, without opening any.
@@ -104,21 +104,21 @@ class Release:
         vae = self.folder / VAE_FILE
         folders = (self.text_folder, self.wav2vec_folder, self.face_folder)
         inside = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
-        transformers = (shard for path in self.engine_files for shard in files_of(path))
+        transformers = (shard for path in self.transformer_files for shard in files_of(path))
         return [*transformers, *([vae] if vae.exists() else []), *inside]
 
     @property
-    def engine_files(self) -> list[Path]:
+    def transformer_files(self) -> list[Path]:
         """The official transformer file, or the converted files if they exist and the official `latest` is missing."""
         converted = sorted({model_file(path) for path in self.folder.glob(CONVERTED_FILES)})
         if converted and not (self.folder / TRANSFORMER_FOLDER / "latest").exists():
             return converted
-        return [self.engine_file]
+        return [self.transformer_file]
 
     @property
     def label(self) -> str:
         """The transformer file's name in messages."""
-        files = self.engine_files
+        files = self.transformer_files
         return str(files[0] if len(files) == 1 else self.folder / CONVERTED_FILES)
 
     @property

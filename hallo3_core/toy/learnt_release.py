@@ -29,7 +29,7 @@ from ..release.layout import (
 from ..weights.reading import read_tensors
 from .learning.train_text import write_text_encoder, write_tokenizer
 from .learning.train_wav2vec import write_wav2vec
-from .packed import ENGINE, FILES, TEXT, VAE, WAV2VEC, WEIGHTS
+from .packed import FILES, TEXT, TRANSFORMERS, VAE, WAV2VEC, WEIGHTS
 from .packing import pack_tensors, unpack_tensors
 from .sizes import LEARNT, Sizes
 
@@ -48,12 +48,12 @@ def pack(release: Path | str, out: Path | str = WEIGHTS) -> Path:
     """
     release, out = Release(release), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    engine: dict[str, Tensor] = {}
-    for path in release.engine_files:
-        engine |= read_tensors(path)
+    transformers: dict[str, Tensor] = {}
+    for path in release.transformer_files:
+        transformers |= read_tensors(path)
     wav2vec = read_tensors(release.wav2vec_folder / "model.safetensors")
     parts = {
-        ENGINE: engine,
+        TRANSFORMERS: transformers,
         VAE: read_tensors(release.folder / VAE_FILE),
         TEXT: read_weights(release.text_folder),
         WAV2VEC: {n.removeprefix("wav2vec2."): t for n, t in wav2vec.items() if not n.startswith("lm_head.")},
@@ -88,7 +88,7 @@ def write_toy_release(folder: Path | str, weights: Path | None = None, sizes: Si
             f"{weights / missing[0]}: missing, so there is no learnt toy release. Install the package with its "
             "weights, make them with ./dev toy-train, or write the noise release: tiny --noise."
         )
-    write_engine(folder, unpack_tensors(load_file(weights / ENGINE), torch.bfloat16))
+    write_transformers(folder, unpack_tensors(load_file(weights / TRANSFORMERS), torch.bfloat16))
     write_vae(folder, unpack_tensors(load_file(weights / VAE)))
     text = folder / TEXT_FOLDER
     write_tokenizer(text, (weights / PIECES).read_bytes())
@@ -102,7 +102,7 @@ def write_toy_release(folder: Path | str, weights: Path | None = None, sizes: Si
     return folder
 
 
-def write_engine(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
+def write_transformers(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     """Writes the transformer file of a release, and the tag file that points to it."""
     path = folder / TRANSFORMER_FOLDER / "1" / TRANSFORMER_FILE
     path.parent.mkdir(parents=True, exist_ok=True)

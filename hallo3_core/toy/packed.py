@@ -8,8 +8,9 @@ from ..inputs.face import DETECTOR, RECOGNISER
 from ..inputs.text import PIECES
 
 WEIGHTS = Path(__file__).parent / "weights"
-ENGINE, VAE, TEXT, WAV2VEC = "engine.safetensors", "vae.safetensors", "text.safetensors", "wav2vec2.safetensors"
-FILES = (ENGINE, VAE, TEXT, WAV2VEC, PIECES, DETECTOR, RECOGNISER)
+TRANSFORMERS, VAE = "transformers.safetensors", "vae.safetensors"
+TEXT, WAV2VEC = "text.safetensors", "wav2vec2.safetensors"
+FILES = (TRANSFORMERS, VAE, TEXT, WAV2VEC, PIECES, DETECTOR, RECOGNISER)
 BYTES = 31_000_000  # about what `write_toy_release` writes
 
 

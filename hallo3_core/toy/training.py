@@ -25,7 +25,7 @@ from .learning.train_text import train_text
 from .learning.train_vae import measure_tensors, train_vae
 from .learning.train_wav2vec import draw_voices, measure_wav2vec, train_wav2vec, write_wav2vec
 from .learnt_release import NOTICE, pack, write_vae
-from .packed import ENGINE, FILES, VAE
+from .packed import FILES, TRANSFORMERS, VAE
 from .packing import unpack_tensors
 from .sizes import LEARNT, Sizes
 from .stages import Stages
@@ -78,12 +78,12 @@ def recipes(plan: Plan, sizes: Sizes) -> dict[str, dict[str, Any]]:
         "text": {"seconds": plan.text_seconds, "seed": plan.seed},
         "faces": {"seed": plan.seed},
         "release": {"sizes": asdict(sizes)},
-        "engine": {"seconds": phases, "seed": plan.seed},
+        "transformers": {"seconds": phases, "seed": plan.seed},
     }
 
 
 @dataclass(frozen=True)
-class EngineWork:
+class TransformersWork:
     """Arguments of the transformers' training: a release with all other networks, the films, and the output folder."""
 
     release: Path
@@ -94,7 +94,8 @@ class EngineWork:
     device: str
 
 
-TrainEngine = Callable[[EngineWork], dict[str, Any]]  # writes the transformers into the release; returns measurements
+# Writes the transformers into the release; returns measurements.
+TrainTransformers = Callable[[TransformersWork], dict[str, Any]]
 TrainFaces = Callable[[Path, str, int], object]  # folder, device, seed: writes detector and recogniser
 
 
@@ -102,7 +103,7 @@ def train_toy_release(
     folder: Path,
     out: Path,
     train_faces: TrainFaces,
-    train_engine: TrainEngine,
+    train_transformers: TrainTransformers,
     *,
     device: str = "cpu",
     plan: Plan | None = None,
@@ -169,9 +170,9 @@ def train_toy_release(
 
     release = stages("release", recipe_of["release"], assemble) / "release"
     stages(
-        "engine",
-        recipe_of["engine"],
-        lambda target: train_engine(EngineWork(release, footage, target, plan, sizes, device)),
+        "transformers",
+        recipe_of["transformers"],
+        lambda target: train_transformers(TransformersWork(release, footage, target, plan, sizes, device)),
     )
     pack(release, out)
     (out / CARD).write_text(describe(stages, out, held_out, device), encoding="utf-8")
@@ -181,10 +182,10 @@ def train_toy_release(
 def describe(stages: Stages, out: Path, held_out: Footage, device: str) -> str:
     """The data card's text: how each network was trained, the effect of packing, and the files' hashes."""
     vae = unpack_tensors(load_file(out / VAE))
-    engine = unpack_tensors(load_file(out / ENGINE))
+    transformers = unpack_tensors(load_file(out / TRANSFORMERS))
     packed = {
         "VAE, parameters": sum(tensor.numel() for tensor in vae.values()),
-        "transformers and projectors, parameters": sum(tensor.numel() for tensor in engine.values()),
+        "transformers and projectors, parameters": sum(tensor.numel() for tensor in transformers.values()),
         "VAE": measure_tensors(vae, held_out, device, min(4, len(held_out))),
     }
     contents = {name: (out / name).read_bytes() for name in FILES}

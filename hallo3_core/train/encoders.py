@@ -68,7 +68,7 @@ def release_encoders(
 
     vae_file = release.folder / VAE_FILE
     files = {
-        "vae": [vae_file] if vae_file.exists() else release.engine_files,
+        "vae": [vae_file] if vae_file.exists() else release.transformer_files,
         "text": _files(release.text_folder),
         "audio": _files(release.wav2vec_folder),
         "face": _files(release.face_folder),

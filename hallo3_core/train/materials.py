@@ -173,7 +173,7 @@ def _start(config: Config, release: Release | None) -> Start:
         return Start({})
     if release is None:
         raise InputError(f"mode {config.mode} needs a start: name a transformer file in start, or a release.")
-    return read_start(release.engine_files)
+    return read_start(release.transformer_files)
 
 
 def _encoders(

@@ -14,7 +14,7 @@ from ...hallo3_core.weights.reading import read_tensors
 PROJECTORS_FILE = "hallo3_projectors.safetensors"
 
 
-def read_engine(path: Path, part: str, *, with_projectors: bool = False) -> Parts:
+def read_transformers(path: Path, part: str, *, with_projectors: bool = False) -> Parts:
     """Reads the tensors of a release folder, an official file, a converted file, or a file from ModelSave.
 
     If a file holds only the denoiser, the projectors come from PROJECTORS_FILE in the same folder.

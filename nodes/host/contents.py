@@ -125,7 +125,7 @@ def _files(path: Path) -> list[Path]:
 def _transformers(folder: Path) -> list[Path]:
     """The files of a release's transformers, none if it has none that can be found."""
     try:
-        return Release(folder).engine_files
+        return Release(folder).transformer_files
     except (InputError, OSError, ValueError):
         return []
 

@@ -26,7 +26,7 @@ from ...hallo3_core.weights import names
 from ...hallo3_core.weights.parts import Parts, transformer_config
 from . import memory
 from .attention import host_attention
-from .checkpoint import read_engine
+from .checkpoint import read_transformers
 from .conditions import BranchCond, ModelCall, check_latent, check_text, prepare_text
 from .messages import speaking
 from .patches import PatchGuard, check_blocks, check_sampling
@@ -232,7 +232,7 @@ def load_model(path: str, choice: str = "auto", disable_dynamic: bool = False) -
     Raises:
         InputError: not a Hallo3 denoiser, or a damaged one.
     """
-    parts = read_engine(Path(path), names.DENOISER, with_projectors=True)
+    parts = read_transformers(Path(path), names.DENOISER, with_projectors=True)
     source = Path(path).name
     tensors, quantised = memory.prepare_weights(memory.checked(parts, names.DENOISER, source), choice)
     dtype, compute = memory.choose_dtypes(tensors, choice, quantised)

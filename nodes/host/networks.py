@@ -15,7 +15,7 @@ from ...hallo3_core.runtime.activations import reference_bytes
 from ...hallo3_core.weights import names
 from ...hallo3_core.weights.kinds import WAV2VEC
 from ..types import Network
-from .checkpoint import read_engine
+from .checkpoint import read_transformers
 from .memory import WholePatcher, hosted_part, on_device
 
 
@@ -33,7 +33,7 @@ def load_reference_net(path: Path, choice: str) -> Network:
     Raises:
         InputError: not a Hallo3 reference network, or a damaged one.
     """
-    return hosted_part(read_engine(path, names.REFERENCE_NET), names.REFERENCE_NET, choice, path.name)
+    return hosted_part(read_transformers(path, names.REFERENCE_NET), names.REFERENCE_NET, choice, path.name)
 
 
 def run_reference_net(network: Network, latent: Tensor) -> list[Tensor]:

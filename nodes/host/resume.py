@@ -72,7 +72,7 @@ def model_inputs(patcher: Any) -> Inputs:
     distinguished.
     """
     path, choice = patcher.get_attachment(SOURCE)
-    files = Release(path).engine_files if path.is_dir() else [path, path.with_name(PROJECTORS_FILE)]
+    files = Release(path).transformer_files if path.is_dir() else [path, path.with_name(PROJECTORS_FILE)]
     return {
         **{MODEL_FILE + file.name: file_identity(file) for file in files},
         "weight dtype": choice,

@@ -76,7 +76,7 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
     return bytes(content)
 
 
-def small_engine() -> dict[str, torch.Tensor]:
+def small_transformers() -> dict[str, torch.Tensor]:
     """Tensors under official names, too few to be whole: what is fuzzed is the list of them."""
     tensors = tiny.file_tensors(0)
     kept = [name for name in tensors if ".layers.0." in name or "pos_embed" in name][:8]
@@ -84,7 +84,7 @@ def small_engine() -> dict[str, torch.Tensor]:
 
 
 def seeds() -> dict[str, bytes]:
-    tensors = small_engine()
+    tensors = small_transformers()
     whole = io.BytesIO()
     torch.save({"module": tensors, "iteration": 1, "state": [(1, 2.5, "x")]}, whole)
     return {"safetensors": save(tensors, {"format": "pt"}), "torch": whole.getvalue()}

@@ -30,8 +30,8 @@ def temp_films() -> set[Path]:
     return set(folder.iterdir()) if folder.is_dir() else set()
 
 
-def engine_film(pack, models, scene, seed=11) -> torch.Tensor:
-    """The film of the engine without any host, ``t 3 H W``."""
+def core_film(pack, models, scene, seed=11) -> torch.Tensor:
+    """The film of the core without any host, ``t 3 H W``."""
     release = pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
     places = ("sampling.noise", "inputs.audio")
     noise, audio = (pack(f"hallo3_core.{place}") for place in places)
@@ -58,10 +58,10 @@ def engine_film(pack, models, scene, seed=11) -> torch.Tensor:
     return torch.cat(list(clips))
 
 
-def test_the_film_is_the_engines(pack, models, scene, film, written):
+def test_the_film_is_the_cores(pack, models, scene, film, written):
     """The frames are those that the command line writes: rounding may move a value to the next of 256 levels."""
     path = film()
-    expected = pack("hallo3_core.inputs.image").to_uint8(engine_film(pack, models, scene))
+    expected = pack("hallo3_core.inputs.image").to_uint8(core_film(pack, models, scene))
     found = torch.cat(written)
     assert (found.int() - expected.int()).abs().max() <= 1
 

@@ -19,7 +19,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 
 @pytest.fixture(scope="module")
-def engine(pack, models):
+def core(pack, models):
     """The core's modules that these tests compare with."""
     places = ("inputs.audio", "film.color", "inputs.face", "inputs.image", "sampling.noise", "pipeline.options")
     places += ("pipeline.clip", "inputs.portrait", "inputs.recording", "pipeline.conditions", "clips")
@@ -49,15 +49,15 @@ def face_analysis(pack):
 
 
 @pytest.fixture(scope="module")
-def picture(engine) -> torch.Tensor:
+def picture(core) -> torch.Tensor:
     """The drawn portrait as LoadImage gives it, ``1 h w 3``."""
-    return engine.image.read_image(ASSETS / "portrait.jpg").movedim(0, -1)[None]
+    return core.image.read_image(ASSETS / "portrait.jpg").movedim(0, -1)[None]
 
 
 @pytest.fixture(scope="module")
-def sound(engine) -> dict:
+def sound(core) -> dict:
     """The recording as LoadAudio gives it: 90 frames, 2 clips."""
-    recording = engine.recording.read_recording(ASSETS / "speech.flac")
+    recording = core.recording.read_recording(ASSETS / "speech.flac")
     return {"waveform": recording.waveform[None], "sample_rate": recording.rate}
 
 
@@ -120,28 +120,28 @@ def test_one_side_of_0_follows_the_other_in_the_trained_proportions(pack):
 # What the nodes give --------------------------------------------------------------------------------------------
 
 
-def test_sound_is_encoded_as_by_the_engine(engine, encoded, loaded):
+def test_sound_is_encoded_as_by_the_core(core, encoded, loaded):
     features, frames, clips = encoded
     assert {parameter.dtype for parameter in loaded.wav2vec.module.parameters()} == {torch.float32}
-    wav2vec = engine.audio.load_wav2vec(engine.release.wav2vec_folder)
-    expected = engine.audio.encode_audio(engine.recording.read_recording(ASSETS / "speech.flac"), wav2vec)
+    wav2vec = core.audio.load_wav2vec(core.release.wav2vec_folder)
+    expected = core.audio.encode_audio(core.recording.read_recording(ASSETS / "speech.flac"), wav2vec)
     assert (frames, clips) == (expected.frames, expected.clips) == (90, 2)
     torch.testing.assert_close(features.hidden, expected.hidden, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 96_000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
-def test_any_rate_and_number_of_channels_give_the_film_its_length(engine, node, loaded, rate, channels):
+def test_any_rate_and_number_of_channels_give_the_film_its_length(core, node, loaded, rate, channels):
     sound = {"waveform": torch.randn(1, channels, int(0.5 * rate)) * 0.1, "sample_rate": rate}
     features, frames, clips = node("Hallo3AudioEncode", audio=sound, wav2vec=loaded.wav2vec)
-    assert (frames, clips) == (engine.clips.film_frames(int(0.5 * rate), rate), 1)
+    assert (frames, clips) == (core.clips.film_frames(int(0.5 * rate), rate), 1)
     assert features.recording.waveform.shape[0] == channels and features.recording.rate == rate
 
 
-def test_the_face_is_the_engines(engine, found, picture):
+def test_the_face_is_the_cores(core, found, picture):
     face, mask, marked = found
-    analyser = engine.face.load_face_analyser(engine.release.face_folder)
-    expected, expected_mask = engine.face.embed_face(picture[0].movedim(-1, 0), analyser)
+    analyser = core.face.load_face_analyser(core.release.face_folder)
+    expected, expected_mask = core.face.embed_face(picture[0].movedim(-1, 0), analyser)
     assert torch.equal(face.embedding, expected.embedding) and face.box == expected.box
     assert torch.equal(mask, expected_mask[None])
     assert marked.shape == picture.shape
@@ -181,18 +181,18 @@ def test_a_picture_without_a_face_can_serve_as_a_whole(embed):
     assert face.count == 0 and not face.embedding.any() and mask.shape == (1, 64, 80) and mask.all()
 
 
-def test_no_face_is_reported_without_the_command_line_s_words(engine, embed, face_analysis):
-    with pytest.raises(engine.error, match='or set "when no face" to "whole image"') as error:
+def test_no_face_is_reported_without_the_command_line_s_words(core, embed, face_analysis):
+    with pytest.raises(core.error, match='or set "when no face" to "whole image"') as error:
         embed(image=torch.zeros(1, 64, 80, 3), face_analysis=replace(face_analysis, note=""))
     assert "--" not in str(error.value)
 
 
-def test_toy_weights_say_what_they_know_and_where_the_release_is_had(pack, engine, embed, picture, monkeypatch):
+def test_toy_weights_say_what_they_know_and_where_the_release_is_had(pack, core, embed, picture, monkeypatch):
     """On every run, and in place of advice that is no use to someone with a photograph."""
     shown = []
     monkeypatch.setattr(pack("nodes.host.progress"), "show_text", lambda text, node_id: shown.append(text))
     embed()
-    with pytest.raises(engine.error, match="portrait: no drawn face found") as error:
+    with pytest.raises(core.error, match="portrait: no drawn face found") as error:
         embed(image=torch.zeros(1, 64, 80, 3))
     (text,) = shown
     summary, _, advice = text.partition("\n")
@@ -210,11 +210,11 @@ def test_real_weights_say_nothing_of_the_toy(pack, embed, face_analysis, monkeyp
     assert "\n" not in shown[0] and "toy" not in shown[0]
 
 
-def test_a_mask_by_mediapipe_needs_its_landmark_file(engine, embed):
-    with pytest.raises(engine.error, match="face_landmarker_v2_with_blendshapes.task") as error:
+def test_a_mask_by_mediapipe_needs_its_landmark_file(core, embed):
+    with pytest.raises(core.error, match="face_landmarker_v2_with_blendshapes.task") as error:
         embed(mask_from="mediapipe")
     assert "set mask_from to detector." in str(error.value)
-    with pytest.raises(engine.error, match="mask_from is 'guess': choose detector or mediapipe"):
+    with pytest.raises(core.error, match="mask_from is 'guess': choose detector or mediapipe"):
         embed(mask_from="guess")
 
 
@@ -243,14 +243,14 @@ def test_silence_shows_as_such(pack, node, loaded, caplog):
 
 
 @pytest.mark.parametrize(("size", "framing"), [((60, 80), "auto"), ((64, 64), "auto"), ((60, 80), "pad")])
-def test_the_reference_is_the_engines(engine, refer, size, framing):
+def test_the_reference_is_the_cores(core, refer, size, framing):
     draw = torch.Generator().manual_seed(1)
     image, mask = torch.rand(1, *size, 3, generator=draw), (torch.rand(1, *size, generator=draw) > 0.5).float()
     reference, shown = refer(image=image, mask=mask, framing=framing)
-    network = engine.release.network("reference_net", dtype=torch.float32)
-    plan = engine.image.plan_framing(*size, HEIGHT, WIDTH, framing)
-    vae = engine.release.vae(dtype=torch.float32)
-    expected = engine.portrait.prepare_portrait(image.movedim(-1, 1), mask[0], plan, vae, network, with_null=True)
+    network = core.release.network("reference_net", dtype=torch.float32)
+    plan = core.image.plan_framing(*size, HEIGHT, WIDTH, framing)
+    vae = core.release.vae(dtype=torch.float32)
+    expected = core.portrait.prepare_portrait(image.movedim(-1, 1), mask[0], plan, vae, network, with_null=True)
     assert torch.equal(reference.pixels, expected.pixels) and reference.framing == plan
     for found, wanted in ((reference.bank, expected.bank), (reference.null_bank, expected.null_bank)):
         torch.testing.assert_close(list(found), list(wanted), atol=1e-5, rtol=0)
@@ -273,8 +273,8 @@ def test_the_size_of_the_video_is_shown_before_the_networks_run(pack, refer, mon
 
 
 @pytest.mark.parametrize(("size", "film_size"), [((60, 80), (16, 32)), ((64, 64), (16, 16))])
-def test_a_film_chained_by_hand_is_the_engines(engine, node, loaded, scene, refer, encoded, size, film_size):
-    """From portrait and sound through the nodes alone, against the engine without a host. Square ones are padded."""
+def test_a_film_chained_by_hand_is_the_cores(core, node, loaded, scene, refer, encoded, size, film_size):
+    """From portrait and sound through the nodes alone, against the core without a host. Square ones are padded."""
     features, reference = encoded[0], refer(image=torch.rand(1, *size, 3), mask=torch.ones(1, *size))[0]
     shared = dict(model=loaded.model, text=scene.text, vae=loaded.vae, audio=features, face=scene.face)
     scales = dict(audio_cfg=3.5, text_cfg=3.5, reference_cfg=1.0)
@@ -288,29 +288,29 @@ def test_a_film_chained_by_hand_is_the_engines(engine, node, loaded, scene, refe
             0
         ]
 
-    network = engine.release.network
+    network = core.release.network
     denoiser, project, tokens = (
         network(name, dtype=torch.float32) for name in ("denoiser", "audio_projector", "face_projector")
     )
-    windows = [engine.audio.clip_audio(features, clip)[None] for clip in range(features.clips)]
-    run = engine.conditions.prepare_run(
+    windows = [core.audio.clip_audio(features, clip)[None] for clip in range(features.clips)]
+    run = core.conditions.prepare_run(
         denoiser,
         reference,
-        engine.options.Settings(steps=2, sampler="dpmpp-2m"),
+        core.options.Settings(steps=2, sampler="dpmpp-2m"),
         text=scene.text[0][0],
         face_tokens=tokens(scene.face.embedding[None]),
         null_audio_tokens=project(torch.zeros_like(windows[0])),
     )
     clips = film_clips(
         denoiser,
-        engine.release.vae(dtype=torch.float32),
+        core.release.vae(dtype=torch.float32),
         run,
         reference,
         features.frames,
         lambda clip: project(windows[clip]),
-        lambda clip: engine.noise.SeededNoise(5, clip),
+        lambda clip: core.noise.SeededNoise(5, clip),
     )
-    expected = engine.image.crop_to(torch.cat(list(clips)), reference.framing)
+    expected = core.image.crop_to(torch.cat(list(clips)), reference.framing)
     assert tuple(film.shape) == (90, *film_size, 3)
     torch.testing.assert_close(film.movedim(-1, 1), expected, atol=2e-5, rtol=0)
 
@@ -333,11 +333,11 @@ def test_motion_frames_are_the_last_ones(node, count):
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-def test_colours_are_held_as_by_the_engine(engine, node, scene, strength):
+def test_colours_are_held_as_by_the_core(core, node, scene, strength):
     frames = torch.rand(49, HEIGHT, WIDTH, 3)
     held = node("Hallo3ColorMatch", frames=frames, reference=scene.reference, strength=strength)[0]
     portrait = scene.reference
-    expected = engine.color.hold_colour(frames.movedim(-1, 1), portrait.pixels, portrait.framing, strength)
+    expected = core.color.hold_colour(frames.movedim(-1, 1), portrait.pixels, portrait.framing, strength)
     assert torch.equal(held, expected.movedim(1, -1))
     assert torch.equal(held, frames) == (strength == 0)
 
@@ -371,8 +371,8 @@ NAN, RATE = math.nan, 16_000
         (dict(waveform=torch.zeros(1, 1, 99), sample_rate=0), "0 samples a second"),
     ],
 )
-def test_an_unusable_recording_is_refused(engine, node, loaded, audio, words):
-    with pytest.raises(engine.error, match=words):
+def test_an_unusable_recording_is_refused(core, node, loaded, audio, words):
+    with pytest.raises(core.error, match=words):
         node("Hallo3AudioEncode", audio=audio, wav2vec=loaded.wav2vec)
 
 
@@ -391,8 +391,8 @@ OTHER_FORMS = {
 
 
 @pytest.mark.parametrize("name", OTHER_FORMS)
-def test_a_recording_in_another_form_is_accepted(pack, engine, name):
-    found = engine.recording.check_recording(pack("nodes.audio").recording_of(OTHER_FORMS[name]))
+def test_a_recording_in_another_form_is_accepted(pack, core, name):
+    found = core.recording.check_recording(pack("nodes.audio").recording_of(OTHER_FORMS[name]))
     assert found.rate == RATE and type(found.rate) is int
     torch.testing.assert_close(found.waveform, SAID[0], atol=1e-3, rtol=0)  # half precision rounds
 
@@ -414,8 +414,8 @@ def test_a_recording_in_another_form_is_accepted(pack, engine, name):
         ([dict(waveform=SAID, sample_rate=RATE)] * 2, "a list of 2 recordings, expected one"),
     ],
 )
-def test_any_wrong_audio_is_reported_in_one_line(engine, node, loaded, audio, words):
-    with pytest.raises(engine.error, match=words):
+def test_any_wrong_audio_is_reported_in_one_line(core, node, loaded, audio, words):
+    with pytest.raises(core.error, match=words):
         node("Hallo3AudioEncode", audio=audio, wav2vec=loaded.wav2vec)
 
 
@@ -432,9 +432,9 @@ PICTURES = [
 
 
 @pytest.mark.parametrize(("image", "words"), PICTURES)
-def test_an_unusable_portrait_is_refused(engine, embed, refer, image, words):
+def test_an_unusable_portrait_is_refused(core, embed, refer, image, words):
     for ask in (embed, refer):
-        with pytest.raises(engine.error, match=words):
+        with pytest.raises(core.error, match=words):
             ask(image=image)
 
 
@@ -449,8 +449,8 @@ def test_an_unusable_portrait_is_refused(engine, embed, refer, image, words):
         (dict(box_ratio=0.5), "box_ratio is 0.5"),
     ],
 )
-def test_an_unusable_face_is_refused(engine, embed, changes, words):
-    with pytest.raises(engine.error, match=words):
+def test_an_unusable_face_is_refused(core, embed, changes, words):
+    with pytest.raises(core.error, match=words):
         embed(**changes)
 
 
@@ -468,8 +468,8 @@ def test_an_unusable_face_is_refused(engine, embed, changes, words):
         (dict(vae=SimpleNamespace(first_stage_model=None)), "expected CogVideoX's"),
     ],
 )
-def test_inputs_that_make_no_reference_are_refused(engine, refer, changes, words):
-    with pytest.raises(engine.error, match=words):
+def test_inputs_that_make_no_reference_are_refused(core, refer, changes, words):
+    with pytest.raises(core.error, match=words):
         refer(**changes)
 
 
@@ -489,20 +489,20 @@ def test_inputs_that_make_no_reference_are_refused(engine, refer, changes, words
         ("Hallo3AppendClip", dict(clip=torch.zeros(49, 32, 64, 3)), "64x32, but the video so far is 32x16"),
     ],
 )
-def test_inputs_that_cannot_be_chained_are_refused(engine, node, scene, encoded, key, changes, words):
+def test_inputs_that_cannot_be_chained_are_refused(core, node, scene, encoded, key, changes, words):
     whole = torch.zeros(49, HEIGHT, WIDTH, 3)
     inputs = {
         "Hallo3MotionFrames": dict(frames=whole, count=2),
         "Hallo3ColorMatch": dict(frames=whole, reference=scene.reference, strength=1.0),
         "Hallo3AppendClip": dict(clip=whole, audio=encoded[0], clip_index=1, film=whole[:47]),
     }
-    with pytest.raises(engine.error, match=words):
+    with pytest.raises(core.error, match=words):
         node(key, **{**inputs[key], **changes})
 
 
-def test_a_clip_of_another_reference_is_refused(engine, node, scene, encoded):
-    other = replace(scene.reference, framing=engine.image.plan_framing(64, 64, 32, 32))
-    with pytest.raises(engine.error, match="clip: 32x16, but its reference is 32x32"):
+def test_a_clip_of_another_reference_is_refused(core, node, scene, encoded):
+    other = replace(scene.reference, framing=core.image.plan_framing(64, 64, 32, 32))
+    with pytest.raises(core.error, match="clip: 32x16, but its reference is 32x32"):
         node(
             "Hallo3AppendClip",
             clip=torch.zeros(49, HEIGHT, WIDTH, 3),

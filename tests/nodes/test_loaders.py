@@ -17,7 +17,7 @@ def release(pack, models):
     return pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
 
 
-def test_the_vae_is_the_engines(pack, loaded, release):
+def test_the_vae_is_the_cores(pack, loaded, release):
     vae = release.vae(dtype=torch.float32)
     pixels = torch.rand(49, 16, 16, 3)
     latent = loaded.vae.encode(pixels)
@@ -49,20 +49,21 @@ def test_cores_own_vae_serves_and_encodes_alike(pack, release):
     assert decoded.shape == (1, 49, 16, 32, 3)
 
 
-def test_the_engines_view_of_a_host_vae_is_the_engines_vae(pack, loaded, release):
+def test_the_cores_view_of_a_host_vae_is_the_cores_vae(pack, loaded, release):
+    torch.manual_seed(3)
     pixels = torch.rand(1, 3, 3, 16, 16) * 2.2 - 1.1  # cropping overshoots -1..1, and keeps it
     seen = pack("nodes.host.vae").CoreVae(loaded.vae).encode(pixels)
     torch.testing.assert_close(seen, release.vae(dtype=torch.float32).encode(pixels), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("prompt", ["", "a (smiling:1.4) person [talks]", "word " * 300])
-def test_the_clip_gives_the_engines_text(pack, loaded, release, prompt):
+def test_the_clip_gives_the_cores_text(pack, loaded, release, prompt):
     encoder = pack("hallo3_core.inputs.text").load_text_encoder(release.text_folder, dtype=torch.float32)
     ((text, _),) = loaded.clip.encode_from_tokens_scheduled(loaded.clip.tokenize(prompt))
     torch.testing.assert_close(text, encoder.encode(prompt), atol=1e-4, rtol=0)
 
 
-def test_the_reference_net_is_the_engines(pack, loaded, release):
+def test_the_reference_net_is_the_cores(pack, loaded, release):
     latent = torch.randn(1, 16, 4, 6)
     expected = release.network("reference_net", dtype=torch.float32)(latent)
     found = pack("nodes.host.networks").run_reference_net(loaded.reference_net, latent)
@@ -108,21 +109,21 @@ def test_what_model_save_writes_loads_again(pack, loaded, release, in_models):
         assert torch.equal(tensor, weights_of(again)[name]), name
 
 
-def test_fp8_keeps_the_small_tensors_and_is_the_engines_rounding(pack, scene, loaded, release):
+def test_fp8_keeps_the_small_tensors_and_is_the_cores_rounding(pack, scene, loaded, release):
     fp8 = pack("hallo3_core.weights.fp8")
     network = pack("nodes.host.networks").load_reference_net(release.folder, "fp8")
     latent = torch.randn(1, 16, 4, 6)
-    engine = release.network("reference_net", dtype=torch.float32)
-    for name, parameter in engine.named_parameters():
+    core = release.network("reference_net", dtype=torch.float32)
+    for name, parameter in core.named_parameters():
         if fp8.is_rounded(name):
             weight, scale = fp8.quantise(parameter, name)
             parameter.copy_(weight.float() * scale)
     found = pack("nodes.host.networks").run_reference_net(network, latent)
-    torch.testing.assert_close(found, list(engine(latent)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, list(core(latent)), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["plain", "dora", "bias"])
-def test_a_lora_changes_what_the_engine_would_change(kind, pack, loaded, release, in_models):
+def test_a_lora_changes_what_the_core_would_change(kind, pack, loaded, release, in_models):
     file, config = pack("hallo3_core.release.lora.file"), loaded.model.model.diffusion_model.config
     d, draw = config.hidden, torch.Generator().manual_seed(2)
     layers = {
@@ -210,19 +211,19 @@ def converted(pack, models, release):
     shutil.rmtree(folder)
 
 
-def test_a_converted_release_in_fp8_computes_what_the_engine_computes(pack, converted):
+def test_a_converted_release_in_fp8_computes_what_the_core_computes(pack, converted):
     loader = pack("nodes.loaders").Hallo3ModelLoader()
     host = loader.execute("hallo3/converted/", "auto")[0].model
-    engine = pack("hallo3_core.release.layout").Release(converted).network("denoiser", dtype=torch.float32)
-    text = torch.randn(1, engine.config.text_tokens, engine.config.text_width)
+    core = pack("hallo3_core.release.layout").Release(converted).network("denoiser", dtype=torch.float32)
+    text = torch.randn(1, core.config.text_tokens, core.config.text_width)
     place = dict(dtype=torch.float32, device=torch.device("cpu"))
     conditions = pack("nodes.host.conditions").prepare_text(host.diffusion_model, text, (1, 16, 2, 4, 4), **place)
     latent, times = torch.randn(1, 32, 2, 4, 4), torch.tensor([500.0])
     call = conditions.of((pack("hallo3_core.sampling.guidance").EVERYTHING,))
     found = host.diffusion_model(latent, times, hallo3=call)
-    own = pack("hallo3_core.model.denoiser").Conditions(text=engine.embed_text(text))
-    modulation = engine.modulate_steps(times, torch.float32)
-    expected = engine(*latent.chunk(2, dim=1), own, modulation, call.layout)
+    own = pack("hallo3_core.model.denoiser").Conditions(text=core.embed_text(text))
+    modulation = core.modulate_steps(times, torch.float32)
+    expected = core(*latent.chunk(2, dim=1), own, modulation, call.layout)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     multiplied_out = loader.execute("hallo3/converted/", "bf16")[0].model.diffusion_model
     assert {parameter.dtype for parameter in multiplied_out.parameters()} == {torch.bfloat16}

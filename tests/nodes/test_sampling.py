@@ -27,8 +27,8 @@ def sample(pack, loaded, scene):
 
 
 @pytest.fixture(scope="module")
-def engine(pack, models, loaded, scene):
-    """The engine without any host, on the same inputs: `engine(settings)` yields the film clip by clip."""
+def core(pack, models, loaded, scene):
+    """The core without any host, on the same inputs: `core(settings)` yields the film clip by clip."""
     release = pack("hallo3_core.release.layout").Release(models / "hallo3" / "tiny")
     places = ("sampling.noise", "inputs.audio")
     noise, audio = (pack(f"hallo3_core.{place}") for place in places)
@@ -64,17 +64,17 @@ SCALES = [(1.0, 3.5, 3.5), (1.5, 2.0, 3.0), (1.0, 1.0, 1.0)]
 
 
 @pytest.mark.parametrize(("reference", "audio", "text"), SCALES)
-def test_a_clip_equals_the_engines(pack, sample, engine, loaded, reference, audio, text):
+def test_a_clip_equals_the_cores(pack, sample, core, loaded, reference, audio, text):
     guidance = pack("hallo3_core.sampling.guidance")
     settings = pack("hallo3_core.pipeline.options").Settings(
         steps=3, guidance=guidance.Guidance(guidance.Scales(reference, audio, text))
     )
     latent = sample(reference_cfg=reference, audio_cfg=audio, text_cfg=text)
     frames = loaded.vae.decode(latent)[0]
-    torch.testing.assert_close(frames[2:].movedim(-1, 1), next(iter(engine(settings))), atol=1e-5, rtol=0)
+    torch.testing.assert_close(frames[2:].movedim(-1, 1), next(iter(core(settings))), atol=1e-5, rtol=0)
 
 
-def test_a_chain_by_hand_equals_the_engines_film(pack, sample, engine, loaded, scene, sampler="dpmpp-2m"):
+def test_a_chain_by_hand_equals_the_cores_film(pack, sample, core, loaded, scene, sampler="dpmpp-2m"):
     settings = pack("hallo3_core.pipeline.options").Settings(steps=3, sampler=sampler)
     motion_of = pack("nodes.types").Motion
     motion, frames = None, []
@@ -83,7 +83,7 @@ def test_a_chain_by_hand_equals_the_engines_film(pack, sample, engine, loaded, s
         motion = motion_of(decoded[-2:])
         frames.append(decoded[2:])
     film = torch.cat(frames)[: scene.audio.frames]
-    torch.testing.assert_close(film, torch.cat(list(engine(settings))), atol=2e-5, rtol=0)
+    torch.testing.assert_close(film, torch.cat(list(core(settings))), atol=2e-5, rtol=0)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_the_nodes_make_the_command_lines_film(trained, pack, loaded, scene, wri
     node.execute(model=model, vae=loaded.vae, seed=11, **vars(scene), **SETTINGS)
     frames, count = scene.audio.frames, trained.conditioning.motion_frames
     assert len(written) == Timeline(frames, count).clips
-    expected = pack("hallo3_core.inputs.image").to_uint8(engine_film(pack, trained, loaded, scene))
+    expected = pack("hallo3_core.inputs.image").to_uint8(core_film(pack, trained, loaded, scene))
     assert (torch.cat(written).int() - expected.int()).abs().max() <= 1
     if trained.conditioning.motion_frames != 2:
         chained = chained_film(pack, trained, loaded, scene, model, len(written))
@@ -84,7 +84,7 @@ def chained_film(pack, trained, loaded, scene, model, clips: int) -> torch.Tenso
     return whole.movedim(-1, 1)
 
 
-def engine_film(pack, trained, loaded, scene) -> torch.Tensor:
+def core_film(pack, trained, loaded, scene) -> torch.Tensor:
     """The film of the core, without any host."""
     release = pack("hallo3_core.release.layout").Release(trained.release)
     audio, noise = pack("hallo3_core.inputs.audio"), pack("hallo3_core.sampling.noise")

@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
     """A release of the learnt one's sizes whose networks have just begun."""
     folder = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
-    learnt_release.write_engine(folder, file_tensors(0, LEARNT.transformer))
+    learnt_release.write_transformers(folder, file_tensors(0, LEARNT.transformer))
     vae = trainable_vae(LEARNT.vae_config, "cpu")
     tensors = {to_original(name): tensor for name, tensor in vae.autoencoder.state_dict().items()}
     learnt_release.write_vae(folder, tensors)
@@ -52,7 +52,7 @@ def test_a_release_comes_back_within_the_steps_of_its_rows(trained, packed, tmp_
     for name, tensor in before.items():
         step = tensor.flatten(1).abs().amax() / STEPS if tensor.ndim > 1 else 0
         assert (tensor - after[name]).abs().max() <= 0.501 * step, name
-    own, theirs = (read_tensors(Release(folder).engine_file) for folder in (trained, back))
+    own, theirs = (read_tensors(Release(folder).transformer_file) for folder in (trained, back))
     assert own.keys() == theirs.keys()
     assert all(own[name].shape == theirs[name].shape for name in own)
 

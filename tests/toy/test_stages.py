@@ -25,7 +25,7 @@ def run(folder, recipes, fail_at=None):
     return made, stages
 
 
-RECIPES = {"films": 1, "vae": 2, "engine": 3}
+RECIPES = {"films": 1, "vae": 2, "transformers": 3}
 
 
 def test_a_second_run_makes_nothing_and_knows_what_was_measured(tmp_path):
@@ -39,7 +39,7 @@ def test_an_interrupted_stage_is_taken_up_again_where_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, RECIPES, fail_at="vae")
     assert (tmp_path / "vae" / "begun").exists()
-    assert run(tmp_path, RECIPES)[0] == ["vae", "engine"]
+    assert run(tmp_path, RECIPES)[0] == ["vae", "transformers"]
 
 
 def test_what_an_interrupted_stage_left_stays_for_it(tmp_path):
@@ -53,7 +53,7 @@ def test_what_an_interrupted_stage_left_stays_for_it(tmp_path):
 def test_a_changed_recipe_makes_it_and_all_after_it_anew(tmp_path):
     run(tmp_path, RECIPES)
     (tmp_path / "vae" / "leftover").write_text("of the old recipe")
-    assert run(tmp_path, RECIPES | {"vae": 20})[0] == ["vae", "engine"]
+    assert run(tmp_path, RECIPES | {"vae": 20})[0] == ["vae", "transformers"]
     assert not (tmp_path / "vae" / "leftover").exists()
 
 

@@ -47,7 +47,7 @@ def entries(tiny_release):
 
 @pytest.fixture(scope="module")
 def start(tiny_release):
-    return read_start(Release(tiny_release).engine_files)
+    return read_start(Release(tiny_release).transformer_files)
 
 
 def made(start, entries):
@@ -162,7 +162,7 @@ def test_its_base_is_known_after_any_conversion(trained, tiny_release, tmp_path,
     for fp8 in (None, FP8_WEIGHTS):
         options = Options(loras=((trained, 1.0), (trained, 1.0)), dtype=torch.bfloat16, fp8=fp8)
         loaded_denoiser(Release(tmp_path), options)
-    begun = read_start(Release(tmp_path).engine_files).denoiser()  # for a training that starts from it
+    begun = read_start(Release(tmp_path).transformer_files).denoiser()  # for a training that starts from it
     LoraFile.open(trained).warn_of_other_base(begun)
     assert all(tensor.itemsize > 1 for tensor in begun.values())
     assert not warnings_of(caplog)

@@ -26,11 +26,11 @@ class Made:
 class Runner:
     """`run` returns what the workflow saves and shows: the inputs of its last nodes, by their number.
 
-    nodes: our classes by key; engine: gives a module of the engine, as the pack imported it.
+    nodes: our classes by key; core: gives a module of the core, as the pack imported it.
     """
 
     nodes: Mapping[str, type]
-    engine: Callable[[str], Any]
+    core: Callable[[str], Any]
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def run(self, prompt: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -64,13 +64,13 @@ class Runner:
         """A film that a node wrote to a file, read back; anything else as it is."""
         if not hasattr(value, "get_stream_source"):
             return value
-        frames, fps, sound = self.engine("film.writer").read_film(value.get_stream_source())
+        frames, fps, sound = self.core("film.writer").read_film(value.get_stream_source())
         audio = sound and {"waveform": sound.waveform[None], "sample_rate": sound.rate}
         return Made(frames / 255, audio, float(fps))
 
     def _RecordAudio(self, audio: str) -> tuple:
         """What was spoken into the microphone: the sample."""
-        sound = self.engine("inputs.recording").read_recording(ASSETS / "speech.flac")
+        sound = self.core("inputs.recording").read_recording(ASSETS / "speech.flac")
         return ({"waveform": sound.waveform[None], "sample_rate": sound.rate},)
 
     def _CLIPTextEncode(self, clip, text: str) -> tuple:

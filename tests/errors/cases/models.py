@@ -22,7 +22,7 @@ from hallo3_core.toy.noise_wav2vec import write_tiny_wav2vec
 
 from . import Case, Place, case
 
-ENGINE = f"hallo3/1/{TRANSFORMER_FILE}"
+TRANSFORMERS = f"hallo3/1/{TRANSFORMER_FILE}"
 SHARD, INDEX = "model-00001-of-00002.safetensors", "model.safetensors.index.json"
 
 
@@ -66,8 +66,8 @@ def spoil(tensors: dict, part: str) -> None:
 
 def kept_with(place: Place, **state) -> Case:
     """The denoiser's file with something beside its tensors."""
-    whole, release = place.release / ENGINE, changed(place, ENGINE)
-    torch.save(torch.load(whole, weights_only=True) | state, release / ENGINE)
+    whole, release = place.release / TRANSFORMERS, changed(place, TRANSFORMERS)
+    torch.save(torch.load(whole, weights_only=True) | state, release / TRANSFORMERS)
     return Case({"--models": release})
 
 
@@ -95,23 +95,23 @@ def empty_folder(place):
 
 @case("models: denoiser cut short")
 def cut(place):
-    return replaced(place, ENGINE, (place.release / ENGINE).read_bytes()[:1_000_000])
+    return replaced(place, TRANSFORMERS, (place.release / TRANSFORMERS).read_bytes()[:1_000_000])
 
 
 @case("models: denoiser file empty")
 def empty(place):
-    return replaced(place, ENGINE, b"")
+    return replaced(place, TRANSFORMERS, b"")
 
 
 @case("models: web page instead of the denoiser")
 def page(place):
-    return replaced(place, ENGINE, b"<!DOCTYPE html><html><head><title>Sign in</title></head>" * 9)
+    return replaced(place, TRANSFORMERS, b"<!DOCTYPE html><html><head><title>Sign in</title></head>" * 9)
 
 
 @case("models: pickle that runs code")
 def hostile(place):
-    release = changed(place, ENGINE)
-    torch.save({"module": {"a": torch.zeros(2)}, "state": Hostile()}, release / ENGINE)
+    release = changed(place, TRANSFORMERS)
+    torch.save({"module": {"a": torch.zeros(2)}, "state": Hostile()}, release / TRANSFORMERS)
     return Case({"--models": release})
 
 
@@ -126,17 +126,17 @@ def no_rotary(place):
         for name in [name for name in tensors if "pos_embed.freqs" in name]:
             tensors.pop(name)
 
-    return respelt(place, ENGINE, change)
+    return respelt(place, TRANSFORMERS, change)
 
 
 @case("models: numbers of any length in the list of tensors")
 def bomb(place):
-    release = changed(place, ENGINE)
+    release = changed(place, TRANSFORMERS)
     huge = (2 << 80_000).to_bytes(10_001, "little")
     sizes = b"(\x8b" + len(huge).to_bytes(4, "little") + huge + b"q\x01" + b"h\x01" * 3000 + b"t"
     pickled = b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n"
     pickled += b"FloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQK\x00" + sizes + b"K\x01\x85\x89}tRs."
-    with zipfile.ZipFile(release / ENGINE, "w") as file:
+    with zipfile.ZipFile(release / TRANSFORMERS, "w") as file:
         file.writestr("a/data.pkl", pickled)
         file.writestr("a/data/0", bytes(8))
     return Case({"--models": release})
@@ -144,36 +144,38 @@ def bomb(place):
 
 @case("models: compressed archive")
 def compressed(place):
-    release = changed(place, ENGINE)
-    with zipfile.ZipFile(release / ENGINE, "w", zipfile.ZIP_DEFLATED) as archive:
+    release = changed(place, TRANSFORMERS)
+    with zipfile.ZipFile(release / TRANSFORMERS, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", bytes(10_000_000))
     return Case({"--models": release})
 
 
 @case("models: old torch file")
 def old(place):
-    release = changed(place, ENGINE)
-    torch.save({"a": torch.zeros(2)}, release / ENGINE, _use_new_zipfile_serialization=False)
+    release = changed(place, TRANSFORMERS)
+    torch.save({"a": torch.zeros(2)}, release / TRANSFORMERS, _use_new_zipfile_serialization=False)
     return Case({"--models": release})
 
 
 @case("models: VAE instead of the denoiser")
-def vae_as_engine(place):
-    release = changed(place, ENGINE)
-    torch.save({"state_dict": tiny_vae_tensors(0)}, release / ENGINE)
+def vae_as_transformers(place):
+    release = changed(place, TRANSFORMERS)
+    torch.save({"state_dict": tiny_vae_tensors(0)}, release / TRANSFORMERS)
     return Case({"--models": release})
 
 
 @case("models: LoRA instead of the denoiser")
-def lora_as_engine(place):
-    release = changed(place, ENGINE)
-    torch.save({"transformer.transformer_blocks.0.attn1.to_v.lora_A.weight": torch.zeros(4, 64)}, release / ENGINE)
+def lora_as_transformers(place):
+    release = changed(place, TRANSFORMERS)
+    torch.save(
+        {"transformer.transformer_blocks.0.attn1.to_v.lora_A.weight": torch.zeros(4, 64)}, release / TRANSFORMERS
+    )
     return Case({"--models": release})
 
 
 @case("models: denoiser lacks a tensor")
 def lacking(place):
-    return respelt(place, ENGINE, lambda t: t.pop(first(t, "model.diffusion_model.transformer.layers.0.mlp")))
+    return respelt(place, TRANSFORMERS, lambda t: t.pop(first(t, "model.diffusion_model.transformer.layers.0.mlp")))
 
 
 @case("models: denoiser's tensor of another shape")
@@ -182,12 +184,12 @@ def misshapen(place):
         name = first(tensors, "model.diffusion_model.transformer.layers.1.attention.dense.weight")
         tensors[name] = tensors[name][:-1].clone()
 
-    return respelt(place, ENGINE, change)
+    return respelt(place, TRANSFORMERS, change)
 
 
 @case("models: NaN in the denoiser")
 def nan_denoiser(place):
-    return respelt(place, ENGINE, lambda t: spoil(t, "model.diffusion_model.transformer.layers.0.mlp"))
+    return respelt(place, TRANSFORMERS, lambda t: spoil(t, "model.diffusion_model.transformer.layers.0.mlp"))
 
 
 @case("models: folder named by latest is elsewhere")
@@ -366,7 +368,7 @@ def cut_face(place):
 @case("models: unknown way to read sound")
 def unknown_conditioning(place):
     release = changed(place, "hallo3")
-    tensors = torch.load(place.release / ENGINE, weights_only=True)["module"]
+    tensors = torch.load(place.release / TRANSFORMERS, weights_only=True)["module"]
     own = {name: tensor.clone() for name, tensor in tensors.items()}
     save_file(own, release / "hallo3_own.safetensors", {"conditioning": json.dumps({"audio": "both"})})
     return Case({"--models": release})
@@ -391,7 +393,7 @@ def no_lora(place):
 
 @case("LoRA: whole model")
 def whole_model(place):
-    return Case({"--lora": place.release / ENGINE})
+    return Case({"--lora": place.release / TRANSFORMERS})
 
 
 @case("LoRA: of another model")

@@ -343,7 +343,7 @@ def from_finished(place):
 
 @case("training: speech from what has no audio modules")
 def from_base(place):
-    tensors = read_tensors(Release(place.release).engine_file)
+    tensors = read_tensors(Release(place.release).transformer_file)
     start = place.folder / "base.pt"
     torch.save({n: t.clone() for n, t in tensors.items() if "audio" not in n}, start)
     path = original(place, torch.ones(512))

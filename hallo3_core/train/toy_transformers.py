@@ -20,7 +20,7 @@ from ..release.layout import FACE_FOLDER, Release
 from ..toy.learning.faces import embed_faces
 from ..toy.learning.footage import Footage
 from ..toy.sizes import Sizes
-from ..toy.training import EngineWork
+from ..toy.training import TransformersWork
 from .cache import cache_films
 from .config import Config, Data, Network, Stop, Watch
 from .draw import Chances
@@ -44,7 +44,7 @@ WINDOWS, REFERENCES = 2, 6  # clips and portraits per film
 ENDLESS = 10_000_000  # steps: time limits a phase
 
 
-def train_toy_engine(work: EngineWork) -> dict[str, Any]:
+def train_toy_transformers(work: TransformersWork) -> dict[str, Any]:
     """Writes the trained transformers into the work's release; returns each phase's steps and losses.
 
     Raises:
