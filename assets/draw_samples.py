@@ -14,7 +14,7 @@ from PIL import Image
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film  # noqa: E402 (a script of the project, no package)
+from hallo3_core.toy.world.films import HELD_OUT, DrawnFilm, draw_film  # noqa: E402 (a script of the project, no package)
 from hallo3_core.toy.world.speech import RATE  # noqa: E402
 
 WHO = 19  # of the held-out people
@@ -22,7 +22,7 @@ SIZE = (480, 720)  # height and width: the shape of the films that the model was
 FRAMES = 90  # 3.6 s
 
 
-def sample_film() -> Film:
+def sample_film() -> DrawnFilm:
     """The sample person's film, as it was drawn: the portrait is its first frame, and its caption the demo's prompt."""
     return draw_film(HELD_OUT[WHO], FRAMES)
 

@@ -31,7 +31,7 @@ from hallo3_core.release.layout import TRANSFORMER_FILE, TRANSFORMER_FOLDER, VAE
 from hallo3_core.toy.noise_release import Draw, transformer_tensors
 from hallo3_core.weights import names
 from hallo3_core.weights.vae_names import to_original
-from hallo3_core.weights.writing import Entry, header
+from hallo3_core.weights.writing import NewTensor, header
 
 LAYERS = 42
 PROJECTORS = {  # the released sizes: window 5 x 12 layers x 768, 32 tokens of 768; 4 tokens of 1024
@@ -115,7 +115,7 @@ def write_sparse(path: Path, shapes: Shapes, wrapper: str, kind: str, values: di
     """Writes a sparse file of bfloat16 zeros under these names, except for the few tensors in `values`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "safetensors":
-        entries = [Entry(name, torch.bfloat16, shape) for name, shape in shapes.items()]
+        entries = [NewTensor(name, torch.bfloat16, shape) for name, shape in shapes.items()]
         start = header(entries, {"format": "pt"})
         with path.open("wb") as file:
             file.write(start)

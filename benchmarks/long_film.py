@@ -27,7 +27,7 @@ from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.options import Options
 from hallo3_core.release.layout import Release
 from hallo3_core.toy.learnt_release import write_toy_release
-from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
+from hallo3_core.toy.world.films import HELD_OUT, DrawnFilm, draw_film
 from hallo3_core.toy.world.instruments import measure, sync
 from hallo3_core.vae.autoencoder import LATENT_SCALE
 from hallo3_core.vae.latents import decode_whole
@@ -41,7 +41,7 @@ THROUGH_VAE = 10  # clips of the drawn film that are only encoded and decoded
 ENDS = 5  # clips at each end that are compared
 
 
-def clip_readings(frames: np.ndarray, film: Film, person: int, release: Path) -> list[dict]:
+def clip_readings(frames: np.ndarray, film: DrawnFilm, person: int, release: Path) -> list[dict]:
     """Each whole clip's sync, likeness to the portrait, and colours' distance from the portrait's; only `readable`,
     False, for a clip in which the instruments find no face of the drawn world."""
     portrait, rows = measure(film.frames[:1]), []
@@ -99,7 +99,7 @@ def seams(frames: np.ndarray) -> dict[str, list[float]]:
 
 
 @torch.inference_mode()
-def through_vae(film: Film, release: Path) -> np.ndarray:
+def through_vae(film: DrawnFilm, release: Path) -> np.ndarray:
     """The start of the drawn film, encoded and decoded clip by clip: what clips with perfect latents would show."""
     with Networks(Release(release), Options(device="cpu", dtype=torch.float32)).vae() as vae:
         frames = []

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from hallo3_core.inputs.face import Face
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
 from hallo3_core.train.cache import cache_films
-from hallo3_core.train.config import Config, Data, Memory, Network, Stop, Watch
+from hallo3_core.train.config import Data, Memory, NetworkSizes, Stop, TrainingConfig, Watch
 from hallo3_core.train.encoders import Encoders
 from hallo3_core.train.film import film_of_arrays
 from hallo3_core.train.loop import TrainingRun, train
@@ -69,13 +69,13 @@ class Bench:
         films = [
             film_of_arrays(str(n), frames.roll(n), "A person.", BOX, noise(57 * 640, seed=n) * 0.1) for n in range(2)
         ]
-        self.config = Config(
+        self.config = TrainingConfig(
             data=Data(size=pixels, windows=2, references=2, on_device=True),
             batch=batch,
             device=device,
             precision="bf16" if device == "cuda" else "fp32",
             stop=Stop(steps=1),
-            network=Network(
+            network=NetworkSizes(
                 hidden,
                 heads,
                 layers,

@@ -23,7 +23,7 @@ from hallo3_core.clips import NEW_FRAMES_PER_CLIP
 from hallo3_core.errors import InputError
 from hallo3_core.sampling.guidance import Scales
 from hallo3_core.toy.learnt_release import write_toy_release
-from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
+from hallo3_core.toy.world.films import HELD_OUT, DrawnFilm, draw_film
 from hallo3_core.toy.world.instruments import measure, sync
 from tools.testbed.measuring import machine, report
 from tools.toy_films.films import PLAIN
@@ -31,7 +31,7 @@ from tools.toy_films.films import PLAIN
 SCALES = {"default scales": Scales(), "plain scales": PLAIN.guidance.scales}
 
 
-def reading(frames: np.ndarray, film: Film) -> dict:
+def reading(frames: np.ndarray, film: DrawnFilm) -> dict:
     """Sync of the whole film at lag 0, and the lag at which it is best."""
     try:
         mouth = measure(frames).mouth[:, 0]

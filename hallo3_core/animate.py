@@ -65,7 +65,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Film:
+class FinishedFilm:
     """The finished film."""
 
     path: Path
@@ -84,7 +84,7 @@ def animate(
     progress: Progress | None = None,
     keeping: Keeping = Keeping.UNTIL_WHOLE,
     team: Team | None = None,
-) -> Film:
+) -> FinishedFilm:
     """Makes a film. `output` appears only when it is complete. Clips finished by an earlier run are reused.
 
     `networks` say what the film is made with and how. With a team, this process is rank 0 and the others call `assist`.
@@ -120,7 +120,7 @@ def animate(
             ):
                 for frames in clip_chain(timeline.clips, make_clip, store, progress.kept):
                     background.write(frames)
-    return Film(output, film.frames, timeline.clips, height, width)
+    return FinishedFilm(output, film.frames, timeline.clips, height, width)
 
 
 def assist(team: Team, release: Release, options: Options) -> None:

@@ -1,4 +1,5 @@
-"""Import rules: the core's packages form layers, nodes import the core, and only one package imports the host."""
+"""The core's packages form layers, nodes import the core, only one package imports the host, and a class name means
+one class."""
 
 from __future__ import annotations
 
@@ -105,6 +106,17 @@ def host_imports(root: Path) -> list[str]:
     ]
 
 
+def repeated_classes(root: Path) -> dict[str, list[str]]:
+    """Names that several modules give a class, with their files. Classes inside functions or classes do not count."""
+    homes: dict[str, list[str]] = {}
+    for folder in ("hallo3_core", "nodes"):
+        for path in sorted((root / folder).rglob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    homes.setdefault(node.name, []).append(path.relative_to(root).as_posix())
+    return {name: files for name, files in homes.items() if len(files) > 1}
+
+
 def test_imports_point_down():
     assert not upward(ROOT)
 
@@ -127,6 +139,10 @@ def test_what_is_tested_and_what_is_measured_share_tools_alone():
     }
     assert testing == {"tests/test_benchmarks.py", "tests/test_gpu_check.py"}
     assert not [each for each in imports_of(ROOT) if each.module.split(".")[0] in ("benchmarks", "tests", "tools")]
+
+
+def test_a_class_name_means_one_class():
+    assert repeated_classes(ROOT) == {}
 
 
 def test_every_package_is_in_the_order():
@@ -166,3 +182,9 @@ def test_a_host_import_that_is_planted_is_found(copy):
         path = copy / file
         path.write_text(path.read_text(encoding="utf-8") + "\nimport comfy.samplers\n", encoding="utf-8")
     assert len(host_imports(copy)) == 2
+
+
+def test_a_class_name_that_is_planted_twice_is_found(copy):
+    path = copy / "nodes" / "types.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\n\nclass Timeline:\n    pass\n", encoding="utf-8")
+    assert repeated_classes(copy) == {"Timeline": ["hallo3_core/clips.py", "nodes/types.py"]}

@@ -29,7 +29,7 @@ from hallo3_core.weights.kinds import TRANSFORMER_PARTS
 from hallo3_core.weights.parts import VAE, Parts, load, sort_official, sort_tensors
 from hallo3_core.weights.reading import read_metadata, read_tensors
 from hallo3_core.weights.vae_names import in_diffusers_names
-from hallo3_core.weights.writing import Entry, verify, write_streamed
+from hallo3_core.weights.writing import NewTensor, verify, write_streamed
 
 DTYPES = ("bf16", "fp16", "fp8", "int8")
 # Error of a clip's latent against the bfloat16 release's, as a share of its spread, after two steps of guidance 3.5.
@@ -243,7 +243,7 @@ def test_a_full_disk_is_reported_with_numbers_before_anything_is_written(release
 
 def test_a_foreign_file_is_not_overwritten(release, converted, tmp_path):
     foreign = tmp_path / "hallo3_vae.safetensors"
-    write_streamed(foreign, [Entry("x", torch.uint8, (4,))], [torch.zeros(4, dtype=torch.uint8)], {})
+    write_streamed(foreign, [NewTensor("x", torch.uint8, (4,))], [torch.zeros(4, dtype=torch.uint8)], {})
     before = foreign.read_bytes()
     with pytest.raises(InputError, match="was not written by convert"):
         convert(release, tmp_path, "bf16")

@@ -10,12 +10,12 @@ from PIL import Image
 from hallo3_core.cli.main import main as hallo3
 from hallo3_core.inputs.recording import VOICE_RATE
 from hallo3_core.sampling.guidance import Scales
-from hallo3_core.toy.world.films import Film
+from hallo3_core.toy.world.films import DrawnFilm
 from hallo3_core.train.films import read_frames
 from tools.toy_films.films import PLAIN
 
 
-def made(film: Film, release: Path, folder: Path, *options: str, scales: Scales | None = None) -> np.ndarray:
+def made(film: DrawnFilm, release: Path, folder: Path, *options: str, scales: Scales | None = None) -> np.ndarray:
     """Frames ``n h w 3`` of a drawn film's portrait and speech, with these options of the command line; the scales
     default to the plain ones."""
     scales = scales or PLAIN.guidance.scales

@@ -16,9 +16,9 @@ import torch
 
 from ..errors import InputError, own_command
 from ..toy.packed import WEIGHTS
-from ..toy.training import Plan, train_toy_release
+from ..toy.training import ToyPlan, train_toy_release
 
-SECONDS = [name for name in Plan.names() if name.endswith("_seconds")]
+SECONDS = [name for name in ToyPlan.names() if name.endswith("_seconds")]
 THREADS = 2  # on a CPU; more threads gain little at these sizes
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
     else:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    plan = Plan.of(args.device).changed(**{name: getattr(args, name) for name in (*SECONDS, "films", "seed")})
+    plan = ToyPlan.of(args.device).changed(**{name: getattr(args, name) for name in (*SECONDS, "films", "seed")})
     from ..toy.faces.training import train_faces
     from ..train.toy_transformers import train_toy_transformers
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..animate import Film
+from ..animate import FinishedFilm
 from ..errors import InputError
 from ..film.locking import try_lock
 from .batch import Job
@@ -22,8 +22,8 @@ LOOK_AGAIN = 1.0  # seconds between attempts to get another worker's lock
 
 
 def make_films(
-    jobs: Mapping[Path, Job], make: Callable[[Job, Path], Film], worker: int = 0, workers: int = 1
-) -> Iterator[tuple[Path, Film | InputError]]:
+    jobs: Mapping[Path, Job], make: Callable[[Job, Path], FinishedFilm], worker: int = 0, workers: int = 1
+) -> Iterator[tuple[Path, FinishedFilm | InputError]]:
     """Makes the missing films as worker number `worker` of about `workers`: first its own share, then what remains of
     the others'. Yields each result as soon as it is done; at the end, no other worker is working on these films.
 

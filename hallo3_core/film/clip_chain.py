@@ -20,7 +20,7 @@ class Clip(NamedTuple):
 MakeClip = Callable[[int, Tensor | None], Clip]  # clip number, and the motion frames of the previous clip
 
 
-class Store(Protocol):
+class ClipStorage(Protocol):
     """Storage for finished clips."""
 
     def load(self, number: int) -> Clip | None:
@@ -31,7 +31,7 @@ class Store(Protocol):
 
 
 def clip_chain(
-    clips: int, make: MakeClip, store: Store | None = None, on_kept: Callable[[int], None] | None = None
+    clips: int, make: MakeClip, store: ClipStorage | None = None, on_kept: Callable[[int], None] | None = None
 ) -> Iterator[Tensor]:
     """Yields the new frames of each clip, ``n h w 3``, uint8. Only the motion frames stay in memory between clips.
 

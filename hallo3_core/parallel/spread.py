@@ -41,7 +41,7 @@ class Begin(NamedTuple):
     audio_tokens: Tensor
 
 
-class Step(NamedTuple):
+class CallRequest(NamedTuple):
     """A request for model calls."""
 
     x: Tensor
@@ -80,7 +80,7 @@ class LeadingCalls(SpreadCalls):
         super().__init__(team, batched, denoiser, run, concat, audio_tokens)
 
     def __call__(self, x: Tensor, step: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
-        self._team.send(Step(x.cpu(), step, tuple(branches)))
+        self._team.send(CallRequest(x.cpu(), step, tuple(branches)))
         return super().__call__(x, step, branches)
 
 
@@ -118,7 +118,7 @@ def follow(team: Team, denoiser: Denoiser) -> None:
         match message:
             case Begin(concat, audio_tokens):
                 evaluate = SpreadCalls(team, first.settings.batched, spread, run, concat.to(device), audio_tokens)
-            case Step(x, step, branches):
+            case CallRequest(x, step, branches):
                 evaluate(x.to(device), step, branches)
 
 

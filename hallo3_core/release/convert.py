@@ -29,7 +29,7 @@ from ..weights.parts import VAE, Parts, build, fill, sort_tensors
 from ..weights.reading import read_metadata
 from ..weights.shards import files_of, read_model
 from ..weights.vae_names import in_diffusers_names
-from ..weights.writing import CHECKSUM, Entry, write_streamed
+from ..weights.writing import CHECKSUM, NewTensor, write_streamed
 from .layout import VAE_FILE, Release
 from .lora.file import LoraFile
 from .lora.merging import Changes, Merge, changes_of, merge_text
@@ -76,7 +76,7 @@ class Converted:
     path: Path
     source: Path
     tensors: tuple[tuple[str, str], ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[NewTensor, ...]
     metadata: dict[str, str]
     changes: Mapping[str, Changes] = field(default_factory=dict)  # by LoRAs, for each part
 
@@ -258,23 +258,23 @@ def _written_name(part: str, name: str) -> str:
     return f"{part}.{name}" if part in PROJECTORS else name
 
 
-def _entries(name: str, shape: tuple[int, ...], dtype: str) -> list[Entry]:
+def _entries(name: str, shape: tuple[int, ...], dtype: str) -> list[NewTensor]:
     """The file's entries for one tensor: the tensor itself, or the three tensors of its form in 8 bits."""
     if dtype not in EIGHT_BITS or not is_rounded(name):
-        return [Entry(name, DTYPES[dtype], shape)]
+        return [NewTensor(name, DTYPES[dtype], shape)]
     layer = name.removesuffix("weight")
     if dtype == "int8":
         rows, columns = shape
         length = len(int8.mark(int8.group_of(columns)))
         return [
-            Entry(name, torch.int8, shape),
-            Entry(layer + SCALE, torch.float32, (rows, 1)),
-            Entry(layer + MARK, torch.uint8, (length,)),
+            NewTensor(name, torch.int8, shape),
+            NewTensor(layer + SCALE, torch.float32, (rows, 1)),
+            NewTensor(layer + MARK, torch.uint8, (length,)),
         ]
     return [
-        Entry(name, FLOAT8, shape),
-        Entry(layer + SCALE, torch.float32, ()),
-        Entry(layer + MARK, torch.uint8, tuple(mark().shape)),
+        NewTensor(name, FLOAT8, shape),
+        NewTensor(layer + SCALE, torch.float32, ()),
+        NewTensor(layer + MARK, torch.uint8, tuple(mark().shape)),
     ]
 
 

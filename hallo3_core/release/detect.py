@@ -17,7 +17,7 @@ TENSOR_FORMATS = (Format.SAFETENSORS, Format.TORCH)
 
 
 @dataclass(frozen=True)
-class Place:
+class IdentifiedFile:
     """A file, or the shards of one model, with its kind. For shards, `path` is their index."""
 
     path: Path
@@ -26,7 +26,7 @@ class Place:
     files: tuple[Path, ...]
 
 
-def identify_file(path: Path | str) -> Place:
+def identify_file(path: Path | str) -> IdentifiedFile:
     """Identifies one file; an index stands for its shards. An unreadable file is `Kind.BROKEN`, with the reason.
 
     Raises:
@@ -37,20 +37,20 @@ def identify_file(path: Path | str) -> Place:
     try:
         if kind in TENSOR_FORMATS:
             header = read_header(path)
-            return Place(path, identify(header, read_metadata(path)), header, (path,))
+            return IdentifiedFile(path, identify(header, read_metadata(path)), header, (path,))
         if kind is Format.ONNX:
-            return Place(path, identify_onnx(read_onnx_outline(path)), {}, (path,))
+            return IdentifiedFile(path, identify_onnx(read_onnx_outline(path)), {}, (path,))
         if kind is Format.TEXT and (weights := read_index(path)):
             return _sharded(path, weights)
         if kind in (Format.TEXT, Format.OTHER):
-            return Place(path, Found(Kind.UNKNOWN, kind.value), {}, (path,))
+            return IdentifiedFile(path, Found(Kind.UNKNOWN, kind.value), {}, (path,))
         read_header(path)  # old or bare pickles, GGUF, empty files: rejected with the reason
     except (InputError, ValueError, OSError) as error:
-        return Place(path, Found(Kind.BROKEN, str(error).removeprefix(f"{path}: ")), {}, (path,))
+        return IdentifiedFile(path, Found(Kind.BROKEN, str(error).removeprefix(f"{path}: ")), {}, (path,))
     raise AssertionError(f"{path}: {kind} was read after all")
 
 
-def find_files(path: Path | str) -> list[Place]:
+def find_files(path: Path | str) -> list[IdentifiedFile]:
     """Identifies every model file in a folder (a release, a ComfyUI models folder or any other), or a single file.
 
     Other files, such as texts and pictures, are skipped. Shards listed in an index count as one model.
@@ -88,7 +88,7 @@ def expect(path: Path | str, part: str) -> Found:
     )
 
 
-def _sharded(index: Path, weights: Mapping[str, str]) -> Place:
+def _sharded(index: Path, weights: Mapping[str, str]) -> IdentifiedFile:
     """Identifies shards as one model; each must exist and hold the tensors that the index assigns to it."""
     files = tuple(files_of(index))
     header: dict[str, Entry] = {}
@@ -96,7 +96,7 @@ def _sharded(index: Path, weights: Mapping[str, str]) -> Place:
         header |= read_header(file)
     if lacking := sorted(weights.keys() - header.keys()):
         raise InputError(f"{index}: {len(lacking)} tensors are in none of its shards ({lacking[0]}, ...)")
-    return Place(index, identify(header), header, files)
+    return IdentifiedFile(index, identify(header), header, files)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

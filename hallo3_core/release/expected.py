@@ -20,7 +20,7 @@ SCALED_MARK = "scaled_fp8"
 SHARED, EMBEDDED = "shared.weight", "encoder.embed_tokens.weight"
 
 
-class Fit:
+class Comparison:
     """Result of comparing a part's tensors with those that its network must have.
 
     missing and misshapen: lines that name tensors; unknown: names; unused: name -> why it is not needed.
@@ -43,7 +43,7 @@ class Fit:
                 self.misshapen.append(f"{name} has shape {list(shape)}, expected {list(expected[name])}")
 
 
-def fit(part: str, tensors: Mapping[str, Tensor]) -> Fit:
+def fit(part: str, tensors: Mapping[str, Tensor]) -> Comparison:
     """Compares one part's tensors with those of its network. Face models and LoRAs have no fixed list.
 
     The four parts of the transformer file are in our names, all others in the file's.
@@ -51,7 +51,7 @@ def fit(part: str, tensors: Mapping[str, Tensor]) -> Fit:
     Raises:
         InputError: a tensor that determines a size is missing.
     """
-    result = Fit()
+    result = Comparison()
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if part in TRANSFORMER_PARTS:
         module = build(Parts({part: dict(tensors)}), part)
@@ -71,7 +71,7 @@ def fit(part: str, tensors: Mapping[str, Tensor]) -> Fit:
     return result
 
 
-def _fit_text_encoder(result: Fit, found: dict[str, Shape]) -> None:
+def _fit_text_encoder(result: Comparison, found: dict[str, Shape]) -> None:
     if {SHARED, EMBEDDED} <= found.keys():
         result.unused[EMBEDDED] = f"the same as {SHARED}"
     result.unused |= {name: "the decoder is not used" for name in found if name.startswith(("decoder.", "lm_head."))}
@@ -103,7 +103,7 @@ def _text_encoder(layers: int, width: int, heads: int, inner: int, bias: Shape |
     yield "encoder.final_layer_norm.weight", (width,)
 
 
-def _fit_wav2vec(result: Fit, found: dict[str, Shape]) -> None:
+def _fit_wav2vec(result: Comparison, found: dict[str, Shape]) -> None:
     prefix = "wav2vec2." if any(name.startswith("wav2vec2.") for name in found) else ""
     for name in found:
         if name.startswith(("lm_head.", "quantizer.", "project_")):

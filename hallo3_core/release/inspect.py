@@ -20,7 +20,7 @@ from ..weights.mapping import LARGEST_COUNT, MOST_DIMENSIONS, is_count
 from ..weights.parts import TEXT, TEXT_PREFIX, VAE, VAE_PREFIX, Parts, sort_tensors
 from ..weights.reading import Entry, Format, format_of, read_tensors
 from ..weights.torch_pickle import DTYPES
-from .detect import Place, find_files
+from .detect import IdentifiedFile, find_files
 from .expected import fit
 
 FILM_PARTS = (*TRANSFORMER_PARTS, VAE, TEXT, WAV2VEC, FACE_DETECTOR, FACE_RECOGNISER)  # needed to make a film
@@ -157,7 +157,7 @@ def _listed(what: str, found: list[str]) -> list[str]:
     return [f"{what}: {', '.join(found[:SHOWN])}{more}"] if found else []
 
 
-def _file_report(place: Place, root: Path, values: bool | None) -> FileReport:
+def _file_report(place: IdentifiedFile, root: Path, values: bool | None) -> FileReport:
     shown = str(place.path.relative_to(root)) if place.path != root else place.path.name
     size = sum(file.stat().st_size for file in place.files)
     report = _summary(shown, place, size)
@@ -173,14 +173,14 @@ def _file_report(place: Place, root: Path, values: bool | None) -> FileReport:
 
 
 def _manifest_report(path: Path, header: Mapping[str, Entry]) -> FileReport:
-    place = Place(path, identify(header), header, (path,))
+    place = IdentifiedFile(path, identify(header), header, (path,))
     report = _summary(path.name, place, sum(entry.bytes for entry in header.values()))
     report.detail += " (a list of its tensors, without values)"
     _account(report, {n: torch.empty(e.shape, dtype=e.dtype, device="meta") for n, e in header.items()})
     return report
 
 
-def _summary(shown: str, place: Place, size: int) -> FileReport:
+def _summary(shown: str, place: IdentifiedFile, size: int) -> FileReport:
     found, header = place.found, place.header
     dtypes = Counter(str(entry.dtype).removeprefix("torch.") for entry in header.values())
     report = FileReport(shown, found.kind.value, found.detail, found.advice, size, len(header), dict(dtypes))

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from ..inputs.face import DETECTOR, RECOGNISER
 from ..release.layout import FACE_FOLDER, TEXT_FOLDER, WAV2VEC_FOLDER
 from .card import card
-from .learning.footage import Footage, draw_footage
+from .learning.footage import DrawnFootage, draw_footage
 from .learning.train_text import train_text
 from .learning.train_vae import measure_tensors, train_vae
 from .learning.train_wav2vec import draw_voices, measure_wav2vec, train_wav2vec, write_wav2vec
@@ -38,7 +38,7 @@ CARD = "README.md"
 
 
 @dataclass(frozen=True)
-class Plan:
+class ToyPlan:
     """Amounts of data and training. Seconds count training only, on the device of the plan."""
 
     films: int
@@ -53,13 +53,13 @@ class Plan:
     seed: int = 0
 
     @classmethod
-    def of(cls, device: str) -> Plan:
+    def of(cls, device: str) -> ToyPlan:
         """The plan for a device: minutes on a GPU, under four hours on two cores."""
         if torch.device(device).type == "cuda":
             return cls(1400, 16, 150, 20, 12, 90, 60, 120, 180)
         return cls(600, 8, 3600, 480, 120, 1200, 900, 600, 4200)
 
-    def changed(self, **seconds: float | None) -> Plan:
+    def changed(self, **seconds: float | None) -> ToyPlan:
         """The plan with every value that is not None replaced."""
         return replace(self, **{name: value for name, value in seconds.items() if value is not None})
 
@@ -68,7 +68,7 @@ class Plan:
         return [each.name for each in fields(cls)]
 
 
-def recipes(plan: Plan, sizes: Sizes) -> dict[str, dict[str, Any]]:
+def recipes(plan: ToyPlan, sizes: Sizes) -> dict[str, dict[str, Any]]:
     """Each stage's recipe, in order."""
     phases = {name: getattr(plan, f"{name}_seconds") for name in ("base", "identity", "audio", "lesson")}
     return {
@@ -87,9 +87,9 @@ class TransformersWork:
     """Arguments of the transformers' training: a release with all other networks, the films, and the output folder."""
 
     release: Path
-    footage: Footage
+    footage: DrawnFootage
     place: Path
-    plan: Plan
+    plan: ToyPlan
     sizes: Sizes
     device: str
 
@@ -106,7 +106,7 @@ def train_toy_release(
     train_transformers: TrainTransformers,
     *,
     device: str = "cpu",
-    plan: Plan | None = None,
+    plan: ToyPlan | None = None,
     sizes: Sizes = LEARNT,
     on_line: Callable[[str], None] = log.info,
 ) -> Path:
@@ -115,7 +115,7 @@ def train_toy_release(
     Raises:
         InputError: a package is missing, or a folder cannot be written.
     """
-    plan = plan or Plan.of(device)
+    plan = plan or ToyPlan.of(device)
     stages, recipe_of = Stages(folder, on_line), recipes(plan, sizes)
     size = (sizes.height, sizes.width)
     processes = os.cpu_count() or 1
@@ -127,7 +127,7 @@ def train_toy_release(
         return {"films": plan.films, "held out": plan.held_out}
 
     drawn = stages("films", recipe_of["films"], films)
-    footage, held_out = Footage.load(drawn / "training"), Footage.load(drawn / "held_out")
+    footage, held_out = DrawnFootage.load(drawn / "training"), DrawnFootage.load(drawn / "held_out")
 
     def vae(target: Path) -> dict:
         state = target / "state.safetensors"
@@ -179,7 +179,7 @@ def train_toy_release(
     return out
 
 
-def describe(stages: Stages, out: Path, held_out: Footage, device: str) -> str:
+def describe(stages: Stages, out: Path, held_out: DrawnFootage, device: str) -> str:
     """The data card's text: how each network was trained, the effect of packing, and the files' hashes."""
     vae = unpack_tensors(load_file(out / VAE))
     transformers = unpack_tensors(load_file(out / TRANSFORMERS))

@@ -26,11 +26,11 @@ from . import geometry
 from .batch import frame_moments
 from .config import Data
 from .encoders import Encoders
-from .film import Film, FilmError, Pictures
+from .film import FilmError, Pictures, TrainingFilm
 from .films import refusal
 from .placing import Placing, placing
 from .processes import Processes
-from .stored import Store, Tensors
+from .stored import Tensors, TensorStore
 
 VERSION = 2  # of the computation: raise it when the results change
 PIXELS_AT_ONCE = 2**25  # per VAE call: two clips of the released size, many of the toy's
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class FilmEntry:
     """Constant inputs of a film's clips, on the CPU, possibly memory-mapped. A film of more than a minute has several
     entries, which share everything but their clips.
 
@@ -70,7 +70,7 @@ class Entry:
 
 
 def cache_films(
-    films: Sequence[Film],
+    films: Sequence[TrainingFilm],
     encoders: Encoders,
     data: Data,
     folder: Path | None,
@@ -79,7 +79,7 @@ def cache_films(
     with_audio: bool = True,
     motion_frames: int = MOTION_FRAMES,
     processes: Processes | None = None,
-) -> list[Entry]:
+) -> list[FilmEntry]:
     """Returns the films' entries, read from the folder or computed and written to it. Folder None keeps them in memory.
     Several processes share the work; then each reads all.
 
@@ -87,9 +87,9 @@ def cache_films(
         InputError: films cannot be used (the message names each), or the folder cannot be written. With
             `data.skip_bad` such films are left out with a warning, unless none is left.
     """
-    store, texts = Store(folder), {}
+    store, texts = TensorStore(folder), {}
 
-    def work(number: int) -> list[Entry]:
+    def work(number: int) -> list[FilmEntry]:
         cached = CachedFilm(films[number], number, encoders, data, store, with_face, with_audio, motion_frames)
         return cached.entries(texts)
 
@@ -117,16 +117,16 @@ def cache_films(
 class CachedFilm:
     """One film's constant inputs; see `cache_films`."""
 
-    film: Film
+    film: TrainingFilm
     number: int
     encoders: Encoders
     data: Data
-    store: Store
+    store: TensorStore
     with_face: bool
     with_audio: bool
     motion_frames: int
 
-    def entries(self, texts: dict[str, Tensor]) -> list[Entry]:
+    def entries(self, texts: dict[str, Tensor]) -> list[FilmEntry]:
         """The film's entries. `texts` holds encoded captions, so that equal ones are one tensor."""
         film, size = self.film, tuple(self.data.size)
         look = looked_at(film)
@@ -152,7 +152,7 @@ class CachedFilm:
             sound=film.sound,
             **portraits,
         )
-        return [Entry(**shared, **part) for part in clips]
+        return [FilmEntry(**shared, **part) for part in clips]
 
     def _kept(self, kind: str, compute: Callable[[], Tensors], *settings: object) -> Tensors:
         network = (self.encoders.identity_of(kind), self.encoders.identity_of("dtype"))
@@ -267,7 +267,7 @@ class CachedFilm:
         return audio
 
 
-def looked_at(film: Film) -> Pictures:
+def looked_at(film: TrainingFilm) -> Pictures:
     """The film's pictures, long enough for a clip.
 
     Raises:
@@ -279,7 +279,7 @@ def looked_at(film: Film) -> Pictures:
     return look
 
 
-def heard(film: Film) -> Recording:
+def heard(film: TrainingFilm) -> Recording:
     """The film's sound.
 
     Raises:
@@ -288,7 +288,7 @@ def heard(film: Film) -> Recording:
     return _film_problem(film, film.sound)
 
 
-def read(film: Film, look: Pictures, numbers: Sequence[int]) -> Iterator[Tensor]:
+def read(film: TrainingFilm, look: Pictures, numbers: Sequence[int]) -> Iterator[Tensor]:
     """The film's frames with these numbers, ascending, uint8 ``3 h w``.
 
     Raises:
@@ -301,7 +301,7 @@ def read(film: Film, look: Pictures, numbers: Sequence[int]) -> Iterator[Tensor]
         yield frame
 
 
-def mouth_weight(film: Film, place: Placing, data: Data) -> Tensor | None:
+def mouth_weight(film: TrainingFilm, place: Placing, data: Data) -> Tensor | None:
     """Weight ``h w`` of each latent cell in the loss: `data.mouth_weight` for those that the mouth's box touches,
     scaled to a mean of 1. None: all count the same.
 
@@ -349,7 +349,7 @@ def _is_inside(face: Sequence[float], box: Sequence[float]) -> bool:
     return across > 0 and down > 0 and across * down >= 0.5 * (face[2] - face[0]) * (face[3] - face[1])
 
 
-def _film_problem(film: Film, read: Callable):
+def _film_problem(film: TrainingFilm, read: Callable):
     try:
         return read()
     except InputError as error:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from ..clips import FPS, FRAMES_PER_CLIP
 from ..errors import InputError
-from .cache import Entry, looked_at, mouth_weight, window_starts
-from .config import Config, Data
-from .film import Film, FilmError
+from .cache import FilmEntry, looked_at, mouth_weight, window_starts
+from .config import Data, TrainingConfig
+from .film import FilmError, TrainingFilm
 from .placing import placing
 
 log = logging.getLogger(__name__)
 
 
-def problems(films: Sequence[Film], data: Data, with_audio: bool) -> dict[int, str]:
+def problems(films: Sequence[TrainingFilm], data: Data, with_audio: bool) -> dict[int, str]:
     """What is wrong with films, by their number, as far as their headers and boxes tell."""
     found = {}
     for number, film in enumerate(films):
@@ -30,7 +30,7 @@ def problems(films: Sequence[Film], data: Data, with_audio: bool) -> dict[int, s
     return found
 
 
-def check_held_out(films: Sequence[Film], held_out: int) -> None:
+def check_held_out(films: Sequence[TrainingFilm], held_out: int) -> None:
     """Checks that what is held out is not trained on. Warns if clips of one recording are on both sides.
 
     Raises:
@@ -66,7 +66,7 @@ class Usage:
     seconds: float
     used: float
 
-    def line(self, config: Config) -> str:
+    def line(self, config: TrainingConfig) -> str:
         """One line for the log."""
         epochs = config.stop.steps * config.batch / max(1, self.clips)
         return (
@@ -76,7 +76,7 @@ class Usage:
         )
 
 
-def usage(entries: Sequence[Entry], held_out: Sequence[Entry]) -> Usage:
+def usage(entries: Sequence[FilmEntry], held_out: Sequence[FilmEntry]) -> Usage:
     """What is used of films that are cached."""
     lengths = {entry.film: entry.frames for entry in entries}
     used = {film: set() for film in lengths}
@@ -92,7 +92,7 @@ def usage(entries: Sequence[Entry], held_out: Sequence[Entry]) -> Usage:
     )
 
 
-def planned_usage(films: Sequence[Film], data: Data) -> Usage:
+def planned_usage(films: Sequence[TrainingFilm], data: Data) -> Usage:
     """What would be used of films whose headers are in order."""
     lengths = [film.look().count for film in films]
     starts = [window_starts(length, data.windows) for length in lengths]

@@ -47,7 +47,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkSizes:
     """Sizes of modules trained from scratch: the whole network in mode base, the new modules in identity and audio."""
 
     hidden: int = 3072
@@ -87,7 +87,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Config:
+class TrainingConfig:
     """A run. `release` is the release's folder; `start` is a transformer file to start from instead of the
     release's."""
 
@@ -106,7 +106,7 @@ class Config:
     updating: Updating = field(default_factory=Updating)
     chances: Chances = field(default_factory=Chances)
     trains: Rule | None = None  # None: the mode's default
-    network: Network = field(default_factory=Network)
+    network: NetworkSizes = field(default_factory=NetworkSizes)
     conditioning: Conditioning = field(default_factory=Conditioning)  # the paper's ablations; see model/conditioning.py
     lora: Lora = field(default_factory=Lora)  # of mode lora
     memory: Memory = field(default_factory=Memory)
@@ -119,7 +119,7 @@ _COUNTS = (
 )
 
 
-def read(path: Path | str, changes: Sequence[str] = ()) -> Config:
+def read(path: Path | str, changes: Sequence[str] = ()) -> TrainingConfig:
     """Reads a YAML file and applies `changes` such as "stop.steps=100".
 
     Raises:
@@ -147,10 +147,10 @@ def read(path: Path | str, changes: Sequence[str] = ()) -> Config:
         except yaml.YAMLError as error:
             raise InputError(f"--set {change}: {value!r} is not a YAML value.") from error
         _put(values, key.strip().split("."), parsed, change)
-    return checked(from_values(Config, values, str(path)), str(path))
+    return checked(from_values(TrainingConfig, values, str(path)), str(path))
 
 
-def write(config: Config, path: Path) -> None:
+def write(config: TrainingConfig, path: Path) -> None:
     """Writes the whole configuration, including defaults, in the format of `read`."""
     yaml = require("yaml", "pyyaml", "writing a training configuration")
     path.write_text(yaml.safe_dump(plain(config), sort_keys=False), encoding="utf-8")
@@ -167,7 +167,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def checked(config: Config, source: str = "configuration") -> Config:
+def checked(config: TrainingConfig, source: str = "configuration") -> TrainingConfig:
     """Returns the configuration if its values are consistent.
 
     Raises:
@@ -222,7 +222,7 @@ def checked(config: Config, source: str = "configuration") -> Config:
     return config
 
 
-def _at(config: Config, key: str) -> Any:
+def _at(config: TrainingConfig, key: str) -> Any:
     """The value of a key such as stop.steps or updating.betas.0."""
     found: Any = config
     for name in key.split("."):

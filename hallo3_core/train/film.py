@@ -56,7 +56,7 @@ class PicturesInMemory:
 
 
 @dataclass(frozen=True, eq=False)
-class Film:
+class TrainingFilm:
     """One film. Expensive inputs are functions, read when called.
 
     look: its pictures; sound: as long as the film, None if training does not use it; box: one box of the face's oval in
@@ -113,14 +113,14 @@ def film_of_arrays(
     face: Tensor | None = None,
     mouth: Sequence[float] | None = None,
     consent: str = "own",
-) -> Film:
+) -> TrainingFilm:
     """Makes a film from arrays: frames ``n h w 3``, uint8; samples ``k`` in -1..1; boxes of face and mouth, pixels."""
     pictures = torch.as_tensor(frames).permute(0, 3, 1, 2)
     sound, waveform = None, None
     if samples is not None:
         waveform = torch.as_tensor(samples, dtype=torch.float32)[None]
         sound = partial(Recording, waveform, rate, name)
-    return Film(
+    return TrainingFilm(
         name,
         partial(PicturesInMemory, pictures),
         caption,

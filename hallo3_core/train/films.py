@@ -18,7 +18,7 @@ from ..errors import InputError, require
 from ..inputs.footage import Footage, open_footage
 from ..inputs.recording import Recording, read_recording
 from .arrays import read_array
-from .film import Box, Film
+from .film import Box, TrainingFilm
 from .stored import Digests
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _OTHER_NAMES = {"audio": "sound", "video": "film", "text": "caption", "prompt": 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
-def read_films(path: Path, digests: Digests | None = None, skip_bad: bool = False) -> list[Film]:
+def read_films(path: Path, digests: Digests | None = None, skip_bad: bool = False) -> list[TrainingFilm]:
     """Lists the films of a folder with clips.jsonl, or of the original's JSON file, without decoding pictures.
 
     digests remembers the hashes of files that have not changed; skip_bad warns of lines that are wrong and goes on.
@@ -96,7 +96,7 @@ def _lines(listing: Path) -> Iterator[tuple[str, str]]:
             yield f"{listing}, line {number}", line
 
 
-def _film_of_line(line: str, folder: Path, digests: Digests) -> Film:
+def _film_of_line(line: str, folder: Path, digests: Digests) -> TrainingFilm:
     entry = _object(line)
     for key in entry:
         if key not in KEYS:
@@ -107,7 +107,7 @@ def _film_of_line(line: str, folder: Path, digests: Digests) -> Film:
         if not file.is_file():
             raise InputError(f"{file} is missing.")
     look = cache(partial(open_footage, film))
-    return Film(
+    return TrainingFilm(
         name=str(film),
         look=look,
         caption=_text(entry, "caption"),
@@ -174,7 +174,7 @@ def _original_entries(path: Path) -> Iterator[tuple[str, object]]:
     return ((f"{path}, entry {number}", entry) for number, entry in enumerate(entries, 1))
 
 
-def _film_of_original(entry: object, folder: Path, digests: Digests) -> Film:
+def _film_of_original(entry: object, folder: Path, digests: Digests) -> TrainingFilm:
     """Arrays are read without running code."""
     if not isinstance(entry, Mapping):
         raise InputError(f"is {json.dumps(entry)[:40]}, expected an object with video_path, caption and the others.")
@@ -194,7 +194,7 @@ def _film_of_original(entry: object, folder: Path, digests: Digests) -> Film:
     embedding, features = read_array(face).float().flatten(), read_array(audio).float()
     if features.ndim != 3:
         raise InputError(f"{audio}: holds {list(features.shape)}, expected frames x layers x width.")
-    return Film(
+    return TrainingFilm(
         name=str(film),
         look=cache(partial(open_footage, film, coded=True)),
         caption=_text(entry, "caption"),

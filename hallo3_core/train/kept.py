@@ -12,7 +12,7 @@ from ..model.blocks import LayerConditions
 from ..model.hallo3 import Hallo3
 from ..vae.autoencoder import PIXELS
 from ..weights import names
-from .config import Config
+from .config import TrainingConfig
 from .networks import parts
 
 
@@ -24,7 +24,7 @@ class Kept(NamedTuple):
     largest: int
 
 
-def kept_for_backward(config: Config, networks: Hallo3) -> Kept:
+def kept_for_backward(config: TrainingConfig, networks: Hallo3) -> Kept:
     """What autograd saves in a forward pass of networks on the meta device, for a batch of the configuration."""
     samples = config.memory.micro_batch or config.batch
     sizes, dtype = networks.denoiser.config, networks.denoiser.patch_embed.weight.dtype

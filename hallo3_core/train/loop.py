@@ -20,18 +20,18 @@ from ..errors import InputError
 from ..film.locking import try_lock
 from ..pipeline.options import Settings
 from . import saving
-from .cache import Entry
-from .config import Config, checked, write
+from .cache import FilmEntry
+from .config import TrainingConfig, checked, write
 from .draw import draw
 from .draws import Keyed
 from .encoders import Encoders
-from .film import Film
+from .film import TrainingFilm
 from .interrupting import Stopped, asked_to_stop
 from .materials import DTYPES, build_networks, gather
 from .networks import Layouts
 from .preview import preview, sound_of, write_preview
 from .processes import Processes, join
-from .report import Losses, Report
+from .report import Losses, TrainingLog
 from .samples import Mapped, Order, Resident, Samples
 from .step import step
 from .updater import Updater
@@ -53,10 +53,10 @@ class Result:
 
 
 def train(
-    config: Config,
-    films: Sequence[Film] | None = None,
+    config: TrainingConfig,
+    films: Sequence[TrainingFilm] | None = None,
     encoders: Encoders | None = None,
-    entries: Sequence[Entry] | None = None,
+    entries: Sequence[FilmEntry] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Result:
     """Trains as configured, resuming from the newest checkpoint if there is one.
@@ -85,11 +85,11 @@ def train(
 
 
 def train_one(
-    config: Config,
+    config: TrainingConfig,
     processes: Processes,
-    films: Sequence[Film] | None,
+    films: Sequence[TrainingFilm] | None,
     encoders: Encoders | None,
-    entries: Sequence[Entry] | None,
+    entries: Sequence[FilmEntry] | None,
     on_step: Callable[[int], None] | None,
 ) -> Result:
     """Runs one mode; see `train`."""
@@ -103,7 +103,7 @@ def train_one(
             lock.release()
 
 
-def _prepared(config: Config, processes: Processes):
+def _prepared(config: TrainingConfig, processes: Processes):
     """Locks the output folder against a second run."""
     if not processes.is_first:
         return None
@@ -122,11 +122,11 @@ class TrainingRun:
 
     def __init__(
         self,
-        config: Config,
+        config: TrainingConfig,
         processes: Processes,
-        films: Sequence[Film] | None,
+        films: Sequence[TrainingFilm] | None,
         encoders: Encoders | None,
-        entries: Sequence[Entry] | None,
+        entries: Sequence[FilmEntry] | None,
     ):
         self.config, self.processes = config, processes
         self.dtype, device = DTYPES[config.precision], processes.device
@@ -154,7 +154,7 @@ class TrainingRun:
         if saving.is_finished(self):
             log.info("%s is finished after %d steps: raise stop.steps to go on", saving.result_path(self), self.step)
             return Result(saving.result_path(self), self.step, None, None)
-        report = Report(config.output, config.stop.steps, self.step, self.processes.is_first)
+        report = TrainingLog(config.output, config.stop.steps, self.step, self.processes.is_first)
         begun = time.monotonic() - self.seconds
         saved, values = time.monotonic(), {}
         if not self.step:

@@ -23,7 +23,7 @@ from ..release.lora.base import KEY as BASE_VALUES
 from ..release.lora.base import base_text
 from ..release.lora.keys import PART_PREFIXES
 from ..weights import names
-from ..weights.writing import Entry, write_streamed
+from ..weights.writing import NewTensor, write_streamed
 
 GROUPS = {
     "look": (r"denoiser\.blocks\.\d+\.self_attention\.(qkv|out)",),
@@ -100,7 +100,7 @@ def write_lora(
     """
     tensors = file_tensors(trained, lora, dtype)
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-    entries = [Entry(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in ordered]
+    entries = [NewTensor(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in ordered]
     metadata = {
         "rank": str(lora.rank),
         "alpha": f"{lora.alpha:g}",

@@ -16,12 +16,12 @@ from ..runtime.checkpointing import checkpoint_blocks
 from ..runtime.compiling import compile_blocks
 from ..weights import names
 from ..weights.parts import sort_official, transformer_config
-from .cache import Entry, cache_films
+from .cache import FilmEntry, cache_films
 from .checking import check_held_out, planned_usage, problems, usage
-from .config import Config
+from .config import TrainingConfig
 from .draws import mixed
 from .encoders import Encoders, release_encoders
-from .film import Film
+from .film import TrainingFilm
 from .films import read_films, refusal
 from .frozen_fp8 import round_frozen
 from .lora import add_lora
@@ -41,8 +41,8 @@ class Materials:
 
     start: Start
     encoders: Encoders
-    entries: tuple[Entry, ...]
-    held_out: tuple[Entry, ...]
+    entries: tuple[FilmEntry, ...]
+    held_out: tuple[FilmEntry, ...]
 
     @property
     def data_identity(self) -> str:
@@ -57,11 +57,11 @@ class Materials:
 
 
 def gather(
-    config: Config,
+    config: TrainingConfig,
     processes: Processes,
-    films: Sequence[Film] | None,
+    films: Sequence[TrainingFilm] | None,
     encoders: Encoders | None,
-    entries: Sequence[Entry] | None,
+    entries: Sequence[FilmEntry] | None,
 ) -> Materials:
     """Reads the initial weights, and reads or computes the films' entries; arguments that are not None replace what the
     configuration names.
@@ -85,7 +85,9 @@ def gather(
     return Materials(start, encoders, tuple(own), tuple(held_out))
 
 
-def usable_films(config: Config, digests: Digests | None = None, films: Sequence[Film] | None = None) -> list[Film]:
+def usable_films(
+    config: TrainingConfig, digests: Digests | None = None, films: Sequence[TrainingFilm] | None = None
+) -> list[TrainingFilm]:
     """The run's films, all looked at. With `data.skip_bad` those that cannot be used are left out.
 
     Raises:
@@ -103,7 +105,7 @@ def usable_films(config: Config, digests: Digests | None = None, films: Sequence
     return found
 
 
-def check(config: Config) -> str:
+def check(config: TrainingConfig) -> str:
     """Looks at all films of a run and says what of them it would use.
 
     Raises:
@@ -112,7 +114,9 @@ def check(config: Config) -> str:
     return planned_usage(usable_films(config, Digests(_cache(config))), config.data).line(config)
 
 
-def build_networks(config: Config, processes: Processes, start: Start, entry: Entry) -> tuple[Hallo3, set[str]]:
+def build_networks(
+    config: TrainingConfig, processes: Processes, start: Start, entry: FilmEntry
+) -> tuple[Hallo3, set[str]]:
     """Builds the networks on this process's device, as sharded, rounded and checkpointed as configured, and returns
     them with the names of the parameters that train. `entry` is any of the films; its sizes are the encoders'.
 
@@ -148,7 +152,7 @@ def build_networks(config: Config, processes: Processes, start: Start, entry: En
     return networks, trained
 
 
-def input_sizes(entry: Entry) -> InputSizes:
+def input_sizes(entry: FilmEntry) -> InputSizes:
     """Reads the encoders' output sizes off a film's entry."""
     _, channels, frames, h, w = entry.clip.shape
     return InputSizes(
@@ -160,13 +164,13 @@ def input_sizes(entry: Entry) -> InputSizes:
     )
 
 
-def _folder(config: Config) -> Path:
+def _folder(config: TrainingConfig) -> Path:
     if config.data.folder is None:
         raise InputError("data.folder is missing: it names the folder of clips to train on.")
     return config.data.folder
 
 
-def _start(config: Config, release: Release | None) -> Start:
+def _start(config: TrainingConfig, release: Release | None) -> Start:
     if config.start is not None:
         return read_start([config.start])
     if config.mode == "base":
@@ -177,7 +181,7 @@ def _start(config: Config, release: Release | None) -> Start:
 
 
 def _encoders(
-    config: Config, release: Release | None, start: Start, device: torch.device, digests: Digests
+    config: TrainingConfig, release: Release | None, start: Start, device: torch.device, digests: Digests
 ) -> Encoders:
     if release is None:
         raise InputError("release is missing: it names the folder with the VAE, T5, wav2vec2 and face models.")
@@ -188,11 +192,13 @@ def _encoders(
     return release_encoders(release, device=device, dtype=dtype, text_tokens=tokens, digests=digests)
 
 
-def _cache(config: Config) -> Path:
+def _cache(config: TrainingConfig) -> Path:
     return config.data.cache or config.output / "cache"
 
 
-def _cached(config: Config, films: Sequence[Film], encoders: Encoders, processes: Processes) -> list[Entry]:
+def _cached(
+    config: TrainingConfig, films: Sequence[TrainingFilm], encoders: Encoders, processes: Processes
+) -> list[FilmEntry]:
     return cache_films(
         films,
         encoders,

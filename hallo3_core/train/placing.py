@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import geometry
-from .film import Film, FilmError, Pictures
+from .film import FilmError, Pictures, TrainingFilm
 from .geometry import Fit, Size
 
 OUTSIDE = 2  # pixels by which a box may reach beyond the picture: detectors round
@@ -21,7 +21,7 @@ class Placing:
 
     size: Size
     fit: Fit | None
-    film: Film = field(repr=False)
+    film: TrainingFilm = field(repr=False)
 
     @property
     def pixels(self) -> int:
@@ -49,7 +49,7 @@ class Placing:
         return self.fit.box(torch.tensor(box, dtype=torch.float64))
 
 
-def placing(film: Film, look: Pictures, size: Size) -> Placing:
+def placing(film: TrainingFilm, look: Pictures, size: Size) -> Placing:
     """Plans where a film's frames go.
 
     Raises:

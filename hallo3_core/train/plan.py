@@ -23,7 +23,7 @@ from ..model.reference_net import ReferenceNet
 from ..vae.autoencoder import PIXELS, VaeConfig, build_vae
 from ..weights import names
 from ..weights.parts import Parts, sort_official, transformer_config
-from .config import Config, Memory, Watch
+from .config import Memory, TrainingConfig, Watch
 from .frozen_fp8 import round_frozen
 from .kept import Kept, flash_attention, kept_for_backward
 from .lora import add_lora
@@ -73,7 +73,7 @@ class Plan:
         yield f"  {self.total / 1e9:8.2f} GB  together, beside what kernels use meanwhile"
 
 
-def plan(config: Config) -> Plan:
+def plan(config: TrainingConfig) -> Plan:
     """The plan of a run; for mode full see `plans`.
 
     Raises:
@@ -84,13 +84,13 @@ def plan(config: Config) -> Plan:
     return Plan(config.mode, counts.trains, _memory(config, counts), config.memory)
 
 
-def plans(config: Config) -> list[Plan]:
+def plans(config: TrainingConfig) -> list[Plan]:
     """One plan per phase."""
     modes = ("identity", "audio") if config.mode == "full" else (config.mode,)
     return [plan(replace(config, mode=mode)) for mode in modes]
 
 
-def fit(config: Config, gigabytes: float) -> Config:
+def fit(config: TrainingConfig, gigabytes: float) -> TrainingConfig:
     """The configuration with the fewest memory switches on that fits into this much memory.
 
     Raises:
@@ -118,7 +118,7 @@ def families(shapes: Mapping[str, Shape]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _sizes(config: Config) -> tuple[TransformerConfig, FaceProjectorConfig, AudioProjectorConfig]:
+def _sizes(config: TrainingConfig) -> tuple[TransformerConfig, FaceProjectorConfig, AudioProjectorConfig]:
     """Sizes of the initial weights if there are any, else of the section network with the released encoders."""
     n, (height, width) = config.network, config.data.size
     grid = Grid(LATENT_FRAMES, height // (2 * PIXELS), width // (2 * PIXELS))
@@ -163,7 +163,7 @@ def _sizes(config: Config) -> tuple[TransformerConfig, FaceProjectorConfig, Audi
     return sizes, face, audio
 
 
-def _networks(config: Config, sizes: TransformerConfig, face, audio) -> Hallo3:
+def _networks(config: TrainingConfig, sizes: TransformerConfig, face, audio) -> Hallo3:
     place = dict(device="meta", dtype=_dtype(config))
     whole = dict(attention=flash_attention, **place)
     plain = replace(sizes, face=None, audio=None)
@@ -176,7 +176,7 @@ def _networks(config: Config, sizes: TransformerConfig, face, audio) -> Hallo3:
     ).requires_grad_(False)
 
 
-def _dtype(config: Config) -> torch.dtype:
+def _dtype(config: TrainingConfig) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 
@@ -193,7 +193,7 @@ class Counts:
 
 
 @lru_cache(8)
-def _counts(config: Config) -> Counts:
+def _counts(config: TrainingConfig) -> Counts:
     sizes, face, audio = _sizes(config)
     networks, ours = _trained(config, sizes, face, audio)
     if config.mode == "lora":
@@ -218,7 +218,7 @@ def _counts(config: Config) -> Counts:
     return Counts(found, learns, weights, _bytes(networks), kept)
 
 
-def _trained(config: Config, sizes: TransformerConfig, face, audio) -> tuple[Hallo3, set[str]]:
+def _trained(config: TrainingConfig, sizes: TransformerConfig, face, audio) -> tuple[Hallo3, set[str]]:
     """The networks on the meta device and the names of what trains; nothing else requires a gradient."""
     networks = _networks(config, sizes, face, audio)
     if config.mode == "lora":
@@ -242,7 +242,7 @@ def _bytes(networks: Hallo3) -> int:
     return sum(p.numel() * p.element_size() for p in networks.parameters())
 
 
-def _memory(config: Config, counts: Counts) -> dict[str, int]:
+def _memory(config: TrainingConfig, counts: Counts) -> dict[str, int]:
     memory, count = config.memory, counts.learns
     found = {
         "weights of the networks": counts.weights_fp8 if memory.fp8 else counts.weights,

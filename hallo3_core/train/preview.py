@@ -24,7 +24,7 @@ from ..sampling.schedule import make_schedule
 from ..vae.autoencoder import VideoVae
 from ..vae.latents import decode_whole
 from .batch import Batch
-from .cache import Entry
+from .cache import FilmEntry
 from .draw import Chances, Drawn, draw
 from .draws import Keyed
 from .networks import read_by
@@ -69,7 +69,7 @@ def without_text_and_sound(inputs: Drawn) -> Drawn:
     return inputs._replace(text=torch.zeros_like(inputs.text), audio=audio)
 
 
-def sound_of(entry: Entry, clip: int) -> Recording | None:
+def sound_of(entry: FilmEntry, clip: int) -> Recording | None:
     """The sound of a film's clip of this number; None if it has none, or none that can be written."""
     if entry.sound is None:
         return None

@@ -36,7 +36,7 @@ class Losses:
         return {"loss": sum(total) / sum(count) if sum(count) else None, "loss_by_decile": deciles}
 
 
-class Report:
+class TrainingLog:
     """The log of a run. Only the first process writes it; in the others this does nothing."""
 
     def __init__(self, folder: Path, total: int, done: int, active: bool):

@@ -14,7 +14,7 @@ from ..model.hallo3 import Hallo3
 from ..release.layout import TRANSFORMER_FILE, TRANSFORMER_FOLDER
 from ..weights import names
 from ..weights.reading import read_tensors
-from ..weights.writing import Entry, write_streamed
+from ..weights.writing import NewTensor, write_streamed
 from .networks import official_names, parts, rotary_tensors
 from .start import OWN, Start, with_reference
 
@@ -58,7 +58,7 @@ def write_result(
         InputError: the file cannot be written.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-    entries = [Entry(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in ordered]
+    entries = [NewTensor(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in ordered]
     metadata = {CARD: json.dumps(card, sort_keys=True), **conditioning.metadata()}
     write_streamed(path, entries, (t.contiguous() for _, t in ordered), metadata)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..clips import FRAMES_PER_CLIP
 from ..inputs.audio import REACH
 from .batch import Batch
-from .cache import Entry
+from .cache import FilmEntry
 from .draws import Draws, mixed
 from .geometry import to_pixels
 
@@ -53,7 +53,7 @@ class Order:
 class Resident:
     """All data on the device: a step indexes it there, without copies from the host or synchronisation."""
 
-    def __init__(self, entries: Sequence[Entry], device: torch.device | str):
+    def __init__(self, entries: Sequence[FilmEntry], device: torch.device | str):
         def joined(values: Sequence[Tensor]) -> Tensor:
             return torch.cat(list(values)).to(device)
 
@@ -104,7 +104,7 @@ class Resident:
 class Mapped:
     """Memory-mapped films: a step reads its samples from the cache files and copies them to the device."""
 
-    def __init__(self, entries: Sequence[Entry], device: torch.device | str):
+    def __init__(self, entries: Sequence[FilmEntry], device: torch.device | str):
         self._places = [(entry, k) for entry in entries for k in range(len(entry.clip))]
         self.count, self._device = len(self._places), device
         self._around = window_offsets()
@@ -148,6 +148,6 @@ def window_offsets() -> Tensor:
     return torch.arange(FRAMES_PER_CLIP)[:, None] + torch.arange(-REACH, REACH + 1)
 
 
-def _face(entry: Entry) -> Tensor:
+def _face(entry: FilmEntry) -> Tensor:
     """The face embedding; zeros if the mode does not use one."""
     return torch.zeros(1) if entry.face is None else entry.face

@@ -12,7 +12,7 @@ import torch
 from ..errors import InputError
 from ..model.hallo3 import Hallo3
 from . import checkpoints
-from .config import Config
+from .config import TrainingConfig
 from .lora import FILE as LORA_FILE
 from .lora import write_lora
 from .materials import Materials
@@ -26,10 +26,10 @@ OTHER = {"start": "other weights", "data": "other data"}  # hashes, which say no
 log = logging.getLogger(__name__)
 
 
-class Run(Protocol):
+class SavableRun(Protocol):
     """What is saved of a run, and set again when it is resumed."""
 
-    config: Config
+    config: TrainingConfig
     materials: Materials
     samples: Samples
     networks: Hallo3
@@ -41,7 +41,7 @@ class Run(Protocol):
     seconds: float
 
 
-def identity_of(run: Run) -> dict[str, str]:
+def identity_of(run: SavableRun) -> dict[str, str]:
     """What a checkpoint depends on: it can only be resumed with the same inputs."""
     config = run.config
     found = {
@@ -60,7 +60,7 @@ def identity_of(run: Run) -> dict[str, str]:
     return found | ({"lora": str(config.lora)} if config.mode == "lora" else {})
 
 
-def save(run: Run) -> None:
+def save(run: SavableRun) -> None:
     """Writes a checkpoint of this step.
 
     Raises:
@@ -71,7 +71,7 @@ def save(run: Run) -> None:
     checkpoints.save(folder, run.step, run.updater.state(), info, run.processes, run.config.watch.checkpoints)
 
 
-def resume(run: Run) -> None:
+def resume(run: SavableRun) -> None:
     """Goes on from the newest complete checkpoint, if there is one.
 
     Raises:
@@ -96,17 +96,17 @@ def resume(run: Run) -> None:
     log.info("going on from %s", path)
 
 
-def result_path(run: Run) -> Path:
+def result_path(run: SavableRun) -> Path:
     """Where the result is written: a transformer file or a LoRA."""
     return run.config.output / (LORA_FILE if run.config.mode == "lora" else result_name(run.config.mode))
 
 
-def is_finished(run: Run) -> bool:
+def is_finished(run: SavableRun) -> bool:
     """Whether a resumed run has no steps left and its result is there."""
     return run.step >= run.config.stop.steps and result_path(run).exists()
 
 
-def write(run: Run) -> Path:
+def write(run: SavableRun) -> Path:
     """Writes the result, a transformer file or a LoRA, and returns its path. All processes take part.
 
     Raises:

@@ -23,7 +23,7 @@ from ..weights.parts import Parts, sort_converted, sort_official, transformer_co
 from ..weights.quantised import multiplied_out
 from ..weights.shards import model_file, read_model
 from . import diffusers_names
-from .config import Network
+from .config import NetworkSizes
 from .initial import initial
 from .networks import rotary_tensors
 
@@ -82,7 +82,7 @@ def read_start(paths: list[Path]) -> Start:
 
 
 def networks_of(
-    start: Start, mode: str, network: Network, conditioning: Conditioning, inputs: InputSizes, maker: Maker
+    start: Start, mode: str, network: NetworkSizes, conditioning: Conditioning, inputs: InputSizes, maker: Maker
 ) -> Hallo3:
     """Builds the networks that a mode trains and runs.
 
@@ -140,7 +140,7 @@ def networks_of(
 class Maker:
     """Fills networks tensor by tensor, from the start or newly initialised, with cast and move to the device."""
 
-    network: Network
+    network: NetworkSizes
     generator: torch.Generator
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -208,7 +208,7 @@ def _agreed(found: TransformerConfig, wanted: Conditioning, label: str) -> Condi
     return wanted
 
 
-def _scratch_config(network: Network, conditioning: Conditioning, inputs: InputSizes) -> TransformerConfig:
+def _scratch_config(network: NetworkSizes, conditioning: Conditioning, inputs: InputSizes) -> TransformerConfig:
     from ..model.config import Grid
 
     return TransformerConfig(

@@ -28,7 +28,7 @@ Tensors = dict[str, Tensor]
 log = logging.getLogger(__name__)
 
 
-class Store:
+class TensorStore:
     """A folder of tensors by kind and key; without a folder nothing is kept."""
 
     def __init__(self, folder: Path | None):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..sampling.schedule import TRAINING_STEPS
 from ..vae.autoencoder import VideoVae
-from .cache import Entry
+from .cache import FilmEntry
 from .draw import Chances, Drawn, draw, first_frames
 from .draws import Keyed, mixed
 from .samples import Resident
@@ -34,12 +34,12 @@ class View(NamedTuple):
     drawn: Drawn
 
 
-class Clips:
+class LessonClips:
     """Draws steps. A clip's first frames are spoiled and encoded once, in `VARIANTS`, since their encoding would take
     longer than the step. Clips of a step around the mouth have their mouths at the same place."""
 
     def __init__(
-        self, entries: Sequence[Entry], vae: VideoVae, *, window: Size, batch: int, seed: int, device: torch.device
+        self, entries: Sequence[FilmEntry], vae: VideoVae, *, window: Size, batch: int, seed: int, device: torch.device
     ):
         self._samples, self._device = Resident(entries, device), device
         self._window, self._batch, self._seed = window, batch, seed

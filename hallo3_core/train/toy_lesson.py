@@ -24,15 +24,15 @@ from ..runtime.compiling import check_compiler, compile_blocks
 from ..toy.learning.budget import Budget, rate
 from ..vae.autoencoder import VideoVae
 from . import checkpoints
-from .cache import Entry
-from .config import Network
+from .cache import FilmEntry
+from .config import NetworkSizes
 from .interrupting import Stopped, asked_to_stop
 from .optimiser import average_decay, update_average
 from .processes import Processes
 from .result import transformer_tensors, write_result
 from .start import InputSizes, Maker, networks_of, read_start
 from .step import step
-from .toy_clips import Clips
+from .toy_clips import LessonClips
 from .toy_window import LatentWindow, Size
 
 MOUTH_WEIGHT = 6.0  # of a cell that the mouth's box touches, against 1
@@ -61,7 +61,7 @@ class Lesson:
 
 
 def teach(
-    lesson: Lesson, network: Network, inputs: InputSizes, entries: Sequence[Entry], vae: VideoVae
+    lesson: Lesson, network: NetworkSizes, inputs: InputSizes, entries: Sequence[FilmEntry], vae: VideoVae
 ) -> dict[str, Any]:
     """Writes the result; returns the number of steps and the last steps' mean loss.
 
@@ -77,7 +77,7 @@ def teach(
     window = LatentWindow(pupil.networks.denoiser.config, Grid(*inputs.grid), device)
     if lesson.compile:
         compile_where_possible(pupil.networks, device)
-    clips = Clips(entries, vae, window=lesson.window, batch=lesson.batch, seed=lesson.seed, device=device)
+    clips = LessonClips(entries, vae, window=lesson.window, batch=lesson.batch, seed=lesson.seed, device=device)
     budget, losses, saved = Budget(lesson.seconds, spent), [], spent
     with asked_to_stop() as stop:
         while not (budget.over and number):
@@ -110,7 +110,7 @@ class Pupil:
         groups = [{"params": audio}, {"params": others}]
         self.optimiser = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), weight_decay=DECAY)
 
-    def learns(self, clips: Clips, window: LatentWindow, number: int, share: float) -> Tensor:
+    def learns(self, clips: LessonClips, window: LatentWindow, number: int, share: float) -> Tensor:
         """One step; returns its loss. share: of the time that is spent."""
         view = clips.view(number)
         window.at(view.place, view.size)

@@ -18,14 +18,14 @@ from torch import Tensor
 from ..inputs.face import RECOGNISER
 from ..release.layout import FACE_FOLDER, Release
 from ..toy.learning.faces import embed_faces
-from ..toy.learning.footage import Footage
+from ..toy.learning.footage import DrawnFootage
 from ..toy.sizes import Sizes
 from ..toy.training import TransformersWork
 from .cache import cache_films
-from .config import Config, Data, Network, Stop, Watch
+from .config import Data, NetworkSizes, Stop, TrainingConfig, Watch
 from .draw import Chances
 from .encoders import release_encoders
-from .film import Film, film_of_arrays
+from .film import TrainingFilm, film_of_arrays
 from .loop import train
 from .materials import input_sizes
 from .optimiser import Rates, Updating
@@ -89,10 +89,10 @@ def train_toy_transformers(work: TransformersWork) -> dict[str, Any]:
     return measured
 
 
-def configuration(sizes: Sizes, output: Path, seed: int, device: str) -> Config:
+def configuration(sizes: Sizes, output: Path, seed: int, device: str) -> TrainingConfig:
     """The configuration shared by all phases."""
     fast = torch.device(device).type == "cuda"
-    return Config(
+    return TrainingConfig(
         output=output,
         seed=seed,
         device=device,
@@ -109,7 +109,7 @@ def configuration(sizes: Sizes, output: Path, seed: int, device: str) -> Config:
         rates=Rates(peak=1e-3, warmup_steps=100, slow_steps=0, last=0.02, decay_from=0.4),
         updating=Updating(betas=(0.9, 0.95), weight_decay=1e-3, clip=1.0, average=0.998),
         chances=Chances(drop_audio=0.1, drop_text=0.1),
-        network=Network(
+        network=NetworkSizes(
             hidden=sizes.hidden,
             heads=sizes.heads,
             layers=sizes.layers,
@@ -126,7 +126,7 @@ def configuration(sizes: Sizes, output: Path, seed: int, device: str) -> Config:
     )
 
 
-def as_films(footage: Footage, faces: Tensor) -> list[Film]:
+def as_films(footage: DrawnFootage, faces: Tensor) -> list[TrainingFilm]:
     return [
         film_of_arrays(
             f"drawn video {seed}",

@@ -70,7 +70,7 @@ NEVER_USED = {
 }
 
 
-class Place(NamedTuple):
+class Destination(NamedTuple):
     """Destination of an official tensor: one of our parts and the name in it. If the part is UNUSED, the name is the
     reason."""
 
@@ -78,7 +78,7 @@ class Place(NamedTuple):
     name: str
 
 
-def place(name: str, part: str, layers: int) -> Place | None:
+def place(name: str, part: str, layers: int) -> Destination | None:
     """Destination of the tensor `name` of an official transformer (without its prefix); None if the model has no such
     tensor.
 
@@ -86,7 +86,7 @@ def place(name: str, part: str, layers: int) -> Place | None:
     norm.
     """
     if name in NEVER_USED:
-        return Place(UNUSED, NEVER_USED[name])
+        return Destination(UNUSED, NEVER_USED[name])
     stem, _, kind = name.rpartition(".")
     if kind not in ("weight", "bias"):
         return None
@@ -96,7 +96,7 @@ def place(name: str, part: str, layers: int) -> Place | None:
     ):
         if stem.startswith(prefix) and part == DENOISER:
             rest = stem.removeprefix(prefix)
-            return Place(projector, f"{renamed.get(rest, rest)}.{kind}")
+            return Destination(projector, f"{renamed.get(rest, rest)}.{kind}")
     number = re.search(r"(?<=\.)\d+", stem)
     ours = _PLAIN.get(stem)
     if ours is None and number:
@@ -107,12 +107,12 @@ def place(name: str, part: str, layers: int) -> Place | None:
     if part == REFERENCE_NET:
         last = f"blocks.{layers - 1}."
         if ours in ("head", "head_norm", "head_modulation", "final_norm"):
-            return Place(UNUSED, "the reference network's output is not used")
+            return Destination(UNUSED, "the reference network's output is not used")
         if ours == last + "attention_norm":
             ours = "last_norm"
         elif ours.startswith(last):
-            return Place(UNUSED, "the reference network ends at its last layer's first norm")
-    return Place(part, f"{ours}.{kind}")
+            return Destination(UNUSED, "the reference network ends at its last layer's first norm")
+    return Destination(part, f"{ours}.{kind}")
 
 
 def official_names(part: str, layers: int) -> dict[str, str]:

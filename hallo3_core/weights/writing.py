@@ -31,7 +31,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Entry:
+class NewTensor:
     """A tensor of the file to be written."""
 
     name: str
@@ -43,7 +43,7 @@ class Entry:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+def header(entries: Sequence[NewTensor], metadata: Mapping[str, str]) -> bytes:
     """The bytes before the values; each tensor must start at a multiple of its item size."""
     content: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -64,7 +64,7 @@ def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
 
 def write_streamed(
     path: Path,
-    entries: Sequence[Entry],
+    entries: Sequence[NewTensor],
     pieces: Iterable[Tensor],
     metadata: Mapping[str, str],
     on_bytes: OnBytes | None = None,
@@ -117,7 +117,7 @@ def verify(path: Path) -> None:
         )
 
 
-def _in_order(entries: Sequence[Entry], pieces: Iterable[Tensor]) -> Iterable[memoryview]:
+def _in_order(entries: Sequence[NewTensor], pieces: Iterable[Tensor]) -> Iterable[memoryview]:
     """Yields the bytes of each chunk, checked against its entry."""
     for entry in entries:
         missing = entry.bytes

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Offer:
     """What an offered name stands for: a file or folder, and the release that it is part of, if any."""
 
     path: Path
@@ -47,10 +47,10 @@ class Home:
     """Where "auto" takes everything from: the release, or the folder of the file, that it loads the denoiser from."""
 
     name: str
-    entry: Entry
+    entry: Offer
     grade: int
 
-    def has(self, entry: Entry) -> bool:
+    def has(self, entry: Offer) -> bool:
         own = self.entry.release or self.entry.path.parent
         return entry.release == own or (entry.release is None and own in entry.path.parents)
 
@@ -117,16 +117,16 @@ class Source:
         except InputError:
             return NOTHING
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, Offer]:
         """All candidates by offered name."""
-        found = {name: Entry(path) for name, path in self.loose().items()}
+        found = {name: Offer(path) for name, path in self.loose().items()}
         for name, folder in files.releases().items() if self.inside else ():
             path = folder / self.inside
             if path != folder and os.path.isdir(path) or path == folder and self._is_in(folder):
-                found[name] = Entry(path, folder)
+                found[name] = Offer(path, folder)
         return found
 
-    def best(self, found: Mapping[str, Entry], home: Home | None) -> str | None:
+    def best(self, found: Mapping[str, Offer], home: Home | None) -> str | None:
         """The entry that "auto" takes: of the release where the denoiser is from, else the first that fits. Toy weights
         never go with real ones."""
         fits = {n: e for n, e in found.items() if not self.part or contents.holds(e.path, self.part)}
@@ -142,7 +142,7 @@ class Source:
 
         return min(fits, key=rank, default=None)
 
-    def _choose(self, name: str, found: Mapping[str, Entry]) -> str:
+    def _choose(self, name: str, found: Mapping[str, Offer]) -> str:
         if not isinstance(name, str):
             raise InputError(f"{self.what}: expected a file's name, got {type(name).__name__}. Choose it in the list.")
         if name in found:
@@ -158,7 +158,7 @@ class Source:
         kind = Missing if self.download else InputError
         raise kind(f"{self.what}: {NOTHING}: {self._advice()}")
 
-    def _announce(self, name: str, chosen: str, entry: Entry) -> None:
+    def _announce(self, name: str, chosen: str, entry: Offer) -> None:
         """Says on the node what "auto" took; what the workflow named instead is a warning, unless all workflows do."""
         if name not in (AUTO, USUAL):
             log.warning("%s is not there: took %s", name, chosen)
@@ -181,7 +181,7 @@ def home() -> Home | None:
     return None if name is None else Home(name, found[name], found[name].grade(source.part))
 
 
-def _gaps(entry: Entry) -> int:
+def _gaps(entry: Offer) -> int:
     """How many parts of a whole release are not there."""
     return sum(entry.release is None or not os.path.exists(entry.release / place) for place in files.NEEDED)
 

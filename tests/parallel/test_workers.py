@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 
-from hallo3_core.animate import Film, Progress, animate
+from hallo3_core.animate import FinishedFilm, Progress, animate
 from hallo3_core.cli.batch import Job
 from hallo3_core.cli.main import main
 from hallo3_core.cli.workers import claim, make_films, take
@@ -35,7 +35,7 @@ def work(tiny_release, portrait, short_speech):
             return animate(job.image, job.audio, job.prompt, film, Networks(release, options), progress())
 
         results = make_films(jobs, make, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-        return [film.name for film, made in results if isinstance(made, Film)]
+        return [film.name for film, made in results if isinstance(made, FinishedFilm)]
 
     return run
 
@@ -105,7 +105,7 @@ def test_films_of_others_are_waited_for_and_not_made_again(tmp_path):
 
 
 def test_shards_of_a_batch_are_all_of_it_once(tiny_release, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("hallo3_core.animate.animate", lambda *args, **more: Film(args[3], 1, 1, 2, 2))
+    monkeypatch.setattr("hallo3_core.animate.animate", lambda *args, **more: FinishedFilm(args[3], 1, 1, 2, 2))
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("\n".join(["A person.@@a.png@@a.wav"] * 5))
     words = ["batch", str(jobs), "--output-dir", str(tmp_path), "--models", str(tiny_release), "--device", "cpu"]

@@ -17,7 +17,7 @@ from hallo3_core.pipeline.encoding import encode_portrait, encode_prompt
 from hallo3_core.pipeline.networks import Networks
 from hallo3_core.pipeline.scene import Scene
 from hallo3_core.sampling.guidance import EVERYTHING
-from hallo3_core.toy.world.films import HELD_OUT, Film, draw_film
+from hallo3_core.toy.world.films import HELD_OUT, DrawnFilm, draw_film
 from hallo3_core.train.encoders import audio_features
 from hallo3_core.vae.latents import encode
 from hallo3_core.weights import names
@@ -84,7 +84,7 @@ class Probe:
             return encode(vae, frames)
 
 
-def pixels(film: Film) -> Tensor:
+def pixels(film: DrawnFilm) -> Tensor:
     """The clip's frames ``1 3 49 h w`` in -1..1."""
     frames = np.ascontiguousarray(film.frames[START : START + FRAMES_PER_CLIP])
     return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1

@@ -8,7 +8,7 @@ import torch
 
 from hallo3_core.toy.learning import train_vae
 from hallo3_core.toy.learning.budget import Budget, rate
-from hallo3_core.toy.learning.footage import Footage, draw_footage
+from hallo3_core.toy.learning.footage import DrawnFootage, draw_footage
 from hallo3_core.toy.learning.linear_code import fit
 from hallo3_core.toy.learning.trainable_vae import hold_past, trainable_vae
 from hallo3_core.vae.autoencoder import LATENT_SCALE, VaeConfig, load_vae
@@ -18,13 +18,13 @@ SMALL = VaeConfig(block_out_channels=(32, 32, 32, 64), layers_per_block=1)
 
 
 @pytest.fixture(scope="module")
-def footage() -> Footage:
+def footage() -> DrawnFootage:
     return draw_footage(range(4), 21, (32, 48))
 
 
 def test_footage_is_drawn_once_and_read_back(footage, tmp_path):
     footage.save(tmp_path)
-    back = Footage.load(tmp_path)
+    back = DrawnFootage.load(tmp_path)
     assert np.array_equal(back.frames, footage.frames) and back.captions == footage.captions
     assert back.seeds == (0, 1, 2, 3)
     left, top, right, bottom = footage.boxes[:, 0].T
@@ -37,7 +37,7 @@ def test_what_trains_is_what_the_program_runs(footage):
         for parameter in vae.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     used = load_vae({to_original(name): t for name, t in vae.autoencoder.state_dict().items()}, dtype=torch.float32)
-    clips = train_vae.Clips(footage, "cpu", 0)
+    clips = train_vae.VaeBatches(footage, "cpu", 0)
     for frames in (1, 3, 17):
         x, _, _ = clips(2, frames)
         with torch.no_grad():
@@ -51,12 +51,12 @@ def test_what_trains_is_what_the_program_runs(footage):
 def test_every_phase_lowers_its_loss(footage, share):
     torch.manual_seed(0)
     vae = trainable_vae(SMALL, "cpu")
-    teacher = train_vae.linear_code(train_vae.Clips(footage, "cpu", 0), batches=2)
+    teacher = train_vae.linear_code(train_vae.VaeBatches(footage, "cpu", 0), batches=2)
     optimizer = torch.optim.AdamW(vae.parameters(), 1e-3)
     losses = []
     for _ in range(8):
         torch.manual_seed(1)  # the same clip and noise each time
-        loss = train_vae.step_loss(vae, train_vae.Clips(footage, "cpu", 1), teacher, share, 0, 17)
+        loss = train_vae.step_loss(vae, train_vae.VaeBatches(footage, "cpu", 1), teacher, share, 0, 17)
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in _used(vae, share))
@@ -72,7 +72,7 @@ def _used(vae, share):
 
 def test_pictures_leave_the_weights_of_past_frames_alone(footage):
     vae = trainable_vae(SMALL, "cpu")
-    clips = train_vae.Clips(footage, "cpu", 0)
+    clips = train_vae.VaeBatches(footage, "cpu", 0)
     train_vae.step_loss(vae, clips, train_vae.linear_code(clips, batches=1), 0.0, 0, 2).backward()
     hold_past(vae)
     weight = vae.autoencoder.encoder.mid_block.resnets[0].conv1.conv.weight
@@ -80,7 +80,7 @@ def test_pictures_leave_the_weights_of_past_frames_alone(footage):
 
 
 def test_the_teacher_codes_at_the_size_that_the_networks_expect(footage):
-    x, weights, _ = train_vae.Clips(footage, "cpu", 0)(6, 9)
+    x, weights, _ = train_vae.VaeBatches(footage, "cpu", 0)(6, 9)
     code = fit(x, weights, train_vae.SIZE)
     z = code(x)
     assert z.shape == (6, 16, 3, 4, 6)

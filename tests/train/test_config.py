@@ -9,7 +9,7 @@ import pytest
 
 from hallo3_core.errors import InputError
 from hallo3_core.train import runs
-from hallo3_core.train.config import Config, Stop, read, write
+from hallo3_core.train.config import Stop, TrainingConfig, read, write
 from hallo3_core.train.trainable import Rule
 
 READY = sorted(Path(runs.__path__[0]).glob("*.yaml"))
@@ -23,7 +23,7 @@ def test_a_resolved_file_is_the_same_configuration(path, tmp_path):
 
 
 def test_the_defaults_are_the_originals():
-    config = Config()
+    config = TrainingConfig()
     assert (config.stop.steps, config.batch) == (30_000, 1)
     assert (config.rates.peak, config.rates.warmup_steps, config.rates.last) == (1e-5, 300, 0.01)
     u = config.updating
@@ -47,7 +47,10 @@ def test_values_from_the_command_line(tmp_path):
     assert config.stop == Stop(7, 60.0)
     assert config.rates.peak == 1e-3 and config.updating.betas == (0.8, 0.9)
     assert config.trains == Rule(denoiser=("audio",))
-    assert replace(config, stop=Stop(), rates=Config().rates, trains=None, updating=Config().updating) == Config()
+    assert (
+        replace(config, stop=Stop(), rates=TrainingConfig().rates, trains=None, updating=TrainingConfig().updating)
+        == TrainingConfig()
+    )
 
 
 @pytest.mark.parametrize("change", ["mode.x=1", "stop.steps=[1]", "updating.betas=[1]", "compile=1", "start=3"])

@@ -20,7 +20,7 @@ from hallo3_core.train.film import FilmError, film_of_arrays
 from hallo3_core.train.films import read_films
 from hallo3_core.train.geometry import fitted
 from hallo3_core.train.placing import placing
-from hallo3_core.train.stored import Digests, Store
+from hallo3_core.train.stored import Digests, TensorStore
 from tests import footage
 from tests.train import toys
 
@@ -195,7 +195,7 @@ def test_a_new_caption_encodes_text_alone(tmp_path, monkeypatch):
     films, encoders = toys.films(1), toys.encoders()
     before = cache_films(films, encoders, DATA, tmp_path)
     kinds = []
-    monkeypatch.setattr(Store, "put", lambda self, kind, key, tensors: kinds.append(kind) or tensors)
+    monkeypatch.setattr(TensorStore, "put", lambda self, kind, key, tensors: kinds.append(kind) or tensors)
     after = cache_films([replace(films[0], caption="another light")], encoders, DATA, tmp_path)
     assert kinds == ["text"]
     assert torch.equal(before[0].clip, after[0].clip) and before[0].identity != after[0].identity
@@ -265,7 +265,7 @@ def test_files_are_hashed_once(tmp_path, monkeypatch):
 
 
 def test_a_file_of_the_cache_can_be_read_back(tmp_path):
-    store = Store(tmp_path)
+    store = TensorStore(tmp_path)
     store.put("text", "a", {"text": torch.ones(2)})
     assert torch.equal(load_file(tmp_path / "text" / "a.safetensors")["text"], torch.ones(2))
     assert [path.name for path in (tmp_path / "text").iterdir()] == ["a.safetensors"]

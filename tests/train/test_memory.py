@@ -15,7 +15,7 @@ from hallo3_core.cli.main import main
 from hallo3_core.errors import InputError, pip_command
 from hallo3_core.train import checkpoints, runs
 from hallo3_core.train import plan as planning
-from hallo3_core.train.config import Config, Memory, Stop, Watch, read
+from hallo3_core.train.config import Memory, Stop, TrainingConfig, Watch, read
 from hallo3_core.train.frozen_fp8 import FrozenLinear, rounded
 from hallo3_core.train.loop import TrainingRun, train
 from hallo3_core.train.lora import Lora, file_tensors
@@ -156,7 +156,7 @@ def test_the_8_bit_optimiser_learns_as_adamw_does_and_goes_on_where_it_stopped(t
     ("mode", "count", "lost"), [("identity", 4_232_284_160, 37_767_168), ("audio", 2_236_127_744, 0)]
 )
 def test_plan_at_full_size(mode, count, lost):
-    found = plan(Config(mode=mode, memory=Memory(checkpoint_layers=True)))
+    found = plan(TrainingConfig(mode=mode, memory=Memory(checkpoint_layers=True)))
     assert found.trains.count == count
     assert found.trains.without_gradient_count == lost
     text = "\n".join(found.lines())

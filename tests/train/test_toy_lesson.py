@@ -25,7 +25,7 @@ from hallo3_core.train.processes import join
 from hallo3_core.train.samples import Resident
 from hallo3_core.train.start import OTHER, read_start
 from hallo3_core.train.step import step
-from hallo3_core.train.toy_clips import WHOLE_EVERY, Clips
+from hallo3_core.train.toy_clips import WHOLE_EVERY, LessonClips
 from hallo3_core.train.toy_lesson import MOUTH_WEIGHT, Lesson, half_precision_attention, teach
 from hallo3_core.train.toy_window import LatentWindow, place_of
 from tests.train import toys
@@ -119,7 +119,7 @@ def test_attention_in_half_precision_is_attention():
 
 
 def test_steps_look_at_the_mouth_elsewhere_and_at_whole_pictures(heavy, encoders):
-    clips = Clips(heavy, encoders.vae, window=(1, 2), batch=4, seed=0, device=torch.device("cpu"))
+    clips = LessonClips(heavy, encoders.vae, window=(1, 2), batch=4, seed=0, device=torch.device("cpu"))
     views = [clips.view(step) for step in range(1, 41)]
     whole, part = views[WHOLE_EVERY - 1 :: WHOLE_EVERY], [v for n, v in enumerate(views, 1) if n % WHOLE_EVERY]
     assert {(view.place, view.size, len(view.drawn.clip)) for view in whole} == {((0, 0), (2, 3), 1)}

@@ -11,10 +11,10 @@ import torch
 
 from hallo3_core.inputs.face import Face
 from hallo3_core.toy.noise_vae import tiny_vae_tensors
-from hallo3_core.train.cache import Entry, cache_films
-from hallo3_core.train.config import Config, Data, Memory, Network, Stop, Watch
+from hallo3_core.train.cache import FilmEntry, cache_films
+from hallo3_core.train.config import Data, Memory, NetworkSizes, Stop, TrainingConfig, Watch
 from hallo3_core.train.encoders import Encoders
-from hallo3_core.train.film import Film, film_of_arrays
+from hallo3_core.train.film import TrainingFilm, film_of_arrays
 from hallo3_core.train.optimiser import Rates, Updating
 from hallo3_core.vae.autoencoder import load_vae
 
@@ -32,7 +32,7 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
     return deepcopy(module)
 
 
-def films(count: int = 3) -> list[Film]:
+def films(count: int = 3) -> list[TrainingFilm]:
     """A light that moves over a plain picture, another in each film; with a sound and a face."""
     made = []
     h, w = SIZE
@@ -45,7 +45,7 @@ def films(count: int = 3) -> list[Film]:
     return made
 
 
-def film(n: int, frames: torch.Tensor) -> Film:
+def film(n: int, frames: torch.Tensor) -> TrainingFilm:
     """Film number `n` of frames ``n 3 h w``."""
     sound = noise(FRAMES * 640, seed=n) * 0.1
     return film_of_arrays(f"film {n}", frames.permute(0, 2, 3, 1), f"a light, number {n % 2}", (8, 4, 40, 28), sound)
@@ -70,8 +70,8 @@ def face(frame: torch.Tensor) -> Face:
     return Face(noise(512, seed=int(frame.float().mean())), oval, torch.zeros(5, 2), 0, 1, 0.9, oval)
 
 
-def configuration(output: Path, mode: str = "base", **changes) -> Config:
-    config = Config(
+def configuration(output: Path, mode: str = "base", **changes) -> TrainingConfig:
+    config = TrainingConfig(
         mode=mode,
         output=output,
         data=_DATA,
@@ -81,7 +81,7 @@ def configuration(output: Path, mode: str = "base", **changes) -> Config:
         stop=Stop(steps=4),
         rates=Rates(peak=1e-3, warmup_steps=2, slow_steps=0),
         updating=Updating(clip=1.0, average=0.99),
-        network=Network(
+        network=NetworkSizes(
             hidden=32,
             heads=2,
             layers=2,
@@ -99,11 +99,11 @@ def configuration(output: Path, mode: str = "base", **changes) -> Config:
     return replace(config, **changes)
 
 
-def entries(count: int = 3, folder: Path | None = None) -> list[Entry]:
+def entries(count: int = 3, folder: Path | None = None) -> list[FilmEntry]:
     """Of the films, read from the folder; without one they are computed once for all tests, which only read them."""
     return _computed(count)[:] if folder is None else cache_films(films(count), encoders(), _DATA, folder)
 
 
 @cache
-def _computed(count: int) -> list[Entry]:
+def _computed(count: int) -> list[FilmEntry]:
     return cache_films(films(count), encoders(), _DATA, None)

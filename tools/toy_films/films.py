@@ -24,7 +24,7 @@ from hallo3_core.sampling.guidance import Guidance, Scales
 from hallo3_core.sampling.noise import SeededNoise
 from hallo3_core.sampling.sampler import DPMPP_2M
 from hallo3_core.toy.world.captions import caption
-from hallo3_core.toy.world.films import HELD_OUT, SIZE, Film, draw_film
+from hallo3_core.toy.world.films import HELD_OUT, SIZE, DrawnFilm, draw_film
 from hallo3_core.vae.autoencoder import PIXELS
 from hallo3_core.vae.latents import decode_whole
 from hallo3_core.weights import names
@@ -64,7 +64,7 @@ class Changes:
 
 
 @lru_cache(maxsize=256)
-def truth(number: int, frames: int = FRAMES, square: bool = False) -> Film:
+def truth(number: int, frames: int = FRAMES, square: bool = False) -> DrawnFilm:
     """A held-out film as it was drawn."""
     return draw_film(HELD_OUT[number], frames, SQUARE if square else SIZE)
 

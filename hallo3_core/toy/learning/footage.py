@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..world.films import Film, draw_film
+from ..world.films import DrawnFilm, draw_film
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ MOUTH_MARGIN = (4, 9)  # pixels around the mouth's corners, horizontal and verti
 
 
 @dataclass(frozen=True, eq=False)
-class Footage:
+class DrawnFootage:
     """Films of one length, by seed: `frames` ``n f h w 3`` uint8, `sounds` ``n samples`` (16 kHz), `mouths` ``n f 2``
     (height and width, 0..1), `boxes` ``n 2 4``: the area around the mouth and the face (left, top, right, bottom, in
     pixels), `points` ``n 5 2``: eyes, nose and corners of the mouth in the first frame."""
@@ -46,7 +46,7 @@ class Footage:
         (folder / "seeds.txt").write_text(" ".join(map(str, self.seeds)) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Footage:
+    def load(cls, folder: Path) -> DrawnFootage:
         arrays = [np.lib.format.open_memmap(folder / f"{name}.npy", mode="r") for name in ARRAYS]
         captions = tuple((folder / "captions.txt").read_text().splitlines())
         return cls(tuple(map(int, (folder / "seeds.txt").read_text().split())), *arrays, captions)
@@ -60,7 +60,7 @@ def draw_row(seed: int, frames: int, size: tuple[int, int]) -> Row:
     return film.frames, film.speech.samples, film.mouth, boxes(film), film.face_points[0], film.caption
 
 
-def boxes(film: Film) -> np.ndarray:
+def boxes(film: DrawnFilm) -> np.ndarray:
     """``2 4``: the box around the mouth in all frames, with a margin, and that of the face."""
     corners = film.face_points[:, 3:].reshape(-1, 2)
     beside, over = (margin * film.frames.shape[1] / 96 for margin in MOUTH_MARGIN)
@@ -70,7 +70,7 @@ def boxes(film: Film) -> np.ndarray:
 
 def draw_footage(
     seeds: Sequence[int], frames: int, size: tuple[int, int], processes: int = 1, seconds: float | None = None
-) -> Footage:
+) -> DrawnFootage:
     """Draws the films of these seeds in several processes; after `seconds`, keeps only those that are ready.
 
     Raises:
@@ -97,4 +97,4 @@ def draw_footage(
     kept = sorted(rows)
     columns = list(zip(*(rows[seed] for seed in kept), strict=True))
     log.info("%d videos drawn in %.0f s", len(kept), time.monotonic() - began)
-    return Footage(tuple(kept), *(np.stack(column) for column in columns[:-1]), tuple(columns[-1]))
+    return DrawnFootage(tuple(kept), *(np.stack(column) for column in columns[:-1]), tuple(columns[-1]))

@@ -22,7 +22,7 @@ from ...vae.autoencoder import LATENT_SCALE, LOG_VARIANCE, VaeConfig, VideoVae, 
 from ...weights.reading import read_metadata, read_tensors
 from ...weights.vae_names import to_original
 from .budget import Budget, rate
-from .footage import Footage
+from .footage import DrawnFootage
 from .linear_code import LinearCode, fit
 from .trainable_vae import hold_past, trainable_vae
 
@@ -50,10 +50,10 @@ class Recipe:
         return cls(72, 1.5e-3) if torch.device(device).type == "cuda" else cls(6, 1e-3)
 
 
-class Clips:
+class VaeBatches:
     """Draws training batches from footage kept on the device as uint8."""
 
-    def __init__(self, footage: Footage, device: torch.device | str, seed: int):
+    def __init__(self, footage: DrawnFootage, device: torch.device | str, seed: int):
         self.frames = torch.from_numpy(np.array(footage.frames)).to(device)
         mouths, self.faces = torch.from_numpy(np.array(footage.boxes)).unbind(1)
         self.weights = mouth_weights(mouths, self.frames.shape[2:4]).to(device)
@@ -104,7 +104,7 @@ def mouth_weights(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def train_vae(
-    footage: Footage,
+    footage: DrawnFootage,
     config: VaeConfig,
     *,
     seconds: float,
@@ -112,7 +112,7 @@ def train_vae(
     state: Path | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
-    held_out: Footage | None = None,
+    held_out: DrawnFootage | None = None,
     on_line: Callable[[str], None] = log.info,
 ) -> dict[str, Tensor]:
     """Returns the trained VAE's tensors by official name, float32 on the CPU.
@@ -129,7 +129,7 @@ def train_vae(
     step, spent = 0, 0.0
     if state is not None and state.exists():
         step, spent = _read_state(state, vae, optimizer)
-    clips = Clips(footage, device, seed + step)
+    clips = VaeBatches(footage, device, seed + step)
     teacher = linear_code(clips)
     on_line(f"linear code alone: {psnr(*_through_code(clips, teacher)):.2f} dB on clips")
     budget, saved, reported = Budget(seconds, spent), spent, -1.0
@@ -177,7 +177,7 @@ def phase_of(share: float) -> int:
     return sum(share >= end for end in (PICTURES, TAUGHT, PAIRS))
 
 
-def step_loss(vae: VideoVae, clips: Clips, teacher: LinearCode, share: float, step: int, pictures: int) -> Tensor:
+def step_loss(vae: VideoVae, clips: VaeBatches, teacher: LinearCode, share: float, step: int, pictures: int) -> Tensor:
     """The loss of one step; `share` determines the phase."""
     length = 1 if share < PICTURES else 9 if share < PAIRS else 17
     if share >= TAUGHT and step % 6 == 5:
@@ -205,7 +205,7 @@ def step_loss(vae: VideoVae, clips: Clips, teacher: LinearCode, share: float, st
     return loss
 
 
-def motion_loss(vae: VideoVae, clips: Clips, count: int) -> Tensor:
+def motion_loss(vae: VideoVae, clips: VaeBatches, count: int) -> Tensor:
     """Portrait and two motion frames are encoded into one latent frame, whose target is the mean of theirs.
 
     The motion frames are corrupted as in the denoiser's training and sampling: noise, and a tenth of the pixels grey.
@@ -230,7 +230,7 @@ def pixel_loss(error: Tensor, weights: Tensor) -> Tensor:
     return loss
 
 
-def linear_code(clips: Clips, batches: int = 8) -> LinearCode:
+def linear_code(clips: VaeBatches, batches: int = 8) -> LinearCode:
     """The teacher, fitted to clips of 5 frames, which have the same share of motion as films."""
     drawn = [clips(16, 5) for _ in range(batches)]
     return fit(torch.cat([x for x, _, _ in drawn]), torch.cat([w for _, w, _ in drawn]), SIZE)
@@ -245,10 +245,10 @@ def psnr(made: Tensor, true: Tensor, weights: Tensor | None = None) -> float:
 
 
 @torch.no_grad()
-def measure(vae: VideoVae, footage: Footage, device: torch.device | str, films: int) -> dict[str, float]:
+def measure(vae: VideoVae, footage: DrawnFootage, device: torch.device | str, films: int) -> dict[str, float]:
     """Runs clips of 49 frames through the VAE as in inference, one by one: PSNR of all pixels and of the mouths, and
     statistics of the latents (scaled, as the networks see them)."""
-    clips = Clips(footage, device, 0)
+    clips = VaeBatches(footage, device, 0)
     quality, mouths, latents, deviations = [], [], [], []
     for film in range(min(films, len(footage))):
         true = clips.frames[film : film + 1, :FRAMES_PER_CLIP].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
@@ -270,7 +270,7 @@ def measure(vae: VideoVae, footage: Footage, device: torch.device | str, films: 
     }
 
 
-def report(vae: VideoVae, footage: Footage, device: torch.device | str, films: int) -> str:
+def report(vae: VideoVae, footage: DrawnFootage, device: torch.device | str, films: int) -> str:
     vae.eval()
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=torch.device(device).type == "cuda"):
         measured = measure(vae, footage, device, films)
@@ -278,12 +278,12 @@ def report(vae: VideoVae, footage: Footage, device: torch.device | str, films: i
     return ", ".join(f"{name} {value:.2f}" for name, value in measured.items())
 
 
-def measure_tensors(tensors: dict[str, Tensor], footage: Footage, device: torch.device | str, films: int) -> dict:
+def measure_tensors(tensors: dict[str, Tensor], footage: DrawnFootage, device: torch.device | str, films: int) -> dict:
     """`measure` for the VAE that a release with these tensors would load, in float32."""
     return measure(load_vae(tensors, device=device, dtype=torch.float32), footage, device, films)
 
 
-def _through_code(clips: Clips, teacher: LinearCode) -> tuple[Tensor, Tensor]:
+def _through_code(clips: VaeBatches, teacher: LinearCode) -> tuple[Tensor, Tensor]:
     x, _, _ = clips(16, 9)
     return teacher.decode(teacher(x)), x
 

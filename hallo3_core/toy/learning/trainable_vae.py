@@ -35,7 +35,7 @@ class FramewiseConv(CausalConv):
         return y.unflatten(0, (-1, frames)).transpose(1, 2), cache
 
 
-class PointwiseConv(nn.Module):
+class PointwiseMatmul(nn.Module):
     """A 1x1x1 convolution as a matrix product. Takes over the weight ``o c 1 1 1`` and the bias."""
 
     def __init__(self, conv: nn.Conv3d):
@@ -71,7 +71,7 @@ def trainable_vae(config: VaeConfig, device: torch.device | str) -> VideoVae:
     for module in list(vae.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv3d) and child.kernel_size == (1, 1, 1):
-                setattr(module, name, PointwiseConv(child))
+                setattr(module, name, PointwiseMatmul(child))
     with torch.no_grad():
         _initialise(vae)
         _keep_levels(vae)

@@ -6,12 +6,12 @@ import numpy as np
 
 from ...clips import FPS
 from .canvas import Canvas, column, smooth_step
-from .scenes import Scene
+from .scenes import DrawnScene
 
 WRAP = 2.2  # heights of the frame after which drifting clouds wrap around
 
 
-def draw_background(canvas: Canvas, scene: Scene) -> None:
+def draw_background(canvas: Canvas, scene: DrawnScene) -> None:
     """Fills the canvas with a scene; frame 0 is the same whether it moves or not."""
     frames = canvas.planes.shape[1]
     seconds = np.arange(frames if scene.moving else 1, dtype=np.float32) / FPS * scene.speed * scene.direction
@@ -20,14 +20,14 @@ def draw_background(canvas: Canvas, scene: Scene) -> None:
         plane[:] = np.float32(base) + amount * np.float32(accent - base)
 
 
-def _waves(canvas: Canvas, scene: Scene, seconds: np.ndarray) -> np.ndarray:
+def _waves(canvas: Canvas, scene: DrawnScene, seconds: np.ndarray) -> np.ndarray:
     """Bands that roll upwards or downwards along a winding line: amount of accent colour, ``f h w``."""
     a, b = scene.phases[:2]
     bend = 1.1 * np.sin(4.5 * canvas.x * scene.scale + a + 0.8 * seconds)
     return 0.5 + 0.5 * np.sin(15 * canvas.y * scene.scale + bend + b + 4.2 * seconds)
 
 
-def _lights(canvas: Canvas, scene: Scene, seconds: np.ndarray) -> np.ndarray:
+def _lights(canvas: Canvas, scene: DrawnScene, seconds: np.ndarray) -> np.ndarray:
     """Soft lamps that brighten and fade."""
     total: np.ndarray | float = 0.0
     for (x, y), phase in zip(scene.places, scene.phases, strict=True):
@@ -37,14 +37,14 @@ def _lights(canvas: Canvas, scene: Scene, seconds: np.ndarray) -> np.ndarray:
     return 1.6 * np.minimum(total, 1.0)
 
 
-def _flag(canvas: Canvas, scene: Scene, seconds: np.ndarray) -> np.ndarray:
+def _flag(canvas: Canvas, scene: DrawnScene, seconds: np.ndarray) -> np.ndarray:
     """Broad stripes of a cloth in the wind, its folds running sideways."""
     fold = 6.0 * canvas.x * scene.scale + scene.phases[0] - 6.0 * seconds
     stripes = 11.0 * (canvas.y + 0.045 * np.sin(fold)) * scene.scale + scene.phases[1]
     return smooth_step(0.5 + 0.9 * np.sin(stripes)) + 0.28 * np.cos(fold)
 
 
-def _clouds(canvas: Canvas, scene: Scene, seconds: np.ndarray) -> np.ndarray:
+def _clouds(canvas: Canvas, scene: DrawnScene, seconds: np.ndarray) -> np.ndarray:
     """Puffs that drift sideways."""
     total: np.ndarray | float = 0.0
     for i, (x, y) in enumerate(scene.places):

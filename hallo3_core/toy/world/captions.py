@@ -6,7 +6,7 @@ import re
 from zlib import crc32
 
 from .people import CLOTHES, EYES, HAIR, HAIR_STYLES, SKIN, Person
-from .scenes import BACKGROUND, KINDS, Scene
+from .scenes import BACKGROUND, KINDS, DrawnScene
 
 MOVING = {"waves": "roll", "lights": "twinkle", "flag": "flutters", "clouds": "drift"}
 STILL = {"waves": "stand still", "lights": "stand still", "flag": "hangs still", "clouds": "stand still"}
@@ -19,7 +19,7 @@ PEOPLE = (
 SCENES = ("{thing} {does} behind", "behind, {thing} {does}", "in the background {thing} {does}")
 
 
-def caption(person: Person, scene: Scene, phrasing: int | None = None) -> str:
+def caption(person: Person, scene: DrawnScene, phrasing: int | None = None) -> str:
     """Describes the person and the moving or still background; `phrasing` selects one of `PHRASINGS` wordings.
 
     By default the wording depends on person and scene.

@@ -9,7 +9,7 @@ import numpy as np
 from .backgrounds import draw_background
 from .canvas import Canvas, Window, column, ellipse
 from .people import Person
-from .scenes import Scene
+from .scenes import DrawnScene
 
 # Lengths in heights of the frame, for someone of size 1.
 MOUTH_BELOW = 0.122  # the mouth's middle below the face's
@@ -61,7 +61,7 @@ def blink_track(frames: int, fps: float, seed: int) -> np.ndarray:
 
 def draw_frames(
     person: Person,
-    scene: Scene,
+    scene: DrawnScene,
     mouth: np.ndarray,
     head: np.ndarray,
     blink: np.ndarray,

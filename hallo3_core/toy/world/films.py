@@ -15,7 +15,7 @@ from .captions import caption
 from .colours import colour_distance
 from .drawing import blink_track, draw_frames, face_boxes, face_points, head_track
 from .people import Person, draw_person
-from .scenes import Scene, draw_scene
+from .scenes import DrawnScene, draw_scene
 from .speech import Speech, Voice, draw_voice, speak
 
 TRAINING = range(0, 1_000_000)
@@ -26,7 +26,7 @@ TRIES = 32  # scenes tried for enough contrast; those of two seeds never overlap
 
 
 @dataclass(frozen=True)
-class Film:
+class DrawnFilm:
     """A drawn film with its ground truth."""
 
     frames: np.ndarray  # ``f h w 3``, uint8
@@ -34,7 +34,7 @@ class Film:
     caption: str
     person: Person
     voice: Voice
-    scene: Scene
+    scene: DrawnScene
     head: np.ndarray  # ``f 5``: see drawing.HEAD
     face_boxes: np.ndarray  # ``f 4``, pixels
     face_points: np.ndarray  # ``f 5 2``, pixels: eyes, nose, corners of the mouth
@@ -59,9 +59,9 @@ def draw_film(
     size: tuple[int, int] = SIZE,
     person: Person | None = None,
     voice: Voice | None = None,
-    scene: Scene | None = None,
+    scene: DrawnScene | None = None,
     speech: Speech | None = None,
-) -> Film:
+) -> DrawnFilm:
     """Draws the film of a seed, at 25 frames per second. An argument replaces what the seed would draw, and nothing
     else.
 
@@ -78,7 +78,7 @@ def draw_film(
         raise ValueError(f"the speech is {len(speech.mouth)} frames long, the video {frames}")
     head, blink = head_track(frames, FPS, seed), blink_track(frames, FPS, seed)
     pictures = draw_frames(person, scene, speech.mouth, head, blink, size)
-    return Film(
+    return DrawnFilm(
         frames=(pictures * 255 + 0.5).astype(np.uint8),
         speech=speech,
         caption=caption(person, scene),
@@ -92,7 +92,7 @@ def draw_film(
     )
 
 
-def contrasting_scene(person: Person, seed: int, kind: str | None = None, moving: bool | None = None) -> Scene:
+def contrasting_scene(person: Person, seed: int, kind: str | None = None, moving: bool | None = None) -> DrawnScene:
     """The seed's scene, or its next one that contrasts with the person's hair and clothes."""
     best, most = None, -1.0
     for attempt in range(TRIES):

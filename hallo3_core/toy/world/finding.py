@@ -26,7 +26,7 @@ MODELS = range(5_000_000, 5_000_024)  # seeds of the people whose mean is the te
 PATCH = (-0.26, 0.25, 0.21)  # top, bottom and half width of the template, from the face's middle, in frame heights
 
 
-class Place(NamedTuple):
+class FaceTrack(NamedTuple):
     """Where the face is: tracks ``f``, in heights of the frame from its middle; size as of `Person`."""
 
     x: Tensor
@@ -101,7 +101,7 @@ def _template() -> Template:
     return Template(maps, torch.stack([0.7 + 0.3 * inside, 0.1 + 0.9 * inside, 0.1 + 0.9 * inside]))
 
 
-def find_face(pictures: Tensor) -> Place:
+def find_face(pictures: Tensor) -> FaceTrack:
     """Finds the best match in each picture ``f 3 96 w``: template correlation over positions and sizes."""
     maps = F.avg_pool2d(_maps(pictures), COARSE)
     best = None
@@ -112,7 +112,7 @@ def find_face(pictures: Tensor) -> Place:
             best = found
         else:
             better = found.score > best.score
-            best = Place(*(torch.where(better, new, old) for new, old in zip(found, best, strict=True)))
+            best = FaceTrack(*(torch.where(better, new, old) for new, old in zip(found, best, strict=True)))
     return best
 
 
@@ -135,7 +135,7 @@ def _match(maps: Tensor, template: Template) -> Tensor:
     return across / (variance.sqrt() * strength + 1e-3)
 
 
-def _peak(scores: Tensor, scale: float, size) -> Place:
+def _peak(scores: Tensor, scale: float, size) -> FaceTrack:
     """The best position in each picture, with subcell precision: a parabola through the peak and its neighbours."""
     frames, rows, columns = scores.shape
     best = scores.flatten(1).argmax(1)
@@ -146,7 +146,7 @@ def _peak(scores: Tensor, scale: float, size) -> Place:
     top, bottom, _ = PATCH
     y = (inner_row + down) * COARSE / HEIGHT - 0.5 - scale * (top + bottom) / 2
     x = ((inner_column + along) * COARSE - size[1] / 2) / HEIGHT
-    return Place(x, y, torch.full((frames,), scale), scores[each, row, column])
+    return FaceTrack(x, y, torch.full((frames,), scale), scores[each, row, column])
 
 
 def _vertex(before: Tensor, at: Tensor, after: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _vertex(before: Tensor, at: Tensor, after: Tensor) -> Tensor:
     return torch.where(curve > 1e-9, (after - before) / (2 * curve.clamp(min=1e-9)), 0.0).clamp(-1, 1)
 
 
-def coordinates(pictures: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+def coordinates(pictures: Tensor, place: FaceTrack) -> tuple[Tensor, Tensor]:
     """Each pixel's u and v, from the face's middle in lengths of size 1: two of ``f h w``."""
     height, width = pictures.shape[-2:]
     x = (torch.arange(width) + 0.5 - width / 2) / height

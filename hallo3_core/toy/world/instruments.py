@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ...errors import InputError
 from .colours import Palette
 from .drawing import DARK, MOUTH_BELOW
-from .finding import HEIGHT, Place, coordinates, find_face, prepare
+from .finding import HEIGHT, FaceTrack, coordinates, find_face, prepare
 
 A_FACE = 0.55  # minimum correlation of a face with the template; drawn faces have 0.66 or more, blurred 0.57
 STEP = 4  # frames over which motion is measured: motion adds up, noise does not
@@ -66,7 +66,7 @@ def measure(frames: np.ndarray | Tensor, name: str = "film") -> Reading:
     )
 
 
-def _check(pictures: Tensor, place: Place, skin: Tensor, name: str) -> None:
+def _check(pictures: Tensor, place: FaceTrack, skin: Tensor, name: str) -> None:
     worst = int(place.score.argmin())
     u, v = coordinates(pictures, place)
     cheeks = _cheeks(u, v)
@@ -126,26 +126,26 @@ def _median_colour(pictures: Tensor, inside: Tensor) -> Tensor:
     return torch.stack(colours)
 
 
-def _skin(pictures: Tensor, place: Place) -> Tensor:
+def _skin(pictures: Tensor, place: FaceTrack) -> Tensor:
     """Skin colour between eyes and mouth, ``f 3``."""
     u, v = coordinates(pictures, place)
     return _median_colour(pictures, _cheeks(u, v))
 
 
-def _patch_colour(pictures: Tensor, place: Place, box: tuple[float, float, float, float]) -> Tensor:
+def _patch_colour(pictures: Tensor, place: FaceTrack, box: tuple[float, float, float, float]) -> Tensor:
     """Median colour of a box on the face over all frames, ``3``."""
     u, v = coordinates(pictures, place)
     x0, y0, x1, y1 = box
     return _median_colour(pictures, (u > x0) & (u < x1) & (v > y0) & (v < y1)).mean(0)
 
 
-def _clothes(pictures: Tensor, place: Place) -> Tensor:
+def _clothes(pictures: Tensor, place: FaceTrack) -> Tensor:
     """Median colour beside the neckline, to the picture's lower edge."""
     u, v = coordinates(pictures, place)
     return _median_colour(pictures, (u.abs() > 0.12) & (u.abs() < 0.22) & (v > 0.385)).mean(0)
 
 
-def _background_motion(pictures: Tensor, place: Place) -> float:
+def _background_motion(pictures: Tensor, place: FaceTrack) -> float:
     if len(pictures) <= STEP:
         return 0.0
     u, v = coordinates(pictures, place)
@@ -156,7 +156,7 @@ def _background_motion(pictures: Tensor, place: Place) -> float:
     return float((change * both).sum() / both.sum().clamp(min=1))
 
 
-def _mouth(pictures: Tensor, place: Place, skin: Tensor) -> Tensor:
+def _mouth(pictures: Tensor, place: FaceTrack, skin: Tensor) -> Tensor:
     """Height and width of the mouth, ``f 2``, in the units of the drawn track."""
     u, v = coordinates(pictures, place)
     red, green = pictures[:, 0], pictures[:, 1]

@@ -20,7 +20,7 @@ BACKGROUND: Palette = {
 
 
 @dataclass(frozen=True)
-class Scene:
+class DrawnScene:
     """A background. Lengths are in heights of the frame, times in seconds, angles in radians."""
 
     kind: str
@@ -34,7 +34,7 @@ class Scene:
     places: tuple[tuple[float, float], ...]  # of its parts, x from the middle and y from the top
 
 
-def draw_scene(seed: int, kind: str | None = None, moving: bool | None = None) -> Scene:
+def draw_scene(seed: int, kind: str | None = None, moving: bool | None = None) -> DrawnScene:
     """The scene of a seed; `kind` and `moving` override what the seed would choose, and nothing else."""
     rng = np.random.default_rng([seed, 2])
     chosen, moves = str(rng.choice(KINDS)), bool(rng.random() < 0.5)
@@ -44,7 +44,7 @@ def draw_scene(seed: int, kind: str | None = None, moving: bool | None = None) -
     colour = pick_colour(rng, BACKGROUND)
     lighter = rng.uniform(0.35, 0.60)
     places = [(-0.85 + 0.25 * i + rng.uniform(-0.06, 0.06), rng.uniform(0.04, 0.42)) for i in range(8)]
-    return Scene(
+    return DrawnScene(
         kind=kind,
         moving=moves if moving is None else moving,
         colour=colour,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ...clips import FRAMES_PER_CLIP
 from ...film.writer import FilmWriter
-from .films import SIZE, Film, draw_film
+from .films import SIZE, DrawnFilm, draw_film
 from .speech import RATE
 
 LIST = "clips.jsonl"
@@ -80,7 +80,7 @@ def _write(folder: Path, frames: int, size: tuple[int, int], seed: int) -> str:
     return line
 
 
-def _entry(film: Film, name: str) -> dict:
+def _entry(film: DrawnFilm, name: str) -> dict:
     frames, height, width, _ = film.frames.shape
     return {
         "film": name,
