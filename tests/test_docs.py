@@ -82,6 +82,16 @@ def test_every_command_is_in_the_table_of_commands():
     assert {row.split()[0] for row in re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)} == parsers().keys()
 
 
+def test_users_read_video():
+    """`film` is the code's word; users meet it only as a key, in quotes, or as part of a path."""
+    helps = {name: parser.format_help() for name, parser in (parsers() | {"": build_parser()}).items()}
+    pages = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")}
+    pages["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
+    key = r"`film`|\"film\"|has film, sound|[\w/.-]*film\.mp4[\w./]*"
+    found = [name for name, text in (helps | pages).items() if re.search(r"(?i)\bfilms?\b", re.sub(key, "", text))]
+    assert not found
+
+
 def test_every_option_of_a_film_is_in_the_tables():
     page = prose("docs/command_line.md")
     for parser in (parsers()["animate"], parsers()["batch"]):

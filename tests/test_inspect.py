@@ -137,7 +137,7 @@ def test_the_toy_release_is_usable_and_its_parts_too(release):
 def test_a_release_without_one_of_its_parts_says_so(release):
     (release / VAE_FILE).unlink()
     report = inspect(release)
-    assert not report.usable and report.lacking == [VAE] and "lacking for a video: the CogVideoX VAE" in report.text()
+    assert not report.usable and report.lacking == [VAE] and "missing for a video: the CogVideoX VAE" in report.text()
 
 
 def test_a_missing_shard_makes_the_release_unusable(release):

@@ -41,7 +41,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--audio-track", type=track, metavar="N", help="which of several sound tracks, from 1 (default: the file's own)"
     )
-    add("--vocals", action="store_true", help="the model hears the voice without music (needs audio-separator)")
+    add("--vocals", action="store_true", help="separate the voice from music first (needs audio-separator)")
     add("--sampler", help="*sde-dpmpp-2m (the original's), dpmpp-2m or ddim (no noise added)")
     add("--cache", type=float, metavar="THRESHOLD", help="*skip steps that change x0 by less, such as 0.05 (default 0)")
     add("--lora", type=lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="a CogVideoX-5B-I2V LoRA")
@@ -53,7 +53,7 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--no-ai-notice",
         action="store_true",
-        help="a video without its AI-generated mark (see docs/errors.md)",
+        help="leave out the AI-generated mark (see docs/errors.md)",
     )
     keeping = parser.add_mutually_exclusive_group()
     keeping.add_argument("--keep-work", action="store_true", help="finished clips stay on disk when the video is whole")

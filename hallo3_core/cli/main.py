@@ -64,10 +64,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="hallo3", description="Makes a talking video of a portrait, a recording and a prompt.")
+    parser = Parser(prog="hallo3", description="Makes a talking video from a portrait, a recording and a prompt.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    one = commands.add_parser("animate", help="one portrait and one recording to a video")
+    one = commands.add_parser("animate", help="make a video from one portrait and one recording")
     one.add_argument("--image", type=Path, required=True, help="the portrait")
     one.add_argument("--audio", type=Path, required=True, help="the recording, or a video whose sound to take")
     one.add_argument("--prompt", required=True, help="text that describes the person and the scene")
@@ -75,7 +75,7 @@ def build_parser() -> Parser:
     add_film_options(one)
     one.set_defaults(run=run_animate)
 
-    many = commands.add_parser("batch", help="a video for each line of a file: prompt@@image@@audio")
+    many = commands.add_parser("batch", help="make a video for each line of a file: prompt@@image@@audio")
     many.add_argument("file", type=Path, help="paths in it are relative to the file's folder and must stay in it")
     many.add_argument("--inputs", type=Path, action="append", default=[], help="another folder they may lead to")
     many.add_argument("--output-dir", type=Path, required=True, help="videos are named 0000.mp4, 0001.mp4, ...")

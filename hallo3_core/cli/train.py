@@ -17,7 +17,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "configuration", type=Path, metavar="RUN.yaml", help="see docs/training; ready ones: hallo3_core/train/runs"
     )
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as stop.steps=100")
-    one.add_argument("--check", action="store_true", help="look at all videos and say what is wrong; train nothing")
+    one.add_argument("--check", action="store_true", help="check all videos and report what is wrong; train nothing")
     one.add_argument("--dry-run", action="store_true", help="say what trains and what memory it takes; train nothing")
     one.add_argument("--fit", type=float, metavar="GB", help="choose the memory switches for a GPU of this size")
     one.set_defaults(run=run_train)

@@ -132,7 +132,7 @@ def report_text(report: Report) -> str:
         lines += ["", f"{file.path}: {file.detail}", *(f"  {line}" for line in _details(file))]
     lines.append("")
     for part in report.lacking:
-        lines.append(f"lacking for a video: {LABELS[part]}")
+        lines.append(f"missing for a video: {LABELS[part]}")
     lines.append(f"{report.path}: this pack can{'' if report.usable else 'not'} use it")
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ what they learnt from: people, voices and scenes are drawn and synthesised from 
 does, and say nothing about the quality of the released weights. `python -m hallo3_core tiny FOLDER` writes them
 out as a release.
 
-Training films have seeds from 0, held-out ones from 1,000,000: no person, voice, scene or sentence is in both.
+Training videos have seeds from 0, held-out ones from 1,000,000: no person, voice, scene or sentence is in both.
 """
 LICENCE = "The weights were made by this project from its own drawings and are under its licence."
 

@@ -145,12 +145,12 @@ def train_toy_release(
         tensors, head = train_wav2vec(voices, sizes, seconds=plan.wav2vec_seconds, seed=plan.seed, **place)
         return measure_wav2vec(write_wav2vec(target / "folder", tensors, sizes), head, draw_voices(HELD_OUT[:20], 2))
 
-    heard = stages("wav2vec2", recipe_of["wav2vec2"], wav2vec)
+    trained_wav2vec = stages("wav2vec2", recipe_of["wav2vec2"], wav2vec)
 
     def text(target: Path) -> dict:
         return train_text(target / "folder", sizes, seconds=plan.text_seconds, seed=plan.seed, **place)
 
-    read = stages("text", recipe_of["text"], text)
+    trained_text = stages("text", recipe_of["text"], text)
 
     def face_models(target: Path) -> None:
         train_faces(target, device, plan.seed)
@@ -163,7 +163,7 @@ def train_toy_release(
         release.mkdir(exist_ok=True)
         (release / "TOY_WEIGHTS.txt").write_text(NOTICE)
         write_vae(release, {name: tensor.float() for name, tensor in load_file(trained_vae / VAE).items()})
-        for source, name in ((heard / "folder", WAV2VEC_FOLDER), (read / "folder", TEXT_FOLDER)):
+        for source, name in ((trained_wav2vec / "folder", WAV2VEC_FOLDER), (trained_text / "folder", TEXT_FOLDER)):
             _linked(source, release / name)
         for name in (DETECTOR, RECOGNISER):
             _copied(faces / name, release / FACE_FOLDER / name)

@@ -67,9 +67,9 @@ def read_frames(path: Path) -> Tensor:
 def refusal(wrong: list[str]) -> str:
     """Problems of films, one per line, as one message."""
     if len(wrong) == 1:
-        return f"{wrong[0]} Mend it, or leave the video out (data.skip_bad)."
+        return f"{wrong[0]} Fix it, or leave the video out (data.skip_bad)."
     more = [f"... and {len(wrong) - MOST_SHOWN} more."] if len(wrong) > MOST_SHOWN else []
-    return "\n".join([*wrong[:MOST_SHOWN], *more, "Mend them, or leave these videos out (data.skip_bad)."])
+    return "\n".join([*wrong[:MOST_SHOWN], *more, "Fix them, or leave these videos out (data.skip_bad)."])
 
 
 def read_text(path: Path) -> str:

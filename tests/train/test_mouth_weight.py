@@ -100,4 +100,4 @@ def test_a_film_without_a_mouth_box_is_refused(encoders):
         entries(2.0, encoders, mouth=None)
     first, *_, last = str(refused.value).splitlines()
     assert first == "film 0: has no mouth_box, which data.mouth_weight needs. Add it, or set data.mouth_weight to 1."
-    assert last == "Mend them, or leave these videos out (data.skip_bad)."
+    assert last == "Fix them, or leave these videos out (data.skip_bad)."
