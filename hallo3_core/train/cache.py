@@ -19,7 +19,6 @@ from tqdm import tqdm
 from ..clips import FPS, FRAMES_PER_CLIP, MOTION_FRAMES
 from ..errors import InputError
 from ..film.fingerprint import digest
-from ..inputs.audio import REACH
 from ..inputs.face import Face
 from ..inputs.recording import Recording
 from . import geometry
@@ -30,6 +29,7 @@ from .film import FilmError, Pictures, TrainingFilm
 from .films import refusal
 from .placing import Placing, placing
 from .processes import Processes
+from .reading import heard, looked_at, read, window_starts, windows
 from .stored import Tensors, TensorStore
 
 VERSION = 2  # of the computation: raise it when the results change
@@ -172,11 +172,11 @@ class CachedFilm:
         parts = [(digest(*shared, part.tolist()), part) for part in starts.split(CLIPS_PER_FILE)]
         found = {key: self.store.get("vae", key) for key, _ in parts}
         missing = [(key, part) for key, part in parts if found[key] is None]
-        windows = _windows(look, place, [start for _, part in missing for start in part.tolist()])
+        found_windows = windows(look, place, [start for _, part in missing for start in part.tolist()])
         for key, part in missing:
             moments, motions = [], []
             for piece in part.split(max(1, PIXELS_AT_ONCE // (FRAMES_PER_CLIP * place.pixels))):
-                clips = torch.stack([next(windows) for _ in piece])
+                clips = torch.stack([next(found_windows) for _ in piece])
                 motions.append(clips[:, :motion].transpose(1, 2))
                 moments.append(self._moments(clips))
             tensors = {"clip": torch.cat(moments), "starts": part, "motion": torch.cat(motions)}
@@ -267,40 +267,6 @@ class CachedFilm:
         return audio
 
 
-def looked_at(film: TrainingFilm) -> Pictures:
-    """The film's pictures, long enough for a clip.
-
-    Raises:
-        FilmError: they are not, or not readable.
-    """
-    look = _film_problem(film, film.look)
-    if look.count < FRAMES_PER_CLIP:
-        raise FilmError(f"{film.name}: {look.count} frames, but a clip has {FRAMES_PER_CLIP}. Use longer videos.")
-    return look
-
-
-def heard(film: TrainingFilm) -> Recording:
-    """The film's sound.
-
-    Raises:
-        FilmError: it is not readable.
-    """
-    return _film_problem(film, film.sound)
-
-
-def read(film: TrainingFilm, look: Pictures, numbers: Sequence[int]) -> Iterator[Tensor]:
-    """The film's frames with these numbers, ascending, uint8 ``3 h w``.
-
-    Raises:
-        FilmError: they cannot be read.
-    """
-    frames = look.pictures(numbers)
-    while (frame := _film_problem(film, lambda: next(frames, None))) is not None:
-        if frame.dtype != torch.uint8:
-            raise FilmError(f"{film.name}: frames of {frame.dtype}, expected bytes.")
-        yield frame
-
-
 def mouth_weight(film: TrainingFilm, place: Placing, data: Data) -> Tensor | None:
     """Weight ``h w`` of each latent cell in the loss: `data.mouth_weight` for those that the mouth's box touches,
     scaled to a mean of 1. None: all count the same.
@@ -318,43 +284,11 @@ def mouth_weight(film: TrainingFilm, place: Placing, data: Data) -> Tensor | Non
     return weight / weight.mean()
 
 
-def window_starts(frames: int, count: int | None) -> Tensor:
-    """Start frames of `count` clips, spread evenly over the original's range, so that audio windows stay inside the
-    film; None: as many as it takes to use all of it. A film too short for those margins is used from its first frame.
-    """
-    first, last = REACH + 1, frames - FRAMES_PER_CLIP - REACH - 1
-    if last < first:
-        first, last = 0, frames - FRAMES_PER_CLIP
-    if count is None:
-        count = 1 + -(-(last - first) // FRAMES_PER_CLIP)
-    return torch.linspace(first, last, min(count, last - first + 1), dtype=torch.float64).round().long()
-
-
-def _windows(look: Pictures, place: Placing, starts: Sequence[int]) -> Iterator[Tensor]:
-    """The clips that start at these frames, ascending: uint8 ``49 3 H W``, in one pass over the film."""
-    numbers = sorted({start + n for start in starts for n in range(FRAMES_PER_CLIP)})
-    frames, held = zip(numbers, read(place.film, look, numbers), strict=True), {}
-    for start in starts:
-        held = {number: frame for number, frame in held.items() if number >= start}
-        while start + FRAMES_PER_CLIP - 1 not in held:
-            number, frame = next(frames)
-            held[number] = place.frames(frame[None])[0]
-        yield torch.stack([held[start + n] for n in range(FRAMES_PER_CLIP)])
-
-
 def _is_inside(face: Sequence[float], box: Sequence[float]) -> bool:
     """Whether at least half of a found face lies inside the film's face box."""
     across = min(face[2], box[2]) - max(face[0], box[0])
     down = min(face[3], box[3]) - max(face[1], box[1])
     return across > 0 and down > 0 and across * down >= 0.5 * (face[2] - face[0]) * (face[3] - face[1])
-
-
-def _film_problem(film: TrainingFilm, read: Callable):
-    try:
-        return read()
-    except InputError as error:
-        text = str(error)
-        raise FilmError(text if text.startswith(film.name) else f"{film.name}: {text}") from error
 
 
 def _finite(tensors: Tensors, name: str, kind: str) -> Tensors:

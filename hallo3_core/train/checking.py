@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from ..clips import FPS, FRAMES_PER_CLIP
 from ..errors import InputError
-from .cache import FilmEntry, looked_at, mouth_weight, window_starts
+from .cache import FilmEntry, mouth_weight
 from .config import Data, TrainingConfig
 from .film import FilmError, TrainingFilm
 from .placing import placing
+from .reading import looked_at, window_starts
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from hallo3_core.errors import InputError
 from hallo3_core.inputs.face import Face
 from hallo3_core.train import cache as caching
-from hallo3_core.train.cache import cache_films, window_starts
+from hallo3_core.train.cache import cache_films
 from hallo3_core.train.checking import check_held_out, problems, usage
 from hallo3_core.train.config import Data
 from hallo3_core.train.film import FilmError, film_of_arrays
 from hallo3_core.train.films import read_films
 from hallo3_core.train.geometry import fitted
 from hallo3_core.train.placing import placing
+from hallo3_core.train.reading import window_starts
 from hallo3_core.train.stored import Digests, TensorStore
 from tests import footage
 from tests.train import toys

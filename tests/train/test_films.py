@@ -13,7 +13,8 @@ import torch
 from hallo3_core.errors import InputError
 from hallo3_core.train import geometry
 from hallo3_core.train.arrays import read_array
-from hallo3_core.train.cache import OVALS_LOOKED_AT, cache_films, window_starts
+from hallo3_core.train.cache import OVALS_LOOKED_AT, cache_films
+from hallo3_core.train.reading import window_starts
 from tests.train import toys
 
 
