@@ -87,8 +87,9 @@ def naming_missing_packages() -> Iterator[None]:
 
 
 def own_command(*arguments: str) -> str:
-    """The shell command that runs this project's CLI in this Python, from any folder."""
-    words = (sys.executable, str(LAUNCHER), *arguments)
+    """The shell command that runs this project's command line in this Python, from any folder."""
+    start = (str(LAUNCHER),) if LAUNCHER.exists() else ("-m", "hallo3_core")  # installed, without the pack's folder
+    words = (sys.executable, *start, *arguments)
     return " ".join(f'"{word}"' if " " in word else word for word in words)
 
 

@@ -271,6 +271,23 @@ def test_the_registry_finds_what_it_asks_for():
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_an_installed_package_has_the_core_and_the_files_that_it_reads():
+    setuptools = PROJECT["tool"]["setuptools"]
+    assert setuptools["packages"]["find"]["include"] == ["hallo3_core*"]
+    for folder in {path.parent for path in (ROOT / "hallo3_core").rglob("*.py")}:
+        assert (folder / "__init__.py").exists(), f"{folder}: is left out of the package"
+    kept = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    others = {
+        path for path in (ROOT / "hallo3_core").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert others == kept
+
+
 def test_a_publisher_fills_in_all_or_nothing():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert bool(PROJECT["tool"]["comfy"]["PublisherId"]) == ("/OWNER/" not in text)

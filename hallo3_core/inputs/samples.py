@@ -17,9 +17,13 @@ def copy_samples(folder: str | Path) -> list[Path]:
     """Copies both into a folder, such as ComfyUI's `input`, and returns their paths. Existing files are kept.
 
     Raises:
-        InputError: the folder is missing or not writable.
+        InputError: the folder is missing or not writable, or the samples were not installed.
     """
     folder = Path(folder)
+    if not PORTRAIT.exists():
+        raise InputError(
+            f"{PORTRAIT}: the samples are in the pack's own folder, not in an installed package. Clone it."
+        )
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Give ComfyUI's input folder: .../ComfyUI/input.")
     targets = [folder / name for name in NAMES]
