@@ -97,8 +97,8 @@ def measure(release: Path, args: argparse.Namespace, phases: Phases) -> None:
         reference_net = of_pack("nodes.host.networks").load_reference_net(release, args.weight_dtype)
         vae = of_pack("nodes.host.vae").load_host_vae(release)
     config = model.model.diffusion_model.config
-    heard = of_pack("nodes.host.model").projectors_of(model).audio.module.proj1.in_features // audio.WINDOW
-    hidden = torch.randn(FRAMES_PER_CLIP, 1, heard)  # one layer as wide as wav2vec2's twelve
+    audio_width = of_pack("nodes.host.model").projectors_of(model).audio.module.proj1.in_features // audio.WINDOW
+    hidden = torch.randn(FRAMES_PER_CLIP, 1, audio_width)  # one layer as wide as wav2vec2's twelve
     with phases.phase("portrait: VAE and reference network"):
         image, mask = torch.rand(1, height, width, 3), torch.ones(1, height, width)
         portrait = of_pack("nodes.reference").make_reference(image, mask, vae, reference_net, height, width, "crop")

@@ -103,7 +103,7 @@ def test_a_part_alone(tmp_path, part):
 
 def test_a_second_run_fetches_what_the_first_did_not(tmp_path):
     hub = FakeHub(fail_at="t5-v1_1-xxl/spiece.model")
-    with pytest.raises(InputError, match="What has been fetched is kept") as error:
+    with pytest.raises(InputError, match="What was downloaded so far is kept") as error:
         download(tmp_path, hub=hub)
     assert "\n" not in str(error.value)
     assert hub.fetched

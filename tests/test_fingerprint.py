@@ -147,5 +147,5 @@ def test_every_file_of_a_release_counts(tiny_release, scene):
 def test_other_files_of_weights_are_followed_by_a_hint():
     before, now = {"model file hallo3/1/a.pt": "1 2 3"}, {"model file hallo3_denoiser.safetensors": "4 5 6"}
     found = differences(before | {"seed": "1"}, now | {"seed": "1"})
-    assert "hallo3_denoiser.safetensors is new; model file hallo3/1/a.pt is gone. Weights count by their files" in found
+    assert "hallo3_denoiser.safetensors is new; model file hallo3/1/a.pt is gone. Weights are compared by file" in found
     assert "Weights" not in differences({"seed": "1"}, {"seed": "2"})

@@ -27,8 +27,8 @@ ROUNDING = 0.02
 MODEL_FILE = "model file "  # prefix of the names of weights' files
 READABLE = 80  # longer values are not shown in messages
 OTHER_FILES = (
-    "Weights count by their files: the same ones converted, merged or downloaded again are others. To go on with kept "
-    "clips, choose the files of before"
+    "Weights are compared by file: those that were converted, merged or downloaded again count as different. To "
+    "continue with the kept clips, choose the files used before"
 )
 _PACKAGES = ("torch", "diffusers", "transformers", "insightface", "onnxruntime")
 
@@ -47,7 +47,7 @@ def versions() -> Inputs:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Describes what changed; empty if nothing did. Weights count by their files, so a hint follows where these
+    """Describes what changed; empty if nothing did. Weights are compared by file, so a hint follows where these
     changed: the same weights in another form are others."""
     found, hint = [], ""
     for name in [*now, *(name for name in before if name not in now)]:

@@ -128,7 +128,7 @@ def _fetch(hub: Hub, revision: str, folder: Path, file: _Wanted) -> Path:
         try:
             hub.hf_hub_download(REPOSITORY, file.name, revision=revision, local_dir=str(folder))
         except Exception as error:  # as above
-            raise InputError(_unreachable(error) + " What has been fetched is kept.") from error
+            raise InputError(_unreachable(error) + " What was downloaded so far is kept.") from error
         if not path.is_file() or path.stat().st_size != file.bytes:
             size = path.stat().st_size if path.is_file() else 0
             raise InputError(f"{path}: {size} bytes, the hub has {file.bytes}. Delete it and download again.")

@@ -29,7 +29,7 @@ from .film import FilmError, Pictures, TrainingFilm
 from .films import refusal
 from .placing import Placing, placing
 from .processes import Processes
-from .reading import heard, looked_at, read, window_starts, windows
+from .reading import film_sound, looked_at, read, window_starts, windows
 from .stored import Tensors, TensorStore
 
 VERSION = 2  # of the computation: raise it when the results change
@@ -257,7 +257,7 @@ class CachedFilm:
         if audio is None:
             if film.sound is None or encoders.audio is None:
                 raise FilmError(f"{film.name}: has no sound, which this mode trains on.")
-            audio = self._one("audio", lambda: encoders.audio(heard(film)).to(STORED), film.sound_identity)
+            audio = self._one("audio", lambda: encoders.audio(film_sound(film)).to(STORED), film.sound_identity)
         _finite({"audio": audio}, film.name, "audio")
         if len(audio) < needed:
             raise FilmError(

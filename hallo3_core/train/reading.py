@@ -30,7 +30,7 @@ def looked_at(film: TrainingFilm) -> Pictures:
     return look
 
 
-def heard(film: TrainingFilm) -> Recording:
+def film_sound(film: TrainingFilm) -> Recording:
     """The film's sound.
 
     Raises:

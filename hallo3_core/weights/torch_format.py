@@ -79,7 +79,7 @@ def _warn_of_skipped(path: Path, notes: list[str], made_elsewhere: list[str], te
     _warned.add(warning)
     more = f" (and {len(notes) - 1} more such things)" if len(notes) > 1 else ""
     lost = f"; left out with it: {', '.join(made_elsewhere[:3])}" if made_elsewhere else ""
-    _log.warning("%s: its pickle %s%s: skipped, and nothing was run%s", path, notes[0], more, lost)
+    _log.warning("%s: its pickle %s%s: skipped, and nothing was executed%s", path, notes[0], more, lost)
 
 
 def _tensors(content: object) -> tuple[dict[str, Stored], list[str]]:

@@ -42,7 +42,7 @@ def files_below(root: Path) -> Iterator[Path]:
                 continue
             folders, files = children(folder)
             if (left := left - len(folders) - len(files)) < 0:
-                log.info("%s: more than %d entries: the rest is not looked at", root, ENTRIES)
+                log.info("%s: more than %d entries: the rest is ignored", root, ENTRIES)
                 return
             inner += [(path, above | {identity}) for path in folders]
             yield from files

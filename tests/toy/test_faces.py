@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hallo3_core.inputs.face import DETECTOR, DETECTOR_SIZE, RECOGNISER, load_face_analyser
 from hallo3_core.toy.faces import detector, recogniser, training
-from hallo3_core.toy.faces.drawings import draw_people, spoil
+from hallo3_core.toy.faces.drawings import degrade, draw_people
 from hallo3_core.toy.world.films import HELD_OUT, TRAINING, draw_film
 
 PEOPLE = TRAINING[700_000:700_024]
@@ -147,4 +147,4 @@ def test_the_detector_learns_where_faces_are(drawings):
             return detector.loss(network(squares), *detector.targets(boxes, points)).item()
 
     assert error(training.train_detector(drawings, 30, 0)) < 0.7 * error(training.train_detector(drawings, 1, 0))
-    assert not torch.equal(spoil(torch.ones(2, 3, 8, 8), generator), torch.ones(2, 3, 8, 8))
+    assert not torch.equal(degrade(torch.ones(2, 3, 8, 8), generator), torch.ones(2, 3, 8, 8))

@@ -46,7 +46,7 @@ def draw_people(seeds: Sequence[int], show_progress: bool = True) -> Drawings:
     return Drawings(pictures.permute(0, 1, 4, 2, 3).contiguous(), boxes, points)
 
 
-def spoil(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def degrade(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Degrades pictures ``n 3 h w`` in 0..1 as a VAE and a codec do: random blur, noise and change of brightness."""
     n = len(pictures)
     draw = torch.rand(3, n, 1, 1, 1, generator=generator).to(pictures.device)

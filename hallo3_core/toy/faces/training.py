@@ -12,7 +12,7 @@ from tqdm import trange
 from ...inputs.face import DETECTOR, DRAWN_MARK, RECOGNISER
 from ..world.films import TRAINING
 from . import detector, recogniser
-from .drawings import Drawings, draw_people, spoil
+from .drawings import Drawings, degrade, draw_people
 
 PEOPLE = TRAINING[600_000:601_000]
 DETECTOR_STEPS, RECOGNISER_STEPS = 700, 600
@@ -37,11 +37,11 @@ def train_faces(
     folder.mkdir(parents=True, exist_ok=True)
     drawings = draw_people(people)
     drawings = Drawings(*(part.to(device) for part in drawings))
-    finder = train_detector(drawings, detector_steps, seed)
-    knower = train_recogniser(drawings, recogniser_steps, seed)
+    trained_detector = train_detector(drawings, detector_steps, seed)
+    trained_recogniser = train_recogniser(drawings, recogniser_steps, seed)
     paths = folder / DETECTOR, folder / RECOGNISER
-    paths[0].write_bytes(detector.export_detector(finder, DRAWN_MARK))
-    paths[1].write_bytes(recogniser.export_recogniser(knower, DRAWN_MARK))
+    paths[0].write_bytes(detector.export_detector(trained_detector, DRAWN_MARK))
+    paths[1].write_bytes(recogniser.export_recogniser(trained_recogniser, DRAWN_MARK))
     return paths
 
 
@@ -70,7 +70,7 @@ def train_recogniser(drawings: Drawings, steps: int, seed: int) -> recogniser.Re
         first = torch.randint(views, (len(who),), generator=generator)
         second = (first + torch.randint(1, views, (len(who),), generator=generator)) % views
         seen = torch.cat([faces[who, first], faces[who, second]])
-        one, other = network(spoil((seen + 1) / 2, generator) * 2 - 1).chunk(2)
+        one, other = network(degrade((seen + 1) / 2, generator) * 2 - 1).chunk(2)
         _descend(optimizer, recogniser.loss(one, other), step)
     return network
 
@@ -122,7 +122,7 @@ def _scattered(drawings: Drawings, generator: torch.Generator) -> tuple[Tensor, 
     scale = torch.where(whole, fit, scale)
     corner = torch.where(whole[:, None], 0.0, shift * room).to(device)
     squares, times, start = detector.lay_out(pictures, scale.to(device), corner)
-    squares = spoil((squares + 1) / 2, generator) * 2 - 1
+    squares = degrade((squares + 1) / 2, generator) * 2 - 1
     boxes = (boxes.view(n, 2, 2, 2) - start[:, None]) * times[:, None] * (boxes.view(n, 2, 2, 2).sum((2, 3), True) > 0)
     points = (points - start[:, None]) * times[:, None]
     return squares, boxes.view(n, 2, 4), points

@@ -103,8 +103,8 @@ def train_wav2vec(
         sounds, targets = groups[step % len(groups)]
         chosen = torch.randint(len(sounds), (max(1, batch * CLIP // targets.shape[1]),), device=sounds.device)
         noise = torch.rand(len(chosen), 1, device=sounds.device).square() * 0.01
-        heard = sounds[chosen] + noise * torch.randn_like(sounds[chosen])
-        made = head(hidden_states(model, heard, targets.shape[1]).flatten(2))
+        noisy = sounds[chosen] + noise * torch.randn_like(sounds[chosen])
+        made = head(hidden_states(model, noisy, targets.shape[1]).flatten(2))
         loss = (made - targets[chosen]).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
