@@ -41,6 +41,12 @@ def test_sound_that_begins_first_is_cut(tmp_path):
     assert clicks(found) == pytest.approx([0, 10, 20, 30, 40], abs=0.1)  # the clicks at 15, 25, ... of 60
 
 
+def test_sound_that_ends_before_the_first_picture_is_refused(tmp_path):
+    found = open_footage(footage.write(tmp_path / "a.mkv", times=lambda n: n / 25 + 5))
+    with pytest.raises(InputError, match="its sound ends before its first picture"):
+        found.sound()
+
+
 def test_missing_pictures_repeat_the_last_one_and_are_told(tmp_path, caplog):
     numbers = [n for n in range(60) if not 20 <= n < 32]
     found = open_footage(footage.write(tmp_path / "a.mkv", numbers=numbers))

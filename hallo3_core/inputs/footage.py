@@ -79,10 +79,9 @@ class Footage:
         early = round((float(self.start) - recording.start) * recording.rate)
         if early == 0:
             return recording
-        waveform = F.pad(recording.waveform, (-early, 0))
-        if waveform.shape[1] < 1:
+        if early >= recording.samples:
             raise InputError(f"{self.path}: its sound ends before its first picture. Save the video again.")
-        start = float(self.start)
+        waveform, start = F.pad(recording.waveform, (-early, 0)), float(self.start)
         return check_recording(Recording(waveform, recording.rate, recording.name, recording.speakers, start=start))
 
 
@@ -106,7 +105,7 @@ def open_footage(path: Path, coded: bool = False) -> Footage:
         raise InputError(f"{path}: pictures of {width}x{height}, expected at least {SHORTEST_SIDE} pixels a side.")
     if coded:
         return Footage(Path(path), len(times), height, width, Fraction(rate), start, 0, coded)
-    times.sort()
+    times = sorted(times) or [start]
     waits = sorted(after - before for before, after in zip(times, times[1:], strict=False))
     usual = waits[len(waits) // 2] if waits else Fraction(1, FPS)
     # The last picture is shown as long as most: some writers say nothing of it, or a millisecond.
