@@ -11,7 +11,7 @@ import torch
 
 from hallo3_core.errors import InputError
 from hallo3_core.inputs.footage import Footage, open_footage
-from hallo3_core.inputs.recording import to_mono
+from hallo3_core.inputs.recording import read_recording, to_mono
 from tests import footage
 
 
@@ -39,6 +39,16 @@ def test_sound_that_begins_first_is_cut(tmp_path):
     found = open_footage(footage.write(tmp_path / "a.mkv", times=lambda n: n / 25 + 0.6))
     assert flashes(found)[:2] == [5, 15]
     assert clicks(found) == pytest.approx([0, 10, 20, 30, 40], abs=0.1)  # the clicks at 15, 25, ... of 60
+
+
+@pytest.mark.parametrize(("early", "cut"), [(0.064, True), (0.6, False)])
+def test_a_recording_of_a_video_loses_an_encoders_priming_but_no_words(tmp_path, early, cut):
+    """Some containers put the pictures later by the priming; sound that really begins first is kept."""
+    path = footage.write(tmp_path / "a.mkv", times=lambda n: n / 25 + early)
+    recording = read_recording(path)
+    assert recording.start == pytest.approx(early if cut else 0, abs=0.001)
+    lost = 60 * 640 - recording.samples
+    assert lost == pytest.approx(early * footage.RATE if cut else 0, abs=20)
 
 
 def test_sound_that_ends_before_the_first_picture_is_refused(tmp_path):

@@ -75,16 +75,19 @@ def test_a_run_that_diverged_writes_no_result_and_no_checkpoint(tmp_path, encode
 
 def test_validation_is_of_what_is_written_and_does_not_depend_on_the_batch(tmp_path, encoders, entries):
     config = toys.configuration(tmp_path, "base")
-    run = TrainingRun(config, join("cpu", 2), None, encoders, entries)
-    torch._foreach_add_(run.updater.average, 0.1)
-    plain, masters = run.validate(), [m.clone() for m in run.updater.masters]
-    for other in (replace(config, batch=4), replace(config, memory=Memory(micro_batch=1))):
-        assert TrainingRun(other, join("cpu", 4), None, encoders, entries).validate() != plain
-    run.updater.write(run.updater.average)
-    run.updater.average = None
-    assert run.validate() == plain
-    assert not torch.equal(masters[0], run.updater.masters[0]) or run.updater._is_wide
-    assert all(each is not None for each in plain.by_decile)
+    others = (config, replace(config, batch=4), replace(config, memory=Memory(micro_batch=1)))
+    runs = [TrainingRun(each, join("cpu", each.batch), None, encoders, entries) for each in others]
+    first, *same = (run.validate() for run in runs)
+    assert same == [first, first] and all(each is not None for each in first.by_decile)
+    updater = runs[0].updater
+    torch._foreach_add_(updater.average, 0.1)
+    masters = [master.clone() for master in updater.masters]
+    averaged = runs[0].validate()
+    assert averaged != first
+    assert all(map(torch.equal, masters, updater.masters)), "training goes on with its own weights"
+    updater.write(updater.average)
+    updater.average = None
+    assert runs[0].validate() == averaged
 
 
 def test_validation_says_what_sound_is_worth(tmp_path, encoders, entries):
